@@ -1,0 +1,55 @@
+"""flambe_save: save PyTorch component trees as folders you can open, rebuild without a pickle, and trust."""
+
+from flambe_save._version import __version__
+from flambe_save.adapters import Adapter, register_adapter
+from flambe_save.api import load, load_state_from_file, save, save_state_to_file
+from flambe_save.component import Component, dynamic_component, make_component
+from flambe_save.config import yaml
+from flambe_save.config.link import FunctionCallLink, Link, PickledDataLink, create_link_str, parse_link_str
+from flambe_save.config.mapped import MappedRegistrable
+from flambe_save.config.registrable import (
+    Registrable,
+    alias,
+    all_subclasses,
+    register,
+    registrable_factory,
+    registration_context,
+)
+from flambe_save.config.schema import Schema
+from flambe_save.errors import *  # noqa: F403
+from flambe_save.errors import __all__ as _errors
+from flambe_save.state import State, traverse
+from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
+
+__all__ = [
+    "Adapter",
+    "Component",
+    "FunctionCallLink",
+    "Link",
+    "MappedRegistrable",
+    "PickledDataLink",
+    "Registrable",
+    "SaveTreeNode",
+    "Schema",
+    "State",
+    "__version__",
+    "alias",
+    "all_subclasses",
+    "create_link_str",
+    "dynamic_component",
+    "load",
+    "load_state_from_file",
+    "make_component",
+    "parse_link_str",
+    "register",
+    "register_adapter",
+    "registrable_factory",
+    "registration_context",
+    "save",
+    "save_state_to_file",
+    "state_from_tree",
+    "traverse",
+    "tree_from_state",
+    "yaml",
+    *_errors,
+]

@@ -1,0 +1,229 @@
+"""torch.nn modules: their state is their ``state_dict``; those of torch.nn itself also tell how they were built.
+
+A built-in module's arguments are read off its attributes and then checked: what they build on the meta device must be the
+same module but for the numbers in it. Where that fails, nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
+from flambe_save.codecs.options import placer
+from flambe_save.config.registrable import TAGS
+from flambe_save.config.schema import Schema, schema_of
+from flambe_save.errors import RegistrationError
+from flambe_save.state import State
+
+__all__ = ["MODULE", "ModuleAdapter", "holds", "load_module", "module_children", "module_state"]
+
+
+class ModuleAdapter:
+    """Any ``nn.Module``."""
+
+    def describe(self, obj: nn.Module) -> Schema | None:
+        """Return a Schema of a torch.nn built-in; None for other classes, which do not tell."""
+        return schema_of(obj) or builtin_schema(obj)
+
+    def children(self, obj: nn.Module) -> Iterable[Child]:
+        """Return the submodules, whose tensors are covered, and components among plain attributes."""
+        return module_children(obj)
+
+    def get_state(self, place: Place, state: State) -> None:
+        """Add the module's ``state_dict``, where no module around it has done so."""
+        if not place.covered:
+            module_state(place, state)
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
+        """Return the loading of the ``state_dict``: it comes after the hooks of components inside."""
+        return None if place.covered else lambda: load_module(place, state, mismatch, fit)
+
+
+MODULE = ModuleAdapter()
+
+
+def module_children(module: nn.Module) -> Iterator[Child]:
+    """Yield submodules as covered, then components that are plain attributes or in containers that are.
+
+    A module hidden in a list is not torch's to save, and so not ours; a Component is, wherever it is.
+    """
+    for name, child in module._modules.items():
+        if child is not None:
+            yield Child(name, child, covered=True)
+    for name, value in vars(module).items():
+        if not name.startswith("_") and holds(value, is_component):
+            yield Child(name, value)
+
+
+def holds(value: Any, wanted: Callable[[Any], bool]) -> bool:
+    """Whether a value is what is wanted, or a list, tuple or dict with one in it."""
+    if type(value) in (list, tuple, dict):
+        return any(holds(item, wanted) for item in (value.values() if type(value) is dict else value))
+    return wanted(value)
+
+
+def module_state(place: Place, state: State) -> None:
+    """Add a module's ``state_dict`` and its metadata under the place's prefix."""
+    own = place.obj.state_dict(keep_vars=True) if place.keep_vars else place.obj.state_dict()
+    for key, value in own.items():
+        state[place.key_prefix + key] = value
+    for prefix, local in getattr(own, "_metadata", {}).items():
+        full = f"{place.key_prefix}{prefix}" if prefix else place.prefix
+        state._metadata[full] = {**local, **state._metadata.get(full, {})}
+
+
+def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
+    """Load what lies under the place's prefix with the module's own ``load_state_dict``."""
+    begin = place.key_prefix
+    own: OrderedDict[str, Any] = OrderedDict(
+        (key[len(begin) :], value)
+        for key, value in state.items()
+        if key.startswith(begin) and key not in mismatch.consumed
+    )
+    own._metadata = {  # type: ignore[attr-defined]
+        prefix[len(begin) :] if prefix != place.prefix else "": local
+        for prefix, local in state._metadata.items()
+        if isinstance(local, dict) and (prefix == place.prefix or prefix.startswith(begin))
+    }
+    if fit is not None:
+        _fit(place.obj, own, fit)
+    try:
+        result = place.obj.load_state_dict(own, strict=False)
+    except RuntimeError as error:
+        mismatch.errors.append(str(error))
+        mismatch.consumed.update(begin + key for key in own)
+        return
+    mismatch.missing += [begin + key for key in result.missing_keys]
+    mismatch.consumed.update(begin + key for key in own.keys() - set(result.unexpected_keys))
+
+
+def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit) -> None:
+    """Give parameters and buffers the types and devices of their saved values, so that nothing is rounded or left behind.
+
+    Parameters stay the objects they are, so that whatever refers to them still does.
+    """
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    saved = {id(tensor): own[name] for name, tensor in named if isinstance(own.get(name), torch.Tensor)}
+    devices = {tensor.device for tensor in saved.values()}
+    place = placer(devices.pop() if fit.map_location is None and len(devices) == 1 else fit.map_location)
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if nn.parameter.is_lazy(tensor):
+            return tensor
+        value = saved.get(id(tensor))
+        if value is None:
+            return _moved(tensor, place)
+        dtype = (
+            value.dtype if value.is_floating_point() or value.is_complex() or not tensor.requires_grad else tensor.dtype
+        )
+        if value.shape != tensor.shape or (dtype, value.device) == (tensor.dtype, tensor.device):
+            return tensor
+        return torch.empty_like(tensor, dtype=dtype, device=value.device)
+
+    module._apply(change)
+
+
+def _moved(tensor: torch.Tensor, place: Callable[[torch.UntypedStorage, str], torch.UntypedStorage]) -> torch.Tensor:
+    """Return a tensor that the state does not hold, where ``map_location`` wants it."""
+    storage = tensor.untyped_storage()
+    moved = place(storage, str(tensor.device))
+    if moved.device == storage.device:
+        return tensor
+    return tensor.detach().to(moved.device)
+
+
+# ------------------------------------------------------------------------------------------------- built-ins
+
+
+def builtin_schema(module: nn.Module) -> Schema | None:
+    """Return a Schema that builds a module of torch.nn again, or None where its arguments cannot be told."""
+    cls = type(module)
+    if not cls.__module__.startswith("torch.nn.modules."):
+        return None
+    try:
+        TAGS.tag_of(cls)
+    except RegistrationError:
+        return None
+    if cls in _CONTAINERS:
+        return Schema(cls, **_CONTAINERS[cls](module))
+    arguments = _arguments(module)
+    if arguments is None or not _rebuilds(module, arguments):
+        return None
+    return Schema(cls, **arguments)
+
+
+_UNKNOWN = object()
+
+_CONTAINERS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    nn.Sequential: lambda module: _sequential(module),
+    nn.ModuleList: lambda module: {"modules": list(module)},
+    nn.ModuleDict: lambda module: {"modules": dict(module.items())},
+}
+
+
+def _sequential(module: nn.Sequential) -> dict[str, Any]:
+    names = list(module._modules)
+    if names == [str(index) for index in range(len(names))]:
+        return {"args": list(module)}
+    return {"args": [OrderedDict(module._modules)]}
+
+
+# Constructors that only say *args, **kwargs.
+_RNN = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size")
+_PARAMETERS: dict[type, tuple[str, ...]] = {
+    nn.LSTM: _RNN,
+    nn.GRU: _RNN[:-1],
+    nn.RNN: (*_RNN[:-1], "nonlinearity"),
+}
+
+
+def _arguments(module: nn.Module) -> dict[str, Any] | None:
+    """Read constructor arguments off a module's attributes of the same names; None where one is not to be found."""
+    arguments: dict[str, Any] = {}
+    parameters = inspect.signature(type(module)).parameters
+    for name in _PARAMETERS.get(type(module), parameters):
+        if name in ("device", "dtype", "args", "kwargs") or name.startswith("_"):
+            continue  # the state tells type and device, and private arguments only fill in weights
+        value = getattr(module, name, _UNKNOWN)
+        if name == "bias" and not isinstance(value, bool):
+            value = any(inner.startswith(("bias", "in_proj_bias")) for inner in _tensor_names(module))
+        if value is _UNKNOWN and parameters[name].default is inspect.Parameter.empty:
+            return None
+        if value is not _UNKNOWN:  # else the check that follows decides whether the default was meant
+            arguments[name] = value
+    return arguments
+
+
+def _tensor_names(module: nn.Module) -> list[str]:
+    return [name for name, value in module._parameters.items() if value is not None]
+
+
+def _rebuilds(module: nn.Module, arguments: dict[str, Any]) -> bool:
+    """Whether arguments build the same module: type, repr, names and shapes, and plain attributes."""
+    try:
+        with torch.device("meta"):
+            other = type(module)(**arguments)
+    except Exception:  # whatever a constructor refuses, these are not its arguments
+        return False
+    return repr(other) == repr(module) and _outline(other) == _outline(module)
+
+
+def _outline(module: nn.Module) -> Any:
+    """What two modules must share to be alike but for their numbers."""
+    tensors = {
+        name: tuple(value.shape) for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)
+    }
+    plain = {
+        f"{prefix}.{name}": value
+        for prefix, inner in module.named_modules()
+        for name, value in vars(inner).items()
+        if isinstance(value, (bool, int, float, str, tuple, type(None))) and name != "training"
+    }
+    kinds = [(prefix, type(inner)) for prefix, inner in module.named_modules()]
+    return tensors, plain, kinds

@@ -1,0 +1,160 @@
+"""What counts as data when it is written: values that any reader may unpickle, without anybody's trust.
+
+unpickler.py is the other side: what it finds is what is let through here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import pathlib
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from flambe_save.state import State
+
+__all__ = ["ATOMS", "tie_key", "to_data"]
+
+ATOMS: tuple[type, ...] = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bytearray,
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    datetime.datetime,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    datetime.timezone,
+    pathlib.PosixPath,
+    pathlib.WindowsPath,
+    pathlib.PurePosixPath,
+    pathlib.PureWindowsPath,
+)
+
+
+class _OrderedSet:
+    """Stands for a set in a pickle, its items in a fixed order, and is a set again when read."""
+
+    def __init__(self, items: set[Any] | frozenset[Any], prepared: list[Any]) -> None:
+        self._kind = type(items)
+        self._items = prepared
+
+    def __reduce__(self) -> tuple[type, tuple[list[Any]]]:
+        return self._kind, (self._items,)
+
+
+def tie_key(tensor: torch.Tensor) -> tuple[Any, ...] | None:
+    """Return what two tensors have in common when they are one: memory, type and layout; None for no plain memory."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.numel() == 0:
+        return None
+    view = (
+        tensor.storage_offset(),
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+        tensor.is_conj(),
+        tensor.is_neg(),
+    )
+    return (tensor.untyped_storage()._cdata, *view)
+
+
+def to_data(
+    values: Any, wrap: Callable[[torch.Tensor], Any] = lambda tensor: tensor
+) -> tuple[Any, list[tuple[str, Any]]]:
+    """Return a copy of values that pickles the same each time, and what in it is more than data.
+
+    Containers are copied and sets ordered; tensors are shared, but those that view a part of their storage are cloned, so
+    that only their own bytes are written. What is one object stays one.
+
+    Parameters
+    ----------
+    values : object
+    wrap : callable
+        Called for each distinct plain tensor; its result takes the tensor's place.
+
+    Returns
+    -------
+    (object, list of (str, object))
+        The copy, and for each value that is no data its path inside ``values`` and the value.
+    """
+    memo: dict[Any, Any] = {}
+    opaque: list[tuple[str, Any]] = []
+
+    def visit(value: Any, path: str) -> Any:
+        if type(value) in ATOMS:
+            return value
+        if id(value) in memo:
+            return memo[id(value)]
+        memo[id(value)] = value  # a tuple or set inside itself only goes through a list or dict, which is there already
+        kind: Any = type(value)
+        copy: Any
+        if kind in (dict, OrderedDict, State):
+            copy = memo[id(value)] = {} if kind is dict else OrderedDict()
+            for key, item in value.items():
+                copy[visit(key, f"{path}[{key!r}]")] = visit(item, f"{path}[{key!r}]" if path else str(key))
+            if kind is not dict and value.__dict__:
+                copy.__dict__.update(visit(value.__dict__, path))
+        elif kind is list:
+            copy = memo[id(value)] = []
+            copy.extend(visit(item, f"{path}[{index}]") for index, item in enumerate(value))
+        elif kind is tuple:
+            copy = memo[id(value)] = tuple(visit(item, f"{path}[{index}]") for index, item in enumerate(value))
+        elif kind in (set, frozenset):
+            items = [visit(item, f"{path}{{{item!r}}}") for item in sorted(value, key=_sort_key)]
+            copy = memo[id(value)] = _OrderedSet(value, items)
+        elif kind in (torch.Tensor, torch.nn.Parameter):
+            copy = memo[id(value)] = tensor_of(value, path)
+        else:
+            if not _is_numpy_data(value):
+                opaque.append((path, value))
+            return value
+        return copy
+
+    def tensor_of(tensor: torch.Tensor, path: str) -> Any:
+        if tensor.is_nested or tensor.__dict__:  # torch would pickle what hangs on the tensor
+            opaque.append((path, tensor))
+            return tensor
+        key = tie_key(tensor)
+        if key is None:
+            return tensor
+        key = (*key, type(tensor), tensor.requires_grad)
+        if key not in memo:
+            memo[key] = wrap(_compact(tensor))
+        return memo[key]
+
+    return visit(values, ""), opaque
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor, or a clone where it views a part of a larger storage."""
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
+    if tensor.untyped_storage().nbytes() <= tensor.numel() * tensor.element_size():
+        return tensor
+    clone = tensor.detach().clone()
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(clone, requires_grad=tensor.requires_grad)
+    return clone.requires_grad_(tensor.requires_grad) if tensor.requires_grad else clone
+
+
+def _sort_key(item: Any) -> tuple[str, str]:
+    return type(item).__name__, repr(item)
+
+
+def _is_numpy_data(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return False
+    if type(value) is numpy.ndarray or isinstance(value, numpy.generic):
+        return not value.dtype.hasobject
+    return isinstance(value, numpy.dtype)

@@ -1,0 +1,99 @@
+"""What codecs are told: how to pickle, whom to trust, where tensors shall be."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import dill
+import torch
+from torch.serialization import default_restore_location
+
+from flambe_save.errors import LoadError
+from flambe_save.trust import Trust
+
+__all__ = ["DumpOptions", "LoadOptions", "MapLocation", "PickleModule", "Place", "placer"]
+
+# As torch.load: a device, a mapping of saved to wanted locations, or f(storage, location) -> storage or None.
+MapLocation: TypeAlias = "str | torch.device | Mapping[str, str] | Callable[[Any, str], Any] | None"
+Place: TypeAlias = Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
+
+
+class PickleModule(Protocol):
+    """A module with pickle's ``dump`` and ``load``; ``Pickler`` and ``Unpickler`` are used where it has them."""
+
+    def dump(self, obj: Any, file: Any, protocol: int | None = None) -> None: ...
+
+    def load(self, file: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class DumpOptions:
+    """How to pickle what is more than data.
+
+    Parameters
+    ----------
+    pickle_module : module
+        Used for values that are more than data, and for whole ``.pkl`` saves.
+    pickle_protocol : int
+        The pickle protocol of everything pickled.
+    """
+
+    pickle_module: PickleModule = dill
+    pickle_protocol: int = 2
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Under which policy, and to where, values are read; ``node`` and ``file`` are for messages.
+
+    Parameters
+    ----------
+    trust : Trust
+    map_location : str, torch.device, mapping, callable or None
+        As in :func:`torch.load`.
+    pickle_module : module
+        Used only by a load that trusts everything.
+    """
+
+    trust: Trust = Trust()
+    map_location: MapLocation = None
+    pickle_module: PickleModule = pickle
+    node: str | None = None
+    file: str | None = None
+
+
+def placer(map_location: MapLocation) -> Place:
+    """Return the function that puts a storage saved at a location where ``map_location`` wants it.
+
+    Raises
+    ------
+    LoadError
+        When called, if that device is not to be had on this machine.
+    """
+
+    def place(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+        target = location
+        if isinstance(map_location, (str, torch.device)):
+            target = str(map_location)
+        elif isinstance(map_location, Mapping):
+            target = str(map_location.get(location, location))
+        elif map_location is not None:
+            result = map_location(storage, location)
+            if result is not None:
+                return getattr(result, "_untyped_storage", result)  # type: ignore[no-any-return]
+        if target == "cpu" and storage.device.type == "cpu":
+            return storage
+        if target.partition(":")[0] == "meta":
+            return torch.UntypedStorage(storage.nbytes(), device="meta")
+        try:
+            return default_restore_location(storage, target)
+        except (RuntimeError, AssertionError) as error:
+            raise LoadError(
+                f"a tensor cannot be put on {target!r}, where it was saved or shall go: {error}",
+                fix="Pass map_location='cpu', or another device of this machine.",
+            ) from error
+
+    return place

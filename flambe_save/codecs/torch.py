@@ -1,0 +1,335 @@
+"""TorchCodec: values to ``.pt`` files, as ``torch.save`` writes them, and back by a reader of our own.
+
+The reader takes the zip apart itself: torch checks neither the zip nor its CRCs, and its ``weights_only`` unpickler does
+not know Flambe's idioms. It also reads the files of torch before 1.6, which are no zips. docs/format.md describes both.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import types
+import zipfile
+import zlib
+from typing import Any, BinaryIO
+
+import torch
+
+from flambe_save.codecs.data import to_data
+from flambe_save.codecs.options import DumpOptions, LoadOptions, Place, placer
+from flambe_save.codecs.unpickler import DataUnpickler, Storage, data_global
+from flambe_save.errors import CorruptSaveError, LoadError, UnsupportedObjectError
+from flambe_save.state import State
+
+__all__ = ["TorchCodec", "unpickle_data", "unpickle_trusting", "unpicklable"]
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
+_LEGACY_PROTOCOL = 1001
+
+
+class TorchCodec:
+    """Any values, most often a node's State, in a ``.pt`` file. Data needs no trust to be read again."""
+
+    suffix = ".pt"
+    needs_pickle = False
+
+    def dump(self, values: Any, file: BinaryIO, options: DumpOptions) -> list[str]:
+        """Write values with :func:`torch.save`; return the paths of what is more than data.
+
+        Data is pickled by the standard library, so that it can be read without the pickle module of whoever wrote it.
+
+        Raises
+        ------
+        UnsupportedObjectError
+            If something cannot be pickled; the message names it.
+        """
+        prepared, opaque = to_data(values)
+        module: Any = options.pickle_module if opaque else pickle
+        if not hasattr(module, "Pickler"):
+            raise UnsupportedObjectError(
+                f"{opaque[0][0] or 'the value'} is a {type(opaque[0][1]).__qualname__}, which is more than data, and the "
+                f"pickle module {getattr(module, '__name__', module)!r} has no Pickler for torch.save to use",
+                fix="Pass pickle_module=dill, or leave the object out of the state.",
+            )
+        buffer = io.BytesIO()  # torch writes a zip, which wants to seek; a store's file need not
+        try:
+            torch.save(prepared, buffer, pickle_module=module, pickle_protocol=options.pickle_protocol)
+        except Exception as error:
+            raise unpicklable(opaque, error) from error
+        file.write(buffer.getbuffer())
+        return [path for path, _ in opaque]
+
+    def load(self, file: BinaryIO, options: LoadOptions) -> Any:
+        """Read values; tensors share the memory of one buffer per file.
+
+        Raises
+        ------
+        UntrustedError
+            If the file holds more than data and the caller does not trust it.
+        CorruptSaveError
+            If it is damaged.
+        """
+        data = bytearray(file.seek(0, io.SEEK_END))
+        file.seek(0)
+        file.readinto(data)  # type: ignore[attr-defined]
+        if not options.trust.weights_only:
+            return _load_trusting(file, data, options)
+        return _load_data(file, data, options)
+
+
+def _load_data(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
+    """Read a torch file, zip or legacy, or a bare pickle, as data; ``data`` is the content of ``file``."""
+    place = placer(options.map_location)
+    if data[:4] == _ZIP_MAGIC:
+        return _read_zip(_Records(file, data, options), options, place)
+    stream = io.BytesIO(data)
+    first = unpickle_data(stream, options)
+    if first != _LEGACY_MAGIC:
+        return first  # Flambe before 0.4 wrote the stash as a bare pickle
+    return _read_legacy(stream, options, place)
+
+
+def _read_zip(records: _Records, options: LoadOptions, place: Place) -> Any:
+    pickled = [name for name in records.names if name == "data.pkl"]
+    if len(pickled) != 1:
+        raise records.damaged("it holds no data.pkl, so it was not written by torch.save")
+    if "byteorder" in records.names and records.read("byteorder") != b"little":
+        raise records.damaged("its tensors are big-endian")
+    storages: dict[str, Storage] = {}
+
+    def storage_of(pid: Any) -> Storage:
+        dtype, key, location, numel = _checked_pid(pid)
+        if key not in storages:
+            raw = records.read(f"data/{key}")
+            if len(raw) != numel * dtype.itemsize:
+                raise pickle.UnpicklingError(f"storage {key} holds {len(raw)} bytes, not {numel} elements of {dtype}")
+            storages[key] = Storage(place(_untyped(raw), location), dtype)
+        return storages[key]._replace(dtype=dtype)
+
+    return unpickle_data(io.BytesIO(bytes(records.read("data.pkl"))), options, storage_of)
+
+
+class _Records:
+    """The records of a torch zip by their names inside its one folder, each checked against its CRC when read."""
+
+    def __init__(self, file: BinaryIO, data: bytearray, options: LoadOptions) -> None:
+        self._data = memoryview(data)  # writable, because tensors will share it
+        self._options = options
+        self.names: dict[str, zipfile.ZipInfo] = {}
+        try:
+            entries = zipfile.ZipFile(file).infolist()
+        except (
+            zipfile.BadZipFile,
+            ValueError,
+            struct.error,
+            NotImplementedError,
+            UnicodeDecodeError,
+        ) as error:
+            raise self.damaged(f"the zip is damaged: {error}") from error
+        for info in entries:
+            name = info.filename.partition("/")[2]
+            if name in self.names or info.compress_type != zipfile.ZIP_STORED:
+                raise self.damaged(f"its record {info.filename[:200]!r} comes twice or is compressed")
+            self.names[name] = info
+
+    def read(self, name: str) -> memoryview:
+        if name not in self.names:
+            raise self.damaged(f"its record {name[:200]!r} is missing")
+        info = self.names[name]
+        header = bytes(self._data[info.header_offset : info.header_offset + 30])
+        if len(header) < 30 or header[:4] != _ZIP_MAGIC:
+            raise self.damaged(f"its record {name[:200]!r} has no header")
+        name_length, extra_length = struct.unpack("<HH", header[26:30])
+        start = info.header_offset + 30 + name_length + extra_length
+        record = self._data[start : start + info.file_size]
+        if len(record) != info.file_size or zlib.crc32(record) != info.CRC:
+            raise self.damaged(f"its record {name[:200]!r} does not match its checksum")
+        return record
+
+    def damaged(self, what: str) -> CorruptSaveError:
+        return CorruptSaveError(
+            f"this torch file cannot be read: {what}",
+            node=self._options.node,
+            file=self._options.file,
+            fix="The file was cut or changed since it was saved; take it from a copy.",
+        )
+
+
+def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
+    """Read what follows the magic number: protocol, system, the object, the storage keys, then the raw storages."""
+    protocol, system = unpickle_data(stream, options), unpickle_data(stream, options)
+    if protocol != _LEGACY_PROTOCOL or not (isinstance(system, dict) and system.get("little_endian") is True):
+        raise CorruptSaveError(
+            "a torch file of an unknown protocol or byte order", node=options.node, file=options.file
+        )
+    start = stream.tell()
+    needed: dict[str, torch.dtype] = {}
+    _Collector(stream, needed).run(options)
+    keys = unpickle_data(stream, options)
+    if not isinstance(keys, list) or not set(needed) <= set(keys):
+        raise CorruptSaveError("a torch file without its storages", node=options.node, file=options.file)
+    raw: dict[str, bytearray] = {}
+    for key in keys:
+        count = int.from_bytes(stream.read(8), "little")
+        raw[key] = bytearray(stream.read(count * needed.get(key, torch.uint8).itemsize))
+    placed: dict[str, torch.UntypedStorage] = {}
+
+    def storage_of(pid: Any) -> Storage:
+        dtype, key, location, numel = _checked_pid(pid[:5])
+        view = pid[5] if len(pid) > 5 else None
+        if len(raw[key]) != numel * dtype.itemsize:
+            raise pickle.UnpicklingError(f"storage {key} is cut short")
+        if key not in placed:
+            placed[key] = place(_untyped(memoryview(raw[key])), location)
+        untyped = placed[key]
+        if view is not None:
+            _, offset, size = view
+            untyped = untyped[offset * dtype.itemsize : (offset + size) * dtype.itemsize]  # type: ignore[assignment]
+        return Storage(untyped, dtype)
+
+    stream.seek(start)
+    return unpickle_data(stream, options, storage_of)
+
+
+class _Collector(pickle.Unpickler):
+    """Walks a legacy pickle, building nothing, to learn which storages it wants and of what type."""
+
+    def __init__(self, stream: io.BytesIO, needed: dict[str, torch.dtype]) -> None:
+        super().__init__(stream)
+        self._needed = needed
+
+    def run(self, options: LoadOptions) -> None:
+        try:
+            self.load()
+        except Exception as error:
+            raise CorruptSaveError(
+                f"the pickle cannot be read: {str(error)[:200]}", node=options.node, file=options.file
+            ) from error
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = data_global(f"{module}.{name}")
+        return found if isinstance(found, torch.dtype) else _Inert
+
+    def persistent_load(self, pid: Any) -> Any:
+        dtype, key, _, _ = _checked_pid(pid[:5])
+        self._needed[key] = dtype
+        return _Inert()
+
+
+class _Inert(dict):  # type: ignore[type-arg]
+    """Takes any construction and any state, and does nothing with it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __call__(self, *arguments: Any) -> _Inert:
+        return self
+
+    def __hash__(self) -> int:
+        return 0
+
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+
+def _checked_pid(pid: Any) -> tuple[torch.dtype, str, str, int]:
+    if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
+        raise pickle.UnpicklingError("an unknown persistent id")
+    _, dtype, key, location, numel = pid
+    if not (isinstance(dtype, torch.dtype) and isinstance(key, str) and isinstance(location, str)):
+        raise pickle.UnpicklingError("a persistent id without a type, a key or a location")
+    if type(numel) is not int or numel < 0:
+        raise pickle.UnpicklingError("a storage of no size")
+    return dtype, key, location, numel
+
+
+def _untyped(raw: memoryview) -> torch.UntypedStorage:
+    """Return a storage over a buffer, sharing it."""
+    if not len(raw):
+        return torch.UntypedStorage(0)
+    return torch.frombuffer(raw, dtype=torch.uint8).untyped_storage()
+
+
+def unpickle_data(stream: io.BytesIO, options: LoadOptions, storage_of: Any = None) -> Any:
+    """Unpickle one object as data, under the caller's trust."""
+    return DataUnpickler(
+        stream,
+        options.trust,
+        storage_of=storage_of,
+        nested=lambda data: _storage_in(data, options),
+        node=options.node,
+        file=options.file,
+    ).read()
+
+
+def _storage_in(data: Any, options: LoadOptions) -> Any:
+    """Stand in for ``torch.storage._load_from_bytes``: a pickle holds a whole torch file of one storage."""
+    if not isinstance(data, bytes):
+        raise pickle.UnpicklingError("a nested torch file that is no bytes")
+    return _load_data(io.BytesIO(data), bytearray(data), options)
+
+
+# ------------------------------------------------------------------------------------- loads that trust everything
+
+
+def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
+    """Unpickle with the caller's pickle module, which may run anything."""
+    return _trusting_module(options).load(stream)
+
+
+def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
+    try:
+        if data[:4] == _ZIP_MAGIC:
+            _Records(file, data, options)  # torch itself would read a damaged zip without a word
+        elif _LEGACY_START not in data[:32]:
+            return unpickle_trusting(io.BytesIO(data), options)
+        return torch.load(io.BytesIO(data), options.map_location, _trusting_module(options), weights_only=False)
+    except (LoadError, MemoryError):
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"{type(error).__name__} while unpickling: {str(error)[:200]}",
+            node=options.node,
+            file=options.file,
+        ) from error
+
+
+def _trusting_module(options: LoadOptions) -> Any:
+    """Return the caller's pickle module with an Unpickler that knows Flambe's State and honours ``map_location``."""
+    base = getattr(options.pickle_module, "Unpickler", None)
+    if base is None:
+        return options.pickle_module
+
+    def load_from_bytes(data: bytes) -> Any:
+        return torch.load(io.BytesIO(data), map_location=options.map_location, weights_only=False)
+
+    class Unpickler(base):  # type: ignore[misc, valid-type]
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) == ("flambe.compile.serialization", "State"):
+                return State
+            if (module, name) == ("torch.storage", "_load_from_bytes"):
+                return load_from_bytes
+            return super().find_class(module, name)
+
+    def load(file: Any, **arguments: Any) -> Any:
+        return Unpickler(file, **arguments).load()
+
+    return types.SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=load)
+
+
+def unpicklable(opaque: list[tuple[str, Any]], error: Exception) -> UnsupportedObjectError:
+    """Make the error for values that a pickle module refused."""
+    what = ", ".join(f"{path or 'the value'} ({type(value).__qualname__})" for path, value in opaque[:5])
+    return UnsupportedObjectError(
+        f"this cannot be pickled: {what or 'a value'}: {str(error)[:200]}",
+        fix="Leave it out of the state and the arguments, or build it inside the class.",
+    )

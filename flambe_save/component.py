@@ -1,0 +1,418 @@
+"""Component: a class whose objects know how they were built and what they hold. A client of the functions in api.py.
+
+Everything happens through ordinary attributes of the object: no hooks are registered with torch, ``state_dict`` stays
+torch's own, and a Component pickles and copies like any other object.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from difflib import unified_diff
+from textwrap import dedent
+from typing import Any, TypeVar, cast
+
+import torch
+
+from flambe_save import api
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
+from flambe_save.adapters.source import source_of
+from flambe_save.adapters.torch import holds, load_module, module_children, module_state
+from flambe_save.adapters.traversal import get_state, load_state
+from flambe_save.config.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
+from flambe_save.config.schema import Schema, bind_arguments, copy_containers, record, schema_of
+from flambe_save.errors import (
+    CompilationError,
+    SourceChangedWarning,
+    VersionMismatchError,
+    VersionMismatchWarning,
+)
+from flambe_save.layout import NO_VERSION, SOURCE_KEY, VERSION_KEY
+from flambe_save.state import State
+
+__all__ = ["Component", "dynamic_component", "make_component"]
+
+C = TypeVar("C", bound="Component")
+
+logger = logging.getLogger(__name__)
+
+_ATTRIBUTES = "_registered_attributes"
+_NOT_GONE_INTO = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)  # as in Flambe
+
+
+class _ComponentAdapter:
+    """Components: registered attributes, their own ``_state`` and ``_load_state``, and a module's tensors if they are one."""
+
+    def describe(self, obj: Component) -> Schema | None:
+        return schema_of(obj)
+
+    def children(self, obj: Component) -> Iterable[Child]:
+        if isinstance(obj, torch.nn.Module):
+            yield from module_children(obj)
+            return
+        for name, value in list(vars(obj).items()):
+            if not name.startswith("_") and holds(value, _is_part):
+                yield Child(name, value)
+
+    def get_state(self, place: Place, state: State) -> Later:
+        obj = place.obj
+        if isinstance(obj, torch.nn.Module) and not place.covered:
+            module_state(place, state)
+
+        def finish() -> None:
+            for name in sorted(getattr(obj, _ATTRIBUTES, ())):
+                state[place.key_prefix + name] = getattr(obj, name)
+            result = obj._state(state, place.key_prefix, state._metadata[place.prefix])
+            if result is not state and result is not None:  # an override may return a mapping of its own
+                state.clear()
+                state.update(result)
+
+        return finish
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
+        obj, local = place.obj, state._metadata.get(place.prefix, {})
+        _check_version(type(obj), local, place.prefix)
+        try:
+            obj._load_state(
+                state,
+                place.key_prefix,
+                local,
+                True,
+                mismatch.missing,
+                mismatch.unexpected,
+                mismatch.errors,
+            )
+        except KeyError as error:
+            mismatch.errors.append(f"{type(obj).__qualname__}._load_state wants the key {error}")
+        mismatch.owners[place.prefix] = type(obj)._load_state is not Component._load_state
+        for name in sorted(getattr(obj, _ATTRIBUTES, ())):
+            key = place.key_prefix + name
+            if key in state:
+                setattr(obj, name, state[key])
+                mismatch.consumed.add(key)
+            else:
+                mismatch.missing.append(key)
+        if isinstance(obj, torch.nn.Module) and not place.covered:
+            return lambda: load_module(place, state, mismatch, fit)
+        return None
+
+
+def _is_part(value: Any) -> bool:
+    return (is_component(value) or isinstance(value, torch.nn.Module)) and not isinstance(value, _NOT_GONE_INTO)
+
+
+class _CompileMethod:
+    """``Component.compile`` on classes; on objects that are modules, torch's own ``compile``."""
+
+    def __get__(self, obj: Any, cls: type[C]) -> Callable[..., Any]:
+        if isinstance(obj, torch.nn.Module):
+            return functools.partial(torch.nn.Module.compile, obj)
+        return functools.partial(_compile, cls)
+
+
+def _compile(cls: type, _factory: str | None = None, _stash: Mapping[str, Any] | None = None, /, **kwargs: Any) -> Any:
+    return Schema(cls, _factory, **kwargs)(_stash)
+
+
+class Component(Registrable, abc.ABC, should_register=False):
+    """An object that records how it was built and says what it holds.
+
+    Subclass it alone or together with ``torch.nn.Module``, in either order. The arguments of the constructor are
+    recorded as they are passed; ``super().__init__()`` may be forgotten. A subclass can be named in configs from the moment
+    it is defined.
+
+    What is saved: a module's parameters and buffers, the attributes named with :meth:`register_attrs`, whatever
+    :meth:`_state` adds, and the same of every Component inside, in attributes, lists, tuples, dicts and modules.
+
+    Attributes
+    ----------
+    _flambe_version : str
+        Class attribute. Above "0.0.0" it opts in to semantic versions: a load fails where the major number differs and warns
+        where the minor one does. Otherwise a load warns where the source differs.
+
+    Examples
+    --------
+    >>> class Scale(Component, torch.nn.Module):
+    ...     def __init__(self, size, factor=2.0):
+    ...         super().__init__()
+    ...         self.weight = torch.nn.Parameter(torch.full((size,), factor))
+    >>> Scale(3).get_state()
+    State(Scale: 1 components, 1 values: weight)
+    """
+
+    _flambe_version: str = NO_VERSION
+    __flambe_adapter__ = _ComponentAdapter()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # The signature of __new__ below, which takes anything, would hide that of an inherited __init__
+        if "__signature__" not in vars(cls):
+            takes_none = cls.__init__ is object.__init__
+            parameters = () if takes_none else list(inspect.signature(cls.__init__).parameters.values())[1:]
+            cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        if cls.compile is torch.nn.Module.compile:  # where Module comes first among the bases
+            cls.compile = vars(Component)["compile"]
+
+    def __new__(cls: type[C], *args: Any, **kwargs: Any) -> C:
+        """Make the object and record its arguments; containers are copied, so that ``__init__`` may change them."""
+        if cls.__init__ is object.__init__ and (args or kwargs):
+            raise TypeError(f"{cls.__name__}() takes no arguments")  # object would not say so, as there is a __new__
+        make = super().__new__
+        instance = cast(C, make(cls) if make is object.__new__ else make(cls, *args, **kwargs))
+        if isinstance(instance, torch.nn.Module):
+            torch.nn.Module.__init__(instance)  # so that forgetting super().__init__() does no harm
+        try:
+            keywords = bind_arguments(cls, args, kwargs)
+        except (TypeError, CompilationError):
+            return instance  # __init__ will say what is wrong, or the object cannot be described
+        schema = Schema(cls)
+        schema.keywords.update((name, copy_containers(value)) for name, value in keywords.items())
+        record(instance, schema)
+        return instance
+
+    compile = _CompileMethod()
+
+    # -------------------------------------------------------------------------------------------- hooks to override
+
+    def run(self) -> bool:
+        """Do a step of work and return whether there is more to do; by default there is none."""
+        return False
+
+    def metric(self) -> float | None:
+        """Return the number by which variants of this component are compared; by default there is none."""
+        return None
+
+    @classmethod
+    def setup_dependencies(cls, kwargs: dict[str, Any]) -> None:
+        """Add to the keywords of a Schema that is about to be built, links above all; by default nothing."""
+
+    @classmethod
+    def precompile(cls, **kwargs: Any) -> None:
+        """Act on the keywords of a Schema whose links have been followed, before what is inside is built."""
+
+    def _state(self, state_dict: State, prefix: str, local_metadata: dict[str, Any]) -> State:
+        """Add values to the state, under ``prefix`` (which ends in a dot, or is empty); by default none.
+
+        ``state_dict`` holds what this component's module and the components inside have put there already.
+        """
+        return state_dict
+
+    def _load_state(
+        self,
+        state_dict: State,
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take back what :meth:`_state` added, before anything else of this component is loaded.
+
+        As torch's pre-hooks do, it may change ``state_dict``, rename old keys for instance, and add to the lists.
+        """
+
+    # -------------------------------------------------------------------------------------------- state
+
+    def register_attrs(self, *names: str) -> None:
+        """Make attributes part of the state.
+
+        Raises
+        ------
+        AttributeError
+            If there is no such attribute.
+        """
+        for name in names:
+            if not hasattr(self, name):
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}, so it cannot be registered")
+        registered = vars(self).setdefault(_ATTRIBUTES, set())
+        registered.update(names)
+
+    def get_state(self, destination: State | None = None, prefix: str = "", keep_vars: bool = False) -> State:
+        """Return the state of this component and all inside it.
+
+        Parameters
+        ----------
+        destination : State, optional
+            Where to add it.
+        prefix : str
+            What its keys begin with; it ends in a dot, or is empty.
+        keep_vars : bool
+            Return parameters themselves, and not tensors detached from them.
+
+        Returns
+        -------
+        State
+            Tensors share their memory with the component.
+
+        Raises
+        ------
+        UnsupportedObjectError
+            If two components would get one key.
+        """
+        return get_state(self, destination, prefix.removesuffix("."), keep_vars=keep_vars)
+
+    def load_state(self, state_dict: State, strict: bool = False) -> None:
+        """Load what :meth:`get_state` returned; tensors are copied into the ones that are there.
+
+        Parameters
+        ----------
+        state_dict : State
+        strict : bool
+            Whether keys that are missing or not wanted are an error; otherwise they are a warning.
+
+        Raises
+        ------
+        StateMismatchError
+            If shapes differ, or, with ``strict``, keys do.
+        VersionMismatchError
+            If the major version of a class differs.
+        """
+        state = state_dict if isinstance(state_dict, State) else State(state_dict)
+        load_state(self, state, strict=strict)
+
+    # -------------------------------------------------------------------------------------------- files
+
+    def save(self, path: str | os.PathLike[str], **kwargs: Any) -> str:
+        """Save this component; parameters and errors as :func:`flambe_save.save`."""
+        return api.save(self, path, **kwargs)
+
+    @registrable_factory
+    @classmethod
+    def load_from_path(
+        cls: type[C],
+        path: str | os.PathLike[str],
+        map_location: Any = None,
+        use_saved_config_defaults: bool = True,
+        **kwargs: Any,
+    ) -> C:
+        """Load a component from a save of this class.
+
+        Parameters
+        ----------
+        path : str or path
+        map_location : str, torch.device, mapping or callable, optional
+        use_saved_config_defaults : bool
+            Whether the object is built from the saved config; otherwise from ``kwargs``, and only the state is loaded.
+        **kwargs
+            With the saved config: options of :func:`flambe_save.load`. Without: arguments of the class.
+
+        Raises
+        ------
+        LoadError
+            As :func:`flambe_save.load`.
+        """
+        if use_saved_config_defaults:
+            return cast(C, api.load(path, map_location=map_location, **kwargs))
+        instance = cls(**kwargs)
+        load_state(
+            instance,
+            api.load_state_from_file(path, map_location=map_location),
+            fit=Fit(map_location) if map_location is not None else None,
+        )
+        return instance
+
+    setattr(load_from_path, NEEDS_TRUST, True)  # it reads a file that the config names
+
+
+def dynamic_component(
+    class_: type,
+    tag: str,
+    tag_namespace: str | None = None,
+    parent_component_class: type[Component] = Component,
+) -> type[Component]:
+    """Return a subclass of any class that is a Component too, under a tag of its own.
+
+    Parameters
+    ----------
+    class_ : type
+        Left as it is; a class that is a Component already is returned itself.
+    tag : str
+    tag_namespace : str, optional
+    parent_component_class : type
+        The Component class to mix in.
+
+    Raises
+    ------
+    TypeError
+        If ``parent_component_class`` is no Component.
+    """
+    if not issubclass(parent_component_class, Component):
+        raise TypeError(f"{parent_component_class!r} is no subclass of Component")
+    if issubclass(class_, parent_component_class):
+        return class_
+    copied = {name: getattr(class_, name) for name in functools.WRAPPER_ASSIGNMENTS if hasattr(class_, name)}
+    copied.pop("__annotations__", None)
+    make = type(parent_component_class)
+    return cast(
+        type[Component],
+        make(
+            class_.__name__,
+            (parent_component_class, class_),
+            copied,
+            tag_override=tag,
+            tag_namespace=tag_namespace,
+        ),
+    )
+
+
+def make_component(class_: type, tag_namespace: str, only_module: str | None = None) -> None:
+    """Make a class and all its subclasses usable in configs, as Components, under a namespace.
+
+    The Components are made when a config first names them. The classes themselves are left as they are.
+
+    Parameters
+    ----------
+    class_ : type
+    tag_namespace : str
+        ``make_component(torch.optim.Optimizer, "optim")`` gives ``!optim.Adam``.
+    only_module : str, optional
+        Leaves out classes of modules that do not begin so.
+    """
+
+    @functools.cache
+    def lookup(name: str) -> type | None:
+        for sub in sorted({class_, *all_subclasses(class_)}, key=lambda item: (item.__module__, item.__qualname__)):
+            inside = only_module is None or sub.__module__.startswith(only_module)
+            if sub.__name__ == name and inside and not inspect.isabstract(sub):
+                return dynamic_component(sub, name, tag_namespace)
+        return None
+
+    TAGS.provide(tag_namespace, lookup)
+
+
+def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str) -> None:
+    """Compare a class with what the save says of it: by version where it opted in to that, else by source."""
+    saved = local.get(VERSION_KEY, NO_VERSION)
+    if _numbers(saved) > (0, 0, 0):
+        here, there = _numbers(cls._flambe_version), _numbers(saved)
+        text = f"{cls.__qualname__} has version {cls._flambe_version} here and {saved} in the save (node {prefix!r})"
+        if here[0] != there[0]:
+            raise VersionMismatchError(
+                text, node=prefix, fix="Load it with the code of that major version, or migrate the save."
+            )
+        if here[1] != there[1]:
+            warnings.warn(text, VersionMismatchWarning, stacklevel=2)
+        elif here != there:
+            logger.debug(text)
+        return
+    before, now = dedent(local.get(SOURCE_KEY, "")), dedent(source_of(cls))
+    if before and now and before != now:
+        diff = unified_diff(before.splitlines(), now.splitlines(), "in the save", "here", lineterm="")
+        warnings.warn(
+            f"the source of {cls.__qualname__} changed since it was saved (node {prefix!r}):\n" + "\n".join(diff),
+            SourceChangedWarning,
+            stacklevel=2,
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in version.split("."))
+    except ValueError:
+        return (0, 0, 0)

@@ -1,0 +1,74 @@
+"""Extensions: the packages that a config's first document names. Importing or installing one needs the caller's trust."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flambe_save.errors import MissingExtensionError
+from flambe_save.trust import Trust
+
+__all__ = ["is_extensions", "require"]
+
+
+def is_extensions(document: Any) -> bool:
+    """Whether a document is an extensions section: a mapping of module names to what installs them."""
+    return isinstance(document, Mapping) and all(
+        isinstance(key, str) and isinstance(value, str) for key, value in document.items()
+    )
+
+
+def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None) -> None:
+    """See to it that extensions are imported, as far as the caller's trust goes.
+
+    Parameters
+    ----------
+    extensions : mapping of str to str
+        Module -> a local path or a requirement that pip understands.
+    trust : Trust
+        A module that is imported already needs none; one that it names is imported; with ``auto_install`` one that is
+        missing is installed first.
+    file : str, optional
+        For messages.
+
+    Raises
+    ------
+    MissingExtensionError
+        If a module is not imported and may not be, cannot be imported, or cannot be installed.
+    """
+    for module, requirement in extensions.items():
+        if module in sys.modules:
+            continue
+        trust.check_import(module, requirement, file=file)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module.partition(".")[0] or not trust.auto_install:
+                raise _missing(module, requirement, str(error), file) from error
+            _install(module, requirement, file)
+            importlib.invalidate_caches()
+            try:
+                importlib.import_module(module)
+            except ImportError as again:
+                raise _missing(module, requirement, f"installed, but {again}", file) from again
+
+
+def _install(module: str, requirement: str, file: str | None) -> None:
+    if requirement.startswith("-"):
+        raise _missing(module, requirement, "that is an option, not a package", file)
+    local = Path(requirement).expanduser()
+    target = str(local.resolve()) if local.exists() else requirement
+    command = [sys.executable, "-m", "pip", "install", "--quiet", target]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise _missing(module, requirement, f"pip failed: {result.stderr.strip()[-400:]}", file)
+
+
+def _missing(module: str, requirement: str, why: str, file: str | None) -> MissingExtensionError:
+    return MissingExtensionError(
+        f"the extension {module!r} cannot be used: {why}", file=file, fix=f"pip install {requirement!r}"
+    )

@@ -1,0 +1,217 @@
+"""Links: values in a config that stand for objects made elsewhere: ``!@ encoder.size``, ``!call``, ``!$ 0``.
+
+The grammar, ``root[key][key].attribute.attribute``, has one reader and one writer here, which are inverses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flambe_save.config.registrable import alias
+from flambe_save.config.schema import Reference, Schema, schema_of
+from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError
+
+__all__ = ["FunctionCallLink", "Link", "PickledDataLink", "create_link_str", "parse_link_str"]
+
+_KEY = r"[^\[\].\s]+"
+_ATTRIBUTE = r"[A-Za-z]\w*"
+_LINK = re.compile(rf"(?P<root>{_KEY})(?P<keys>(?:\[[^\[\]]+\])*)(?P<attributes>(?:\.{_ATTRIBUTE})*)")
+
+
+def parse_link_str(link_str: str) -> tuple[list[str], list[str]]:
+    """Return the keys and the attributes that a link names. Inverse of :func:`create_link_str`.
+
+    Raises
+    ------
+    MalformedLinkError
+        If the text does not follow ``root[key][key].attribute.attribute``; private attributes cannot be named.
+
+    Examples
+    --------
+    >>> parse_link_str("model[encoder].rnn.hidden_size")
+    (['model', 'encoder'], ['rnn', 'hidden_size'])
+    """
+    match = _LINK.fullmatch(link_str)
+    if match is None:
+        raise MalformedLinkError(
+            f"{link_str[:200]!r} is no link",
+            fix="Write root[key][key].attribute, as in 'model[encoder].size'.",
+        )
+    keys = re.findall(r"\[([^\[\]]+)\]", match["keys"])
+    return [match["root"], *keys], match["attributes"].split(".")[1:]
+
+
+def create_link_str(schematic_path: Sequence[str], attr_path: Sequence[str] | None = None) -> str:
+    """Return the text of a link. Inverse of :func:`parse_link_str`.
+
+    Raises
+    ------
+    MalformedLinkError
+        If the path is empty or a part of it cannot be written.
+
+    Examples
+    --------
+    >>> create_link_str(["model", "encoder"], ["rnn", "hidden_size"])
+    'model[encoder].rnn.hidden_size'
+    """
+    if not schematic_path:
+        raise MalformedLinkError("a link needs at least the key that it starts from")
+    text = schematic_path[0] + "".join(f"[{key}]" for key in schematic_path[1:])
+    text += "".join(f".{attribute}" for attribute in attr_path or ())
+    if parse_link_str(text) != (list(schematic_path), list(attr_path or ())):
+        raise MalformedLinkError(f"the keys {list(schematic_path)} cannot be written as a link")
+    return text
+
+
+@alias("@")
+@alias("link")
+class Link(Reference):
+    """A value taken from an object that is built earlier in the same config.
+
+    Parameters
+    ----------
+    schematic_path : sequence of str
+        Keys that lead through the config to an object: ``["model", "encoder"]``. Indices of lists are keys too.
+    attr_path : sequence of str, optional
+        Public attributes to follow from the built object: ``["rnn", "hidden_size"]``.
+    target : Schema or object, optional
+        What the first key names. Reading a config sets it.
+
+    Attributes
+    ----------
+    resolved : object
+        What the link stands for, once it has been followed.
+    target_leaf : object
+        The built object at the end of ``schematic_path``.
+    """
+
+    def __init__(
+        self, schematic_path: Sequence[str], attr_path: Sequence[str] | None = None, target: Any = None
+    ) -> None:
+        self.schematic_path = list(schematic_path)
+        self.attr_path = list(attr_path or ())
+        self.target = target
+        self.target_leaf: Any = None
+        self.resolved: Any = None
+        self.is_resolved = False
+        self._document: Any = None
+
+    @property
+    def root_schema(self) -> str:
+        """The key that the link starts from."""
+        return self.schematic_path[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({create_link_str(self.schematic_path, self.attr_path)})"
+
+    def within(self, document: Any) -> None:
+        """Tell the link which config it is in: a Schema, or a mapping or list of them."""
+        self._document = document
+
+    def __call__(self) -> Any:
+        """Follow the link, once.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If what it points to is not built yet: a later sibling, or a parent.
+        MalformedLinkError
+            If a key names nothing in the config.
+        LinkError
+            If the object has no such attribute.
+        """
+        if not self.is_resolved:
+            self.resolved = self._follow()
+            self.is_resolved = True
+        return self.resolved
+
+    def resolve(self, stash: Mapping[str, Any]) -> Any:
+        """Follow the link; it needs no stash."""
+        return self()
+
+    def _follow(self) -> Any:
+        current = self.target
+        if current is None:
+            if self._document is None:
+                raise UnpreparedLinkError(
+                    f"{self!r} does not know the config it is in",
+                    fix="Read it with yaml.load, or set its target.",
+                )
+            current = self._step(self._document, self.root_schema)
+        for key in self.schematic_path[1:]:
+            current = self._step(current, key)
+        if isinstance(current, Link):
+            current = current()
+        if isinstance(current, Schema):
+            if current._compiled is None:
+                raise UnpreparedLinkError(
+                    f"{self!r} points to a {current.component_subclass.__name__} that is not built when it is followed",
+                    fix="A link can point to what stands before it in the config, not to a parent or a later sibling.",
+                )
+            current = current._compiled
+        self.target_leaf = current
+        for attribute in self.attr_path:
+            try:
+                current = getattr(current, attribute)
+            except AttributeError as error:
+                raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
+        return current
+
+    def _step(self, current: Any, key: str) -> Any:
+        if isinstance(current, Link):
+            current = current()
+        schema = current if isinstance(current, Schema) else schema_of(current)
+        inner = schema.keywords if schema is not None else current
+        try:
+            return inner[int(key)] if isinstance(inner, (list, tuple)) else inner[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise MalformedLinkError(
+                f"{self!r}: there is no {key!r} in the config",
+                fix="Check the link's keys against the config.",
+            ) from None
+
+
+@alias("call")
+class FunctionCallLink(Link):
+    """A link whose target is called, without arguments, and gives its result."""
+
+    def _follow(self) -> Any:
+        return super()._follow()()
+
+
+@alias("$")
+class PickledDataLink(Reference):
+    """A value that YAML cannot hold, kept in the stash under an id.
+
+    Parameters
+    ----------
+    obj_id : str
+    """
+
+    def __init__(self, obj_id: str) -> None:
+        self.obj_id = obj_id
+
+    def __repr__(self) -> str:
+        return f"PickledDataLink({self.obj_id!r})"
+
+    def __call__(self, stash: Mapping[str, Any]) -> Any:
+        """Return the object from a stash.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the stash does not hold it.
+        """
+        try:
+            return stash[self.obj_id]
+        except KeyError:
+            raise UnpreparedLinkError(
+                f"the stash holds no object {self.obj_id!r}",
+                fix="Load the whole save, or pass the stash when calling the Schema.",
+            ) from None
+
+    def resolve(self, stash: Mapping[str, Any]) -> Any:
+        """Return the object from the stash."""
+        return self(stash)

@@ -1,0 +1,287 @@
+"""Text to Schemas, in three steps with nothing hidden between them.
+
+:func:`parse` turns text into a graph of nodes, without recursion and within limits; :attr:`Document.tags` lists what the
+graph asks for; :meth:`Document.construct` builds Schemas, and no objects.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml as pyyaml
+
+from flambe_save.config.dialect import CORE, Loader
+from flambe_save.config.link import Link, PickledDataLink, parse_link_str
+from flambe_save.config.registrable import TAGS
+from flambe_save.config.schema import Schema, visit
+from flambe_save.config.values import BY_TAG
+from flambe_save.errors import ConfigError, FlambeSaveError
+
+__all__ = ["Constructor", "Document", "parse"]
+
+_MAX_CHARS = 64 << 20
+_MAX_DEPTH = 10_000
+_MAX_NODES = 5_000_000
+
+
+@dataclass
+class Document:
+    """One parsed YAML document: a graph of PyYAML nodes from which nothing has been built yet.
+
+    Attributes
+    ----------
+    root : yaml.Node
+    nodes : list of yaml.Node
+        Every node, children before their parents.
+    """
+
+    root: pyyaml.Node
+    nodes: list[pyyaml.Node] = field(default_factory=list)
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """The document's own tags without ``!``, each with the line (from 1) where it first stands."""
+        found: dict[str, int] = {}
+        for node in self.nodes:
+            if node.tag.startswith("!"):
+                found.setdefault(node.tag[1:], node.start_mark.line + 1)
+        return found
+
+    def classes(self, recorded: Mapping[str, str] | None = None) -> dict[str, tuple[type, str | None]]:
+        """Resolve the tags that name classes; the error for unknown ones lists all.
+
+        Parameters
+        ----------
+        recorded : mapping, optional
+            What a save recorded for its tags: tag -> dotted path.
+        """
+        found: dict[str, tuple[type, str | None]] = {}
+        problems: list[FlambeSaveError] = []
+        for tag, line in self.tags.items():
+            if tag in BY_TAG or tag == "type":
+                continue
+            try:
+                found[tag] = TAGS.resolve(tag, (recorded or {}).get(tag))
+            except ConfigError as error:
+                error.message = f"line {line}: {error.message}"
+                problems.append(error)
+        if problems:
+            first = problems[0]
+            if len(problems) > 1:
+                first = type(first)(
+                    "; ".join(problem.message for problem in problems),
+                    fix="\n".join(dict.fromkeys(problem.fix or "" for problem in problems)),
+                )
+            raise first
+        return found
+
+    def construct(self, recorded: Mapping[str, str] | None = None, extensions: Mapping[str, str] | None = None) -> Any:
+        """Build plain values and Schemas from the nodes, and tell links and Schemas what they are part of.
+
+        Raises
+        ------
+        RegistrationError
+            If a tag is unknown or fits several classes.
+        ConfigError
+            If a value does not fit its tag.
+        """
+        result = Constructor(self, self.classes(recorded)).values[id(self.root)]
+        for _, item in visit(result):
+            if isinstance(item, Link):
+                item.within(result)
+            elif isinstance(item, Schema) and extensions:
+                item.add_extensions_metadata(extensions)
+        return result
+
+
+def parse(text: str) -> list[Document]:
+    """Parse YAML text into documents, without recursion and within limits.
+
+    Raises
+    ------
+    ConfigError
+        If it is no YAML, too large, or uses what this dialect leaves out: duplicate keys, recursive anchors.
+    """
+    if len(text) > _MAX_CHARS:
+        raise ConfigError(f"a config of {len(text)} characters; the limit is {_MAX_CHARS}")
+    documents: list[Document] = []
+    loader = Loader(text)
+    try:
+        events = iter(loader.get_event, None)
+        for event in events:
+            if isinstance(event, pyyaml.DocumentStartEvent):
+                documents.append(_compose(loader, events))
+            elif isinstance(event, pyyaml.StreamEndEvent):
+                break
+    except pyyaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise ConfigError(f"{where}this is no YAML: {getattr(error, 'problem', None) or error}") from error
+    finally:
+        loader.dispose()
+    return documents
+
+
+def _compose(loader: Any, events: Iterator[Any]) -> Document:
+    """Make the nodes of one document; an alias gives the very node of its anchor."""
+    nodes: list[pyyaml.Node] = []
+    anchors: dict[str, pyyaml.Node] = {}
+    open_nodes: list[pyyaml.CollectionNode] = []
+    pending: list[list[pyyaml.Node]] = [[]]  # the children met so far, per open node; the first is the document's
+    done: set[int] = set()
+    for event in events:
+        if isinstance(event, pyyaml.DocumentEndEvent):
+            break
+        node: pyyaml.Node
+        if isinstance(event, pyyaml.AliasEvent):
+            if event.anchor not in anchors or id(anchors[event.anchor]) not in done:
+                raise ConfigError(
+                    f"line {event.start_mark.line + 1}: *{event.anchor[:80]} has no finished anchor before it"
+                )
+            node = anchors[event.anchor]
+        elif isinstance(event, pyyaml.ScalarEvent):
+            tag = event.tag
+            if tag is None or tag == "!":
+                tag = loader.resolve(pyyaml.ScalarNode, event.value, event.implicit)
+            node = pyyaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark)
+            nodes.append(node)
+            done.add(id(node))
+        elif isinstance(event, pyyaml.CollectionStartEvent):
+            kind = pyyaml.MappingNode if isinstance(event, pyyaml.MappingStartEvent) else pyyaml.SequenceNode
+            default = CORE + ("map" if kind is pyyaml.MappingNode else "seq")
+            opened = kind(event.tag if event.tag not in (None, "!") else default, [], event.start_mark)
+            if event.anchor is not None:
+                anchors[event.anchor] = opened
+            open_nodes.append(opened)
+            pending.append([])
+            if len(open_nodes) > _MAX_DEPTH:
+                raise ConfigError(f"a config nested deeper than {_MAX_DEPTH}")
+            continue
+        else:  # the end of a collection
+            node = open_nodes.pop()
+            children = pending.pop()
+            if isinstance(node, pyyaml.MappingNode):
+                node.value = list(zip(children[::2], children[1::2], strict=True))
+                _check_keys(node)
+            else:
+                node.value = children
+            nodes.append(node)
+            done.add(id(node))
+        if getattr(event, "anchor", None) is not None and isinstance(event, pyyaml.ScalarEvent):
+            anchors[event.anchor] = node
+        pending[-1].append(node)
+        if len(nodes) > _MAX_NODES:
+            raise ConfigError(f"a config of more than {_MAX_NODES} values")
+    return Document(pending[0][0], nodes)
+
+
+def _check_keys(node: pyyaml.MappingNode) -> None:
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, pyyaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                raise ConfigError(f"line {key.start_mark.line + 1}: the key {key.value[:80]!r} comes twice")
+            seen.add((key.tag, key.value))
+
+
+class Constructor:
+    """Builds the values of a document, children first; a class's ``from_yaml`` is handed this and its node."""
+
+    def __init__(self, document: Document, classes: Mapping[str, tuple[type, str | None]]) -> None:
+        self.values: dict[int, Any] = {}
+        self._classes = classes
+        for node in document.nodes:
+            try:
+                self.values[id(node)] = self._build(node)
+            except FlambeSaveError as error:
+                if not error.message.startswith("line "):
+                    error.message = f"line {node.start_mark.line + 1}: {error.message}"
+                raise
+
+    def construct_object(self, node: pyyaml.Node) -> Any:
+        """Return the value of a node inside the current one."""
+        return self.values[id(node)]
+
+    def construct_scalar(self, node: pyyaml.Node) -> str:
+        """Return a scalar's text."""
+        if not isinstance(node, pyyaml.ScalarNode):
+            raise ConfigError(f"the tag {node.tag!r} takes a scalar")
+        return str(node.value)
+
+    def construct_sequence(self, node: pyyaml.Node) -> list[Any]:
+        """Return a sequence's values."""
+        if not isinstance(node, pyyaml.SequenceNode):
+            raise ConfigError(f"the tag {node.tag!r} takes a list")
+        return [self.values[id(item)] for item in node.value]
+
+    def construct_mapping(self, node: pyyaml.Node) -> dict[Any, Any]:
+        """Return a mapping's keys and values; an empty scalar counts as an empty mapping."""
+        if isinstance(node, pyyaml.ScalarNode) and node.value in ("", "~", "null"):
+            return {}
+        if not isinstance(node, pyyaml.MappingNode):
+            raise ConfigError(f"the tag {node.tag!r} takes a mapping of arguments")
+        built: dict[Any, Any] = {}
+        for key, value in node.value:
+            name = self.values[id(key)]
+            if not isinstance(name, Hashable):
+                raise ConfigError(f"a {type(name).__name__} cannot be a key")
+            built[name] = self.values[id(value)]
+        return built
+
+    def _build(self, node: pyyaml.Node) -> Any:
+        if node.tag.startswith(CORE):
+            return self._core(node, node.tag[len(CORE) :])
+        tag = node.tag.removeprefix("!")
+        if tag in BY_TAG:
+            plain = node.value if isinstance(node, pyyaml.ScalarNode) else self.construct_sequence(node)
+            try:
+                return BY_TAG[tag].build(plain)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ConfigError(f"!{tag} cannot hold {str(plain)[:80]!r}: {error}") from error
+        if tag == "type":
+            return TAGS.resolve(self.construct_scalar(node))[0]
+        if tag not in self._classes:
+            raise ConfigError(f"the tag {node.tag[:200]!r} is none of this dialect")
+        cls, factory = self._classes[tag]
+        if cls is PickledDataLink:
+            return PickledDataLink(self.construct_scalar(node))
+        if issubclass(cls, Link):
+            return cls(*parse_link_str(self.construct_scalar(node)))
+        if hasattr(cls, "from_yaml"):
+            return cls.from_yaml(self, node, factory)
+        arguments = self.construct_mapping(node)
+        if not all(isinstance(key, str) for key in arguments):
+            raise ConfigError(f"the arguments of !{tag} must have names")
+        schema = Schema(cls, factory)
+        schema.keywords.update(arguments)
+        schema._created_with_tag = tag
+        return schema
+
+    def _core(self, node: pyyaml.Node, kind: str) -> Any:
+        if kind == "map":
+            return self.construct_mapping(node)
+        if kind == "seq":
+            return self.construct_sequence(node)
+        text = self.construct_scalar(node)
+        try:
+            if kind == "str":
+                return text
+            if kind == "null":
+                return None
+            if kind == "bool":
+                return text.lower() == "true"
+            if kind == "int":
+                return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+            if kind == "float":
+                return float(re.sub(r"\.(inf|nan)$", r"\1", text.lower()))
+            if kind == "binary":
+                return base64.b64decode(text, validate=False)
+            if kind == "timestamp":
+                return pyyaml.SafeLoader("").construct_yaml_timestamp(node)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{text[:80]!r} is no {kind}: {error}") from error
+        raise ConfigError(f"the tag '!!{kind[:80]}' is none of this dialect")

@@ -1,0 +1,321 @@
+"""Tags: which class a ``!tag`` in a config means, and which tag a class is written with.
+
+Classes are registered by being imported (subclasses of :class:`Registrable`) or by name (:func:`register`). A tag is the
+class's top-level module and its name, ``!textnet.Encoder``; where two classes would share one, both are written with their
+full dotted path, and what a reader cannot tell apart is an error, never a silent winner. torch's own modules, optimizers
+and schedulers are found under ``!torch.`` when a config first names them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from flambe_save.errors import RegistrationError
+
+__all__ = [
+    "NEEDS_TRUST",
+    "TAGS",
+    "Registrable",
+    "Tags",
+    "alias",
+    "all_subclasses",
+    "dotted_path",
+    "factory_of",
+    "register",
+    "registrable_factory",
+    "registration_context",
+]
+
+C = TypeVar("C", bound=type)
+F = TypeVar("F")
+
+NEEDS_TRUST = "_flambe_needs_trust"  # marks a factory that reads or downloads what its arguments name
+_NO_NAMESPACE = frozenset(("__main__", "tests", "flambe_save"))
+_namespace: ContextVar[str | None] = ContextVar("registration namespace", default=None)
+
+
+def dotted_path(cls: type) -> str:
+    """Return ``package.module.Outer.Class``; the function a class was defined in counts as an outer name."""
+    return f"{cls.__module__}.{cls.__qualname__}".replace(".<locals>", "")
+
+
+class Tags:
+    """The registry of tags: every class by its dotted path, and the names it can be called by."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type] = {}  # dotted path -> class; defining a class again replaces it
+        self._named: dict[str, list[str]] = {}  # last part of a tag -> dotted paths it may mean
+        self._explicit: dict[str, list[str]] = {}  # alias -> dotted paths
+        self._own_tags: dict[str, list[str]] = {}  # dotted path -> its aliases, the newest last
+        self._providers: dict[str, list[Callable[[str], type | None]]] = {}  # namespace -> lookups by name
+        self._tag_cache: dict[type, str] = {}
+
+    def __repr__(self) -> str:
+        return f"Tags({len(self._classes)} classes, {len(self._explicit)} aliases)"
+
+    def __contains__(self, cls: type) -> bool:
+        return self._classes.get(dotted_path(cls)) is cls
+
+    def add(self, cls: type, tag: str | None = None) -> None:
+        """Register a class under its own name and, where ``tag`` is given, under that tag, now its preferred one."""
+        path = dotted_path(cls)
+        if self._classes.get(path) is not cls:
+            self._classes[path] = cls
+            self._own_tags[path] = []
+            for paths in self._explicit.values():
+                if path in paths:
+                    paths.remove(path)
+        self._remember(self._named, path.rpartition(".")[2], path)
+        if tag is not None:
+            self._remember(self._explicit, tag, path)
+            self._own_tags[path] = [*(old for old in self._own_tags[path] if old != tag), tag]
+        self._tag_cache.clear()
+
+    def provide(self, namespace: str, lookup: Callable[[str], type | None]) -> None:
+        """Let ``lookup`` find classes by name under a namespace, when a tag is first used."""
+        self._providers.setdefault(namespace, []).append(lookup)
+
+    def tag_of(self, cls: type, factory: str | None = None) -> str:
+        """Return the tag that a class is written with, without its ``!``.
+
+        Raises
+        ------
+        RegistrationError
+            If the class is not registered, or has no such factory.
+        """
+        if factory is not None and factory_of(cls, factory) is None:
+            raise RegistrationError(
+                f"{dotted_path(cls)} has no factory {factory!r}", fix="Decorate it with @registrable_factory."
+            )
+        if cls not in self._tag_cache:
+            self._tag_cache[cls] = self._find_tag(cls)
+        return f"{self._tag_cache[cls]}.{factory}" if factory else self._tag_cache[cls]
+
+    def resolve(self, tag: str, recorded: str | None = None) -> tuple[type, str | None]:
+        """Return the class that a tag means, and the factory it names or None.
+
+        Parameters
+        ----------
+        tag : str
+            Without its ``!``: an alias, ``namespace.Class``, or any suffix of a dotted path that fits one class only.
+        recorded : str, optional
+            The dotted path of the class that a save recorded for the tag. It settles what would be ambiguous.
+
+        Raises
+        ------
+        RegistrationError
+            If the tag fits no class, or several; the message names them, or what to import.
+        """
+        found = self._candidates(tag)
+        if len(found) > 1 and recorded in found:
+            return self._classes[str(recorded)], None
+        if len(found) > 1:
+            raise RegistrationError(
+                f"the tag '!{tag}' fits several classes: {', '.join(sorted(found))}",
+                fix=f"Write the full dotted path, as in '!{min(found)}', or give one of them an @alias.",
+            )
+        if found:
+            return self._classes[found[0]], None
+        owner, _, last = tag.rpartition(".")
+        provided = self._provided(owner, last)
+        if provided is not None:
+            return provided, None
+        if owner:
+            try:
+                cls, factory = self.resolve(owner, recorded)
+            except RegistrationError:
+                cls, factory = object, None
+            if factory is None and factory_of(cls, last) is not None:
+                return cls, last
+        raise self._unknown(tag, recorded)
+
+    def means(self, tag: str, cls: type, factory: str | None) -> bool:
+        """Whether a tag names just this class and factory."""
+        try:
+            return self.resolve(tag) == (cls, factory)
+        except RegistrationError:
+            return False
+
+    def _find_tag(self, cls: type) -> str:
+        path = dotted_path(cls)
+        if cls not in self:
+            for namespace, lookups in self._providers.items():
+                if any(lookup(cls.__name__) is cls for lookup in lookups):
+                    return f"{namespace}.{cls.__name__}"
+            raise RegistrationError(
+                f"{path} has no tag", fix="Make it a subclass of Component, or register(cls, 'tag')."
+            )
+        for tag in reversed(self._own_tags[path]):
+            if self._explicit[tag] == [path]:
+                return tag
+        short = _short_tag(path)
+        return short if self._candidates(short) == [path] else path
+
+    def _candidates(self, tag: str) -> list[str]:
+        """Return the dotted paths that a tag fits: as an alias, or else as its own or a part of its own path."""
+        if self._explicit.get(tag):
+            return self._explicit[tag]
+        paths = self._named.get(tag.rpartition(".")[2], [])
+        exact = [path for path in paths if path == tag]
+        return exact or [path for path in paths if path.endswith("." + tag) or _short_tag(path) == tag]
+
+    def _provided(self, namespace: str, name: str) -> type | None:
+        for lookup in self._providers.get(namespace, ()):
+            found = lookup(name)
+            if found is not None:
+                return found
+        return None
+
+    def _unknown(self, tag: str, recorded: str | None) -> RegistrationError:
+        if recorded:
+            module = recorded.rpartition(".")[0]
+            fix = f"import {module} first; if the class moved, give its new place @alias({tag!r})."
+            return RegistrationError(f"no imported class has the tag '!{tag}'; the save recorded {recorded}", fix=fix)
+        known = sorted(path for path in self._classes if path.rpartition(".")[2] == tag.rpartition(".")[2])
+        hint = f"; did you mean {', '.join(known)}?" if known else ""
+        module = tag.partition(".")[0] if "." in tag else "the module that defines it"
+        return RegistrationError(f"no imported class has the tag '!{tag}'{hint}", fix=f"import {module} first.")
+
+    @staticmethod
+    def _remember(table: dict[str, list[str]], key: str, path: str) -> None:
+        paths = table.setdefault(key, [])
+        if path not in paths:
+            paths.append(path)
+
+
+TAGS = Tags()
+
+
+def _short_tag(path: str) -> str:
+    namespace, name = path.partition(".")[0], path.rpartition(".")[2]
+    return name if namespace in _NO_NAMESPACE else f"{namespace}.{name}"
+
+
+class Registrable:
+    """A class whose subclasses can be named in configs, from the moment they are defined.
+
+    A subclass may say how it is written and read by two class methods, ``to_yaml(representer, node, tag)`` and
+    ``from_yaml(constructor, node, factory_name)``; without them it is built from the mapping under its tag.
+
+    Parameters
+    ----------
+    should_register : bool
+        Class argument: False leaves this class out.
+    tag_override : str, optional
+        Class argument: a name other than the class's own.
+    tag_namespace : str, optional
+        Class argument: a namespace other than the top-level module.
+    """
+
+    def __init_subclass__(
+        cls,
+        should_register: bool = True,
+        tag_override: str | None = None,
+        tag_namespace: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if should_register:
+            _register(cls, tag_override, tag_namespace)
+
+
+def _register(cls: type, tag: str | None, namespace: str | None) -> None:
+    prefixes = [prefix for prefix in (_namespace.get(), namespace) if prefix is not None]
+    if tag is None and not prefixes:
+        TAGS.add(cls)
+    else:
+        TAGS.add(cls, ".".join([*prefixes, tag if tag is not None else cls.__name__]))
+
+
+def alias(tag: str, tag_namespace: str | None = None) -> Callable[[C], C]:
+    """Decorate a class with one more tag; the topmost alias is the one it is written with.
+
+    Examples
+    --------
+    >>> @alias("conv")
+    ... class Convolution(Registrable):
+    ...     pass
+    >>> TAGS.tag_of(Convolution)
+    'conv'
+    """
+
+    def decorate(cls: C) -> C:
+        _register(cls, tag, tag_namespace)
+        return cls
+
+    return decorate
+
+
+def register(cls: C, tag: str) -> C:
+    """Give a tag to any class, also to one that is no Registrable; returns the class."""
+    return alias(tag)(cls)
+
+
+@contextlib.contextmanager
+def registration_context(namespace: str) -> Iterator[None]:
+    """Register the classes defined inside the ``with``, or inside a decorated function, under a namespace."""
+    token = _namespace.set(namespace)
+    try:
+        yield
+    finally:
+        _namespace.reset(token)
+
+
+def registrable_factory(method: F) -> F:
+    """Decorate a class method so that a config may call it: ``!Vocab.from_text {text: ...}``.
+
+    Below or above ``@classmethod``, or without it.
+    """
+    function = method.__func__ if isinstance(method, (classmethod, staticmethod)) else method
+    function._flambe_factory = True  # type: ignore[attr-defined]
+    return classmethod(method) if inspect.isfunction(method) else method  # type: ignore[return-value]
+
+
+def factory_of(cls: type, name: str) -> Callable[..., Any] | None:
+    """Return a class's factory, bound to it, where one of that name is declared; overriding one keeps it declared."""
+    for base in cls.__mro__:
+        declared = base.__dict__.get(name)
+        if getattr(getattr(declared, "__func__", declared), "_flambe_factory", False):
+            return getattr(cls, name)  # type: ignore[no-any-return]
+    return None
+
+
+def all_subclasses(class_: type) -> set[type]:
+    """Return all subclasses of a class, however deep, without the class itself."""
+    found: set[type] = set()
+    stack = [class_]
+    while stack:
+        for sub in type.__subclasses__(stack.pop()):
+            if sub not in found:
+                found.add(sub)
+                stack.append(sub)
+    return found
+
+
+# --------------------------------------------------------------------------------------------- torch's own classes
+
+
+@functools.cache
+def _torch_class(name: str) -> type | None:
+    """Find a public class of torch.nn, torch.optim or torch.optim.lr_scheduler by its bare name."""
+    import torch
+
+    kinds: Iterable[tuple[str, type]] = (
+        ("torch.nn", torch.nn.Module),
+        ("torch.optim", torch.optim.Optimizer),
+        ("torch.optim.lr_scheduler", torch.optim.lr_scheduler.LRScheduler),
+    )
+    for module, kind in kinds:
+        found = getattr(importlib.import_module(module), name, None)
+        if isinstance(found, type) and issubclass(found, kind) and not name.startswith("_"):
+            return found
+    return None
+
+
+TAGS.provide("torch", _torch_class)

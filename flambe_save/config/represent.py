@@ -1,0 +1,210 @@
+"""Objects to text: values become PyYAML nodes, the same object the same node, and nodes become text."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml as pyyaml
+
+from flambe_save.config.dialect import CORE, Dumper
+from flambe_save.config.link import FunctionCallLink, Link, PickledDataLink, create_link_str
+from flambe_save.config.registrable import TAGS, Registrable, dotted_path
+from flambe_save.config.schema import Schema, defaults_of, schema_of, visit
+from flambe_save.config.values import BY_TYPE
+from flambe_save.errors import FlambeSaveError, MalformedLinkError, UnsupportedObjectError
+from flambe_save.registry import ADAPTERS
+
+__all__ = ["Representer", "config_text", "describe", "serialize"]
+
+
+class Representer:
+    """Turns values into PyYAML nodes; a class's ``to_yaml`` is handed this.
+
+    Parameters
+    ----------
+    root : object
+        What links are written relative to.
+    stash : dict, optional
+        Where values go that YAML cannot hold; without one they are an error.
+    """
+
+    def __init__(self, root: Any, stash: dict[str, Any] | None = None) -> None:
+        self.stash = stash
+        self.tags: dict[str, str] = {}  # tag -> dotted path of its class
+        self._root = root
+        self._nodes: dict[int, pyyaml.Node] = {}
+        self._stashed: dict[int, str] = {}
+        self._paths: dict[int, list[str]] | None = None
+        self._alive: list[Any] = []  # ids are only unique while their objects live
+
+    def represent_data(self, value: Any, path: str = "") -> pyyaml.Node:
+        """Return the node of any value; the same object gives the same node, hence an anchor.
+
+        Raises
+        ------
+        UnsupportedObjectError
+            If YAML cannot hold it and there is no stash; the message names the path inside the object.
+        """
+        kind = type(value)
+        if kind in _PLAIN:
+            return _PLAIN[kind](value)
+        if id(value) in self._nodes:
+            return self._nodes[id(value)]
+        if isinstance(value, Link):
+            return self._represent_link(value, path)
+        node = self._represent_object(value, path)
+        if not isinstance(node, pyyaml.ScalarNode) and kind is not tuple:
+            self._alive.append(value)
+            self._nodes[id(value)] = node
+        return node
+
+    def represent_scalar(self, tag: str, text: str) -> pyyaml.Node:
+        """Return a scalar node with a tag such as ``!ns.Class``."""
+        return pyyaml.ScalarNode(tag, text)
+
+    def represent_sequence(self, tag: str, values: Iterable[Any], path: str = "") -> pyyaml.Node:
+        """Return a sequence node with a tag."""
+        items = [self.represent_data(item, f"{path}[{index}]") for index, item in enumerate(values)]
+        flow = all(isinstance(item, pyyaml.ScalarNode) for item in items)
+        return pyyaml.SequenceNode(tag, items, flow_style=flow)
+
+    def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: str = "") -> pyyaml.Node:
+        """Return a mapping node with a tag, in the mapping's order."""
+        pairs = [
+            (self.represent_data(key, path), self.represent_data(item, f"{path}.{key}" if path else str(key)))
+            for key, item in mapping.items()
+        ]
+        return pyyaml.MappingNode(tag, pairs, flow_style=not pairs)
+
+    def _represent_object(self, value: Any, path: str) -> pyyaml.Node:
+        kind = type(value)
+        if kind is list:
+            return self.represent_sequence(CORE + "seq", value, path)
+        if kind is dict and all(type(key) in _PLAIN for key in value):
+            return self.represent_mapping(CORE + "map", value, path)
+        if kind in BY_TYPE:
+            entry = BY_TYPE[kind]
+            plain = entry.plain(value)
+            if isinstance(plain, str):
+                return self.represent_scalar(f"!{entry.tag}", plain)
+            return self.represent_sequence(f"!{entry.tag}", plain, path)
+        if isinstance(value, PickledDataLink):
+            return self.represent_scalar("!$", value.obj_id)
+        if isinstance(value, Schema):
+            return self._represent_schema(value, {}, path)
+        if isinstance(value, type):
+            return self._represent_type(value, path)
+        if isinstance(value, Registrable) and hasattr(value, "to_yaml"):
+            tag = self._tag(type(value), None, getattr(value, "_created_with_tag", None))
+            return value.to_yaml(self, value, tag)  # type: ignore[no-any-return]
+        schema = describe(value)
+        if schema is not None:
+            recorded = schema_of(value) is schema  # then its class says more than an adapter could read off the object
+            return self._represent_schema(schema, defaults_of(schema) if recorded else {}, path)
+        return self._represent_stashed(value, path)
+
+    def _represent_schema(self, schema: Schema, defaults: Mapping[str, Any], path: str) -> pyyaml.Node:
+        tag = self._tag(schema.component_subclass, schema.factory_method, schema._created_with_tag)
+        node = self.represent_mapping(tag, schema.keywords, path)
+        for name, default in defaults.items():
+            # A default that needs a stash is left to the class: it will be the same default when it is built again.
+            pure = Representer(self._root)
+            try:
+                item = pure.represent_data(default)
+            except FlambeSaveError:
+                continue
+            node.value.append((self.represent_data(name), item))
+            node.flow_style = False
+        return node
+
+    def _represent_type(self, cls: type, path: str) -> pyyaml.Node:
+        try:
+            return self.represent_scalar("!type", self._tag(cls, None, None)[1:])
+        except FlambeSaveError:
+            return self._represent_stashed(cls, path)
+
+    def _represent_link(self, link: Link, path: str) -> pyyaml.Node:
+        """Write a link relative to the root, or what it stands for where that is not inside the root."""
+        symbol = "!call" if isinstance(link, FunctionCallLink) else "!@"
+        if not link.is_resolved:
+            return self.represent_scalar(symbol, create_link_str(link.schematic_path, link.attr_path))
+        if symbol == "!call" and type(link.resolved) in (*_PLAIN, list, dict, tuple):
+            return self.represent_data(link.resolved, path)  # a plain result spares the reader the call
+        if self._paths is None:
+            self._paths = {}
+            for keys, item in visit(self._root):
+                self._paths.setdefault(id(item), list(keys))
+        keys_to_target = self._paths.get(id(link.target_leaf)) if link.target_leaf is not None else None
+        if not keys_to_target or type(link.target_leaf) in _PLAIN:
+            return self.represent_data(link.resolved, path)
+        try:
+            return self.represent_scalar(symbol, create_link_str(keys_to_target, link.attr_path))
+        except MalformedLinkError:
+            return self.represent_data(link.resolved, path)
+
+    def _represent_stashed(self, value: Any, path: str) -> pyyaml.Node:
+        if self.stash is None:
+            raise UnsupportedObjectError(
+                f"YAML cannot hold {path or 'this'}, a {type(value).__qualname__}",
+                fix="Save the object with save(), which keeps such values in the stash.",
+            )
+        if id(value) not in self._stashed:
+            self._stashed[id(value)] = str(len(self.stash))
+            self.stash[self._stashed[id(value)]] = value
+        return self.represent_scalar("!$", self._stashed[id(value)])
+
+    def _tag(self, cls: type, factory: str | None, created_with: str | None) -> str:
+        tag = created_with if created_with and TAGS.means(created_with, cls, factory) else TAGS.tag_of(cls, factory)
+        self.tags[tag] = dotted_path(cls)
+        return f"!{tag}"
+
+
+def describe(obj: Any) -> Schema | None:
+    """Return the Schema that builds an object again: as it records itself, or as its adapter knows; None if unknown."""
+    adapter = getattr(type(obj), "__flambe_adapter__", None) or ADAPTERS.for_type(type(obj))
+    found = adapter.describe(obj) if adapter is not None else None
+    return found if isinstance(found, Schema) else schema_of(obj)
+
+
+def _scalar(tag: str, text: str, style: str | None = None) -> pyyaml.Node:
+    return pyyaml.ScalarNode(CORE + tag, text, style=style)
+
+
+def _float(value: float) -> pyyaml.Node:
+    text = repr(value)
+    if text in ("inf", "-inf", "nan"):
+        return _scalar("float", text.replace("inf", ".inf").replace("nan", ".nan"))
+    # YAML 1.1 knows no float without a point
+    return _scalar("float", text if "." in text or "e" not in text else text.replace("e", ".0e"))
+
+
+_PLAIN: dict[type, Any] = {
+    type(None): lambda value: _scalar("null", "null"),
+    bool: lambda value: _scalar("bool", "true" if value else "false"),
+    int: lambda value: _scalar("int", str(value)),
+    float: _float,
+    str: lambda value: _scalar("str", value, "|" if "\n" in value else None),
+    bytes: lambda value: _scalar("binary", base64.b64encode(value).decode("ascii")),
+}
+
+
+def config_text(obj: Any, stash: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
+    """Return an object's config, and the dotted path of the class that each tag in it means."""
+    representer = Representer(obj, stash)
+    nodes = [representer.represent_data(obj)]
+    extensions: dict[str, str] = {}
+    for _, item in visit(obj):
+        schema = item if isinstance(item, Schema) else schema_of(item)
+        extensions.update(schema._extensions if schema is not None else {})
+    if extensions:
+        nodes.insert(0, Representer(None).represent_data(dict(sorted(extensions.items()))))
+    return serialize(nodes), representer.tags
+
+
+def serialize(nodes: list[pyyaml.Node]) -> str:
+    """Return the text of documents."""
+    return str(
+        pyyaml.serialize_all(nodes, Dumper=Dumper, allow_unicode=True, width=1 << 20, explicit_start=len(nodes) > 1)
+    ).removesuffix("...\n")  # a lone scalar would end in a document mark

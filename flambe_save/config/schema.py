@@ -1,0 +1,415 @@
+"""Schema: a construction not yet run. yaml.py reads and writes Schemas; calling one builds the object, once.
+
+Building goes through a Schema's keywords in order: references (links and stash ids, link.py) are followed, Schemas inside
+are built, then the class or its factory is called with the result.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from reprlib import recursive_repr
+from typing import Any
+
+from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
+from flambe_save.errors import CompilationError, FlambeSaveError, UnpreparedLinkError
+from flambe_save.state import join_key
+
+__all__ = [
+    "Reference",
+    "Schema",
+    "bind_arguments",
+    "copy_containers",
+    "defaults_of",
+    "record",
+    "schema_of",
+    "visit",
+]
+
+_RECORD = "_schema"  # where a built object keeps the Schema that describes it
+
+
+class Reference(Registrable, should_register=False):
+    """Something in a config that stands for an object made elsewhere; building replaces it by that object."""
+
+    def resolve(self, stash: Mapping[str, Any]) -> Any:
+        """Return the object; UnpreparedLinkError while it is not there yet."""
+        raise NotImplementedError
+
+
+class Schema(MutableMapping[str, Any]):
+    """A class, perhaps one of its factories, and keyword arguments, that make an object when called.
+
+    A mapping over the keywords, which can also be read and set with a dot where no method has their name. Keywords may hold
+    Schemas and references at any depth of lists, tuples and dicts.
+
+    The order of a call: ``setup_dependencies(kwargs)`` of the class, where it has one, may add to the keywords; references
+    that can be followed are; ``precompile(**kwargs)`` of the class sees the result; what is left is built in order; the
+    class is called. The same Schema always gives the same object.
+
+    Parameters
+    ----------
+    component_subclass : type
+        The class.
+    factory_method : str, optional
+        The name of a method declared with ``@registrable_factory``.
+    **keywords
+        The arguments. A list under the name of a ``*args`` parameter is passed as those positional arguments.
+
+    Examples
+    --------
+    >>> from flambe_save import Component
+    >>> class Layer(Component):
+    ...     def __init__(self, size=2):
+    ...         self.size = size
+    >>> schema = Schema(Layer, size=3)
+    >>> schema.size = 4
+    >>> schema().size, schema() is schema()
+    (4, True)
+    """
+
+    component_subclass: type
+    factory_method: str | None
+    keywords: dict[str, Any]
+
+    def __init__(self, component_subclass: type, factory_method: str | None = None, /, **keywords: Any) -> None:
+        if not isinstance(component_subclass, type):
+            raise TypeError(f"a Schema is of a class, not of {component_subclass!r}")
+        self.__dict__.update(
+            component_subclass=component_subclass,
+            factory_method=factory_method,
+            keywords=keywords,
+            _compiled=None,
+            _compiling=False,
+            _extensions={},
+            _created_with_tag=None,
+        )
+
+    # -------------------------------------------------------------------------------------------- mapping
+
+    def __getitem__(self, key: str) -> Any:
+        return self.keywords[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.keywords[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.keywords[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keywords)
+
+    def __len__(self) -> int:
+        return len(self.keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__") and name in self.__dict__.get("keywords", ()):
+            return self.keywords[name]
+        raise AttributeError(f"this Schema has no keyword {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__:
+            super().__setattr__(name, value)
+        else:
+            self.keywords[name] = value
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schema):
+            return NotImplemented
+        same = (self.component_subclass, self.factory_method) == (
+            other.component_subclass,
+            other.factory_method,
+        )
+        return same and self.keywords == other.keywords
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @recursive_repr()
+    def __repr__(self) -> str:
+        name = self.component_subclass.__name__ + (f".{self.factory_method}" if self.factory_method else "")
+        return f"Schema({', '.join([name, *(f'{key}={value!r}' for key, value in self.keywords.items())])})"
+
+    # -------------------------------------------------------------------------------------------- building
+
+    def __call__(self, stash: Mapping[str, Any] | None = None, /, **overrides: Any) -> Any:
+        """Build the object, or return it where it has been built.
+
+        Parameters
+        ----------
+        stash : mapping, optional
+            The objects that ``!$`` references name.
+        **overrides
+            Keywords to use instead of this Schema's own.
+
+        Raises
+        ------
+        CompilationError
+            If the class is abstract, the arguments do not fit it, it raises, or it is built already and there are
+            overrides.
+        LinkError
+            If a link cannot be followed.
+        """
+        if self._compiled is not None and overrides:
+            raise CompilationError(
+                f"{self._name} is built already, so {', '.join(overrides)} cannot change",
+                fix="Pass overrides to the first call, or copy the Schema.",
+            )
+        return self._build({} if stash is None else stash, overrides, ())
+
+    def _build(self, stash: Mapping[str, Any], overrides: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+        if self._compiled is not None:
+            return self._compiled
+        if self._compiling:
+            raise CompilationError(f"{self._name} is an argument of itself", node=join_key(path))
+        self._compiling = True
+        try:
+            return self._construct(stash, {**self.keywords, **overrides}, path)
+        except FlambeSaveError as error:
+            error.locate(node=join_key(path) if path else "")
+            raise
+        finally:
+            self._compiling = False
+
+    def _construct(self, stash: Mapping[str, Any], given: dict[str, Any], path: tuple[str, ...]) -> Any:
+        cls = self.component_subclass
+        if inspect.isabstract(cls):
+            missing = ", ".join(sorted(cls.__abstractmethods__))
+            raise CompilationError(f"{cls.__name__} is abstract", fix=f"Define {missing}, or use a subclass.")
+        if hasattr(cls, "setup_dependencies"):
+            cls.setup_dependencies(given)
+        ready = {
+            key: _replace(value, lambda item, _: _resolved_if_possible(item, stash)) for key, value in given.items()
+        }
+        if hasattr(cls, "precompile"):
+            cls.precompile(**ready)
+
+        def build(item: Any, inner: tuple[str, ...]) -> Any:
+            if isinstance(item, Reference):
+                item = item.resolve(stash)
+            return item._build(stash, {}, inner) if isinstance(item, Schema) else item
+
+        built = {key: _replace(value, build, (*path, key)) for key, value in ready.items()}
+        instance = _call(self, _callable_of(cls, self.factory_method), built)
+        # What is recorded keeps its references, so that links are written as links again.
+        kept = {
+            key: _replace(value, lambda item, _: item._compiled if isinstance(item, Schema) else item)
+            for key, value in given.items()
+        }
+        self._compiled = instance
+        if type(instance) in TAGS:  # torch's own classes tell their arguments themselves
+            described = Schema(cls, self.factory_method, **kept)
+            described._extensions = self._extensions
+            described._created_with_tag = self._created_with_tag
+            record(instance, described)
+        return instance
+
+    @property
+    def _name(self) -> str:
+        return self.component_subclass.__name__
+
+    # -------------------------------------------------------------------------------------------- inspection
+
+    def contains(self, schema: Any, original_link: Any = None) -> tuple[bool, list[str]]:
+        """Return whether a Schema, or an object built from one, is this or inside this, and the keys that lead to it.
+
+        ``original_link`` is where to stop: what comes after it is not built when it is followed.
+        """
+        for path, item in visit(self):
+            if item is original_link and item is not None:
+                return False, []
+            if item is schema or (isinstance(item, Schema) and item._compiled is schema is not None):
+                return True, list(path)
+        return False, []
+
+    def add_extensions_metadata(self, extensions: Mapping[str, str]) -> None:
+        """Note, here and in all Schemas inside, which of a config's extensions its class comes from."""
+        for _, item in visit(self):
+            if isinstance(item, Schema):
+                module = item.component_subclass.__module__.partition(".")[0]
+                item._extensions = {module: extensions[module]} if module in extensions else {}
+
+    def aggregate_extensions_metadata(self) -> dict[str, str]:
+        """Return the extensions of this and all Schemas inside."""
+        found: dict[str, str] = {}
+        for _, item in visit(self):
+            schema = item if isinstance(item, Schema) else schema_of(item)
+            if schema is not None:
+                found.update(schema._extensions)
+        return found
+
+    @staticmethod
+    def serialize(obj: Any) -> dict[str, Any]:
+        """Return ``{"yaml": text, "extensions": {...}}`` for a Schema or a mapping of Schemas."""
+        from flambe_save.config import yaml
+
+        extensions: dict[str, str] = {}
+        for _, item in visit(obj):
+            if isinstance(item, Schema):
+                extensions.update(item._extensions)
+        return {"yaml": yaml.dump_all([obj]), "extensions": extensions}
+
+    @staticmethod
+    def deserialize(data: Mapping[str, Any]) -> Any:
+        """Return what :meth:`serialize` was given."""
+        from flambe_save.config import yaml
+
+        obj = yaml.load(data["yaml"])
+        for _, item in visit(obj):
+            if isinstance(item, Schema):
+                item.add_extensions_metadata(data["extensions"])
+        return obj
+
+
+def visit(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield ``(path, item)`` for everything in the arguments of a Schema, or of an object that records one.
+
+    Parents come first, arguments in order; each Schema or recorded object is gone into once.
+    """
+    seen: set[int] = set()
+    stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    while stack:
+        path, item = stack.pop()
+        yield path, item
+        inner: list[tuple[str, Any]] = []
+        schema = item if isinstance(item, Schema) else schema_of(item)
+        if schema is not None:
+            if id(item) in seen:
+                continue
+            seen.add(id(item))
+            inner = list(schema.keywords.items())
+        elif isinstance(item, Mapping):
+            inner = [(str(key), value) for key, value in item.items()]
+        elif isinstance(item, (list, tuple)):
+            inner = [(str(index), value) for index, value in enumerate(item)]
+        stack.extend(((*path, key), value) for key, value in reversed(inner))
+
+
+def record(instance: Any, schema: Schema) -> None:
+    """Keep on an object the Schema that describes it, so that it can be written again.
+
+    The Schema's keywords hold built objects; it does not refer back to the object, or memory would outlive its last user.
+    """
+    try:
+        instance.__dict__[_RECORD] = schema
+    except AttributeError:
+        pass  # an object with slots keeps no record; only its own adapter can describe it
+
+
+def schema_of(obj: Any) -> Schema | None:
+    """Return the Schema that an object records, where it is a Component or was built from a Schema."""
+    recorded = getattr(obj, "__dict__", {}).get(_RECORD) if not isinstance(obj, (Schema, type)) else None
+    return recorded if isinstance(recorded, Schema) else None
+
+
+def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments as the keywords that make the same call through a Schema, in the order of the signature.
+
+    Raises
+    ------
+    CompilationError
+        If ``**kwargs`` holds the name of a positional parameter, so that a mapping cannot hold both.
+    """
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    found: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            found[name] = list(value)
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            twice = found.keys() & value.keys()
+            if twice:
+                raise CompilationError(f"the argument {min(twice)!r} was given both by position and by keyword")
+            found.update(value)
+        else:
+            found[name] = value
+    return found
+
+
+def defaults_of(schema: Schema) -> dict[str, Any]:
+    """Return the defaults of the parameters that a Schema's keywords leave out."""
+    try:
+        parameters = inspect.signature(_callable_of(schema.component_subclass, schema.factory_method)).parameters
+    except (TypeError, ValueError):  # no signature to be had
+        return {}
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty and name not in schema.keywords
+    }
+
+
+def _callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
+    if factory is None:
+        return cls
+    found = factory_of(cls, factory)
+    if found is None:
+        raise CompilationError(
+            f"{dotted_path(cls)} declares no factory {factory!r}",
+            fix="Decorate it with @registrable_factory.",
+        )
+    return found
+
+
+def _call(schema: Schema, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Call with arguments by name; those of ``*args`` and positional-only parameters by position."""
+    rest = dict(arguments)
+    args: list[Any] = []
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    star = next((item.name for item in parameters if item.kind is inspect.Parameter.VAR_POSITIONAL), None)
+    by_position = bool(star and rest.get(star))
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            args.extend(rest.pop(parameter.name, ()))
+        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
+            by_position and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        ):
+            if parameter.name in rest:
+                args.append(rest.pop(parameter.name))
+            elif by_position and parameter.default is not inspect.Parameter.empty:
+                args.append(parameter.default)
+    name = dotted_path(schema.component_subclass) + (f".{schema.factory_method}" if schema.factory_method else "")
+    if parameters:
+        try:
+            inspect.signature(function).bind(*args, **rest)
+        except TypeError as error:
+            raise CompilationError(
+                f"the arguments {sorted(arguments)} do not fit {name}{inspect.signature(function)}: {error}",
+                fix="The class may have changed since the config was written; edit one or the other.",
+            ) from error
+    try:
+        return function(*args, **rest)
+    except FlambeSaveError:
+        raise
+    except Exception as error:
+        raise CompilationError(f"{name} raised {type(error).__name__}: {str(error)[:400]}") from error
+
+
+def _resolved_if_possible(item: Any, stash: Mapping[str, Any]) -> Any:
+    if not isinstance(item, Reference):
+        return item
+    try:
+        return item.resolve(stash)
+    except UnpreparedLinkError:
+        return item
+
+
+def copy_containers(value: Any) -> Any:
+    """Return a copy of nested lists, tuples and dicts that shares what is in them."""
+    return _replace(value, lambda item, _: item)
+
+
+def _replace(value: Any, change: Callable[[Any, tuple[str, ...]], Any], path: tuple[str, ...] = ()) -> Any:
+    """Return a copy of nested containers with every item changed; Schemas count as items.
+
+    ``change`` gets an item and the keys that lead to it.
+    """
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return kind(_replace(item, change, (*path, str(index))) for index, item in enumerate(value))
+    if kind is dict or kind is OrderedDict:
+        return kind((key, _replace(item, change, (*path, str(key)))) for key, item in value.items())
+    return change(value, path)

@@ -1,0 +1,72 @@
+"""Values: the plain Python and torch values that a config holds by tags of its own, exactly: ``!tuple [3, 3]``.
+
+Each row says how a type becomes plain YAML and back. YAML's own types (null, bool, int, float, str, list, dict, binary) are
+yaml.py's; what is in neither goes to the stash.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from flambe_save.errors import ConfigError
+
+__all__ = ["BY_TAG", "BY_TYPE", "Value"]
+
+
+class Value(NamedTuple):
+    """How one type is written: ``plain`` gives a str, a list or a dict; ``build`` takes it back."""
+
+    tag: str
+    type: type
+    plain: Callable[[Any], Any]
+    build: Callable[[Any], Any]
+
+
+def _sorted(items: Any) -> list[Any]:
+    return sorted(items, key=lambda item: (type(item).__name__, repr(item)))
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"{name[:80]!r} is no torch dtype")
+    return found
+
+
+def _list(plain: Any) -> list[Any]:
+    if not isinstance(plain, list):
+        raise ConfigError(f"a list is needed here, not {str(plain)[:80]!r}")
+    return plain
+
+
+_VALUES = (
+    Value("tuple", tuple, list, lambda plain: tuple(_list(plain))),
+    Value("set", set, _sorted, lambda plain: set(_list(plain))),
+    Value("frozenset", frozenset, _sorted, lambda plain: frozenset(_list(plain))),
+    Value(
+        "range",
+        range,
+        lambda value: [value.start, value.stop, value.step],
+        lambda plain: range(*_list(plain)),
+    ),
+    Value(
+        "slice",
+        slice,
+        lambda value: [value.start, value.stop, value.step],
+        lambda plain: slice(*_list(plain)),
+    ),
+    Value("complex", complex, str, complex),
+    Value("odict", OrderedDict, lambda value: [list(item) for item in value.items()], OrderedDict),
+    Value("path", type(pathlib.Path()), str, pathlib.Path),
+    Value("torch.dtype", torch.dtype, lambda value: str(value).removeprefix("torch."), _dtype),
+    Value("torch.device", torch.device, str, torch.device),
+    Value("torch.Size", torch.Size, list, lambda plain: torch.Size(_list(plain))),
+)
+
+BY_TYPE = {value.type: value for value in _VALUES}
+BY_TAG = {value.tag: value for value in _VALUES}

@@ -1,0 +1,55 @@
+"""Formats: a tree of nodes to a store and back. directory.py is the folder layout, pickle.py the single pickle.
+
+Which store it is - a folder, a file, an archive, memory - is none of a format's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from flambe_save.codecs import DumpOptions
+from flambe_save.errors import UnknownFormatError
+from flambe_save.formats.reading import ReadOptions, Saved
+from flambe_save.registry import FORMATS
+from flambe_save.storage import Store
+from flambe_save.tree import SaveTreeNode
+
+__all__ = ["Format", "ReadOptions", "Saved", "format_of"]
+
+FORMATS.add("directory", "flambe_save.formats.directory:DIRECTORY")
+FORMATS.add("pickle", "flambe_save.formats.pickle:PICKLE")
+
+
+class Format(Protocol):
+    """One way to keep a tree in a store. The store is open, and committed by whoever opened it."""
+
+    def write(self, root: SaveTreeNode, store: Store, options: DumpOptions) -> list[str]:
+        """Write a tree; return the places of what only a trusting load will read."""
+
+    def read(self, store: Store, options: ReadOptions) -> Saved:
+        """Read a tree, or the part of it that the options name."""
+
+    def sniff(self, names: Sequence[str]) -> bool:
+        """Whether a store with these names holds this format."""
+
+
+def format_of(store: Store, where: str) -> Format:
+    """Return the format of what a store holds, by its names alone.
+
+    Raises
+    ------
+    UnknownFormatError
+        If it is none that is known.
+    """
+    names = store.names()
+    for name in FORMATS:
+        found: Format | None = FORMATS.get(name)
+        if found is not None and found.sniff(names):
+            return found
+    holds = ", ".join(repr(name) for name in names[:5]) or "nothing"
+    raise UnknownFormatError(
+        f"{where!r} is no save: it holds {holds}{', ...' if len(names) > 5 else ''}",
+        file=where,
+        fix="A save is a folder with config.yaml, state.pt and so on, a .pkl, or a .tar.gz of either.",
+    )

@@ -1,0 +1,197 @@
+"""manifest.json: what a save holds, written last, so that its presence says that the save is whole.
+
+The keys are documented in docs/format.md; a change of their meaning is a change of ``MANIFEST_VERSION``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import distributions
+from typing import Any
+
+import torch
+
+from flambe_save._version import __version__
+from flambe_save.codecs.data import tie_key
+from flambe_save.errors import CorruptSaveError, ProtocolError
+from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
+
+__all__ = ["Manifest", "find_ties", "packages", "requirements", "tensor_facts"]
+
+_FORMAT = "flambe_save"
+MANIFEST_VERSION = 1
+
+
+@dataclass
+class Manifest:
+    """The root document of a save.
+
+    Attributes
+    ----------
+    protocol : int
+    writer : str
+        The package and version that wrote it.
+    packages : dict of str to str
+        Versions of Python and of the core packages.
+    tags : dict of str to str
+        Tag -> dotted path of its class.
+    nodes : dict of str to dict
+        Prefix -> ``folder``, ``class``, ``version`` and ``tensors``: key -> ``dtype``, ``shape``, ``bytes``.
+    ties : list of list of str
+        Groups of state keys whose tensors are one.
+    needs_trust : list of str
+        Where the save holds more than data.
+    files : dict of str to dict
+        Name -> ``bytes`` and ``crc32`` (8 hex digits), for every file but this one.
+    """
+
+    protocol: int = PROTOCOL
+    writer: str = f"flambe_save {__version__}"
+    packages: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ties: list[list[str]] = field(default_factory=list)
+    needs_trust: list[str] = field(default_factory=list)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return the document. Inverse of :meth:`from_json`."""
+        document = {"format": _FORMAT, "manifest": MANIFEST_VERSION, **asdict(self)}
+        return _pretty(document).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Read the document.
+
+        Raises
+        ------
+        CorruptSaveError
+            If it is no manifest.
+        ProtocolError
+            If it is of a newer version.
+        """
+        try:
+            document = json.loads(data)
+            version = document.pop("manifest")
+            if document.pop("format") != _FORMAT:
+                raise ValueError("the format is not flambe_save")
+            if version > MANIFEST_VERSION or document["protocol"] > HIGHEST_PROTOCOL:
+                raise ProtocolError(
+                    f"the save was written by {document.get('writer', 'a newer version')!r}, whose format is newer",
+                    file=MANIFEST_FILE,
+                    fix="pip install --upgrade flambe_save",
+                )
+            manifest = cls(**document)
+            manifest._check_types()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CorruptSaveError(f"the manifest cannot be read: {error}", file=MANIFEST_FILE) from error
+        return manifest
+
+    def add_file(self, name: str, data: bytes) -> None:
+        """Note a file's size and checksum."""
+        self.files[name] = {"bytes": len(data), "crc32": f"{zlib.crc32(data):08x}"}
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Compare the files that are there with the listing.
+
+        Raises
+        ------
+        CorruptSaveError
+            If any is missing or is not listed; the message names all.
+        """
+        there = set(names) - {MANIFEST_FILE}
+        missing, extra = sorted(self.files.keys() - there), sorted(there - self.files.keys())
+        if missing or extra:
+            lines = [f"missing: {', '.join(missing[:20])}"] if missing else []
+            lines += [f"not of this save: {', '.join(extra[:20])}"] if extra else []
+            raise CorruptSaveError(
+                f"the files are not those that were saved; {'; '.join(lines)}",
+                file=missing[0] if missing else extra[0],
+                fix="Take missing files from a copy; move foreign ones elsewhere.",
+            )
+
+    def check_file(self, name: str, data: bytes | bytearray) -> None:
+        """Compare a file's bytes with its size and checksum.
+
+        Raises
+        ------
+        CorruptSaveError
+            If they differ.
+        """
+        entry = self.files[name]
+        if len(data) != entry["bytes"]:
+            what = f"it has {len(data)} bytes, and {entry['bytes']} were saved"
+        elif f"{zlib.crc32(data):08x}" != entry["crc32"]:
+            what = "its content is not what was saved"
+        else:
+            return
+        raise CorruptSaveError(f"the file is damaged: {what}", file=name, fix="Take the file from a copy of the save.")
+
+    def _check_types(self) -> None:
+        tables: tuple[Mapping[str, Any], ...] = (self.packages, self.tags, self.nodes, self.files)
+        if not all(isinstance(table, dict) for table in tables):
+            raise TypeError("a table is no table")
+        for entry in self.files.values():
+            if not (type(entry["bytes"]) is int and isinstance(entry["crc32"], str)):
+                raise TypeError("a file's entry has no size or checksum")
+        for node in self.nodes.values():
+            if not isinstance(node["folder"], str):
+                raise TypeError("a node's entry has no folder")
+        if not all(isinstance(group, list) and all(isinstance(key, str) for key in group) for group in self.ties):
+            raise TypeError("the ties are no lists of keys")
+
+
+def _pretty(value: Any, indent: str = "") -> str:
+    """Return JSON for people: a line for each entry, and none for each number of a shape."""
+    if not (isinstance(value, dict) and any(isinstance(item, dict) for item in value.values())):
+        return json.dumps(value)
+    deeper = indent + "  "
+    entries = (f"{deeper}{json.dumps(key)}: {_pretty(item, deeper)}" for key, item in value.items())
+    return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
+
+
+def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return dtype, shape and size in bytes of every tensor among a node's values."""
+    return {
+        key: {
+            "dtype": str(value.dtype).removeprefix("torch."),
+            "shape": list(value.shape),
+            "bytes": value.numel() * value.element_size() if value.layout == torch.strided else None,
+        }
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor) and not value.is_nested
+    }
+
+
+def find_ties(state: Mapping[str, Any]) -> list[list[str]]:
+    """Return the groups of keys, two or more, whose tensors are one: same memory, type and layout."""
+    groups: dict[Any, list[str]] = {}
+    for key, value in state.items():
+        shared = tie_key(value) if isinstance(value, torch.Tensor) else None
+        if shared is not None:
+            groups.setdefault(shared, []).append(key)
+    return [keys for keys in groups.values() if len(keys) > 1]
+
+
+@functools.cache
+def _installed() -> dict[str, str]:
+    return {item.metadata["Name"]: item.version for item in distributions() if item.metadata and item.metadata["Name"]}
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide whether a save reads the same."""
+    core = {
+        name: version for name, version in _installed().items() if name.lower() in ("torch", "dill", "pyyaml", "numpy")
+    }
+    return {"python": platform.python_version(), **dict(sorted(core.items()))}
+
+
+def requirements() -> str:
+    """Return the installed packages, one ``name==version`` a line, sorted; looked up once per process."""
+    lines = sorted((f"{name}=={version}" for name, version in _installed().items()), key=str.lower)
+    return "\n".join(lines) + "\n"

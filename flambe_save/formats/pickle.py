@@ -1,0 +1,95 @@
+"""The single pickle: the whole State at once, which torch and a plain ``pickle.load`` read too."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flambe_save.codecs import DumpOptions, PickleCodec
+from flambe_save.errors import CorruptSaveError, FlambeSaveError, SaveNotFoundError, UnknownFormatError
+from flambe_save.formats.manifest import find_ties
+from flambe_save.formats.reading import ReadOptions, Saved
+from flambe_save.layout import CLASS_KEY, DIRECTORIES_KEY, KEEP_VARS_KEY, TAGS_KEY
+from flambe_save.state import State
+from flambe_save.storage import Store
+from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
+
+__all__ = ["PICKLE", "PickleFormat"]
+
+_CODEC = PickleCodec()
+_FIRST_BYTES = b"\x80"  # every pickle since protocol 2 begins so
+
+
+class PickleFormat:
+    """A tree as one pickled State. Ties need no list here: what is one object in a pickle is one when it is read."""
+
+    def sniff(self, names: Sequence[str]) -> bool:
+        """Whether the store is a single file."""
+        return list(names) == [""]
+
+    def write(self, root: SaveTreeNode, store: Store, options: DumpOptions) -> list[str]:
+        """Pickle the State, as an OrderedDict, so that reading it needs none of our classes."""
+        state = state_from_tree(root)
+        plain: OrderedDict[str, Any] = OrderedDict(state)
+        plain._metadata = OrderedDict(state._metadata)  # type: ignore[attr-defined]
+        plain._metadata[DIRECTORIES_KEY] = sorted(state.components)  # type: ignore[attr-defined]
+        with store.writer("") as file:
+            return _CODEC.dump(plain, file, options)
+
+    def read(self, store: Store, options: ReadOptions) -> Saved:
+        """Unpickle the State and cut it into its tree."""
+        with store.reader("") as file:
+            start = file.read(200)
+            if start[:1] != _FIRST_BYTES:
+                raise _foreign(start, options.where)
+            file.seek(0)
+            values = _CODEC.load(file, replace(options.values, file=options.where))
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise UnknownFormatError(
+                f"the pickle holds a {type(values).__name__}, not a State",
+                file=options.where,
+                fix="Open it with pickle.",
+            )
+        state = State(values)
+        metadata = getattr(values, "_metadata", None)
+        if isinstance(metadata, Mapping):
+            state._metadata.update(
+                (key, local) for key, local in metadata.items() if isinstance(local, dict) and key != KEEP_VARS_KEY
+            )
+            directories = metadata.get(DIRECTORIES_KEY, ())
+            if not all(isinstance(prefix, str) and CLASS_KEY in metadata.get(prefix, {}) for prefix in directories):
+                raise CorruptSaveError("the pickle names components that it does not describe", file=options.where)
+            state._metadata[DIRECTORIES_KEY] = set(directories)
+        tree = tree_from_state(state)
+        node = tree.find(options.node)
+        if node is None:
+            raise SaveNotFoundError(
+                f"the save has no node {options.node!r}",
+                file=options.where,
+                fix=f"Its nodes are: {', '.join(repr(prefix) for prefix in state.components if prefix)[:400]}.",
+            )
+        tags: dict[str, str] = {}
+        for local in state._metadata.values():
+            if isinstance(local, dict) and isinstance(local.get(TAGS_KEY), dict):
+                tags |= local[TAGS_KEY]
+        return Saved(node, find_ties(state_from_tree(node)), tags)
+
+
+PICKLE = PickleFormat()
+
+
+def _foreign(start: bytes, where: str) -> FlambeSaveError:
+    """Say what a single file is, where it is no pickle."""
+    if start.startswith(b"PK\x03\x04"):
+        what, fix = "a torch.save file", "Read it with torch.load."
+    elif start.startswith(b"version https://git-lfs"):
+        what, fix = "a Git LFS pointer", "Run git lfs pull."
+    elif start.lstrip()[:1] == b"<":
+        what, fix = "an HTML page", "The download gave a page and not the file; check the address."
+    elif not start:
+        what, fix = "empty", "Take the file from a copy of the save."
+    else:
+        what, fix = "no pickle", "A save is a folder, a .pkl or a .tar.gz."
+    return UnknownFormatError(f"{where!r} is {what}, and no save", file=where, fix=fix)

@@ -1,0 +1,47 @@
+"""What a read is told and what it gives: options, the tree, and what the save says beyond the tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flambe_save.codecs import LoadOptions
+from flambe_save.tree import SaveTreeNode
+
+__all__ = ["ReadOptions", "Saved"]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Options of a read.
+
+    Parameters
+    ----------
+    values : LoadOptions
+        How values are read: trust, devices, the pickle module.
+    node : str
+        The dotted prefix of the component to read, with all inside it; ``""`` is all.
+    where : str
+        The path of the save, for messages.
+    """
+
+    values: LoadOptions
+    node: str = ""
+    where: str = ""
+
+
+@dataclass
+class Saved:
+    """What was read.
+
+    Attributes
+    ----------
+    tree : SaveTreeNode
+    ties : list of list of str
+        Groups of state keys, relative to the tree, whose tensors are one.
+    tags : dict of str to str
+        What the tags in configs meant when they were written: tag -> dotted path of the class.
+    """
+
+    tree: SaveTreeNode
+    ties: list[list[str]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,97 @@
+"""Facts on disk, once: file names, protocol numbers, metadata keys, and how a component's key becomes a folder name.
+
+docs/format.md is the same in prose. Nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+# The files of a node (Flambe's protocol 1; every folder of a save holds all six).
+CONFIG_FILE = "config.yaml"
+STATE_FILE = "state.pt"
+VERSION_FILE = "version.txt"
+SOURCE_FILE = "source.py"
+STASH_FILE = "stash.pkl"
+PROTOCOL_FILE = "protocol_version.txt"
+NODE_FILES = (CONFIG_FILE, STATE_FILE, VERSION_FILE, SOURCE_FILE, STASH_FILE, PROTOCOL_FILE)
+
+# The files that only a root holds.
+REQUIREMENTS_FILE = "requirements.txt"
+MANIFEST_FILE = "manifest.json"
+ROOT_FILES = (REQUIREMENTS_FILE, MANIFEST_FILE)
+
+PICKLE_SUFFIX = ".pkl"
+ARCHIVE_SUFFIX = ".tar.gz"
+
+PROTOCOL = 1  # what Flambe 0.4 reads too
+ESCAPED_PROTOCOL = 2  # some folder name is percent-encoded, which Flambe would not decode
+HIGHEST_PROTOCOL = 2
+
+# Keys inside State._metadata (Flambe's names, but for the last two).
+DIRECTORIES_KEY = "_flambe_directories"
+KEEP_VARS_KEY = "keep_vars"
+VERSION_KEY = "_flambe_version"
+CLASS_KEY = "_flambe_class"
+SOURCE_KEY = "_flambe_source"
+CONFIG_KEY = "_flambe_config"
+STASH_KEY = "_flambe_stash"
+TAGS_KEY = "_flambe_tags"  # tag -> dotted path of the class it meant when the config was written
+KEY_KEY = "_flambe_key"  # the component's key, where the folder name is too long to hold it
+
+NO_VERSION = "0.0.0"  # Flambe's default: a class that has not opted into semantic versions
+
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f%/\\:*?"<>|\ud800-\udfff]')
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$")
+_OWN_FILES = frozenset((*NODE_FILES, *ROOT_FILES))
+_EMPTY = "%"  # no escape is a lone percent sign, so it can stand for the empty name
+_LONG = "%~"  # no escape begins with %~, so it can mark a shortened name
+_MAX_BYTES = 200  # file systems stop at 255; the rest is room for temporary names
+_HEAD_CHARS = 40
+
+
+def encode_name(key: str) -> str:
+    """Return the folder name for a component's key; :func:`decode_name` is the inverse.
+
+    What a file system or this layout would object to is percent-encoded as UTF-8: ``/ % \\ : * ? " < > |``, control
+    characters, a leading or trailing dot, a trailing space, names reserved by Windows and our own file names. A name past
+    200 bytes keeps its beginning and ends in ``%~`` and a digest of the key.
+    """
+    if key == "":
+        return _EMPTY
+    name = _UNSAFE.sub(lambda match: _escape(match[0]), key)
+    if name[0] == "." or name.lower() in _OWN_FILES or _RESERVED.match(name):
+        name = _escape(name[0]) + name[1:]
+    if name[-1] in ". ":
+        name = name[:-1] + _escape(name[-1])
+    if len(name.encode()) > _MAX_BYTES:
+        head = re.sub(r"%[0-9A-F]?$", "", name[:_HEAD_CHARS])
+        name = f"{head}{_LONG}{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+    return name
+
+
+def decode_name(name: str) -> str | None:
+    """Return the key that a folder name stands for, or None for a shortened name, whose key its node records.
+
+    Raises
+    ------
+    ValueError
+        If ``encode_name`` never writes such a name. Names with none of the special characters always decode to
+        themselves, so what Flambe wrote reads as it is.
+    """
+    if name == _EMPTY:
+        return ""
+    if _LONG in name:
+        return None
+    parts = re.split(r"((?:%[0-9A-F]{2})+)", name)
+    for index, part in enumerate(parts):
+        if index % 2:
+            parts[index] = bytes.fromhex(part.replace("%", "")).decode("utf-8", "surrogatepass")
+        elif "%" in part:
+            raise ValueError(f"{name!r} holds a percent sign that begins no escape")
+    return "".join(parts)
+
+
+def _escape(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))

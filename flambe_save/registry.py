@@ -1,0 +1,97 @@
+"""Registry: names to objects, or to where they can be imported from, so that a seam is open to code we never saw.
+
+The registries of the package (formats, stores, adapters) are instances; a plug-in adds its own through an entry point
+of the group that the registry names, read only when a lookup is about to fail.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, cast
+
+from flambe_save.errors import MissingDependencyError
+
+T = TypeVar("T")
+
+__all__ = ["ADAPTERS", "FORMATS", "Registry"]
+
+
+class Registry(Generic[T]):
+    """Name -> object, resolved on first use.
+
+    Parameters
+    ----------
+    kind : str
+        What the entries are, for messages.
+    group : str
+        The entry-point group through which other packages add entries.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._entries: dict[str, T | str] = {}
+        self._hints: dict[str, str] = {}
+        self._by_type: dict[type, T | None] = {}
+        self._plugins_read = False
+
+    def __repr__(self) -> str:
+        return f"Registry({self.kind}: {', '.join(self) or 'empty'})"
+
+    def __iter__(self) -> Iterator[str]:
+        self._read_plugins()
+        return iter(self._entries)
+
+    def add(self, name: str, value: T | str, *, hint: str = "") -> None:
+        """Register ``value``, or ``"package.module:Name"`` to import it from when first asked for.
+
+        ``hint`` is the pip line to show when that import fails.
+        """
+        self._entries[name] = value
+        self._hints[name] = hint
+        self._by_type.clear()
+
+    def get(self, name: str) -> T | None:
+        """Return the entry, importing it where it is registered by name; None where there is none.
+
+        Raises
+        ------
+        MissingDependencyError
+            If the entry's module needs a package that is not installed.
+        """
+        if name not in self._entries:
+            self._read_plugins()
+        if name not in self._entries:
+            return None
+        entry = self._entries[name]
+        if isinstance(entry, str):
+            module, _, attribute = entry.partition(":")
+            try:
+                entry = cast(T, getattr(importlib.import_module(module), attribute))
+            except ImportError as error:
+                raise MissingDependencyError(
+                    f"the {self.kind} {name!r} could not be imported: {error}", fix=self._hints[name] or None
+                ) from error
+            self._entries[name] = entry
+        return entry
+
+    def for_type(self, cls: type) -> T | None:
+        """Return the entry of the nearest class in ``cls``'s method resolution order, by its dotted path."""
+        if cls not in self._by_type:
+            found = (self.get(f"{base.__module__}.{base.__qualname__}") for base in cls.__mro__)
+            self._by_type[cls] = next((entry for entry in found if entry is not None), None)
+        return self._by_type[cls]
+
+    def _read_plugins(self) -> None:
+        if not self._plugins_read:
+            self._plugins_read = True
+            for point in entry_points(group=self.group):
+                self._entries.setdefault(point.name, point.value)
+                self._hints.setdefault(point.name, "")
+
+
+# Values are typed where they are used: the protocols live in higher layers.
+FORMATS: Registry[Any] = Registry("format", "flambe_save.formats")
+ADAPTERS: Registry[Any] = Registry("adapter", "flambe_save.adapters")

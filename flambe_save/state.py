@@ -1,0 +1,106 @@
+"""State: what an object holds, as flat dotted keys, with metadata per component. tree.py cuts it into folders.
+
+Keys are made of parts by :func:`join_key` and taken apart by :func:`split_key`; a part that holds a dot itself (a
+dict's key, say) is escaped, so that the two are inverses.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from flambe_save.layout import CLASS_KEY, DIRECTORIES_KEY
+
+__all__ = ["State", "join_key", "split_key", "traverse"]
+
+_EMPTY_PART = "%"  # a lone percent sign is never the result of escaping
+
+
+class State(OrderedDict[str, Any]):
+    """An ordered mapping of dotted keys to values, as ``torch.nn.Module.state_dict`` makes them, and ``_metadata``.
+
+    ``_metadata`` belongs to the instance. It maps each component's prefix (``""`` for the root) to a dict of facts about
+    it, and ``_flambe_directories`` to the set of those prefixes. Values are shared with whoever put them in: nothing is
+    copied.
+    """
+
+    _metadata: OrderedDict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._metadata = OrderedDict({DIRECTORIES_KEY: set()})
+
+    def copy(self) -> State:
+        """Return a shallow copy that has its own metadata mapping."""
+        new = type(self)(self)
+        new._metadata = OrderedDict(self._metadata)
+        new._metadata[DIRECTORIES_KEY] = set(self._metadata.get(DIRECTORIES_KEY, ()))
+        return new
+
+    __copy__ = copy
+
+    @property
+    def components(self) -> list[str]:
+        """The prefixes of the components, sorted; the root is ``""``."""
+        return sorted(self._metadata.get(DIRECTORIES_KEY, ()))
+
+    def __repr__(self) -> str:
+        root = self._metadata.get("", {}).get(CLASS_KEY, "")
+        shown = ", ".join(list(self)[:4]) + (", ..." if len(self) > 4 else "")
+        return f"State({root}: {len(self.components)} components, {len(self)} values: {shown})"
+
+
+def join_key(parts: Iterable[str]) -> str:
+    """Join parts into a dotted key. Inverse of :func:`split_key` for one part or more.
+
+    Examples
+    --------
+    >>> join_key(["encoder", "rnn", "bias"])
+    'encoder.rnn.bias'
+    >>> join_key(["vocabularies", "a.b"])
+    'vocabularies.a%2Eb'
+    """
+    return ".".join(_escape(part) for part in parts)
+
+
+def split_key(key: str) -> list[str]:
+    """Split a dotted key into its parts. Inverse of :func:`join_key`.
+
+    Examples
+    --------
+    >>> split_key("vocabularies.a%2Eb")
+    ['vocabularies', 'a.b']
+    """
+    return [_unescape(part) for part in key.split(".")]
+
+
+def _escape(part: str) -> str:
+    return part.replace("%", "%25").replace(".", "%2E") or _EMPTY_PART
+
+
+def _unescape(part: str) -> str:
+    return "" if part == _EMPTY_PART else part.replace("%2E", ".").replace("%25", "%")
+
+
+def traverse(nested: Mapping[str, Any], path: Sequence[str] | None = None) -> Iterator[tuple[list[str], str, Any]]:
+    """Yield ``(path, key, value)`` for every value of a nested mapping that is no mapping itself.
+
+    Parameters
+    ----------
+    nested : Mapping
+        A mapping, some of whose values may be mappings; these are gone into.
+    path : sequence of str, optional
+        The keys that led to ``nested``.
+
+    Examples
+    --------
+    >>> list(traverse({"a": 1, "b": {"c": 2}}))
+    [([], 'a', 1), (['b'], 'c', 2)]
+    """
+    here = list(path or ())
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from traverse(value, [*here, key])
+        else:
+            yield here, key, value

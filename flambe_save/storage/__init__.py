@@ -1,0 +1,88 @@
+"""Stores: names to bytes, wherever the bytes are. formats/ say which names a save has; a store only keeps them.
+
+A save is either a folder of names (``encoder/state.pt``) or one single file, whose name is ``""``: the root itself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+from flambe_save.errors import SaveNotFoundError
+from flambe_save.storage.local import FileStore, FolderStore
+from flambe_save.storage.memory import MemoryStore
+from flambe_save.storage.tar import TarStore
+
+__all__ = ["FileStore", "FolderStore", "MemoryStore", "Store", "TarStore", "create_store", "open_store"]
+
+
+class Store(Protocol):
+    """Names and their bytes. Used with ``with``; open for reading or for writing, never both.
+
+    Writing: each ``writer(name)`` is used with ``with`` and closed before the next one is asked for. Leaving the store's
+    own ``with`` commits: only then does a reader see the save, whole. An exception leaves nothing that a reader accepts.
+    """
+
+    def names(self) -> list[str]:
+        """Return every name, sorted; ``[""]`` where the save is a single file."""
+
+    def reader(self, name: str) -> BinaryIO:
+        """Open a name for reading; KeyError where there is none."""
+
+    def writer(self, name: str) -> BinaryIO:
+        """Open a new name for writing."""
+
+    def __enter__(self) -> Store: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """Open what is at ``path`` for reading; a folder, an archive and a file are told apart by their content.
+
+    Raises
+    ------
+    SaveNotFoundError
+        If there is nothing there; the message names what is near.
+    """
+    where = Path(path)
+    if where.is_dir():
+        return FolderStore(where)
+    if not where.is_file():
+        raise SaveNotFoundError(f"there is no save at {str(where)!r}", file=str(where), fix=_near(where))
+    return TarStore(where) if TarStore.recognises(where) else FileStore(where)
+
+
+def create_store(path: str | os.PathLike[str], *, archive: bool, single: bool, overwrite: bool = False) -> Store:
+    """Make a store that will appear at ``path`` when its ``with`` is left.
+
+    Parameters
+    ----------
+    archive : bool
+        A .tar.gz.
+    single : bool
+        The save is one file, so the only name will be ``""``.
+    overwrite : bool
+        Whether something at ``path`` may be replaced.
+    """
+    if archive:
+        return TarStore(path, "w", single=single, overwrite=overwrite)
+    return (FileStore if single else FolderStore)(path, "w", overwrite=overwrite)
+
+
+def _near(path: Path) -> str:
+    """Say what is close to a path that does not exist."""
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        names = []
+    alike = [name for name in names if name.startswith((path.name, path.stem))] or names
+    listing = ", ".join(repr(name) for name in alike[:5]) or "nothing"
+    return f"Check the path; {str(folder)!r} holds {listing}{', ...' if len(alike) > 5 else ''}."
