@@ -29,7 +29,7 @@ from flambe_save.errors import (
     SaveError,
     UnsupportedObjectError,
 )
-from flambe_save.formats import ReadOptions, Saved, format_of
+from flambe_save.formats import Format, ReadOptions, Saved, format_of
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_FILE, CONFIG_KEY, PICKLE_SUFFIX
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
@@ -112,10 +112,10 @@ def save_state_to_file(
     final = _final_path(path, compress, pickle_only)
     tree = tree_from_state(state)
     options = DumpOptions(pickle_module, pickle_protocol)
-    written = FORMATS.get("pickle" if pickle_only else "directory")
+    chosen: Format = FORMATS["pickle" if pickle_only else "directory"]
     try:
         with create_store(final, archive=compress, single=pickle_only, overwrite=overwrite) as store:
-            opaque = written.write(tree, store, options)
+            opaque = chosen.write(tree, store, options)
     except FlambeSaveError:
         raise
     except OSError as error:
@@ -154,8 +154,8 @@ def load(
     path : str or path
         A save, or any folder inside one.
     map_location : str, torch.device, mapping or callable, optional
-        Where the object shall be, as in :func:`torch.load`: all its parameters, buffers, registered and stashed tensors.
-        By default, where they were when they were saved.
+        Where the object shall be, as in :func:`torch.load`: all its parameters, buffers, registered and stashed
+        tensors. By default, where they were when they were saved.
     auto_install : bool
         Whether extensions that the config names are installed with pip, and imported.
     pickle_module : module

@@ -46,7 +46,7 @@ _NOT_GONE_INTO = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)  
 
 
 class _ComponentAdapter:
-    """Components: registered attributes, their own ``_state`` and ``_load_state``, and a module's tensors if they are one."""
+    """Components: registered attributes, what ``_state`` adds, and a module's tensors where they are one."""
 
     def describe(self, obj: Component) -> Schema | None:
         return schema_of(obj)
@@ -123,8 +123,8 @@ class Component(Registrable, abc.ABC, should_register=False):
     """An object that records how it was built and says what it holds.
 
     Subclass it alone or together with ``torch.nn.Module``, in either order. The arguments of the constructor are
-    recorded as they are passed; ``super().__init__()`` may be forgotten. A subclass can be named in configs from the moment
-    it is defined.
+    recorded as they are passed; ``super().__init__()`` may be forgotten. A subclass can be named in configs from the
+    moment it is defined.
 
     What is saved: a module's parameters and buffers, the attributes named with :meth:`register_attrs`, whatever
     :meth:`_state` adds, and the same of every Component inside, in attributes, lists, tuples, dicts and modules.
@@ -132,8 +132,8 @@ class Component(Registrable, abc.ABC, should_register=False):
     Attributes
     ----------
     _flambe_version : str
-        Class attribute. Above "0.0.0" it opts in to semantic versions: a load fails where the major number differs and warns
-        where the minor one does. Otherwise a load warns where the source differs.
+        Class attribute. Above "0.0.0" it opts in to semantic versions: a load fails where the major number differs
+        and warns where the minor one does. Otherwise a load warns where the source differs.
 
     Examples
     --------
@@ -163,17 +163,17 @@ class Component(Registrable, abc.ABC, should_register=False):
         if cls.__init__ is object.__init__ and (args or kwargs):
             raise TypeError(f"{cls.__name__}() takes no arguments")  # object would not say so, as there is a __new__
         make = super().__new__
-        instance = cast(C, make(cls) if make is object.__new__ else make(cls, *args, **kwargs))
+        instance: Any = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
         if isinstance(instance, torch.nn.Module):
             torch.nn.Module.__init__(instance)  # so that forgetting super().__init__() does no harm
         try:
             keywords = bind_arguments(cls, args, kwargs)
         except (TypeError, CompilationError):
-            return instance  # __init__ will say what is wrong, or the object cannot be described
+            return cast(C, instance)  # __init__ will say what is wrong, or the object cannot be described
         schema = Schema(cls)
         schema.keywords.update((name, copy_containers(value)) for name, value in keywords.items())
         record(instance, schema)
-        return instance
+        return cast(C, instance)
 
     compile = _CompileMethod()
 
@@ -348,7 +348,7 @@ def dynamic_component(
         return class_
     copied = {name: getattr(class_, name) for name in functools.WRAPPER_ASSIGNMENTS if hasattr(class_, name)}
     copied.pop("__annotations__", None)
-    make = type(parent_component_class)
+    make: Any = type(parent_component_class)
     return cast(
         type[Component],
         make(

@@ -55,8 +55,8 @@ def encode_name(key: str) -> str:
     """Return the folder name for a component's key; :func:`decode_name` is the inverse.
 
     What a file system or this layout would object to is percent-encoded as UTF-8: ``/ % \\ : * ? " < > |``, control
-    characters, a leading or trailing dot, a trailing space, names reserved by Windows and our own file names. A name past
-    200 bytes keeps its beginning and ends in ``%~`` and a digest of the key.
+    characters, a leading or trailing dot, a trailing space, names reserved by Windows and our own file names. A name
+    past 200 bytes keeps its beginning and ends in ``%~`` and a digest of the key.
     """
     if key == "":
         return _EMPTY

@@ -77,6 +77,12 @@ class Registry(Generic[T]):
             self._entries[name] = entry
         return entry
 
+    def __getitem__(self, name: str) -> T:
+        entry = self.get(name)
+        if entry is None:
+            raise KeyError(f"no {self.kind} {name!r}; there are {', '.join(self)}")
+        return entry
+
     def for_type(self, cls: type) -> T | None:
         """Return the entry of the nearest class in ``cls``'s method resolution order, by its dotted path."""
         if cls not in self._by_type:

@@ -20,9 +20,9 @@ _EMPTY_PART = "%"  # a lone percent sign is never the result of escaping
 class State(OrderedDict[str, Any]):
     """An ordered mapping of dotted keys to values, as ``torch.nn.Module.state_dict`` makes them, and ``_metadata``.
 
-    ``_metadata`` belongs to the instance. It maps each component's prefix (``""`` for the root) to a dict of facts about
-    it, and ``_flambe_directories`` to the set of those prefixes. Values are shared with whoever put them in: nothing is
-    copied.
+    ``_metadata`` belongs to the instance. It maps each component's prefix (``""`` for the root) to a dict of facts
+    about it, and ``_flambe_directories`` to the set of those prefixes. Values are shared with whoever put them in:
+    nothing is copied.
     """
 
     _metadata: OrderedDict[str, Any]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from flambe_save.errors import MissingExtensionError, UntrustedError
 
-__all__ = ["FULL_TRUST", "Trust"]
+__all__ = ["NO_TRUST", "Trust"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Trust:
             )
 
 
-FULL_TRUST = Trust(weights_only=False)
+NO_TRUST = Trust()
 
 
 def _quote(text: str) -> str:

@@ -1,7 +1,8 @@
 """Adapters: how each kind of object tells how it was built, and gives and takes its state. traversal.py calls them.
 
-A new kind is one class with the four methods of :class:`Adapter`, registered under the dotted path of the type it is for,
-or named by that type's own ``__flambe_adapter__``. Entry points of the group ``flambe_save.adapters`` are found too.
+A new kind is one class with the four methods of :class:`Adapter`, registered under the dotted path of the type it is
+for, or named by that type's own ``__flambe_adapter__``. Entry points of the group ``flambe_save.adapters`` are found
+too.
 """
 
 from __future__ import annotations

@@ -120,8 +120,9 @@ class Mismatch:
 class Adapter(Protocol):
     """One kind of object.
 
-    Saving and loading both visit an object before its children: ``get_state`` or ``load_state`` of the object, then all of
-    the same for each of ``children``, then what the object's own call returned, where it returned something to do.
+    Saving and loading both visit an object before its children: ``get_state`` or ``load_state`` of the object, then
+    all of the same for each of ``children``, then what the object's own call returned, where it returned something
+    to do.
     """
 
     def describe(self, obj: Any) -> Schema | None:

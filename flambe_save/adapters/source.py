@@ -15,7 +15,7 @@ _cache: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
 def source_of(cls: type) -> str:
-    """Return a class's source: from its file, from dill's memory of the session, or from its notebook cell; else ``""``."""
+    """Return a class's source: from its file, dill's memory of the session, or its notebook cell; else ``""``."""
     if cls not in _cache:
         _cache[cls] = ""
         for find in (inspect.getsource, _from_dill, _from_cell):

@@ -1,7 +1,7 @@
 """torch.nn modules: their state is their ``state_dict``; those of torch.nn itself also tell how they were built.
 
-A built-in module's arguments are read off its attributes and then checked: what they build on the meta device must be the
-same module but for the numbers in it. Where that fails, nothing is claimed.
+A built-in module's arguments are read off its attributes and then checked: what they build on the meta device must
+be the same module but for the numbers in it. Where that fails, nothing is claimed.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
 
 
 def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit) -> None:
-    """Give parameters and buffers the types and devices of their saved values, so that nothing is rounded or left behind.
+    """Give parameters and buffers the types and devices of their saved values, so that nothing is rounded or left
+    behind.
 
     Parameters stay the objects they are, so that whatever refers to them still does.
     """
@@ -126,7 +127,7 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit) -> None:
             return tensor
         return torch.empty_like(tensor, dtype=dtype, device=value.device)
 
-    module._apply(change)
+    module._apply(change)  # type: ignore[no-untyped-call]  # RNNs refresh their flat weights there
 
 
 def _moved(tensor: torch.Tensor, place: Callable[[torch.UntypedStorage, str], torch.UntypedStorage]) -> torch.Tensor:
@@ -217,7 +218,9 @@ def _rebuilds(module: nn.Module, arguments: dict[str, Any]) -> bool:
 def _outline(module: nn.Module) -> Any:
     """What two modules must share to be alike but for their numbers."""
     tensors = {
-        name: tuple(value.shape) for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)
+        name: None if nn.parameter.is_lazy(value) else tuple(value.shape)
+        for name, value in module.state_dict().items()
+        if isinstance(value, torch.Tensor)
     }
     plain = {
         f"{prefix}.{name}": value

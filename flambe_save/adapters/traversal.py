@@ -152,7 +152,9 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
         _walk(obj, "", enter)
     for group in groups:
         tied = [where[key] for key in group if key in where]
-        first = getattr(*tied[0]) if tied else None
+        if not tied:
+            continue
+        first = getattr(*tied[0])
         for module, name in tied[1:]:
             other = getattr(module, name)
             if other is not first and type(other) is type(first) and other.shape == first.shape:
@@ -169,7 +171,8 @@ def _owner(key: str, prefixes: Container[str]) -> str:
 
 
 def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> None:
-    """Call ``enter`` for each object that has an adapter, parents first, and what it returns when its children are done.
+    """Call ``enter`` for each object that has an adapter, parents first, and what it returns when its children are
+    done.
 
     Children are looked up after ``enter``, which may change them. An object inside itself is not gone into again.
     """

@@ -6,6 +6,7 @@ unpickler.py is the other side: what it finds is what is let through here.
 from __future__ import annotations
 
 import datetime
+import io
 import pathlib
 import sys
 from collections import OrderedDict
@@ -16,7 +17,7 @@ import torch
 
 from flambe_save.state import State
 
-__all__ = ["ATOMS", "tie_key", "to_data"]
+__all__ = ["ATOMS", "PortableTensor", "tie_key", "to_data"]
 
 ATOMS: tuple[type, ...] = (
     type(None),
@@ -73,8 +74,8 @@ def to_data(
 ) -> tuple[Any, list[tuple[str, Any]]]:
     """Return a copy of values that pickles the same each time, and what in it is more than data.
 
-    Containers are copied and sets ordered; tensors are shared, but those that view a part of their storage are cloned, so
-    that only their own bytes are written. What is one object stays one.
+    Containers are copied and sets ordered; tensors are shared, but those that view a part of their storage are
+    cloned, so that only their own bytes are written. What is one object stays one.
 
     Parameters
     ----------
@@ -158,3 +159,50 @@ def _is_numpy_data(value: Any) -> bool:
     if type(value) is numpy.ndarray or isinstance(value, numpy.generic):
         return not value.dtype.hasobject
     return isinstance(value, numpy.dtype)
+
+
+class PortableTensor:
+    """Stands for a tensor in a bare pickle, of any pickle module, and is the tensor when read.
+
+    It pickles as torch pickles a tensor, but for its storage.
+    """
+
+    def __init__(self, tensor: torch.Tensor, storages: dict[int, _Storage]) -> None:
+        self._tensor = tensor
+        self._storages = storages
+
+    @classmethod
+    def wrapper(cls) -> Callable[[torch.Tensor], PortableTensor]:
+        """Return a function that wraps the tensors of one pickle, which share what storages they share."""
+        storages: dict[int, _Storage] = {}
+        return lambda tensor: cls(tensor, storages)
+
+    def __reduce__(self) -> Any:
+        rebuild, arguments = self._tensor.__reduce_ex__(2)[:2]  # type: ignore[no-untyped-call]
+        if rebuild not in _REBUILD:
+            return self._tensor.__reduce_ex__(2)  # type: ignore[no-untyped-call]
+        if isinstance(self._tensor, torch.nn.Parameter):
+            data = PortableTensor(self._tensor.detach(), self._storages)
+            return rebuild, (data, self._tensor.requires_grad, OrderedDict())
+        storage = self._storages.setdefault(self._tensor.untyped_storage()._cdata, _Storage(arguments[0]))
+        return rebuild, (storage, *arguments[1:])
+
+
+class _Storage:
+    """Pickles as torch pickles a storage, but in the zip format: the old one would write a memory address."""
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+
+    def __reduce__(self) -> Any:
+        buffer = io.BytesIO()
+        torch.save(self._storage, buffer)
+        return torch.storage._load_from_bytes, (buffer.getvalue(),)
+
+
+_REBUILD = (
+    torch._utils._rebuild_tensor_v2,
+    torch._utils._rebuild_tensor_v3,
+    torch._utils._rebuild_qtensor,
+    torch._utils._rebuild_parameter,
+)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import dill
 import torch
 from torch.serialization import default_restore_location
 
 from flambe_save.errors import LoadError
-from flambe_save.trust import Trust
+from flambe_save.trust import NO_TRUST, Trust
 
 __all__ = ["DumpOptions", "LoadOptions", "MapLocation", "PickleModule", "Place", "placer"]
 
@@ -58,7 +58,7 @@ class LoadOptions:
         Used only by a load that trusts everything.
     """
 
-    trust: Trust = Trust()
+    trust: Trust = NO_TRUST
     map_location: MapLocation = None
     pickle_module: PickleModule = pickle
     node: str | None = None
@@ -83,17 +83,18 @@ def placer(map_location: MapLocation) -> Place:
         elif map_location is not None:
             result = map_location(storage, location)
             if result is not None:
-                return getattr(result, "_untyped_storage", result)  # type: ignore[no-any-return]
+                return cast(torch.UntypedStorage, getattr(result, "_untyped_storage", result))
         if target == "cpu" and storage.device.type == "cpu":
             return storage
         if target.partition(":")[0] == "meta":
-            return torch.UntypedStorage(storage.nbytes(), device="meta")
+            return torch.UntypedStorage(storage.nbytes(), device="meta")  # type: ignore[no-untyped-call]
         try:
-            return default_restore_location(storage, target)
+            restored: Any = default_restore_location(storage, target)  # type: ignore[no-untyped-call]
         except (RuntimeError, AssertionError) as error:
             raise LoadError(
                 f"a tensor cannot be put on {target!r}, where it was saved or shall go: {error}",
                 fix="Pass map_location='cpu', or another device of this machine.",
             ) from error
+        return cast(torch.UntypedStorage, restored)
 
     return place

@@ -1,14 +1,11 @@
-"""PickleCodec: a whole State in one pickle, as Flambe's ``pickle_only`` writes it; tensors are torch files inside it."""
+"""PickleCodec: a whole State in one pickle, as Flambe's ``pickle_only`` does; tensors are torch files inside it."""
 
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
 from typing import Any, BinaryIO
 
-import torch
-
-from flambe_save.codecs.data import to_data
+from flambe_save.codecs.data import PortableTensor, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions
 from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
 from flambe_save.errors import LoadError
@@ -30,8 +27,7 @@ class PickleCodec:
         UnsupportedObjectError
             If something cannot be pickled; the message names it.
         """
-        storages: dict[int, _Storage] = {}
-        prepared, opaque = to_data(values, lambda tensor: _Tensor(tensor, storages))
+        prepared, opaque = to_data(values, PortableTensor.wrapper())
         try:
             options.pickle_module.dump(prepared, file, protocol=options.pickle_protocol)
         except OSError:
@@ -63,41 +59,3 @@ class PickleCodec:
                 node=options.node,
                 file=options.file,
             ) from error
-
-
-class _Tensor:
-    """Pickles as torch pickles a tensor, but for its storage."""
-
-    def __init__(self, tensor: torch.Tensor, storages: dict[int, _Storage]) -> None:
-        self._tensor = tensor
-        self._storages = storages
-
-    def __reduce__(self) -> Any:
-        rebuild, arguments = self._tensor.__reduce_ex__(2)[:2]
-        if rebuild not in _REBUILD:
-            return self._tensor.__reduce_ex__(2)
-        if isinstance(self._tensor, torch.nn.Parameter):
-            data = _Tensor(self._tensor.detach(), self._storages)
-            return rebuild, (data, self._tensor.requires_grad, OrderedDict())
-        storage = self._storages.setdefault(self._tensor.untyped_storage()._cdata, _Storage(arguments[0]))
-        return rebuild, (storage, *arguments[1:])
-
-
-class _Storage:
-    """Pickles as torch pickles a storage, but in the zip format: the old one would write a memory address."""
-
-    def __init__(self, storage: Any) -> None:
-        self._storage = storage
-
-    def __reduce__(self) -> Any:
-        buffer = io.BytesIO()
-        torch.save(self._storage, buffer)
-        return torch.storage._load_from_bytes, (buffer.getvalue(),)
-
-
-_REBUILD = (
-    torch._utils._rebuild_tensor_v2,
-    torch._utils._rebuild_tensor_v3,
-    torch._utils._rebuild_qtensor,
-    torch._utils._rebuild_parameter,
-)

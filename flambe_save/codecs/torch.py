@@ -1,7 +1,8 @@
 """TorchCodec: values to ``.pt`` files, as ``torch.save`` writes them, and back by a reader of our own.
 
-The reader takes the zip apart itself: torch checks neither the zip nor its CRCs, and its ``weights_only`` unpickler does
-not know Flambe's idioms. It also reads the files of torch before 1.6, which are no zips. docs/format.md describes both.
+The reader takes the zip apart itself: torch checks neither the zip nor its CRCs, and its ``weights_only`` unpickler
+does not know Flambe's idioms. It also reads the files of torch before 1.6, which are no zips. docs/format.md
+describes both.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import struct
 import types
 import zipfile
 import zlib
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
-from flambe_save.codecs.data import to_data
+from flambe_save.codecs.data import PortableTensor, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Place, placer
 from flambe_save.codecs.unpickler import DataUnpickler, Storage, data_global
 from flambe_save.errors import CorruptSaveError, LoadError, UnsupportedObjectError
@@ -48,15 +49,13 @@ class TorchCodec:
         """
         prepared, opaque = to_data(values)
         module: Any = options.pickle_module if opaque else pickle
-        if not hasattr(module, "Pickler"):
-            raise UnsupportedObjectError(
-                f"{opaque[0][0] or 'the value'} is a {type(opaque[0][1]).__qualname__}, which is more than data, and the "
-                f"pickle module {getattr(module, '__name__', module)!r} has no Pickler for torch.save to use",
-                fix="Pass pickle_module=dill, or leave the object out of the state.",
-            )
         buffer = io.BytesIO()  # torch writes a zip, which wants to seek; a store's file need not
         try:
-            torch.save(prepared, buffer, pickle_module=module, pickle_protocol=options.pickle_protocol)
+            if hasattr(module, "Pickler"):
+                torch.save(prepared, buffer, pickle_module=module, pickle_protocol=options.pickle_protocol)
+            else:  # torch.save could not use it; the reader takes a bare pickle too
+                prepared, _ = to_data(values, PortableTensor.wrapper())
+                module.dump(prepared, buffer, protocol=options.pickle_protocol)
         except Exception as error:
             raise unpicklable(opaque, error) from error
         file.write(buffer.getbuffer())
@@ -96,7 +95,7 @@ def _read_zip(records: _Records, options: LoadOptions, place: Place) -> Any:
     pickled = [name for name in records.names if name == "data.pkl"]
     if len(pickled) != 1:
         raise records.damaged("it holds no data.pkl, so it was not written by torch.save")
-    if "byteorder" in records.names and records.read("byteorder") != b"little":
+    if "byteorder" in records.names and bytes(records.read("byteorder")) != b"little":
         raise records.damaged("its tensors are big-endian")
     storages: dict[str, Storage] = {}
 
@@ -187,7 +186,7 @@ def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
         untyped = placed[key]
         if view is not None:
             _, offset, size = view
-            untyped = untyped[offset * dtype.itemsize : (offset + size) * dtype.itemsize]  # type: ignore[assignment]
+            untyped = untyped[offset * dtype.itemsize : (offset + size) * dtype.itemsize]
         return Storage(untyped, dtype)
 
     stream.seek(start)
@@ -231,7 +230,7 @@ class _Inert(dict):  # type: ignore[type-arg]
     def __call__(self, *arguments: Any) -> _Inert:
         return self
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         return 0
 
     def append(self, item: Any) -> None:
@@ -255,7 +254,7 @@ def _checked_pid(pid: Any) -> tuple[torch.dtype, str, str, int]:
 def _untyped(raw: memoryview) -> torch.UntypedStorage:
     """Return a storage over a buffer, sharing it."""
     if not len(raw):
-        return torch.UntypedStorage(0)
+        return torch.UntypedStorage(0)  # type: ignore[no-untyped-call]
     return torch.frombuffer(raw, dtype=torch.uint8).untyped_storage()
 
 
@@ -292,7 +291,9 @@ def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any
             _Records(file, data, options)  # torch itself would read a damaged zip without a word
         elif _LEGACY_START not in data[:32]:
             return unpickle_trusting(io.BytesIO(data), options)
-        return torch.load(io.BytesIO(data), options.map_location, _trusting_module(options), weights_only=False)
+        return torch.load(
+            io.BytesIO(data), cast(Any, options.map_location), _trusting_module(options), weights_only=False
+        )
     except (LoadError, MemoryError):
         raise
     except Exception as error:
@@ -310,7 +311,7 @@ def _trusting_module(options: LoadOptions) -> Any:
         return options.pickle_module
 
     def load_from_bytes(data: bytes) -> Any:
-        return torch.load(io.BytesIO(data), map_location=options.map_location, weights_only=False)
+        return torch.load(io.BytesIO(data), cast(Any, options.map_location), weights_only=False)
 
     class Unpickler(base):  # type: ignore[misc, valid-type]
         def find_class(self, module: str, name: str) -> Any:

@@ -12,7 +12,7 @@ import pickle
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -164,7 +164,7 @@ def _rebuild_tensor(
     _check(not hooks, "a tensor with hooks")
     _check(not metadata, "a tensor with metadata")
     tensor = torch.empty(0, dtype=dtype, device=storage.untyped.device)
-    tensor.set_(storage.untyped, offset, size, stride)  # type: ignore[call-overload]
+    tensor.set_(storage.untyped, offset, size, stride)
     return tensor.requires_grad_() if requires_grad else tensor
 
 
@@ -197,8 +197,10 @@ def _rebuild_qtensor(
 ) -> torch.Tensor:
     _check_view(storage, offset, size, stride, getattr(storage, "dtype", None))
     _check(not hooks and isinstance(quantizer, tuple), "a quantized tensor with hooks")
-    typed = torch.storage.TypedStorage(wrap_storage=storage.untyped, dtype=storage.dtype, _internal=True)
-    return torch._utils._rebuild_qtensor(typed, offset, size, stride, quantizer, requires_grad, hooks)  # type: ignore[no-any-return, no-untyped-call]
+    torch_storage: Any = torch.storage.TypedStorage
+    rebuild: Any = torch._utils._rebuild_qtensor
+    typed = torch_storage(wrap_storage=storage.untyped, dtype=storage.dtype, _internal=True)
+    return cast(torch.Tensor, rebuild(typed, offset, size, stride, quantizer, requires_grad, hooks))
 
 
 def _rebuild_sparse_tensor(layout: Any, data: Any) -> torch.Tensor:

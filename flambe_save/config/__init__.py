@@ -1,1 +1,1 @@
-"""Configs: objects to YAML and back. registrable.py knows tags, schema.py builds, link.py refers, yaml.py reads and writes."""
+"""Configs: objects to YAML and back. registrable.py knows tags, schema.py builds, yaml.py reads and writes."""

@@ -1,7 +1,7 @@
 """The dialect's scalars, as private subclasses of PyYAML's loader and dumper: other users of PyYAML never see them.
 
-Reading follows YAML 1.2's core schema (``yes`` is a string, ``1e-5`` a float), which is what Flambe's writer used; what is
-written reads the same under YAML 1.1.
+Reading follows YAML 1.2's core schema (``yes`` is a string, ``1e-5`` a float), which is what Flambe's writer used;
+what is written reads the same under YAML 1.1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ CORE = "tag:yaml.org,2002:"
 _Base: Any = getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)
 _DumperBase: Any = getattr(pyyaml, "CSafeDumper", pyyaml.SafeDumper)
 
-# YAML 1.2 core schema (yaml.org/spec/1.2.2, 10.3.2), and YAML 1.1's timestamps, which both languages' dumpers write plain.
+# YAML 1.2 core schema (yaml.org/spec/1.2.2, 10.3.2), and YAML 1.1's timestamps, which both languages' dumpers write
+# plain.
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),

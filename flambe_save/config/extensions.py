@@ -1,4 +1,4 @@
-"""Extensions: the packages that a config's first document names. Importing or installing one needs the caller's trust."""
+"""Extensions: the packages that a config's first document names. Importing one needs trust."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Text to Schemas, in three steps with nothing hidden between them.
 
-:func:`parse` turns text into a graph of nodes, without recursion and within limits; :attr:`Document.tags` lists what the
-graph asks for; :meth:`Document.construct` builds Schemas, and no objects.
+:func:`parse` turns text into a graph of nodes, without recursion and within limits; :attr:`Document.tags` lists what
+the graph asks for; :meth:`Document.construct` builds Schemas, and no objects.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import yaml as pyyaml
 
@@ -26,6 +26,11 @@ __all__ = ["Constructor", "Document", "parse"]
 _MAX_CHARS = 64 << 20
 _MAX_DEPTH = 10_000
 _MAX_NODES = 5_000_000
+
+_COLLECTIONS: dict[type, tuple[Any, str]] = {
+    pyyaml.MappingStartEvent: (pyyaml.MappingNode, CORE + "map"),
+    pyyaml.SequenceStartEvent: (pyyaml.SequenceNode, CORE + "seq"),
+}
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Document:
         found: dict[str, int] = {}
         for node in self.nodes:
             if node.tag.startswith("!"):
-                found.setdefault(node.tag[1:], node.start_mark.line + 1)
+                found.setdefault(node.tag[1:], line_of(node))
         return found
 
     def classes(self, recorded: Mapping[str, str] | None = None) -> dict[str, tuple[type, str | None]]:
@@ -130,30 +135,31 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
     """Make the nodes of one document; an alias gives the very node of its anchor."""
     nodes: list[pyyaml.Node] = []
     anchors: dict[str, pyyaml.Node] = {}
-    open_nodes: list[pyyaml.CollectionNode] = []
-    pending: list[list[pyyaml.Node]] = [[]]  # the children met so far, per open node; the first is the document's
+    open_nodes: list[Any] = []
+    pending: list[list[Any]] = [[]]  # the children met so far, per open node; the first is the document's
     done: set[int] = set()
     for event in events:
-        if isinstance(event, pyyaml.DocumentEndEvent):
+        kind, node = type(event), None
+        if kind is pyyaml.DocumentEndEvent:
             break
-        node: pyyaml.Node
-        if isinstance(event, pyyaml.AliasEvent):
-            if event.anchor not in anchors or id(anchors[event.anchor]) not in done:
+        if kind is pyyaml.AliasEvent:
+            if id(anchors.get(event.anchor)) not in done:
                 raise ConfigError(
                     f"line {event.start_mark.line + 1}: *{event.anchor[:80]} has no finished anchor before it"
                 )
             node = anchors[event.anchor]
-        elif isinstance(event, pyyaml.ScalarEvent):
+        elif kind is pyyaml.ScalarEvent:
             tag = event.tag
             if tag is None or tag == "!":
                 tag = loader.resolve(pyyaml.ScalarNode, event.value, event.implicit)
             node = pyyaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark)
             nodes.append(node)
             done.add(id(node))
-        elif isinstance(event, pyyaml.CollectionStartEvent):
-            kind = pyyaml.MappingNode if isinstance(event, pyyaml.MappingStartEvent) else pyyaml.SequenceNode
-            default = CORE + ("map" if kind is pyyaml.MappingNode else "seq")
-            opened = kind(event.tag if event.tag not in (None, "!") else default, [], event.start_mark)
+            if event.anchor is not None:
+                anchors[event.anchor] = node
+        elif kind in _COLLECTIONS:
+            make, default = _COLLECTIONS[kind]
+            opened = make(event.tag if event.tag not in (None, "!") else default, [], event.start_mark)
             if event.anchor is not None:
                 anchors[event.anchor] = opened
             open_nodes.append(opened)
@@ -171,21 +177,24 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
                 node.value = children
             nodes.append(node)
             done.add(id(node))
-        if getattr(event, "anchor", None) is not None and isinstance(event, pyyaml.ScalarEvent):
-            anchors[event.anchor] = node
         pending[-1].append(node)
         if len(nodes) > _MAX_NODES:
             raise ConfigError(f"a config of more than {_MAX_NODES} values")
     return Document(pending[0][0], nodes)
 
 
-def _check_keys(node: pyyaml.MappingNode) -> None:
+def _check_keys(node: Any) -> None:
     seen: set[tuple[str, str]] = set()
     for key, _ in node.value:
         if isinstance(key, pyyaml.ScalarNode):
             if (key.tag, key.value) in seen:
                 raise ConfigError(f"line {key.start_mark.line + 1}: the key {key.value[:80]!r} comes twice")
             seen.add((key.tag, key.value))
+
+
+def line_of(node: Any) -> int:
+    """Return the line, from 1, where a node begins."""
+    return int(node.start_mark.line) + 1
 
 
 class Constructor:
@@ -199,7 +208,7 @@ class Constructor:
                 self.values[id(node)] = self._build(node)
             except FlambeSaveError as error:
                 if not error.message.startswith("line "):
-                    error.message = f"line {node.start_mark.line + 1}: {error.message}"
+                    error.message = f"line {line_of(node)}: {error.message}"
                 raise
 
     def construct_object(self, node: pyyaml.Node) -> Any:
@@ -281,7 +290,7 @@ class Constructor:
             if kind == "binary":
                 return base64.b64decode(text, validate=False)
             if kind == "timestamp":
-                return pyyaml.SafeLoader("").construct_yaml_timestamp(node)
+                return pyyaml.constructor.SafeConstructor().construct_yaml_timestamp(cast(pyyaml.ScalarNode, node))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{text[:80]!r} is no {kind}: {error}") from error
         raise ConfigError(f"the tag '!!{kind[:80]}' is none of this dialect")

@@ -1,9 +1,9 @@
 """Tags: which class a ``!tag`` in a config means, and which tag a class is written with.
 
-Classes are registered by being imported (subclasses of :class:`Registrable`) or by name (:func:`register`). A tag is the
-class's top-level module and its name, ``!textnet.Encoder``; where two classes would share one, both are written with their
-full dotted path, and what a reader cannot tell apart is an error, never a silent winner. torch's own modules, optimizers
-and schedulers are found under ``!torch.`` when a config first names them.
+Classes are registered by being imported (subclasses of :class:`Registrable`) or by name (:func:`register`). A tag is
+the class's top-level module and its name, ``!textnet.Encoder``; where two classes would share one, both are written
+with their full dotted path, and what a reader cannot tell apart is an error, never a silent winner. torch's own
+modules, optimizers and schedulers are found under ``!torch.`` when a config first names them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ C = TypeVar("C", bound=type)
 F = TypeVar("F")
 
 NEEDS_TRUST = "_flambe_needs_trust"  # marks a factory that reads or downloads what its arguments name
+_FACTORY = "_flambe_factory"  # marks a method as a factory
 _NO_NAMESPACE = frozenset(("__main__", "tests", "flambe_save"))
 _namespace: ContextVar[str | None] = ContextVar("registration namespace", default=None)
 
@@ -272,8 +273,7 @@ def registrable_factory(method: F) -> F:
 
     Below or above ``@classmethod``, or without it.
     """
-    function = method.__func__ if isinstance(method, (classmethod, staticmethod)) else method
-    function._flambe_factory = True  # type: ignore[attr-defined]
+    setattr(getattr(method, "__func__", method), _FACTORY, True)
     return classmethod(method) if inspect.isfunction(method) else method  # type: ignore[return-value]
 
 
@@ -281,7 +281,7 @@ def factory_of(cls: type, name: str) -> Callable[..., Any] | None:
     """Return a class's factory, bound to it, where one of that name is declared; overriding one keeps it declared."""
     for base in cls.__mro__:
         declared = base.__dict__.get(name)
-        if getattr(getattr(declared, "__func__", declared), "_flambe_factory", False):
+        if getattr(getattr(declared, "__func__", declared), _FACTORY, False):
             return getattr(cls, name)  # type: ignore[no-any-return]
     return None
 
@@ -289,9 +289,10 @@ def factory_of(cls: type, name: str) -> Callable[..., Any] | None:
 def all_subclasses(class_: type) -> set[type]:
     """Return all subclasses of a class, however deep, without the class itself."""
     found: set[type] = set()
-    stack = [class_]
+    stack: list[type] = [class_]
     while stack:
-        for sub in type.__subclasses__(stack.pop()):
+        subclasses: list[type] = type.__subclasses__(stack.pop())
+        for sub in subclasses:
             if sub not in found:
                 found.add(sub)
                 stack.append(sub)

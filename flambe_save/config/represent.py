@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import yaml as pyyaml
 
@@ -49,7 +49,7 @@ class Representer:
         """
         kind = type(value)
         if kind in _PLAIN:
-            return _PLAIN[kind](value)
+            return cast(pyyaml.Node, _PLAIN[kind](value))
         if id(value) in self._nodes:
             return self._nodes[id(value)]
         if isinstance(value, Link):
@@ -70,7 +70,7 @@ class Representer:
         flow = all(isinstance(item, pyyaml.ScalarNode) for item in items)
         return pyyaml.SequenceNode(tag, items, flow_style=flow)
 
-    def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: str = "") -> pyyaml.Node:
+    def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: str = "") -> pyyaml.MappingNode:
         """Return a mapping node with a tag, in the mapping's order."""
         pairs = [
             (self.represent_data(key, path), self.represent_data(item, f"{path}.{key}" if path else str(key)))
@@ -98,7 +98,7 @@ class Representer:
             return self._represent_type(value, path)
         if isinstance(value, Registrable) and hasattr(value, "to_yaml"):
             tag = self._tag(type(value), None, getattr(value, "_created_with_tag", None))
-            return value.to_yaml(self, value, tag)  # type: ignore[no-any-return]
+            return cast(pyyaml.Node, value.to_yaml(self, value, tag))
         schema = describe(value)
         if schema is not None:
             recorded = schema_of(value) is schema  # then its class says more than an adapter could read off the object

@@ -1,7 +1,7 @@
 """Schema: a construction not yet run. yaml.py reads and writes Schemas; calling one builds the object, once.
 
-Building goes through a Schema's keywords in order: references (links and stash ids, link.py) are followed, Schemas inside
-are built, then the class or its factory is called with the result.
+Building goes through a Schema's keywords in order: references (links and stash ids, link.py) are followed, Schemas
+inside are built, then the class or its factory is called with the result.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Reference(Registrable, should_register=False):
 class Schema(MutableMapping[str, Any]):
     """A class, perhaps one of its factories, and keyword arguments, that make an object when called.
 
-    A mapping over the keywords, which can also be read and set with a dot where no method has their name. Keywords may hold
-    Schemas and references at any depth of lists, tuples and dicts.
+    A mapping over the keywords, which can also be read and set with a dot where no method has their name. Keywords
+    may hold Schemas and references at any depth of lists, tuples and dicts.
 
-    The order of a call: ``setup_dependencies(kwargs)`` of the class, where it has one, may add to the keywords; references
-    that can be followed are; ``precompile(**kwargs)`` of the class sees the result; what is left is built in order; the
-    class is called. The same Schema always gives the same object.
+    The order of a call: ``setup_dependencies(kwargs)`` of the class, where it has one, may add to the keywords;
+    references that can be followed are; ``precompile(**kwargs)`` of the class sees the result; what is left is built
+    in order; the class is called. The same Schema always gives the same object.
 
     Parameters
     ----------
@@ -72,6 +72,10 @@ class Schema(MutableMapping[str, Any]):
     component_subclass: type
     factory_method: str | None
     keywords: dict[str, Any]
+    _compiled: Any
+    _compiling: bool
+    _extensions: dict[str, str]
+    _created_with_tag: str | None
 
     def __init__(self, component_subclass: type, factory_method: str | None = None, /, **keywords: Any) -> None:
         if not isinstance(component_subclass, type):
@@ -174,7 +178,7 @@ class Schema(MutableMapping[str, Any]):
     def _construct(self, stash: Mapping[str, Any], given: dict[str, Any], path: tuple[str, ...]) -> Any:
         cls = self.component_subclass
         if inspect.isabstract(cls):
-            missing = ", ".join(sorted(cls.__abstractmethods__))
+            missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
             raise CompilationError(f"{cls.__name__} is abstract", fix=f"Define {missing}, or use a subclass.")
         if hasattr(cls, "setup_dependencies"):
             cls.setup_dependencies(given)
@@ -288,7 +292,8 @@ def visit(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 def record(instance: Any, schema: Schema) -> None:
     """Keep on an object the Schema that describes it, so that it can be written again.
 
-    The Schema's keywords hold built objects; it does not refer back to the object, or memory would outlive its last user.
+    The Schema's keywords hold built objects; it does not refer back to the object, or memory would outlive its last
+    user.
     """
     try:
         instance.__dict__[_RECORD] = schema
@@ -303,7 +308,8 @@ def schema_of(obj: Any) -> Schema | None:
 
 
 def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call's arguments as the keywords that make the same call through a Schema, in the order of the signature.
+    """Return a call's arguments as the keywords that make the same call through a Schema, in the order of the
+    signature.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Values: the plain Python and torch values that a config holds by tags of its own, exactly: ``!tuple [3, 3]``.
 
-Each row says how a type becomes plain YAML and back. YAML's own types (null, bool, int, float, str, list, dict, binary) are
-yaml.py's; what is in neither goes to the stash.
+Each row says how a type becomes plain YAML and back. YAML's own types (null, bool, int, float, str, list, dict,
+binary) are yaml.py's; what is in neither goes to the stash.
 """
 
 from __future__ import annotations

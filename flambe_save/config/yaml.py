@@ -79,7 +79,7 @@ def load_all(
     """Read every document of a config, the extensions section included; parameters and errors as :func:`load`."""
     documents = parse(_read(source))
     first = documents[0].construct() if len(documents) > 1 and not documents[0].tags else None
-    if not is_extensions(first):
+    if first is None or not is_extensions(first):
         return [document.construct() for document in documents]
     require(first, Trust.of(trusted=trusted, auto_install=auto_install))
     return [first, *(document.construct(extensions=first) for document in documents[1:])]
@@ -98,7 +98,8 @@ def dump(
 ) -> str | None:
     """Write a Schema, an object that knows how it was built, or plain values, as one config.
 
-    An extensions section goes before it where it needs one. Objects are written with the defaults of their class filled in.
+    An extensions section goes before it where it needs one. Objects are written with the defaults of their class
+    filled in.
 
     Parameters
     ----------

@@ -44,8 +44,8 @@ def format_of(store: Store, where: str) -> Format:
     """
     names = store.names()
     for name in FORMATS:
-        found: Format | None = FORMATS.get(name)
-        if found is not None and found.sniff(names):
+        found: Format = FORMATS[name]
+        if found.sniff(names):
             return found
     holds = ", ".join(repr(name) for name in names[:5]) or "nothing"
     raise UnknownFormatError(

@@ -1,4 +1,4 @@
-"""The folder layout: six files per component, one folder per component, Flambe's protocol 1 with a manifest at the root."""
+"""The folder layout: a folder per component with six files, Flambe's protocol 1, and a manifest at the root."""
 
 from __future__ import annotations
 

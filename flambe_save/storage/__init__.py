@@ -21,8 +21,9 @@ __all__ = ["FileStore", "FolderStore", "MemoryStore", "Store", "TarStore", "crea
 class Store(Protocol):
     """Names and their bytes. Used with ``with``; open for reading or for writing, never both.
 
-    Writing: each ``writer(name)`` is used with ``with`` and closed before the next one is asked for. Leaving the store's
-    own ``with`` commits: only then does a reader see the save, whole. An exception leaves nothing that a reader accepts.
+    Writing: each ``writer(name)`` is used with ``with`` and closed before the next one is asked for. Leaving the
+    store's own ``with`` commits: only then does a reader see the save, whole. An exception leaves nothing that a
+    reader accepts.
     """
 
     def names(self) -> list[str]:
