@@ -7,7 +7,6 @@ load   Store --Format.read--> SaveTreeNode --Trust--> Schema --> object <--load_
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from flambe_save.adapters import Fit, get_state, restore_ties
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
 from flambe_save.config import yaml
-from flambe_save.config.extensions import require
+from flambe_save.config.extensions import import_trusted, require
 from flambe_save.config.link import FunctionCallLink
 from flambe_save.config.parsing import parse
 from flambe_save.config.registrable import NEEDS_TRUST, factory_of
@@ -28,6 +27,7 @@ from flambe_save.errors import (
     NeedsTrustWarning,
     SaveError,
     UnsupportedObjectError,
+    warn,
 )
 from flambe_save.formats import Format, ReadOptions, Saved, format_of
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_FILE, CONFIG_KEY, PICKLE_SUFFIX
@@ -125,11 +125,10 @@ def save_state_to_file(
             fix="Nothing was left behind; check space and permissions, and save again.",
         ) from error
     if opaque:
-        shown = ", ".join(opaque[:5]) + (", ..." if len(opaque) > 5 else "")
-        warnings.warn(
-            f"{final!r} holds more than data, which load() refuses unless it trusts it (trusted=[...]): {shown}",
+        shown = "; ".join(opaque[:5]) + ("; ..." if len(opaque) > 5 else "")
+        warn(
+            f"{final!r} holds more than data, so a load must trust it, with trusted=[...]: {shown}",
             NeedsTrustWarning,
-            stacklevel=3,
         )
     return final
 
@@ -244,6 +243,7 @@ def _schema(saved: Saved, trust: Trust) -> Schema:
     """Parse the config, see what it asks for, and only then make a Schema of it."""
     extensions, document = yaml.split_documents(parse(saved.tree.config))
     require(extensions, trust, CONFIG_FILE)
+    import_trusted(document.tags, saved.tags, trust)
     for tag, (cls, factory) in document.classes(saved.tags).items():
         if issubclass(cls, FunctionCallLink):
             trust.check_call(f"!{tag}", file=CONFIG_FILE)

@@ -11,7 +11,6 @@ import functools
 import inspect
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from difflib import unified_diff
 from textwrap import dedent
@@ -31,6 +30,7 @@ from flambe_save.errors import (
     SourceChangedWarning,
     VersionMismatchError,
     VersionMismatchWarning,
+    warn,
 )
 from flambe_save.layout import NO_VERSION, SOURCE_KEY, VERSION_KEY
 from flambe_save.state import State
@@ -397,17 +397,16 @@ def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str) 
                 text, node=prefix, fix="Load it with the code of that major version, or migrate the save."
             )
         if here[1] != there[1]:
-            warnings.warn(text, VersionMismatchWarning, stacklevel=2)
+            warn(text, VersionMismatchWarning)
         elif here != there:
             logger.debug(text)
         return
     before, now = dedent(local.get(SOURCE_KEY, "")), dedent(source_of(cls))
     if before and now and before != now:
         diff = unified_diff(before.splitlines(), now.splitlines(), "in the save", "here", lineterm="")
-        warnings.warn(
+        warn(
             f"the source of {cls.__qualname__} changed since it was saved (node {prefix!r}):\n" + "\n".join(diff),
             SourceChangedWarning,
-            stacklevel=2,
         )
 
 

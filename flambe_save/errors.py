@@ -34,6 +34,10 @@ An error says what is wrong and where (``.node``, ``.file``) on its first line a
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+
 __all__ = [
     "CompilationError",
     "ConfigError",
@@ -89,8 +93,8 @@ class FlambeSaveError(Exception):
 
     def __str__(self) -> str:
         places = []
-        if self.node is not None:
-            places.append(f"node {self.node!r}" if self.node else "the root node")
+        if self.node:  # the root goes without saying
+            places.append(f"node {self.node!r}")
         if self.file is not None:
             places.append(f"file {self.file!r}")
         text = f"{self.message} ({', '.join(places)})" if places else self.message
@@ -100,6 +104,15 @@ class FlambeSaveError(Exception):
         """Fill in where it happened, as far as whoever raised it did not know."""
         self.node = node if self.node is None else self.node
         self.file = file if self.file is None else self.file
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warn, pointing at the line of the caller's that called into this package."""
+    level, frame = 1, sys._getframe()
+    package = os.path.dirname(os.path.abspath(__file__))
+    while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(package):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
 
 
 class SaveError(FlambeSaveError):

@@ -58,12 +58,12 @@ class Trust:
         refused = [name for name in dict.fromkeys(names) if not self.allows(name)]
         if refused:
             shown = ", ".join(_quote(name) for name in refused[:8]) + (", ..." if len(refused) > 8 else "")
-            modules = sorted({name.rpartition(".")[0] or name for name in refused})
+            wanted = [*self.trusted, *sorted({name.rpartition(".")[0] or name for name in refused})]
             raise UntrustedError(
                 f"a pickle here names objects that only a trusting load may unpickle: {shown}",
                 node=node,
                 file=file,
-                fix=f"If you know who wrote it: load(..., trusted={modules[:8]}).",
+                fix=f"If you know who wrote it: load(..., trusted={wanted}).",
             )
 
     def check_call(self, what: str, *, node: str | None = None, file: str | None = None) -> None:

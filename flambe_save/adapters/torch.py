@@ -18,7 +18,7 @@ from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is
 from flambe_save.codecs.options import placer
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Schema, schema_of
-from flambe_save.errors import RegistrationError
+from flambe_save.errors import RegistrationError, UnsupportedObjectError
 from flambe_save.state import State
 
 __all__ = ["MODULE", "ModuleAdapter", "holds", "load_module", "module_children", "module_state"]
@@ -72,6 +72,12 @@ def module_state(place: Place, state: State) -> None:
     """Add a module's ``state_dict`` and its metadata under the place's prefix."""
     own = place.obj.state_dict(keep_vars=True) if place.keep_vars else place.obj.state_dict()
     for key, value in own.items():
+        if nn.parameter.is_lazy(value):
+            raise UnsupportedObjectError(
+                f"{key!r} is a parameter of a lazy module that has no shape yet",
+                node=place.prefix,
+                fix="Run the model once, so that its lazy modules know their sizes, and save it then.",
+            )
         state[place.key_prefix + key] = value
     for prefix, local in getattr(own, "_metadata", {}).items():
         full = f"{place.key_prefix}{prefix}" if prefix else place.prefix

@@ -5,7 +5,6 @@ object --get_state--> State        State --load_state--> object
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
@@ -28,6 +27,7 @@ from flambe_save.errors import (
     StateMismatchError,
     StateMismatchWarning,
     UnsupportedObjectError,
+    warn,
 )
 from flambe_save.layout import (
     CLASS_KEY,
@@ -126,7 +126,7 @@ def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None =
             raise StateMismatchError(
                 text, fix="Build the object as it was when it was saved, or load with strict=False."
             )
-        warnings.warn(text, StateMismatchWarning, stacklevel=3)
+        warn(text, StateMismatchWarning)
 
 
 def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:

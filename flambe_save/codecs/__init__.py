@@ -32,7 +32,7 @@ class Codec(Protocol[V]):
     needs_pickle: bool
 
     def dump(self, values: V, file: BinaryIO, options: DumpOptions) -> list[str]:
-        """Write values; return the paths, inside them, of what only a trusting load will read."""
+        """Write values; say, a sentence each, what in them only a trusting load will read."""
 
     def load(self, file: BinaryIO, options: LoadOptions) -> V:
         """Read values, on the devices that the options say."""

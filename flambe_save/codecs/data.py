@@ -17,7 +17,7 @@ import torch
 
 from flambe_save.state import State
 
-__all__ = ["ATOMS", "PortableTensor", "tie_key", "to_data"]
+__all__ = ["ATOMS", "PortableTensor", "say_what", "tie_key", "to_data"]
 
 ATOMS: tuple[type, ...] = (
     type(None),
@@ -134,6 +134,15 @@ def to_data(
         return memo[key]
 
     return visit(values, ""), opaque
+
+
+def say_what(opaque: list[tuple[str, Any]]) -> list[str]:
+    """Return a sentence for each thing that is more than data."""
+    sentences = []
+    for path, value in opaque:
+        kind = value if isinstance(value, type) else type(value)
+        sentences.append(f"{path or 'the value'} is a {kind.__module__}.{kind.__qualname__}")
+    return sentences
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ class DumpOptions:
     Parameters
     ----------
     pickle_module : module
-        Used for values that are more than data, and for whole ``.pkl`` saves.
+        Used for values that are more than data; data is pickled by the standard library.
     pickle_protocol : int
         The pickle protocol of everything pickled.
     """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import pickle
 from typing import Any, BinaryIO
 
-from flambe_save.codecs.data import PortableTensor, to_data
+from flambe_save.codecs.data import PortableTensor, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions
 from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
 from flambe_save.errors import LoadError
@@ -20,7 +21,9 @@ class PickleCodec:
     needs_pickle = True
 
     def dump(self, values: Any, file: BinaryIO, options: DumpOptions) -> list[str]:
-        """Write values with the options' pickle module; return the paths of what is more than data.
+        """Write values; say what in them is more than data.
+
+        Data is pickled by the standard library, so that it can be read without the pickle module of whoever wrote it.
 
         Raises
         ------
@@ -29,12 +32,13 @@ class PickleCodec:
         """
         prepared, opaque = to_data(values, PortableTensor.wrapper())
         try:
-            options.pickle_module.dump(prepared, file, protocol=options.pickle_protocol)
+            module = options.pickle_module if opaque else pickle
+            module.dump(prepared, file, protocol=options.pickle_protocol)
         except OSError:
             raise
         except Exception as error:
             raise unpicklable(opaque, error) from error
-        return [path for path, _ in opaque]
+        return say_what(opaque)
 
     def load(self, file: BinaryIO, options: LoadOptions) -> Any:
         """Read values: data only, unless the caller trusts everything.

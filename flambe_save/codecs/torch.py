@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from flambe_save.codecs.data import PortableTensor, to_data
+from flambe_save.codecs.data import PortableTensor, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Place, placer
 from flambe_save.codecs.unpickler import DataUnpickler, Storage, data_global
 from flambe_save.errors import CorruptSaveError, LoadError, UnsupportedObjectError
@@ -38,7 +38,7 @@ class TorchCodec:
     needs_pickle = False
 
     def dump(self, values: Any, file: BinaryIO, options: DumpOptions) -> list[str]:
-        """Write values with :func:`torch.save`; return the paths of what is more than data.
+        """Write values with :func:`torch.save`; say what in them is more than data.
 
         Data is pickled by the standard library, so that it can be read without the pickle module of whoever wrote it.
 
@@ -59,7 +59,7 @@ class TorchCodec:
         except Exception as error:
             raise unpicklable(opaque, error) from error
         file.write(buffer.getbuffer())
-        return [path for path, _ in opaque]
+        return say_what(opaque)
 
     def load(self, file: BinaryIO, options: LoadOptions) -> Any:
         """Read values; tensors share the memory of one buffer per file.
@@ -281,8 +281,21 @@ def _storage_in(data: Any, options: LoadOptions) -> Any:
 
 
 def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
-    """Unpickle with the caller's pickle module, which may run anything."""
-    return _trusting_module(options).load(stream)
+    """Unpickle with the caller's pickle module, which may run anything.
+
+    Raises
+    ------
+    LoadError
+        If it has a ``load`` of its own but no Unpickler, through which ``map_location`` would reach the tensors.
+    """
+    load = options.pickle_module.load
+    if hasattr(options.pickle_module, "Unpickler") or load is pickle.load:
+        return _trusting_module(options).load(stream)
+    if options.map_location is not None:
+        raise LoadError(
+            "a pickle module without an Unpickler cannot follow map_location", fix="Pass pickle_module=dill."
+        )
+    return load(stream)
 
 
 def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
@@ -306,14 +319,12 @@ def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any
 
 def _trusting_module(options: LoadOptions) -> Any:
     """Return the caller's pickle module with an Unpickler that knows Flambe's State and honours ``map_location``."""
-    base = getattr(options.pickle_module, "Unpickler", None)
-    if base is None:
-        return options.pickle_module
+    base: Any = getattr(options.pickle_module, "Unpickler", pickle.Unpickler)
 
     def load_from_bytes(data: bytes) -> Any:
         return torch.load(io.BytesIO(data), cast(Any, options.map_location), weights_only=False)
 
-    class Unpickler(base):  # type: ignore[misc, valid-type]
+    class Unpickler(base):  # type: ignore[misc]
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) == ("flambe.compile.serialization", "State"):
                 return State
@@ -329,8 +340,8 @@ def _trusting_module(options: LoadOptions) -> Any:
 
 def unpicklable(opaque: list[tuple[str, Any]], error: Exception) -> UnsupportedObjectError:
     """Make the error for values that a pickle module refused."""
-    what = ", ".join(f"{path or 'the value'} ({type(value).__qualname__})" for path, value in opaque[:5])
+    what = "; ".join(say_what(opaque[:5])) or "a value"
     return UnsupportedObjectError(
-        f"this cannot be pickled: {what or 'a value'}: {str(error)[:200]}",
+        f"this cannot be pickled ({str(error)[:200]}): {what}",
         fix="Leave it out of the state and the arguments, or build it inside the class.",
     )

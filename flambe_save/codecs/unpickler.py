@@ -31,6 +31,10 @@ class Storage(NamedTuple):
     dtype: torch.dtype
 
 
+# Protocols 0 to 2 write the names that Python 2 had
+_PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
+
 class DataUnpickler(pickle.Unpickler):
     """An unpickler that finds only what is listed in this module, or what the caller trusts.
 
@@ -91,6 +95,7 @@ class DataUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a listed global; import one that is trusted; refuse any other."""
+        module = _PYTHON_2_MODULES.get(module, module)
         dotted = f"{module}.{name}"
         if dotted == "torch.storage._load_from_bytes" and self._nested is not None:
             return self._nested
@@ -120,7 +125,8 @@ def globals_of(data: bytes) -> Iterator[str]:
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "GLOBAL":
-                yield str(argument).replace("__builtin__ ", "builtins ").replace(" ", ".")
+                module, _, name = str(argument).partition(" ")
+                yield f"{_PYTHON_2_MODULES.get(module, module)}.{name}"
             elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
                 yield ".".join(strings[-2:])
             elif isinstance(argument, str):
@@ -235,9 +241,9 @@ def _bytearray(data: Any = b"", encoding: str = "latin1") -> bytearray:
 
 
 def _load_type(name: str) -> type:
-    """Stand in for ``dill._dill._load_type``, by which dill writes a set, as in Flambe's own saves."""
-    _check(name in _DILL_TYPES, f"dill names the type {str(name)[:80]!r}")
-    return _DILL_TYPES[name]
+    """Stand in for ``dill._dill._load_type``, by which dill wrote the set in Flambe's own saves."""
+    _check(name == "set", f"dill names the type {str(name)[:80]!r}")
+    return set
 
 
 def _layout(name: str) -> torch.layout:
@@ -260,8 +266,6 @@ def _numpy_dtype(*arguments: Any) -> Any:
     _check(not made.hasobject, "an array of objects")
     return made
 
-
-_DILL_TYPES: dict[str, type] = {"set": set, "frozenset": frozenset}
 
 _GLOBALS: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flambe_save.errors import MissingExtensionError
 from flambe_save.trust import Trust
 
-__all__ = ["is_extensions", "require"]
+__all__ = ["import_trusted", "is_extensions", "require"]
+
+_ALWAYS_THERE = ("__main__", "torch", "flambe_save")
 
 
 def is_extensions(document: Any) -> bool:
@@ -55,6 +58,26 @@ def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None
                 importlib.import_module(module)
             except ImportError as again:
                 raise _missing(module, requirement, f"installed, but {again}", file) from again
+
+
+def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trust) -> None:
+    """Import the modules of the classes that tags mean, where the caller trusts them and they are not imported yet.
+
+    Parameters
+    ----------
+    tags : iterable of str
+    recorded : mapping of str to str
+        What a save recorded for its tags: tag -> dotted path. Without a record a tag's namespace is its module.
+    trust : Trust
+    """
+    for tag in tags:
+        path = recorded.get(tag, tag)
+        parts = path.split(".")[:-1]
+        if parts and trust.allows(path) and parts[0] not in _ALWAYS_THERE:
+            for count in range(len(parts), 0, -1):  # a class may be nested in another, or in a function
+                with contextlib.suppress(ModuleNotFoundError):
+                    importlib.import_module(".".join(parts[:count]))
+                    break
 
 
 def _install(module: str, requirement: str, file: str | None) -> None:

@@ -87,6 +87,8 @@ class Link(Reference):
         The built object at the end of ``schematic_path``.
     """
 
+    is_recorded = True
+
     def __init__(
         self, schematic_path: Sequence[str], attr_path: Sequence[str] | None = None, target: Any = None
     ) -> None:
@@ -96,6 +98,7 @@ class Link(Reference):
         self.target_leaf: Any = None
         self.resolved: Any = None
         self.is_resolved = False
+        self._following = False
         self._document: Any = None
 
     @property
@@ -120,10 +123,16 @@ class Link(Reference):
         MalformedLinkError
             If a key names nothing in the config.
         LinkError
-            If the object has no such attribute.
+            If the object has no such attribute, or the link leads back to itself.
         """
+        if self._following:
+            raise LinkError(f"{self!r} leads back to itself", fix="Point one of the links at an object.")
         if not self.is_resolved:
-            self.resolved = self._follow()
+            self._following = True
+            try:
+                self.resolved = self._follow()
+            finally:
+                self._following = False
             self.is_resolved = True
         return self.resolved
 

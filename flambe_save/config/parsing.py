@@ -152,7 +152,7 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
             tag = event.tag
             if tag is None or tag == "!":
                 tag = loader.resolve(pyyaml.ScalarNode, event.value, event.implicit)
-            node = pyyaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark)
+            node = pyyaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
             nodes.append(node)
             done.add(id(node))
             if event.anchor is not None:
@@ -188,8 +188,10 @@ def _check_keys(node: Any) -> None:
     for key, _ in node.value:
         if isinstance(key, pyyaml.ScalarNode):
             if (key.tag, key.value) in seen:
-                raise ConfigError(f"line {key.start_mark.line + 1}: the key {key.value[:80]!r} comes twice")
+                raise ConfigError(f"line {line_of(key)}: the key {key.value[:80]!r} comes twice")
             seen.add((key.tag, key.value))
+            if key.value == "<<" and key.style is None:
+                raise ConfigError(f"line {line_of(key)}: merge keys (<<) are not part of this dialect")
 
 
 def line_of(node: Any) -> int:

@@ -9,12 +9,15 @@ modules, optimizers and schedulers are found under ``!torch.`` when a config fir
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
+
+import torch
 
 from flambe_save.errors import RegistrationError
 
@@ -174,14 +177,24 @@ class Tags:
         return None
 
     def _unknown(self, tag: str, recorded: str | None) -> RegistrationError:
+        what = f"no imported class has the tag '!{tag}'"
         if recorded:
             module = recorded.rpartition(".")[0]
-            fix = f"import {module} first; if the class moved, give its new place @alias({tag!r})."
-            return RegistrationError(f"no imported class has the tag '!{tag}'; the save recorded {recorded}", fix=fix)
-        known = sorted(path for path in self._classes if path.rpartition(".")[2] == tag.rpartition(".")[2])
-        hint = f"; did you mean {', '.join(known)}?" if known else ""
-        module = tag.partition(".")[0] if "." in tag else "the module that defines it"
-        return RegistrationError(f"no imported class has the tag '!{tag}'{hint}", fix=f"import {module} first.")
+            what += f"; the save recorded {recorded}"
+            if module == "__main__":
+                return RegistrationError(
+                    what, fix="Load it in the program that defines the class, or move it to a module."
+                )
+            return RegistrationError(
+                what, fix=f"import {module} first; if the class moved, give its new place @alias({tag!r})."
+            )
+        namespace, _, name = tag.rpartition(".")
+        names = [*self._named, *self._explicit, *(dir(torch.nn) + dir(torch.optim) if namespace == "torch" else ())]
+        close = difflib.get_close_matches(name, names, 3, 0.7)
+        if close:
+            return RegistrationError(what, fix=f"Did you mean {' or '.join(close)}? If not, import its module first.")
+        module = namespace.partition(".")[0] if namespace not in ("", "torch") else "the module that defines it"
+        return RegistrationError(what, fix=f"import {module} first.")
 
     @staticmethod
     def _remember(table: dict[str, list[str]], key: str, path: str) -> None:
@@ -305,8 +318,6 @@ def all_subclasses(class_: type) -> set[type]:
 @functools.cache
 def _torch_class(name: str) -> type | None:
     """Find a public class of torch.nn, torch.optim or torch.optim.lr_scheduler by its bare name."""
-    import torch
-
     kinds: Iterable[tuple[str, type]] = (
         ("torch.nn", torch.nn.Module),
         ("torch.optim", torch.optim.Optimizer),

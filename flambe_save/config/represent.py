@@ -101,8 +101,8 @@ class Representer:
             return cast(pyyaml.Node, value.to_yaml(self, value, tag))
         schema = describe(value)
         if schema is not None:
-            recorded = schema_of(value) is schema  # then its class says more than an adapter could read off the object
-            return self._represent_schema(schema, defaults_of(schema) if recorded else {}, path)
+            # Defaults of torch's own classes (device, dtype) would only be noise
+            return self._represent_schema(schema, defaults_of(schema) if type(value) in TAGS else {}, path)
         return self._represent_stashed(value, path)
 
     def _represent_schema(self, schema: Schema, defaults: Mapping[str, Any], path: str) -> pyyaml.Node:

@@ -7,6 +7,7 @@ inside are built, then the class or its factory is called with the result.
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
@@ -28,10 +29,19 @@ __all__ = [
 ]
 
 _RECORD = "_schema"  # where a built object keeps the Schema that describes it
+_records: weakref.WeakKeyDictionary[Any, Schema] = weakref.WeakKeyDictionary()
 
 
 class Reference(Registrable, should_register=False):
-    """Something in a config that stands for an object made elsewhere; building replaces it by that object."""
+    """Something in a config that stands for an object made elsewhere; building replaces it by that object.
+
+    Attributes
+    ----------
+    is_recorded : bool
+        Class attribute: whether what is built records the reference, to be written again, and not the object.
+    """
+
+    is_recorded = False
 
     def resolve(self, stash: Mapping[str, Any]) -> Any:
         """Return the object; UnpreparedLinkError while it is not there yet."""
@@ -195,17 +205,18 @@ class Schema(MutableMapping[str, Any]):
 
         built = {key: _replace(value, build, (*path, key)) for key, value in ready.items()}
         instance = _call(self, _callable_of(cls, self.factory_method), built)
-        # What is recorded keeps its references, so that links are written as links again.
-        kept = {
-            key: _replace(value, lambda item, _: item._compiled if isinstance(item, Schema) else item)
-            for key, value in given.items()
-        }
+
+        def keep(item: Any, _: tuple[str, ...]) -> Any:
+            if isinstance(item, Reference) and not item.is_recorded:
+                item = item.resolve(stash)
+            return item._compiled if isinstance(item, Schema) else item
+
+        kept = {key: _replace(value, keep) for key, value in given.items()}
         self._compiled = instance
-        if type(instance) in TAGS:  # torch's own classes tell their arguments themselves
-            described = Schema(cls, self.factory_method, **kept)
-            described._extensions = self._extensions
-            described._created_with_tag = self._created_with_tag
-            record(instance, described)
+        described = Schema(cls, self.factory_method, **kept)
+        described._extensions = self._extensions
+        described._created_with_tag = self._created_with_tag
+        record(instance, described)
         return instance
 
     @property
@@ -293,17 +304,27 @@ def record(instance: Any, schema: Schema) -> None:
     """Keep on an object the Schema that describes it, so that it can be written again.
 
     The Schema's keywords hold built objects; it does not refer back to the object, or memory would outlive its last
-    user.
+    user. Objects of classes that are not ours keep it beside them, so that whoever pickles them pickles no Schema.
     """
     try:
-        instance.__dict__[_RECORD] = schema
-    except AttributeError:
-        pass  # an object with slots keeps no record; only its own adapter can describe it
+        if type(instance) in TAGS:
+            instance.__dict__[_RECORD] = schema
+        else:
+            _records[instance] = schema
+    except (AttributeError, TypeError):
+        pass  # an object with slots, or without a hash; only its own adapter can describe it
 
 
 def schema_of(obj: Any) -> Schema | None:
     """Return the Schema that an object records, where it is a Component or was built from a Schema."""
-    recorded = getattr(obj, "__dict__", {}).get(_RECORD) if not isinstance(obj, (Schema, type)) else None
+    if isinstance(obj, (Schema, type)):
+        return None
+    recorded = getattr(obj, "__dict__", {}).get(_RECORD)
+    if recorded is None:
+        try:
+            recorded = _records.get(obj)
+        except TypeError:  # what cannot be hashed or weakly referred to has no record
+            return None
     return recorded if isinstance(recorded, Schema) else None
 
 

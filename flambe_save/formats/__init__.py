@@ -25,7 +25,7 @@ class Format(Protocol):
     """One way to keep a tree in a store. The store is open, and committed by whoever opened it."""
 
     def write(self, root: SaveTreeNode, store: Store, options: DumpOptions) -> list[str]:
-        """Write a tree; return the places of what only a trusting load will read."""
+        """Write a tree; say, a sentence each, what only a trusting load will read."""
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Read a tree, or the part of it that the options name."""

@@ -76,7 +76,7 @@ class DirectoryFormat:
             try:
                 self._write_node(node, path, folder, manifest, put, options)
             except FlambeSaveError as error:
-                error.locate(node=prefix, file=folder + STATE_FILE)
+                error.locate(node=prefix)
                 raise
             manifest.nodes[prefix] = {
                 "folder": folder.rstrip("/"),
@@ -109,8 +109,12 @@ class DirectoryFormat:
         values._metadata = metadata  # type: ignore[attr-defined]
         for name, content in ((STATE_FILE, values), (STASH_FILE, dict(node.object_stash))):
             buffer = io.BytesIO()
-            opaque = _CODEC.dump(content, buffer, options)
-            manifest.needs_trust += [f"{folder}{name}: {where}" for where in opaque]
+            try:
+                opaque = _CODEC.dump(content, buffer, options)
+            except FlambeSaveError as error:
+                error.locate(file=folder + name)
+                raise
+            manifest.needs_trust += [f"{folder}{name}: {sentence}" for sentence in opaque]
             put(folder + name, buffer.getvalue())
         put(folder + VERSION_FILE, f"{node.class_name}:{node.version}".encode())
         put(folder + SOURCE_FILE, node.source_code.encode())

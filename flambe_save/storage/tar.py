@@ -120,7 +120,7 @@ class TarStore:
     def _read(self) -> None:
         root: str | None = None
         try:
-            with tarfile.open(self.path, "r:gz") as tar:
+            with gzip.open(self.path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
                 for info in tar:
                     name = self._checked_name(info)
                     if root is None:
@@ -130,9 +130,11 @@ class TarStore:
                     inner = "" if name == root else name.removeprefix(f"{root}/")
                     if inner == name or inner in self._files:
                         raise self._damaged(f"the member {name!r} lies outside the archive's root or comes twice")
-                    stream = tar.extractfile(info)
-                    assert stream is not None
-                    self._files[inner] = stream.read()
+                    content = tar.extractfile(info)
+                    assert content is not None
+                    self._files[inner] = content.read()
+                while stream.read(1 << 20):  # gzip checks its CRC at the very end, which tarfile does not read
+                    pass
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise self._damaged(f"this is no intact .tar.gz: {error}") from error
 

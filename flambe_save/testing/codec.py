@@ -1,0 +1,242 @@
+"""CodecContract: inherit it in a ``Test...`` class and say how your codec is made, and what it is tried with."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, BinaryIO, ClassVar, cast
+
+import pytest
+import torch
+
+from flambe_save.codecs import Codec, DumpOptions, LoadOptions
+from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError
+from flambe_save.trust import Trust
+
+__all__ = ["CodecContract", "same"]
+
+
+class CodecContract(abc.ABC):
+    """What every Codec keeps to.
+
+    Attributes
+    ----------
+    detects_any_damage : bool
+        Whether each changed byte is noticed or harmless, as with checksums. Otherwise a wrong value may be read, but
+        never a wrong kind of error raised.
+    """
+
+    detects_any_damage: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def make_codec(self) -> Codec[Any]:
+        """Return the codec."""
+
+    def make_values(self) -> Any:
+        """Return values that are data; a codec of tensors alone gives others than these."""
+        weight = torch.arange(12.0).reshape(3, 4)
+        return OrderedDict(
+            weight=weight,
+            transposed=weight.t(),
+            half=torch.tensor([1.5, float("nan")], dtype=torch.bfloat16),
+            counter=torch.tensor(7),
+            empty=torch.empty(0, 3),
+            plain={"step": 10, "names": ["a", "\u03b2"], "seen": {3, 1, 2}, "rate": (0.1, None)},
+        )
+
+    def make_code(self) -> Any:
+        """Return values that run code when they are unpickled; None if the codec can hold no such thing."""
+        return {"harmless": 1, "code": _Code()}
+
+    def dump(self, values: Any) -> bytes:
+        """Return values as bytes; they must count as data."""
+        file = io.BytesIO()
+        assert self.make_codec().dump(values, file, DumpOptions()) == []
+        return file.getvalue()
+
+    def load(self, data: bytes, options: LoadOptions | None = None) -> Any:
+        """Return the values in bytes."""
+        return self.make_codec().load(io.BytesIO(data), options or LoadOptions())
+
+    def test_suffix_is_one_of_a_file(self) -> None:
+        """The suffix begins with a dot and goes on."""
+        assert len(self.make_codec().suffix.rpartition(".")[2]) > 0
+        assert self.make_codec().suffix.startswith(".")
+
+    def test_load_is_the_inverse_of_dump(self) -> None:
+        """What is read is what was written, to the bit."""
+        values = self.make_values()
+        assert same(self.load(self.dump(values)), values)
+
+    def test_values_are_not_changed(self) -> None:
+        """Writing leaves the values as they are."""
+        values = self.make_values()
+        self.dump(values)
+        assert same(values, self.make_values())
+
+    def test_same_values_same_bytes(self) -> None:
+        """Two writes of one object, or of an equal one, give the same bytes."""
+        values = self.make_values()
+        assert self.dump(values) == self.dump(values) == self.dump(self.make_values())
+
+    def test_dump_only_writes(self) -> None:
+        """A file that cannot seek or be read is enough to write to."""
+        file = _Pipe()
+        self.make_codec().dump(self.make_values(), cast(BinaryIO, file), DumpOptions())
+        assert same(self.load(bytes(file.data)), self.make_values())
+
+    def test_a_truncated_file_is_corrupt(self) -> None:
+        """However short a file is cut, that is a CorruptSaveError, with the node and file that the options name."""
+        data = self.dump(self.make_values())
+        options = LoadOptions(node="encoder", file="the-file")
+        for length in {0, 1, 2, 4, 10, *range(0, len(data), max(1, len(data) // 200)), len(data) - 1}:
+            with pytest.raises(CorruptSaveError, match="the-file") as info:
+                self.load(data[:length], options)
+            assert (info.value.node, info.value.file) == ("encoder", "the-file")
+
+    def test_a_changed_byte_is_corrupt_or_harmless(self) -> None:
+        """Any changed byte is a LoadError, or makes no difference where ``detects_any_damage`` says so."""
+        values = self.make_values()
+        data = self.dump(values)
+        expected = CorruptSaveError if self.detects_any_damage else LoadError
+        refused = 0
+        with limited_memory():
+            for index in range(0, len(data), max(1, len(data) // 2000)):
+                damaged = bytearray(data)
+                damaged[index] ^= 1 << index % 8
+                try:
+                    loaded = self.load(bytes(damaged))
+                except expected:
+                    refused += 1
+                except Exception as error:
+                    pytest.fail(f"byte {index} changed: {error!r} is no error of the package's")
+                else:
+                    assert not self.detects_any_damage or same(loaded, values), f"byte {index} changed"
+        assert refused > 0
+
+    def test_code_is_not_run(self) -> None:
+        """What is more than data is told when written and, by default, neither read nor run."""
+        values = self.make_code()
+        if values is None:
+            pytest.skip("the codec holds data only")
+        file = io.BytesIO()
+        opaque = self.make_codec().dump(values, file, DumpOptions())
+        _Code.runs = 0
+        assert len(opaque) == 1
+        with pytest.raises(UntrustedError, match=r"trusted=\["):
+            self.load(file.getvalue())
+        assert _Code.runs == 0
+
+    def test_trusted_code_is_run(self) -> None:
+        """A caller who trusts the module, or everything, gets the whole."""
+        values = self.make_code()
+        if values is None:
+            pytest.skip("the codec holds data only")
+        file = io.BytesIO()
+        self.make_codec().dump(values, file, DumpOptions())
+        for trust in (Trust.of(trusted=[__name__]), Trust.of(weights_only=False)):
+            loaded = self.load(file.getvalue(), LoadOptions(trust))
+            assert loaded.keys() == values.keys()
+            assert type(loaded["code"]) is type(values["code"])
+
+
+class _Code:
+    """Counts how often it was unpickled."""
+
+    runs: ClassVar[int] = 0
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _make_code, ()
+
+
+def _make_code() -> _Code:
+    _Code.runs += 1
+    return _Code()
+
+
+class _Pipe(io.RawIOBase):
+    """A file that can only be written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.data += data
+        return len(memoryview(data).cast("B"))
+
+
+@contextlib.contextmanager
+def limited_memory(extra: int = 4 << 30) -> Iterator[None]:
+    """Let the process take only ``extra`` bytes more, so that a size which damage made up is a MemoryError here.
+
+    Without effect where there is no ``/proc``.
+    """
+    if not os.path.exists("/proc/self/statm"):
+        yield
+        return
+    import resource
+
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + extra, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are of the same types and equal to the bit, inside containers too; NaN equals itself.
+
+    Tensors must agree in layout, device and whether they need a gradient as well, but not in strides.
+    """
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        facts = [(item.dtype, item.shape, item.layout, item.device, item.requires_grad) for item in (one, other)]
+        return facts[0] == facts[1] and _same_content(one, other)
+    if isinstance(one, dict):
+        pairs = zip(one.items(), other.items(), strict=False)
+        return len(one) == len(other) and all(same(mine, yours) for mine, yours in pairs)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, (float, complex)):
+        return repr(one) == repr(other)  # exact, and NaN and -0.0 are told apart
+    if hasattr(one, "tobytes") and hasattr(one, "dtype"):
+        return bool(one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes())
+    return bool(one == other)
+
+
+def _same_content(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.is_meta:
+        return True
+    if one.is_quantized:
+        quantizer = [
+            (item.qscheme(), item.q_scale(), item.q_zero_point())
+            if item.qscheme() == torch.per_tensor_affine
+            else (item.qscheme(), item.q_per_channel_scales().tolist(), item.q_per_channel_zero_points().tolist())
+            for item in (one, other)
+        ]
+        return quantizer[0] == quantizer[1] and same(one.int_repr(), other.int_repr())
+    if one.layout == torch.sparse_coo:
+        one, other = one.detach(), other.detach()
+        parts = [(item._indices(), item._values(), item.is_coalesced()) for item in (one, other)]
+        return same(*parts)
+    if one.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return same(*[(item.crow_indices(), item.col_indices(), item.values()) for item in (one, other)])
+    if one.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return same(*[(item.ccol_indices(), item.row_indices(), item.values()) for item in (one, other)])
+    return torch.equal(_raw(one), _raw(other))
+
+
+def _raw(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)

@@ -1,0 +1,19 @@
+"""Shared fixtures: the component classes of the golden saves, a fresh seed, and torch kept to one thread per worker."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN / "flambe_0_4"))  # so that `textnet`, the module behind the golden saves, imports
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Make every test start from the same random numbers."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)

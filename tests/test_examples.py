@@ -1,0 +1,100 @@
+"""The examples: each runs as a newcomer runs it, says what it promises, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from flambe_save import save
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    """Run an example in an empty folder, with another for temporary files, and return what it prints."""
+    work, temporary = folder / "work", folder / "temporary"
+    work.mkdir()
+    temporary.mkdir()
+    places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    places["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "torch")  # which torch makes among the temporary files, unasked
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=work,
+        env={**os.environ, **places},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""  # no warnings either
+    assert list(work.iterdir()) == []
+    return done.stdout
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """Return what an example left among the temporary files."""
+    return list((folder / "temporary").iterdir())
+
+
+def test_every_example_is_run_here() -> None:
+    """A new example must get a test, or be a module that others import."""
+    scripts = {path.name for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert scripts == set(re.findall(r'run\("(\w+\.py)"', here))
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    """It reads more than 95 % of the digits, in a new process just as many, and keeps only the save it names."""
+    output = run("quickstart.py", tmp_path)
+    before, after, reused = (float(number) for number in re.findall(r"accuracy ([\d.]+)", output))
+    assert before > 0.95
+    assert after == before
+    assert reused > 0.9
+    assert "!digits_model.DigitClassifier" in output
+
+    path = Path(output.splitlines()[-1].removeprefix("The save is yours to look at: "))
+    assert left_behind(tmp_path) == [path.parent]
+    assert [saved.name for saved in path.parent.iterdir()] == ["digits"]
+    for file in path.rglob("*"):
+        assert file.name in output, file  # the printed tree is the folder
+
+
+def test_gpu_to_cpu(tmp_path: Path) -> None:
+    """It loads one save in five ways, and says so where there is no GPU."""
+    output = run("gpu_to_cpu.py", tmp_path)
+    assert output.count("history on ") == 5
+    assert "weight on meta, mean on meta, history on meta" in output
+    assert ("There is no GPU here" in output) is not torch.cuda.is_available()
+    assert left_behind(tmp_path) == []
+
+
+def test_links(tmp_path: Path) -> None:
+    """The whole config has the link, the part's has the value."""
+    output = run("links.py", tmp_path)
+    whole, part = output.split("Saved, config.yaml keeps the links:")[1].split("In embedding/config.yaml")
+    assert "words: !@ vocabulary.size" in whole
+    assert "words: 8" in part
+    assert left_behind(tmp_path) == []
+
+
+def test_read_by_hand(tmp_path: Path) -> None:
+    """It makes a save, reads it without the package, and removes it."""
+    output = run("read_by_hand.py", tmp_path)
+    assert re.search(r"backbone +Backbone +6 tensors", output)
+    assert "layers.0.weight, float32 of shape (4, 1, 3, 3)" in output
+    assert output.endswith("flambe_save was not imported to tell this.\n")
+    assert left_behind(tmp_path) == []
+
+
+def test_read_by_hand_reads_any_save(tmp_path: Path) -> None:
+    """Given a save, it reads that one and leaves it there."""
+    path = Path(save(torch.nn.Linear(2, 3), tmp_path / "linear"))
+    output = run("read_by_hand.py", tmp_path, str(path))
+    assert "!torch.Linear" in output
+    assert "weight, float32 of shape (3, 2)" in output
+    assert (path / "manifest.json").is_file()

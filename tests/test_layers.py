@@ -1,0 +1,90 @@
+"""The house: which module may import which, and that the public names are what the docs say."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import flambe_save
+
+PACKAGE = Path(flambe_save.__file__).parent
+
+# The picture in docs/design.md. A module imports from rows above its own, from its own package, and, where it stands
+# alone, from modules named before it in its row.
+LAYERS = [
+    ["_version", "errors", "layout", "registry"],
+    ["state", "tree", "trust"],
+    ["storage", "codecs", "config"],
+    ["formats", "adapters"],
+    ["api"],
+    ["component"],
+    ["testing"],
+    ["__init__"],
+]
+PACKAGES = {"storage", "codecs", "config", "formats", "adapters", "testing"}
+
+
+def unit(path: Path) -> str:
+    """Return the package or module of flambe_save that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Return the units of flambe_save that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("flambe_save"):
+            names = (
+                [node.module] if node.module != "flambe_save" else [f"flambe_save.{item.name}" for item in node.names]
+            )
+        elif isinstance(node, ast.Import):
+            names = [item.name for item in node.names if item.name.startswith("flambe_save")]
+        found |= {name.split(".")[1] if "." in name else "__init__" for name in names}
+    return found
+
+
+def test_every_module_has_its_place() -> None:
+    """Each file belongs to a layer, and each layer's entry exists."""
+    there = {unit(path) for path in PACKAGE.rglob("*.py")}
+    assert there == {name for row in LAYERS for name in row}
+
+
+def test_imports_go_one_way() -> None:
+    """No module imports from its own row's packages or from a row below."""
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        here = unit(path)
+        row = next(index for index, names in enumerate(LAYERS) if here in names)
+        for other in imports(path) - {here}:
+            theirs = next(index for index, names in enumerate(LAYERS) if other in names)
+            beside = theirs == row and not {here, other} & PACKAGES
+            if not (theirs < row or (beside and LAYERS[row].index(other) < LAYERS[row].index(here))):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {other}")
+    assert wrong == []
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    """`__all__` lists each public name once, and each is there."""
+    names = flambe_save.__all__
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not hasattr(flambe_save, name)] == []
+
+
+def test_every_public_name_is_documented() -> None:
+    """Each public name has a docstring of its own."""
+    undocumented = [
+        name
+        for name in flambe_save.__all__
+        if name != "__version__" and not (getattr(flambe_save, name).__doc__ or "").strip()
+    ]
+    assert undocumented == []
+
+
+def test_import_is_quiet() -> None:
+    """Importing the package defines no dynamic classes for torch's modules."""
+    assert [name for name in sys.modules if name.startswith("flambe_save") and "dynamic" in name] == []
+    from flambe_save.config.registrable import TAGS
+
+    assert not any("torch.nn.modules" in path for path in TAGS._classes if "test" not in path)
