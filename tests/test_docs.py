@@ -1,0 +1,77 @@
+"""The docs run: code blocks of the README and docs, and examples in docstrings; names in the docs exist."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import flambe_save
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/configs.md"]
+MODULES = [item.name for item in pkgutil.walk_packages(flambe_save.__path__, "flambe_save.")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python blocks of a page run, in order, as one program; the three lines of the README's top come last."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    if page == "README.md":
+        blocks.append(blocks.pop(0))
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("__main__")  # a page's classes are those of a script
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    for block in blocks:
+        exec(compile(block, page, "exec"), module.__dict__)
+    assert blocks
+    if page == "README.md":
+        yaml = re.search(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+        assert yaml is not None
+        assert (tmp_path / "tagger" / "config.yaml").read_text() == yaml[1]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name: str) -> None:
+    """The examples in a module's docstrings give what they say."""
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_relative_links_lead_somewhere() -> None:
+    """A link to a file of the project is to a file that is there."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
+    missing = [(str(page), link) for page, link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_error_is_in_its_tree() -> None:
+    """The tree in the docstring of errors.py names every class of it, under its base."""
+    from flambe_save import errors
+
+    drawn = re.findall(r"\w+(?:Error|Warning)\b", errors.__doc__ or "")
+    assert set(errors.__all__) <= set(drawn)
+
+
+def test_format_page_names_every_file_and_key() -> None:
+    """The specification mentions each file name and each key of the manifest."""
+    from flambe_save import layout
+    from flambe_save.formats.manifest import Manifest
+
+    text = (ROOT / "docs" / "format.md").read_text()
+    names = [*layout.NODE_FILES, *layout.ROOT_FILES, *Manifest.__dataclass_fields__]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_design_page_names_every_module() -> None:
+    """The picture of the house shows each module and package."""
+    text = (ROOT / "docs" / "design.md").read_text()
+    units = {name.split(".")[1] for name in MODULES if not name.split(".")[1].startswith("_")}
+    assert [unit for unit in sorted(units) if f"{unit}.py" not in text and f"{unit}/" not in text] == []
