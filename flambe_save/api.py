@@ -215,8 +215,14 @@ def load_state_from_file(
     node: str = "",
     weights_only: bool = True,
     trusted: Iterable[str] = (),
+    **pickle_load_args: Any,
 ) -> State:
     """Load a State, building no object; parameters and errors as :func:`load`.
+
+    Parameters
+    ----------
+    **pickle_load_args
+        Further arguments of the Unpickler, such as ``encoding``.
 
     Returns
     -------
@@ -225,7 +231,8 @@ def load_state_from_file(
         opened, and asks for trust, when it is looked into.
     """
     trust = Trust.of(weights_only, trusted)
-    return state_from_tree(_read(path, node, LoadOptions(trust, map_location, pickle_module)).tree)
+    options = LoadOptions(trust, map_location, pickle_module, pickle_load_args)
+    return state_from_tree(_read(path, node, options).tree)
 
 
 def _read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, cast
 
 import dill
@@ -56,11 +56,14 @@ class LoadOptions:
         As in :func:`torch.load`.
     pickle_module : module
         Used only by a load that trusts everything.
+    pickle_load_args : mapping
+        Further arguments of its Unpickler: ``encoding`` for what Python 2 wrote, say.
     """
 
     trust: Trust = NO_TRUST
     map_location: MapLocation = None
     pickle_module: PickleModule = pickle
+    pickle_load_args: Mapping[str, Any] = field(default_factory=dict)
     node: str | None = None
     file: str | None = None
 

@@ -264,6 +264,7 @@ def unpickle_data(stream: io.BytesIO, options: LoadOptions, storage_of: Any = No
         stream,
         options.trust,
         storage_of=storage_of,
+        arguments=options.pickle_load_args,
         nested=lambda data: _storage_in(data, options),
         node=options.node,
         file=options.file,
@@ -290,12 +291,12 @@ def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
     """
     load = options.pickle_module.load
     if hasattr(options.pickle_module, "Unpickler") or load is pickle.load:
-        return _trusting_module(options).load(stream)
+        return _trusting_module(options).load(stream, **options.pickle_load_args)
     if options.map_location is not None:
         raise LoadError(
             "a pickle module without an Unpickler cannot follow map_location", fix="Pass pickle_module=dill."
         )
-    return load(stream)
+    return load(stream, **options.pickle_load_args)
 
 
 def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
@@ -305,7 +306,11 @@ def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any
         elif _LEGACY_START not in data[:32]:
             return unpickle_trusting(io.BytesIO(data), options)
         return torch.load(
-            io.BytesIO(data), cast(Any, options.map_location), _trusting_module(options), weights_only=False
+            io.BytesIO(data),
+            cast(Any, options.map_location),
+            _trusting_module(options),
+            weights_only=False,
+            **options.pickle_load_args,
         )
     except (LoadError, MemoryError):
         raise

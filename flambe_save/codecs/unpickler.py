@@ -11,7 +11,7 @@ import io
 import pickle
 import pickletools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -47,6 +47,8 @@ class DataUnpickler(pickle.Unpickler):
         Turns a persistent id into a :class:`Storage`.
     nested : callable, optional
         Reads the bytes of a torch file that a pickle holds inside itself.
+    arguments : mapping, optional
+        Further arguments of :class:`pickle.Unpickler`.
     node, file : str, optional
         For messages.
     """
@@ -58,10 +60,11 @@ class DataUnpickler(pickle.Unpickler):
         *,
         storage_of: Callable[[Any], Storage] | None = None,
         nested: Callable[[bytes], Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
         node: str | None = None,
         file: str | None = None,
     ) -> None:
-        super().__init__(stream, encoding="utf-8")
+        super().__init__(stream, **{"encoding": "utf-8", **(arguments or {})})
         self._stream = stream
         self._start = stream.tell()
         self._trust = trust
