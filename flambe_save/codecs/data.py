@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from flambe_save.errors import UnsupportedObjectError
 from flambe_save.state import State
 
-__all__ = ["ATOMS", "PortableTensor", "say_what", "tie_key", "to_data"]
+__all__ = ["ATOMS", "Portable", "say_what", "tie_key", "to_data"]
 
 ATOMS: tuple[type, ...] = (
     type(None),
@@ -29,6 +30,7 @@ ATOMS: tuple[type, ...] = (
     bytes,
     bytearray,
     torch.dtype,
+    torch.layout,
     torch.device,
     torch.Size,
     datetime.datetime,
@@ -69,9 +71,7 @@ def tie_key(tensor: torch.Tensor) -> tuple[Any, ...] | None:
     return (tensor.untyped_storage()._cdata, *view)
 
 
-def to_data(
-    values: Any, wrap: Callable[[torch.Tensor], Any] = lambda tensor: tensor
-) -> tuple[Any, list[tuple[str, Any]]]:
+def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tuple[Any, list[tuple[str, Any]]]:
     """Return a copy of values that pickles the same each time, and what in it is more than data.
 
     Containers are copied and sets ordered; tensors are shared, but those that view a part of their storage are
@@ -81,7 +81,7 @@ def to_data(
     ----------
     values : object
     wrap : callable
-        Called for each distinct plain tensor; its result takes the tensor's place.
+        Called for each distinct tensor and storage; its result takes their place.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def to_data(
     opaque: list[tuple[str, Any]] = []
 
     def visit(value: Any, path: str) -> Any:
-        if type(value) in ATOMS:
+        if type(value) in ATOMS and not _has_foreign_zone(value):
             return value
         if id(value) in memo:
             return memo[id(value)]
@@ -113,6 +113,8 @@ def to_data(
         elif kind in (set, frozenset):
             items = [visit(item, f"{path}{{{item!r}}}") for item in sorted(value, key=_sort_key)]
             copy = memo[id(value)] = _OrderedSet(value, items)
+        elif kind is torch.UntypedStorage:
+            copy = memo[id(value)] = wrap(value)
         elif kind in (torch.Tensor, torch.nn.Parameter):
             copy = memo[id(value)] = tensor_of(value, path)
         else:
@@ -127,13 +129,18 @@ def to_data(
             return tensor
         key = tie_key(tensor)
         if key is None:
-            return tensor
+            return wrap(_compact(tensor))
         key = (*key, type(tensor), tensor.requires_grad)
         if key not in memo:
             memo[key] = wrap(_compact(tensor))
         return memo[key]
 
-    return visit(values, ""), opaque
+    try:
+        return visit(values, ""), opaque
+    except RecursionError as error:
+        raise UnsupportedObjectError(
+            "the values are nested too deep for Python's recursion limit", fix="Keep them in flatter containers."
+        ) from error
 
 
 def say_what(opaque: list[tuple[str, Any]]) -> list[str]:
@@ -147,6 +154,8 @@ def say_what(opaque: list[tuple[str, Any]]) -> list[str]:
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor, or a clone where it views a part of a larger storage."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return tensor
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
     if tensor.untyped_storage().nbytes() <= tensor.numel() * tensor.element_size():
@@ -158,7 +167,20 @@ def _compact(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _sort_key(item: Any) -> tuple[str, str]:
-    return type(item).__name__, repr(item)
+    return type(item).__name__, _text(item)
+
+
+def _text(item: Any) -> str:
+    """Return an item's repr, with the sets inside it in order."""
+    if isinstance(item, frozenset):
+        return f"{{{','.join(sorted(map(_text, item)))}}}"
+    return f"({','.join(map(_text, item))})" if isinstance(item, tuple) else repr(item)
+
+
+def _has_foreign_zone(value: Any) -> bool:
+    """Whether a time is in a zone that is an object of its own."""
+    zone = getattr(value, "tzinfo", None) if type(value) in (datetime.datetime, datetime.time) else None
+    return zone is not None and type(zone) is not datetime.timezone
 
 
 def _is_numpy_data(value: Any) -> bool:
@@ -170,48 +192,38 @@ def _is_numpy_data(value: Any) -> bool:
     return isinstance(value, numpy.dtype)
 
 
-class PortableTensor:
-    """Stands for a tensor in a bare pickle, of any pickle module, and is the tensor when read.
+class Portable:
+    """Stands for a tensor or storage in a bare pickle, of any pickle module, and is the tensor or storage when read.
 
-    It pickles as torch pickles a tensor, but for its storage.
+    It pickles as torch pickles it, but for storages: those become whole torch files in the zip format, because the old
+    format would write a memory address.
     """
 
-    def __init__(self, tensor: torch.Tensor, storages: dict[int, _Storage]) -> None:
-        self._tensor = tensor
-        self._storages = storages
+    def __init__(self, item: Any, made: dict[int, Portable]) -> None:
+        self._item = item
+        self._made = made
 
     @classmethod
-    def wrapper(cls) -> Callable[[torch.Tensor], PortableTensor]:
-        """Return a function that wraps the tensors of one pickle, which share what storages they share."""
-        storages: dict[int, _Storage] = {}
-        return lambda tensor: cls(tensor, storages)
+    def wrapper(cls) -> Callable[[Any], Portable]:
+        """Return a function that wraps what is in one pickle; what shares a storage still does."""
+        made: dict[int, Portable] = {}
+        return lambda item: cls(item, made)
 
     def __reduce__(self) -> Any:
-        rebuild, arguments = self._tensor.__reduce_ex__(2)[:2]  # type: ignore[no-untyped-call]
-        if rebuild not in _REBUILD:
-            return self._tensor.__reduce_ex__(2)  # type: ignore[no-untyped-call]
-        if isinstance(self._tensor, torch.nn.Parameter):
-            data = PortableTensor(self._tensor.detach(), self._storages)
-            return rebuild, (data, self._tensor.requires_grad, OrderedDict())
-        storage = self._storages.setdefault(self._tensor.untyped_storage()._cdata, _Storage(arguments[0]))
-        return rebuild, (storage, *arguments[1:])
-
-
-class _Storage:
-    """Pickles as torch pickles a storage, but in the zip format: the old one would write a memory address."""
-
-    def __init__(self, storage: Any) -> None:
-        self._storage = storage
-
-    def __reduce__(self) -> Any:
+        if isinstance(self._item, torch.Tensor):
+            rebuild, arguments, *_ = self._item.__reduce_ex__(2)  # type: ignore[no-untyped-call]
+            return rebuild, self._wrapped(arguments)
         buffer = io.BytesIO()
-        torch.save(self._storage, buffer)
+        torch.save(self._item, buffer)
         return torch.storage._load_from_bytes, (buffer.getvalue(),)
 
-
-_REBUILD = (
-    torch._utils._rebuild_tensor_v2,
-    torch._utils._rebuild_tensor_v3,
-    torch._utils._rebuild_qtensor,
-    torch._utils._rebuild_parameter,
-)
+    def _wrapped(self, value: Any) -> Any:
+        """Return a reduction's arguments with all tensors and storages in them wrapped."""
+        if isinstance(value, tuple):
+            return type(value)(self._wrapped(item) for item in value) if type(value) is tuple else value
+        if isinstance(value, torch.Tensor):
+            return Portable(value, self._made)
+        if isinstance(value, (torch.UntypedStorage, torch.storage.TypedStorage)):
+            untyped: Any = getattr(value, "_untyped_storage", value)
+            return self._made.setdefault(untyped._cdata, Portable(value, self._made))
+        return value

@@ -6,7 +6,7 @@ import io
 import pickle
 from typing import Any, BinaryIO
 
-from flambe_save.codecs.data import PortableTensor, say_what, to_data
+from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions
 from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
 from flambe_save.errors import LoadError
@@ -30,14 +30,14 @@ class PickleCodec:
         UnsupportedObjectError
             If something cannot be pickled; the message names it.
         """
-        prepared, opaque = to_data(values, PortableTensor.wrapper())
+        prepared, opaque = to_data(values, Portable.wrapper())
         try:
             module = options.pickle_module if opaque else pickle
             module.dump(prepared, file, protocol=options.pickle_protocol)
         except OSError:
             raise
         except Exception as error:
-            raise unpicklable(opaque, error) from error
+            raise unpicklable(values, opaque, error) from error
         return say_what(opaque)
 
     def load(self, file: BinaryIO, options: LoadOptions) -> Any:

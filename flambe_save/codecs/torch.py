@@ -17,9 +17,10 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from flambe_save.codecs.data import PortableTensor, say_what, to_data
+from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Place, placer
-from flambe_save.codecs.unpickler import DataUnpickler, Storage, data_global
+from flambe_save.codecs.rebuild import DTYPES, Inert, check
+from flambe_save.codecs.unpickler import DataUnpickler
 from flambe_save.errors import CorruptSaveError, LoadError, UnsupportedObjectError
 from flambe_save.state import State
 
@@ -54,10 +55,10 @@ class TorchCodec:
             if hasattr(module, "Pickler"):
                 torch.save(prepared, buffer, pickle_module=module, pickle_protocol=options.pickle_protocol)
             else:  # torch.save could not use it; the reader takes a bare pickle too
-                prepared, _ = to_data(values, PortableTensor.wrapper())
+                prepared, _ = to_data(values, Portable.wrapper())
                 module.dump(prepared, buffer, protocol=options.pickle_protocol)
         except Exception as error:
-            raise unpicklable(opaque, error) from error
+            raise unpicklable(values, opaque, error) from error
         file.write(buffer.getbuffer())
         return say_what(opaque)
 
@@ -97,16 +98,15 @@ def _read_zip(records: _Records, options: LoadOptions, place: Place) -> Any:
         raise records.damaged("it holds no data.pkl, so it was not written by torch.save")
     if "byteorder" in records.names and bytes(records.read("byteorder")) != b"little":
         raise records.damaged("its tensors are big-endian")
-    storages: dict[str, Storage] = {}
+    storages: dict[str, torch.UntypedStorage] = {}
 
-    def storage_of(pid: Any) -> Storage:
-        dtype, key, location, numel = _checked_pid(pid)
+    def storage_of(pid: Any) -> Any:
+        kind, key, location, numel = _checked_pid(pid)
         if key not in storages:
             raw = records.read(f"data/{key}")
-            if len(raw) != numel * dtype.itemsize:
-                raise pickle.UnpicklingError(f"storage {key} holds {len(raw)} bytes, not {numel} elements of {dtype}")
-            storages[key] = Storage(place(_untyped(raw), location), dtype)
-        return storages[key]._replace(dtype=dtype)
+            check(len(raw) == numel * _itemsize(kind), f"storage {key} holds {len(raw)} bytes, not {numel} of {kind}")
+            storages[key] = place(_untyped(raw), location)
+        return _typed(storages[key], kind)
 
     return unpickle_data(io.BytesIO(bytes(records.read("data.pkl"))), options, storage_of)
 
@@ -128,10 +128,16 @@ class _Records:
             UnicodeDecodeError,
         ) as error:
             raise self.damaged(f"the zip is damaged: {error}") from error
-        for info in entries:
-            name = info.filename.partition("/")[2]
-            if name in self.names or info.compress_type != zipfile.ZIP_STORED:
-                raise self.damaged(f"its record {info.filename[:200]!r} comes twice or is compressed")
+        seen: set[str] = set()
+        end = 0
+        for info in sorted(entries, key=lambda item: item.header_offset):
+            root, _, name = info.filename.partition("/")
+            if info.filename.lower() in seen or root != entries[0].filename.partition("/")[0]:
+                raise self.damaged(f"its record {info.filename[:200]!r} comes twice, or lies in another folder")
+            if info.compress_type != zipfile.ZIP_STORED or info.header_offset < end:
+                raise self.damaged(f"its record {info.filename[:200]!r} is compressed, or lies on another")
+            seen.add(info.filename.lower())
+            end = info.header_offset + 30 + len(info.filename) + info.file_size
             self.names[name] = info
 
     def read(self, name: str) -> memoryview:
@@ -165,7 +171,7 @@ def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
             "a torch file of an unknown protocol or byte order", node=options.node, file=options.file
         )
     start = stream.tell()
-    needed: dict[str, torch.dtype] = {}
+    needed: dict[str, Any] = {}
     _Collector(stream, needed).run(options)
     keys = unpickle_data(stream, options)
     if not isinstance(keys, list) or not set(needed) <= set(keys):
@@ -173,21 +179,19 @@ def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
     raw: dict[str, bytearray] = {}
     for key in keys:
         count = int.from_bytes(stream.read(8), "little")
-        raw[key] = bytearray(stream.read(count * needed.get(key, torch.uint8).itemsize))
+        raw[key] = bytearray(stream.read(count * _itemsize(needed.get(key))))
     placed: dict[str, torch.UntypedStorage] = {}
 
-    def storage_of(pid: Any) -> Storage:
-        dtype, key, location, numel = _checked_pid(pid[:5])
-        view = pid[5] if len(pid) > 5 else None
-        if len(raw[key]) != numel * dtype.itemsize:
-            raise pickle.UnpicklingError(f"storage {key} is cut short")
+    def storage_of(pid: Any) -> Any:
+        kind, key, location, numel = _checked_pid(pid[:5])
+        check(len(raw[key]) == numel * _itemsize(kind), f"storage {key} is cut short")
         if key not in placed:
             placed[key] = place(_untyped(memoryview(raw[key])), location)
-        untyped = placed[key]
-        if view is not None:
-            _, offset, size = view
-            untyped = untyped[offset * dtype.itemsize : (offset + size) * dtype.itemsize]
-        return Storage(untyped, dtype)
+        untyped: Any = placed[key]
+        if len(pid) > 5 and pid[5] is not None:
+            _, offset, size = pid[5]
+            untyped = untyped[offset * _itemsize(kind) : (offset + size) * _itemsize(kind)]
+        return _typed(untyped, kind)
 
     stream.seek(start)
     return unpickle_data(stream, options, storage_of)
@@ -196,8 +200,8 @@ def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
 class _Collector(pickle.Unpickler):
     """Walks a legacy pickle, building nothing, to learn which storages it wants and of what type."""
 
-    def __init__(self, stream: io.BytesIO, needed: dict[str, torch.dtype]) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: io.BytesIO, needed: dict[str, Any]) -> None:
+        super().__init__(stream, encoding="utf-8")
         self._needed = needed
 
     def run(self, options: LoadOptions) -> None:
@@ -205,50 +209,41 @@ class _Collector(pickle.Unpickler):
             self.load()
         except Exception as error:
             raise CorruptSaveError(
-                f"the pickle cannot be read: {str(error)[:200]}", node=options.node, file=options.file
+                f"the pickle cannot be read: {type(error).__name__}: {str(error)[:200]}",
+                node=options.node,
+                file=options.file,
             ) from error
 
     def find_class(self, module: str, name: str) -> Any:
-        found = data_global(f"{module}.{name}")
-        return found if isinstance(found, torch.dtype) else _Inert
+        if name == "UntypedStorage":
+            return torch.UntypedStorage
+        return DTYPES.get(f"{module}.{name}", Inert)
 
     def persistent_load(self, pid: Any) -> Any:
-        dtype, key, _, _ = _checked_pid(pid[:5])
-        self._needed[key] = dtype
-        return _Inert()
+        kind, key, _, _ = _checked_pid(pid[:5])
+        self._needed[key] = kind
+        return Inert()
 
 
-class _Inert(dict):  # type: ignore[type-arg]
-    """Takes any construction and any state, and does nothing with it."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __call__(self, *arguments: Any) -> _Inert:
-        return self
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return 0
-
-    def append(self, item: Any) -> None:
-        pass
-
-    def extend(self, items: Any) -> None:
-        pass
+def _checked_pid(pid: Any) -> tuple[Any, str, str, int]:
+    """Return a persistent id's storage type (a dtype, or the class of untyped ones), key, location and length."""
+    check(isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage", "an unknown persistent id")
+    _, kind, key, location, numel = pid
+    check(isinstance(kind, torch.dtype) or kind is torch.UntypedStorage, "a storage without a type")
+    check(isinstance(key, str) and isinstance(location, str), "a storage without a key or a location")
+    check(type(numel) is int and numel >= 0, "a storage of no size")
+    return kind, key, location, numel
 
 
-def _checked_pid(pid: Any) -> tuple[torch.dtype, str, str, int]:
-    if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
-        raise pickle.UnpicklingError("an unknown persistent id")
-    _, dtype, key, location, numel = pid
-    if not (isinstance(dtype, torch.dtype) and isinstance(key, str) and isinstance(location, str)):
-        raise pickle.UnpicklingError("a persistent id without a type, a key or a location")
-    if type(numel) is not int or numel < 0:
-        raise pickle.UnpicklingError("a storage of no size")
-    return dtype, key, location, numel
+def _itemsize(kind: Any) -> int:
+    return kind.itemsize if isinstance(kind, torch.dtype) else 1
+
+
+def _typed(untyped: torch.UntypedStorage, kind: Any) -> Any:
+    if not isinstance(kind, torch.dtype):
+        return untyped
+    make: Any = torch.storage.TypedStorage
+    return make(wrap_storage=untyped, dtype=kind, _internal=True)
 
 
 def _untyped(raw: memoryview) -> torch.UntypedStorage:
@@ -302,7 +297,9 @@ def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
 def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
     try:
         if data[:4] == _ZIP_MAGIC:
-            _Records(file, data, options)  # torch itself would read a damaged zip without a word
+            records = _Records(file, data, options)
+            for name in records.names:
+                records.read(name)  # torch itself would read a damaged record without a word
         elif _LEGACY_START not in data[:32]:
             return unpickle_trusting(io.BytesIO(data), options)
         return torch.load(
@@ -343,10 +340,20 @@ def _trusting_module(options: LoadOptions) -> Any:
     return types.SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=load)
 
 
-def unpicklable(opaque: list[tuple[str, Any]], error: Exception) -> UnsupportedObjectError:
+def unpicklable(values: Any, opaque: list[tuple[str, Any]], error: Exception) -> UnsupportedObjectError:
     """Make the error for values that a pickle module refused."""
+    if not opaque and isinstance(values, dict):  # then it is a tensor of a type that torch cannot save
+        opaque = [(str(key), value) for key, value in values.items() if not _saves(value)]
     what = "; ".join(say_what(opaque[:5])) or "a value"
     return UnsupportedObjectError(
         f"this cannot be pickled ({str(error)[:200]}): {what}",
         fix="Leave it out of the state and the arguments, or build it inside the class.",
     )
+
+
+def _saves(value: Any) -> bool:
+    try:
+        torch.save(value, io.BytesIO())
+    except Exception:
+        return False
+    return True

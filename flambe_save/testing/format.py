@@ -141,11 +141,12 @@ class FormatContract(abc.ABC):
 
 
 def same_tree(one: SaveTreeNode, other: SaveTreeNode) -> bool:
-    """Whether two trees have the same nodes: values to the bit, texts, stashes, and what torch says of modules."""
-    mine, yours = list(walk(one)), list(walk(other))
-    return [path for path, _ in mine] == [path for path, _ in yours] and all(
-        same(_facts(one), _facts(other)) for (_, one), (_, other) in zip(mine, yours, strict=True)
-    )
+    """Whether two trees have the same nodes: values to the bit, texts, stashes, and what torch says of modules.
+
+    The order of children does not matter.
+    """
+    mine, yours = dict(walk(one)), dict(walk(other))
+    return mine.keys() == yours.keys() and all(same(_facts(mine[path]), _facts(yours[path])) for path in mine)
 
 
 def _facts(node: SaveTreeNode) -> list[Any]:
