@@ -24,9 +24,8 @@ from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import holds, load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state, load_state
 from flambe_save.config.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
-from flambe_save.config.schema import Schema, bind_arguments, copy_containers, record, schema_of
+from flambe_save.config.schema import RecordsCall, Schema, schema_of
 from flambe_save.errors import (
-    CompilationError,
     SourceChangedWarning,
     VersionMismatchError,
     VersionMismatchWarning,
@@ -119,7 +118,7 @@ def _compile(cls: type, _factory: str | None = None, _stash: Mapping[str, Any] |
     return Schema(cls, _factory, **kwargs)(_stash)
 
 
-class Component(Registrable, abc.ABC, should_register=False):
+class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
     """An object that records how it was built and says what it holds.
 
     Subclass it alone or together with ``torch.nn.Module``, in either order. The arguments of the constructor are
@@ -150,30 +149,17 @@ class Component(Registrable, abc.ABC, should_register=False):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # The signature of __new__ below, which takes anything, would hide that of an inherited __init__
-        if "__signature__" not in vars(cls):
-            takes_none = cls.__init__ is object.__init__
-            parameters = () if takes_none else list(inspect.signature(cls.__init__).parameters.values())[1:]
-            cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         if cls.compile is torch.nn.Module.compile:  # where Module comes first among the bases
             cls.compile = vars(Component)["compile"]
 
-    def __new__(cls: type[C], *args: Any, **kwargs: Any) -> C:
-        """Make the object and record its arguments; containers are copied, so that ``__init__`` may change them."""
-        if cls.__init__ is object.__init__ and (args or kwargs):
-            raise TypeError(f"{cls.__name__}() takes no arguments")  # object would not say so, as there is a __new__
-        make = super().__new__
-        instance: Any = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
+    def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
+        """Make the object and record its arguments."""
+        instance = super().__new__(cls, *args, **kwargs)
         if isinstance(instance, torch.nn.Module):
+            recorded = vars(instance).copy()
             torch.nn.Module.__init__(instance)  # so that forgetting super().__init__() does no harm
-        try:
-            keywords = bind_arguments(cls, args, kwargs)
-        except (TypeError, CompilationError):
-            return cast(C, instance)  # __init__ will say what is wrong, or the object cannot be described
-        schema = Schema(cls)
-        schema.keywords.update((name, copy_containers(value)) for name, value in keywords.items())
-        record(instance, schema)
-        return cast(C, instance)
+            vars(instance).update(recorded)
+        return instance
 
     compile = _CompileMethod()
 
@@ -188,11 +174,11 @@ class Component(Registrable, abc.ABC, should_register=False):
         return None
 
     @classmethod
-    def setup_dependencies(cls, kwargs: dict[str, Any]) -> None:
+    def setup_dependencies(cls, kwargs: dict[str, Any], /) -> None:
         """Add to the keywords of a Schema that is about to be built, links above all; by default nothing."""
 
     @classmethod
-    def precompile(cls, **kwargs: Any) -> None:
+    def precompile(cls, /, **kwargs: Any) -> None:
         """Act on the keywords of a Schema whose links have been followed, before what is inside is built."""
 
     def _state(self, state_dict: State, prefix: str, local_metadata: dict[str, Any]) -> State:
@@ -375,12 +361,16 @@ def make_component(class_: type, tag_namespace: str, only_module: str | None = N
         Leaves out classes of modules that do not begin so.
     """
 
-    @functools.cache
+    made: dict[str, type] = {}
+
     def lookup(name: str) -> type | None:
+        if name in made:
+            return made[name]
         for sub in sorted({class_, *all_subclasses(class_)}, key=lambda item: (item.__module__, item.__qualname__)):
             inside = only_module is None or sub.__module__.startswith(only_module)
             if sub.__name__ == name and inside and not inspect.isabstract(sub):
-                return dynamic_component(sub, name, tag_namespace)
+                made[name] = dynamic_component(sub, name, tag_namespace)
+                return made[name]
         return None
 
     TAGS.provide(tag_namespace, lookup)

@@ -12,7 +12,7 @@ from typing import Any
 
 from flambe_save.layout import CLASS_KEY, DIRECTORIES_KEY
 
-__all__ = ["State", "join_key", "split_key", "traverse"]
+__all__ = ["State", "join_key", "ordered", "split_key", "traverse"]
 
 _EMPTY_PART = "%"  # a lone percent sign is never the result of escaping
 
@@ -81,6 +81,17 @@ def _escape(part: str) -> str:
 
 def _unescape(part: str) -> str:
     return "" if part == _EMPTY_PART else part.replace("%2E", ".").replace("%25", "%")
+
+
+def ordered(items: Iterable[Any]) -> list[Any]:
+    """Return a set's items in an order that depends on nothing but them: not on hash seeds, nor on how it was made."""
+    return sorted(items, key=lambda item: (type(item).__name__, _text(item)))
+
+
+def _text(item: Any) -> str:
+    if isinstance(item, (set, frozenset)):
+        return f"{{{','.join(sorted(map(_text, item)))}}}"
+    return f"({','.join(map(_text, item))})" if isinstance(item, tuple) else repr(item)
 
 
 def traverse(nested: Mapping[str, Any], path: Sequence[str] | None = None) -> Iterator[tuple[list[str], str, Any]]:

@@ -349,6 +349,7 @@ def test_a_shared_list_is_recorded_as_one_list() -> None:
         ("x:\n- {a: 1, 'a': 2}", "line 2: the key 'a' comes twice"),
         ("{16: a, 0x10: b}", "line 1: the key .* comes twice"),
         ("!yml.Pair {left: 1,\n left: 2}", "line 2: the key 'left' comes twice"),
+        ("a: &a {b: 1}\nc:\n  <<: *a", "line 3: merge keys"),
         ("a: &a\n- *a", r"line 2: \*a has no finished anchor"),
         ("- 1\n- *nope", r"line 2: \*nope has no finished anchor"),
         ("a: [1, 2", r"line \d: this is no YAML"),

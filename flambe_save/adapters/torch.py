@@ -16,6 +16,7 @@ from torch import nn
 
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
 from flambe_save.codecs.options import placer
+from flambe_save.config.link import Link
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import RegistrationError, UnsupportedObjectError
@@ -28,8 +29,12 @@ class ModuleAdapter:
     """Any ``nn.Module``."""
 
     def describe(self, obj: nn.Module) -> Schema | None:
-        """Return a Schema of a torch.nn built-in; None for other classes, which do not tell."""
-        return schema_of(obj) or builtin_schema(obj)
+        """Return a Schema of a torch.nn built-in, or the one that a module was built from; None where neither is known.
+
+        What a built-in is now wins over what it was built from; where they agree, the record still knows of links.
+        """
+        recorded, now = schema_of(obj), builtin_schema(obj)
+        return recorded if now is None or (recorded is not None and _agree(recorded, now)) else now
 
     def children(self, obj: nn.Module) -> Iterable[Child]:
         """Return the submodules, whose tensors are covered, and components among plain attributes."""
@@ -209,6 +214,16 @@ def _arguments(module: nn.Module) -> dict[str, Any] | None:
 
 def _tensor_names(module: nn.Module) -> list[str]:
     return [name for name, value in module._parameters.items() if value is not None]
+
+
+def _agree(recorded: Schema, now: Schema) -> bool:
+    """Whether the arguments that a module was built from are those that it shows now."""
+    for name, value in recorded.keywords.items():
+        value = value() if isinstance(value, Link) else value
+        other = now.keywords.get(name, value)
+        if type(value) is not type(other) or isinstance(value, torch.Tensor) or value != other:
+            return False
+    return True
 
 
 def _rebuilds(module: nn.Module, arguments: dict[str, Any]) -> bool:

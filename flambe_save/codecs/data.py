@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from flambe_save.errors import UnsupportedObjectError
-from flambe_save.state import State
+from flambe_save.state import State, ordered
 
 __all__ = ["ATOMS", "Portable", "say_what", "tie_key", "to_data"]
 
@@ -111,7 +111,7 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
         elif kind is tuple:
             copy = memo[id(value)] = tuple(visit(item, f"{path}[{index}]") for index, item in enumerate(value))
         elif kind in (set, frozenset):
-            items = [visit(item, f"{path}{{{item!r}}}") for item in sorted(value, key=_sort_key)]
+            items = [visit(item, f"{path}{{{item!r}}}") for item in ordered(value)]
             copy = memo[id(value)] = _OrderedSet(value, items)
         elif kind is torch.UntypedStorage:
             copy = memo[id(value)] = wrap(value)
@@ -164,17 +164,6 @@ def _compact(tensor: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(clone, requires_grad=tensor.requires_grad)
     return clone.requires_grad_(tensor.requires_grad) if tensor.requires_grad else clone
-
-
-def _sort_key(item: Any) -> tuple[str, str]:
-    return type(item).__name__, _text(item)
-
-
-def _text(item: Any) -> str:
-    """Return an item's repr, with the sets inside it in order."""
-    if isinstance(item, frozenset):
-        return f"{{{','.join(sorted(map(_text, item)))}}}"
-    return f"({','.join(map(_text, item))})" if isinstance(item, tuple) else repr(item)
 
 
 def _has_foreign_zone(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml as pyyaml
 
-__all__ = ["CORE", "Dumper", "Loader"]
+__all__ = ["CORE", "SCALARS", "Dumper", "Loader"]
 
 CORE = "tag:yaml.org,2002:"
 
@@ -20,7 +20,7 @@ _DumperBase: Any = getattr(pyyaml, "CSafeDumper", pyyaml.SafeDumper)
 
 # YAML 1.2 core schema (yaml.org/spec/1.2.2, 10.3.2), and YAML 1.1's timestamps, which both languages' dumpers write
 # plain.
-_SCALARS = {
+SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
@@ -46,6 +46,6 @@ class Dumper(_DumperBase):  # type: ignore[misc]
     """Quotes what either YAML version would read as something else than a string."""
 
 
-for _name, (_pattern, _first) in _SCALARS.items():
+for _name, (_pattern, _first) in SCALARS.items():
     for _class in (Loader, Dumper):
         _class.add_implicit_resolver(CORE + _name, re.compile(f"(?:{_pattern})$"), _first)

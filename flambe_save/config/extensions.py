@@ -43,20 +43,23 @@ def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None
     MissingExtensionError
         If a module is not imported and may not be, cannot be imported, or cannot be installed.
     """
-    for module, requirement in extensions.items():
-        if module in sys.modules:
-            continue
+    absent = {module: requirement for module, requirement in extensions.items() if module not in sys.modules}
+    for module, requirement in absent.items():  # all are checked before the first is imported
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise _missing(module, requirement, "that is no module's name", file)
         trust.check_import(module, requirement, file=file)
+    for module, requirement in absent.items():
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module.partition(".")[0] or not trust.auto_install:
-                raise _missing(module, requirement, str(error), file) from error
+        except Exception as error:  # whatever a module's own code raises
+            is_absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+            if not (is_absent and trust.auto_install):
+                raise _missing(module, requirement, f"{type(error).__name__}: {error}", file) from error
             _install(module, requirement, file)
             importlib.invalidate_caches()
             try:
                 importlib.import_module(module)
-            except ImportError as again:
+            except Exception as again:
                 raise _missing(module, requirement, f"installed, but {again}", file) from again
 
 

@@ -92,6 +92,7 @@ class Link(Reference):
     def __init__(
         self, schematic_path: Sequence[str], attr_path: Sequence[str] | None = None, target: Any = None
     ) -> None:
+        create_link_str(schematic_path, attr_path)  # refuses what could not be written, private attributes above all
         self.schematic_path = list(schematic_path)
         self.attr_path = list(attr_path or ())
         self.target = target
@@ -108,6 +109,16 @@ class Link(Reference):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({create_link_str(self.schematic_path, self.attr_path)})"
+
+    def trail(self) -> list[Any]:
+        """Return the config and what each key of the path leads to in it, as far as nothing has to be built."""
+        found = [self._document]
+        try:
+            for key in self.schematic_path:
+                found.append(self._step(found[-1], key))
+        except LinkError:
+            pass
+        return found
 
     def within(self, document: Any) -> None:
         """Tell the link which config it is in: a Schema, or a mapping or list of them."""
@@ -172,10 +183,12 @@ class Link(Reference):
         if isinstance(current, Link):
             current = current()
         schema = current if isinstance(current, Schema) else schema_of(current)
-        inner = schema.keywords if schema is not None else current
+        inner = schema.arguments if schema is not None else current
         try:
+            if isinstance(inner, Mapping) and key not in inner:
+                key = next(other for other in inner if str(other) == key)  # a key that is no text
             return inner[int(key)] if isinstance(inner, (list, tuple)) else inner[key]
-        except (KeyError, IndexError, ValueError, TypeError):
+        except (KeyError, IndexError, ValueError, TypeError, StopIteration):
             raise MalformedLinkError(
                 f"{self!r}: there is no {key!r} in the config",
                 fix="Check the link's keys against the config.",
@@ -187,7 +200,11 @@ class FunctionCallLink(Link):
     """A link whose target is called, without arguments, and gives its result."""
 
     def _follow(self) -> Any:
-        return super()._follow()()
+        target = super()._follow()
+        try:
+            return target()
+        except Exception as error:
+            raise LinkError(f"{self!r}: the call raised {type(error).__name__}: {str(error)[:200]}") from error
 
 
 @alias("$")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from flambe_save.config.registrable import Registrable
-from flambe_save.config.schema import Schema, schema_of
+from flambe_save.config.schema import RecordsCall, Schema, schema_of
+from flambe_save.errors import CompilationError
 
 __all__ = ["MappedRegistrable"]
 
 
-class MappedRegistrable(Registrable, should_register=False):
+class MappedRegistrable(Registrable, RecordsCall, should_register=False):
     """A class that is built at once when its tag is read from a config, from the mapping under it."""
 
     @classmethod
@@ -22,10 +23,16 @@ class MappedRegistrable(Registrable, should_register=False):
         CompilationError
             If the class is abstract or the arguments do not fit.
         """
-        return Schema(cls, factory_name, **constructor.construct_mapping(node))()
+        schema = Schema(cls, factory_name)
+        schema.keywords.update(constructor.construct_arguments(node))
+        return schema()
 
     @classmethod
     def to_yaml(cls, representer: Any, node: Any, tag: str) -> Any:
         """Write the arguments that an instance was built from."""
         schema = schema_of(node)
-        return representer.represent_mapping(tag, schema.keywords if schema is not None else {})
+        if schema is None:
+            raise CompilationError(f"it is not known how this {cls.__name__} was built")
+        if schema.factory_method and not tag.endswith(f".{schema.factory_method}"):
+            tag = f"{tag}.{schema.factory_method}"
+        return representer.represent_mapping(tag, schema.keywords)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import yaml as pyyaml
 
-from flambe_save.config.dialect import CORE, Loader
+from flambe_save.config.dialect import CORE, SCALARS, Loader
 from flambe_save.config.link import Link, PickledDataLink, parse_link_str
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Schema, visit
@@ -114,7 +114,10 @@ def parse(text: str) -> list[Document]:
     if len(text) > _MAX_CHARS:
         raise ConfigError(f"a config of {len(text)} characters; the limit is {_MAX_CHARS}")
     documents: list[Document] = []
-    loader = Loader(text)
+    try:
+        loader = Loader(text)
+    except (pyyaml.YAMLError, UnicodeEncodeError) as error:
+        raise ConfigError(f"this is no YAML: {error}") from error
     try:
         events = iter(loader.get_event, None)
         for event in events:
@@ -190,7 +193,7 @@ def _check_keys(node: Any) -> None:
             if (key.tag, key.value) in seen:
                 raise ConfigError(f"line {line_of(key)}: the key {key.value[:80]!r} comes twice")
             seen.add((key.tag, key.value))
-            if key.value == "<<" and key.style is None:
+            if key.value == "<<" and not key.style:
                 raise ConfigError(f"line {line_of(key)}: merge keys (<<) are not part of this dialect")
 
 
@@ -238,10 +241,23 @@ class Constructor:
         built: dict[Any, Any] = {}
         for key, value in node.value:
             name = self.values[id(key)]
+            if isinstance(name, Hashable) and name in built:
+                raise ConfigError(f"line {line_of(key)}: the key {str(name)[:80]!r} comes twice")
             if not isinstance(name, Hashable):
                 raise ConfigError(f"a {type(name).__name__} cannot be a key")
             built[name] = self.values[id(value)]
         return built
+
+    def construct_yaml_map(self, node: pyyaml.Node) -> Iterator[dict[Any, Any]]:
+        """Yield a mapping's keys and values, for a ``from_yaml`` that was written for Flambe."""
+        yield self.construct_mapping(node)
+
+    def construct_arguments(self, node: pyyaml.Node) -> dict[str, Any]:
+        """Return a mapping's keys and values, where all keys are names."""
+        arguments = self.construct_mapping(node)
+        if not all(isinstance(key, str) for key in arguments):
+            raise ConfigError(f"the arguments of {node.tag} must have names")
+        return arguments
 
     def _build(self, node: pyyaml.Node) -> Any:
         if node.tag.startswith(CORE):
@@ -263,12 +279,12 @@ class Constructor:
         if issubclass(cls, Link):
             return cls(*parse_link_str(self.construct_scalar(node)))
         if hasattr(cls, "from_yaml"):
-            return cls.from_yaml(self, node, factory)
-        arguments = self.construct_mapping(node)
-        if not all(isinstance(key, str) for key in arguments):
-            raise ConfigError(f"the arguments of !{tag} must have names")
+            value = cls.from_yaml(self, node, factory)
+            if hasattr(value, "__dict__"):
+                value.__dict__["_created_with_tag"] = tag  # to be written with it again
+            return value
         schema = Schema(cls, factory)
-        schema.keywords.update(arguments)
+        schema.keywords.update(self.construct_arguments(node))
         schema._created_with_tag = tag
         return schema
 
@@ -279,6 +295,8 @@ class Constructor:
             return self.construct_sequence(node)
         text = self.construct_scalar(node)
         try:
+            if kind in SCALARS and re.fullmatch(SCALARS[kind][0], text) is None:
+                raise ValueError("it is not written as one")
             if kind == "str":
                 return text
             if kind == "null":

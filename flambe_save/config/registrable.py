@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from flambe_save.config.values import BY_TAG
 from flambe_save.errors import RegistrationError
 
 __all__ = [
@@ -68,6 +69,8 @@ class Tags:
 
     def add(self, cls: type, tag: str | None = None) -> None:
         """Register a class under its own name and, where ``tag`` is given, under that tag, now its preferred one."""
+        if tag in BY_TAG or tag == "type":
+            raise RegistrationError(f"the tag '!{tag}' is one of the dialect's own values", fix="Choose another alias.")
         path = dotted_path(cls)
         if self._classes.get(path) is not cls:
             self._classes[path] = cls
@@ -116,28 +119,36 @@ class Tags:
         RegistrationError
             If the tag fits no class, or several; the message names them, or what to import.
         """
+        owner, _, last = tag.rpartition(".")
+        if recorded in self._classes:
+            cls = self._classes[recorded]
+            if self._fits(recorded, tag):
+                return cls, None
+            if factory_of(cls, last) is not None and self._fits(recorded, owner):
+                return cls, last
+        found = self._only(tag)
+        if found is not None:
+            return found, None
+        provided = self._provided(owner, last)
+        if provided is not None:
+            return provided, None
+        maker = self._only(owner) if owner else None
+        if maker is not None and factory_of(maker, last) is not None:
+            return maker, last
+        raise self._unknown(tag, recorded)
+
+    def _only(self, tag: str) -> type | None:
+        """Return the one class that a tag fits, or None."""
         found = self._candidates(tag)
-        if len(found) > 1 and recorded in found:
-            return self._classes[str(recorded)], None
         if len(found) > 1:
             raise RegistrationError(
                 f"the tag '!{tag}' fits several classes: {', '.join(sorted(found))}",
                 fix=f"Write the full dotted path, as in '!{min(found)}', or give one of them an @alias.",
             )
-        if found:
-            return self._classes[found[0]], None
-        owner, _, last = tag.rpartition(".")
-        provided = self._provided(owner, last)
-        if provided is not None:
-            return provided, None
-        if owner:
-            try:
-                cls, factory = self.resolve(owner, recorded)
-            except RegistrationError:
-                cls, factory = object, None
-            if factory is None and factory_of(cls, last) is not None:
-                return cls, last
-        raise self._unknown(tag, recorded)
+        return self._classes[found[0]] if found else None
+
+    def _fits(self, path: str, tag: str) -> bool:
+        return tag in self._own_tags[path] or path.endswith("." + tag) or tag in (path, _short_tag(path))
 
     def means(self, tag: str, cls: type, factory: str | None) -> bool:
         """Whether a tag names just this class and factory."""
@@ -156,18 +167,17 @@ class Tags:
                 f"{path} has no tag", fix="Make it a subclass of Component, or register(cls, 'tag')."
             )
         for tag in reversed(self._own_tags[path]):
-            if self._explicit[tag] == [path]:
+            if self._candidates(tag) == [path]:
                 return tag
         short = _short_tag(path)
         return short if self._candidates(short) == [path] else path
 
     def _candidates(self, tag: str) -> list[str]:
-        """Return the dotted paths that a tag fits: as an alias, or else as its own or a part of its own path."""
-        if self._explicit.get(tag):
-            return self._explicit[tag]
+        """Return the dotted paths that a tag fits: as alias or path, else as a class's own tag, else as a path's end."""
         paths = self._named.get(tag.rpartition(".")[2], [])
-        exact = [path for path in paths if path == tag]
-        return exact or [path for path in paths if path.endswith("." + tag) or _short_tag(path) == tag]
+        exact = [*self._explicit.get(tag, ()), *(path for path in paths if path == tag)]
+        own = [path for path in paths if _short_tag(path) == tag]
+        return list(dict.fromkeys(exact)) or own or [path for path in paths if path.endswith("." + tag)]
 
     def _provided(self, namespace: str, name: str) -> type | None:
         for lookup in self._providers.get(namespace, ()):
@@ -286,8 +296,26 @@ def registrable_factory(method: F) -> F:
 
     Below or above ``@classmethod``, or without it.
     """
+    if inspect.isfunction(method):
+        return _Factory(method)  # type: ignore[return-value]
     setattr(getattr(method, "__func__", method), _FACTORY, True)
-    return classmethod(method) if inspect.isfunction(method) else method  # type: ignore[return-value]
+    return method
+
+
+class _Factory:
+    """A function declared as a factory: a class method, also where ``@classmethod`` is put around it or forgotten."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        setattr(self, _FACTORY, True)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        wrapped: Any = classmethod(self.__wrapped__)  # type: ignore[attr-defined]
+        setattr(wrapped.__func__, _FACTORY, True)
+        setattr(owner, name, wrapped)
+
+    def __call__(self, cls: type, /, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(cls, *args, **kwargs)  # type: ignore[attr-defined]
 
 
 def factory_of(cls: type, name: str) -> Callable[..., Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -10,10 +11,10 @@ import yaml as pyyaml
 
 from flambe_save.config.dialect import CORE, Dumper
 from flambe_save.config.link import FunctionCallLink, Link, PickledDataLink, create_link_str
-from flambe_save.config.registrable import TAGS, Registrable, dotted_path
+from flambe_save.config.registrable import TAGS, dotted_path
 from flambe_save.config.schema import Schema, defaults_of, schema_of, visit
 from flambe_save.config.values import BY_TYPE
-from flambe_save.errors import FlambeSaveError, MalformedLinkError, UnsupportedObjectError
+from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError
 from flambe_save.registry import ADAPTERS
 
 __all__ = ["Representer", "config_text", "describe", "serialize"]
@@ -37,6 +38,7 @@ class Representer:
         self._nodes: dict[int, pyyaml.Node] = {}
         self._stashed: dict[int, str] = {}
         self._paths: dict[int, list[str]] | None = None
+        self._open: set[int] = set()
         self._alive: list[Any] = []  # ids are only unique while their objects live
 
     def represent_data(self, value: Any, path: str = "") -> pyyaml.Node:
@@ -48,13 +50,19 @@ class Representer:
             If YAML cannot hold it and there is no stash; the message names the path inside the object.
         """
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in _PLAIN and type(getattr(value, "tzinfo", None)) in (type(None), datetime.timezone):
             return cast(pyyaml.Node, _PLAIN[kind](value))
         if id(value) in self._nodes:
             return self._nodes[id(value)]
         if isinstance(value, Link):
             return self._represent_link(value, path)
-        node = self._represent_object(value, path)
+        if id(value) in self._open:
+            raise ConfigError(f"{path or 'the value'} is inside itself, which a config cannot say")
+        self._open.add(id(value))
+        try:
+            node = self._represent_object(value, path)
+        finally:
+            self._open.discard(id(value))
         if not isinstance(node, pyyaml.ScalarNode) and kind is not tuple:
             self._alive.append(value)
             self._nodes[id(value)] = node
@@ -96,7 +104,7 @@ class Representer:
             return self._represent_schema(value, {}, path)
         if isinstance(value, type):
             return self._represent_type(value, path)
-        if isinstance(value, Registrable) and hasattr(value, "to_yaml"):
+        if hasattr(value, "to_yaml") and type(value) in TAGS:
             tag = self._tag(type(value), None, getattr(value, "_created_with_tag", None))
             return cast(pyyaml.Node, value.to_yaml(self, value, tag))
         schema = describe(value)
@@ -128,14 +136,14 @@ class Representer:
     def _represent_link(self, link: Link, path: str) -> pyyaml.Node:
         """Write a link relative to the root, or what it stands for where that is not inside the root."""
         symbol = "!call" if isinstance(link, FunctionCallLink) else "!@"
-        if not link.is_resolved:
-            return self.represent_scalar(symbol, create_link_str(link.schematic_path, link.attr_path))
-        if symbol == "!call" and type(link.resolved) in (*_PLAIN, list, dict, tuple):
+        if symbol == "!call" and link.is_resolved and type(link.resolved) in (*_PLAIN, list, dict, tuple):
             return self.represent_data(link.resolved, path)  # a plain result spares the reader the call
         if self._paths is None:
             self._paths = {}
             for keys, item in visit(self._root):
                 self._paths.setdefault(id(item), list(keys))
+        if not link.is_resolved:
+            return self.represent_scalar(symbol, create_link_str(self._unbuilt_path(link), link.attr_path))
         keys_to_target = self._paths.get(id(link.target_leaf)) if link.target_leaf is not None else None
         if not keys_to_target or type(link.target_leaf) in _PLAIN:
             return self.represent_data(link.resolved, path)
@@ -143,6 +151,14 @@ class Representer:
             return self.represent_scalar(symbol, create_link_str(keys_to_target, link.attr_path))
         except MalformedLinkError:
             return self.represent_data(link.resolved, path)
+
+    def _unbuilt_path(self, link: Link) -> list[str]:
+        """Return a link's keys from the root, where the root is a part of the config that the link is in."""
+        for depth, item in reversed(list(enumerate(link.trail()))):
+            known = (self._paths or {}).get(id(item)) if isinstance(item, (Schema, dict, list)) else None
+            if known is not None and [*known, *link.schematic_path[depth:]]:
+                return [*known, *link.schematic_path[depth:]]
+        return link.schematic_path
 
     def _represent_stashed(self, value: Any, path: str) -> pyyaml.Node:
         if self.stash is None:
@@ -187,13 +203,18 @@ _PLAIN: dict[type, Any] = {
     float: _float,
     str: lambda value: _scalar("str", value, "|" if "\n" in value else None),
     bytes: lambda value: _scalar("binary", base64.b64encode(value).decode("ascii")),
+    datetime.date: lambda value: _scalar("timestamp", value.isoformat()),
+    datetime.datetime: lambda value: _scalar("timestamp", value.isoformat(" ")),
 }
 
 
 def config_text(obj: Any, stash: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
     """Return an object's config, and the dotted path of the class that each tag in it means."""
     representer = Representer(obj, stash)
-    nodes = [representer.represent_data(obj)]
+    try:
+        nodes: list[pyyaml.Node] = [representer.represent_data(obj)]
+    except RecursionError as error:
+        raise ConfigError("the object is nested too deep to be written") from error
     extensions: dict[str, str] = {}
     for _, item in visit(obj):
         schema = item if isinstance(item, Schema) else schema_of(item)
@@ -205,6 +226,11 @@ def config_text(obj: Any, stash: dict[str, Any] | None) -> tuple[str, dict[str, 
 
 def serialize(nodes: list[pyyaml.Node]) -> str:
     """Return the text of documents."""
-    return str(
-        pyyaml.serialize_all(nodes, Dumper=Dumper, allow_unicode=True, width=1 << 20, explicit_start=len(nodes) > 1)
-    ).removesuffix("...\n")  # a lone scalar would end in a document mark
+    options: dict[str, Any] = {"allow_unicode": True, "width": 1 << 20, "explicit_start": len(nodes) > 1}
+    try:
+        text = str(pyyaml.serialize_all(nodes, Dumper=Dumper, **options))
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"a text that no file can hold: {error}") from error
+    except RecursionError as error:
+        raise ConfigError("the object is nested too deep to be written") from error
+    return text[:-4] if text.endswith("\n...\n") else text  # a lone scalar ends in a mark that nothing needs

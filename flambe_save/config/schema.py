@@ -18,10 +18,10 @@ from flambe_save.errors import CompilationError, FlambeSaveError, UnpreparedLink
 from flambe_save.state import join_key
 
 __all__ = [
+    "RecordsCall",
     "Reference",
     "Schema",
     "bind_arguments",
-    "copy_containers",
     "defaults_of",
     "record",
     "schema_of",
@@ -84,6 +84,7 @@ class Schema(MutableMapping[str, Any]):
     keywords: dict[str, Any]
     _compiled: Any
     _compiling: bool
+    _given: dict[str, Any] | None
     _extensions: dict[str, str]
     _created_with_tag: str | None
 
@@ -96,6 +97,7 @@ class Schema(MutableMapping[str, Any]):
             keywords=keywords,
             _compiled=None,
             _compiling=False,
+            _given=None,
             _extensions={},
             _created_with_tag=None,
         )
@@ -139,6 +141,16 @@ class Schema(MutableMapping[str, Any]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has keywords of its own and is not built: it makes another object
+        unbuilt = {"_compiled": None, "_compiling": False, "_given": None}
+        return {**self.__dict__, **unbuilt, "keywords": dict(self.keywords)}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keywords, and once it is being built those that the call was given in their place."""
+        return self.keywords if self._given is None else self._given
+
     @recursive_repr()
     def __repr__(self) -> str:
         name = self.component_subclass.__name__ + (f".{self.factory_method}" if self.factory_method else "")
@@ -169,31 +181,36 @@ class Schema(MutableMapping[str, Any]):
                 f"{self._name} is built already, so {', '.join(overrides)} cannot change",
                 fix="Pass overrides to the first call, or copy the Schema.",
             )
-        return self._build({} if stash is None else stash, overrides, ())
+        try:
+            return self._build(_Building({} if stash is None else stash), overrides, ())
+        except RecursionError as error:
+            raise CompilationError(f"the config of {self._name} is nested too deep to be built") from error
 
-    def _build(self, stash: Mapping[str, Any], overrides: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    def _build(self, building: _Building, overrides: Mapping[str, Any], path: tuple[str, ...]) -> Any:
         if self._compiled is not None:
             return self._compiled
         if self._compiling:
             raise CompilationError(f"{self._name} is an argument of itself", node=join_key(path))
         self._compiling = True
         try:
-            return self._construct(stash, {**self.keywords, **overrides}, path)
+            self._given = {**self.keywords, **overrides}
+            return self._construct(building, self._given, path)
         except FlambeSaveError as error:
             error.locate(node=join_key(path) if path else "")
             raise
         finally:
             self._compiling = False
 
-    def _construct(self, stash: Mapping[str, Any], given: dict[str, Any], path: tuple[str, ...]) -> Any:
-        cls = self.component_subclass
+    def _construct(self, building: _Building, given: dict[str, Any], path: tuple[str, ...]) -> Any:
+        cls, stash = self.component_subclass, building.stash
         if inspect.isabstract(cls):
             missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
             raise CompilationError(f"{cls.__name__} is abstract", fix=f"Define {missing}, or use a subclass.")
         if hasattr(cls, "setup_dependencies"):
             cls.setup_dependencies(given)
         ready = {
-            key: _replace(value, lambda item, _: _resolved_if_possible(item, stash)) for key, value in given.items()
+            key: _replace(value, lambda item, _: _resolved_if_possible(item, stash), (), building.ready)
+            for key, value in given.items()
         }
         if hasattr(cls, "precompile"):
             cls.precompile(**ready)
@@ -201,9 +218,9 @@ class Schema(MutableMapping[str, Any]):
         def build(item: Any, inner: tuple[str, ...]) -> Any:
             if isinstance(item, Reference):
                 item = item.resolve(stash)
-            return item._build(stash, {}, inner) if isinstance(item, Schema) else item
+            return item._build(building, {}, inner) if isinstance(item, Schema) else item
 
-        built = {key: _replace(value, build, (*path, key)) for key, value in ready.items()}
+        built = {key: _replace(value, build, (*path, key), building.built) for key, value in ready.items()}
         instance = _call(self, _callable_of(cls, self.factory_method), built)
 
         def keep(item: Any, _: tuple[str, ...]) -> Any:
@@ -211,7 +228,7 @@ class Schema(MutableMapping[str, Any]):
                 item = item.resolve(stash)
             return item._compiled if isinstance(item, Schema) else item
 
-        kept = {key: _replace(value, keep) for key, value in given.items()}
+        kept = {key: _replace(value, keep, (), building.kept) for key, value in given.items()}
         self._compiled = instance
         described = Schema(cls, self.factory_method, **kept)
         described._extensions = self._extensions
@@ -276,10 +293,20 @@ class Schema(MutableMapping[str, Any]):
         return obj
 
 
+class _Building:
+    """One call of a Schema and of all Schemas inside it: the stash, and the copies of containers that they share."""
+
+    def __init__(self, stash: Mapping[str, Any]) -> None:
+        self.stash = stash
+        self.ready: dict[int, Any] = {}
+        self.built: dict[int, Any] = {}
+        self.kept: dict[int, Any] = {}
+
+
 def visit(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield ``(path, item)`` for everything in the arguments of a Schema, or of an object that records one.
 
-    Parents come first, arguments in order; each Schema or recorded object is gone into once.
+    Parents come first, arguments in order; each Schema, recorded object or container is gone into once.
     """
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
@@ -288,15 +315,16 @@ def visit(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         yield path, item
         inner: list[tuple[str, Any]] = []
         schema = item if isinstance(item, Schema) else schema_of(item)
+        if id(item) in seen:
+            continue
         if schema is not None:
-            if id(item) in seen:
-                continue
-            seen.add(id(item))
             inner = list(schema.keywords.items())
         elif isinstance(item, Mapping):
             inner = [(str(key), value) for key, value in item.items()]
-        elif isinstance(item, (list, tuple)):
+        elif isinstance(item, (list, tuple, set, frozenset)):
             inner = [(str(index), value) for index, value in enumerate(item)]
+        if inner:
+            seen.add(id(item))
         stack.extend(((*path, key), value) for key, value in reversed(inner))
 
 
@@ -344,9 +372,14 @@ def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         if kind is inspect.Parameter.VAR_POSITIONAL:
             found[name] = list(value)
         elif kind is inspect.Parameter.VAR_KEYWORD:
-            twice = found.keys() & value.keys()
+            unnamed = [
+                other.name
+                for other in bound.signature.parameters.values()
+                if other.kind in (other.POSITIONAL_ONLY, other.VAR_POSITIONAL)
+            ]
+            twice = value.keys() & {*found, *unnamed}
             if twice:
-                raise CompilationError(f"the argument {min(twice)!r} was given both by position and by keyword")
+                raise CompilationError(f"the keyword {min(twice)!r} has the name of a positional parameter")
             found.update(value)
         else:
             found[name] = value
@@ -424,19 +457,67 @@ def _resolved_if_possible(item: Any, stash: Mapping[str, Any]) -> Any:
         return item
 
 
-def copy_containers(value: Any) -> Any:
-    """Return a copy of nested lists, tuples and dicts that shares what is in them."""
-    return _replace(value, lambda item, _: item)
-
-
-def _replace(value: Any, change: Callable[[Any, tuple[str, ...]], Any], path: tuple[str, ...] = ()) -> Any:
+def _replace(
+    value: Any,
+    change: Callable[[Any, tuple[str, ...]], Any],
+    path: tuple[str, ...] = (),
+    memo: dict[int, Any] | None = None,
+) -> Any:
     """Return a copy of nested containers with every item changed; Schemas count as items.
 
-    ``change`` gets an item and the keys that lead to it.
+    ``change`` gets an item and the keys that lead to it. A container that is in several places is copied once for all
+    of them, as far as they share ``memo``; what it maps from must live as long as it.
     """
+    memo = {} if memo is None else memo
+    if id(value) in memo:
+        return memo[id(value)]
     kind = type(value)
-    if kind is list or kind is tuple:
-        return kind(_replace(item, change, (*path, str(index))) for index, item in enumerate(value))
-    if kind is dict or kind is OrderedDict:
-        return kind((key, _replace(item, change, (*path, str(key)))) for key, item in value.items())
-    return change(value, path)
+    if kind in (list, tuple, set, frozenset):
+        copy = kind(_replace(item, change, (*path, str(index)), memo) for index, item in enumerate(value))
+    elif kind is dict or kind is OrderedDict:
+        copy = kind(
+            (_replace(key, change, path, memo), _replace(item, change, (*path, str(key)), memo))
+            for key, item in value.items()
+        )
+    else:
+        return change(value, path)
+    memo[id(value)] = copy
+    return copy
+
+
+class _Signature:
+    """Makes a class's signature that of its ``__init__``: ``__new__`` below takes anything, and would hide it."""
+
+    def __get__(self, obj: Any, cls: type) -> inspect.Signature:
+        if obj is not None:  # an instance that can be called has a signature of its own
+            raise AttributeError("__signature__")
+        init: Any = getattr(cls, "__init__")  # noqa: B009  (mypy takes the plain access for one on an instance)
+        parameters = () if init is object.__init__ else list(inspect.signature(init).parameters.values())[1:]
+        return inspect.Signature(parameters)
+
+
+class RecordsCall:
+    """Mixed into a class, makes its objects record the arguments that they are built with.
+
+    Containers among the arguments are copied, so that ``__init__`` may change its own. A call that a mapping of names
+    to values cannot hold is not recorded.
+    """
+
+    __signature__ = _Signature()
+
+    def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
+        """Make the object and record the arguments."""
+        if cls.__init__ is object.__init__ and (args or kwargs):
+            raise TypeError(f"{cls.__name__}() takes no arguments")  # object would not say so, as there is a __new__
+        make: Any = super().__new__
+        instance = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
+        try:
+            keywords = bind_arguments(cls, args, kwargs)
+        except (TypeError, CompilationError):
+            return instance  # __init__ will say what is wrong, or the object cannot be described
+        schema = Schema(cls)
+        memo: dict[int, Any] = {}
+        for name, value in keywords.items():
+            schema.keywords[name] = _replace(value, lambda item, _: item, (), memo)
+        record(instance, schema)
+        return instance

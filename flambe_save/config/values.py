@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from flambe_save.errors import ConfigError
+from flambe_save.state import ordered
 
 __all__ = ["BY_TAG", "BY_TYPE", "Value"]
 
@@ -25,10 +26,6 @@ class Value(NamedTuple):
     type: type
     plain: Callable[[Any], Any]
     build: Callable[[Any], Any]
-
-
-def _sorted(items: Any) -> list[Any]:
-    return sorted(items, key=lambda item: (type(item).__name__, repr(item)))
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -46,8 +43,8 @@ def _list(plain: Any) -> list[Any]:
 
 _VALUES = (
     Value("tuple", tuple, list, lambda plain: tuple(_list(plain))),
-    Value("set", set, _sorted, lambda plain: set(_list(plain))),
-    Value("frozenset", frozenset, _sorted, lambda plain: frozenset(_list(plain))),
+    Value("set", set, ordered, lambda plain: set(_list(plain))),
+    Value("frozenset", frozenset, ordered, lambda plain: frozenset(_list(plain))),
     Value(
         "range",
         range,

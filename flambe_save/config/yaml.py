@@ -88,9 +88,12 @@ def load_all(
 def _read(source: str | IO[str] | os.PathLike[str]) -> str:
     if isinstance(source, str):
         return source
-    if isinstance(source, os.PathLike):
-        return Path(source).read_text(encoding="utf-8")
-    return source.read()
+    try:
+        return Path(source).read_text(encoding="utf-8") if isinstance(source, os.PathLike) else source.read()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"this is no YAML, because it is no text: {error}", file=str(getattr(source, "name", source))
+        ) from error
 
 
 def dump(
