@@ -19,12 +19,13 @@ from typing import Any, TypeVar, cast
 import torch
 
 from flambe_save import api
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, adapter_for
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import holds, load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state, load_state
+from flambe_save.config.recording import RecordsCall
 from flambe_save.config.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
-from flambe_save.config.schema import RecordsCall, Schema, schema_of
+from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import (
     SourceChangedWarning,
     VersionMismatchError,
@@ -102,7 +103,7 @@ class _ComponentAdapter:
 
 
 def _is_part(value: Any) -> bool:
-    return (is_component(value) or isinstance(value, torch.nn.Module)) and not isinstance(value, _NOT_GONE_INTO)
+    return adapter_for(value) is not None and not isinstance(value, _NOT_GONE_INTO)
 
 
 class _CompileMethod:

@@ -90,7 +90,10 @@ def decode_name(name: str) -> str | None:
             parts[index] = bytes.fromhex(part.replace("%", "")).decode("utf-8", "surrogatepass")
         elif "%" in part:
             raise ValueError(f"{name!r} holds a percent sign that begins no escape")
-    return "".join(parts)
+    key = "".join(parts)
+    if "%" in name and encode_name(key) != name:
+        raise ValueError(f"{name!r} is not how {key!r} is written")
+    return key
 
 
 def _escape(char: str) -> str:

@@ -30,6 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flambe_save.codecs import Codec, DumpOptions, LoadOptions, PickleCodec, TorchCodec
+from flambe_save.codecs.rebuild import data_global
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, UnsupportedObjectError, UntrustedError
 from flambe_save.state import State
 from flambe_save.testing import CodecContract, same
@@ -687,6 +688,26 @@ def test_a_pickle_cannot_change_a_class(opcodes: bytes, cls: Any) -> None:
             del cls.spoiled
 
 
+@pytest.mark.parametrize("dotted", ["torch._utils._rebuild_tensor_v2", "torch.UntypedStorage", "pathlib.PurePosixPath"])
+def test_a_pickle_cannot_change_how_others_are_read(dotted: str) -> None:
+    """What stands for a listed global has no attribute that a pickle can set, its slots included."""
+    stand = data_global(dotted)
+    module, _, name = dotted.rpartition(".")
+    attributes = ["spoiled", *getattr(type(stand), "__slots__", ())]
+    before = {attribute: getattr(stand, attribute, None) for attribute in attributes}
+    opcodes = f"c{module}\n{name}\n".encode()
+    try:
+        for attribute in attributes:
+            key = b"X" + struct.pack("<I", len(attribute)) + attribute.encode()
+            with pytest.raises(LoadError, match=r"cannot be read|trusting"):
+                load(PickleCodec(), b"\x80\x02" + opcodes + b"(N}" + key + b"K\x01stb.")
+        assert {attribute: getattr(stand, attribute, None) for attribute in attributes} == before
+    finally:
+        for attribute, value in before.items():
+            if getattr(stand, attribute, None) is not value:
+                setattr(stand, attribute, value) if value is not None else delattr(stand, attribute)
+
+
 GREEDY = {
     "memo_index": b"\x80\x02K\x01r\x00\x00\x00\x40.",
     "numpy_shape": b"\x80\x02cnumpy\nndarray\n\x8a\x05\x00\x00\x00\x00\x10\x85R.",
@@ -710,6 +731,35 @@ def test_a_few_bytes_do_not_take_gigabytes(data: bytes) -> None:
     assert loaded in (None, 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is counted in other units")
+def test_a_memo_index_takes_no_memory() -> None:
+    """A flipped bit turns REDUCE into LONG_BINPUT, whose index pickle makes room for: not a gigabyte of it."""
+    script = """
+import io, resource
+from flambe_save.codecs import LoadOptions, PickleCodec
+from flambe_save.errors import LoadError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    PickleCodec().load(io.BytesIO(bytes.fromhex("80024b017200000004") + b"."), LoadOptions())
+except LoadError:
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 100_000  # kibibytes
+
+
+def test_a_storage_is_as_large_as_its_file_says() -> None:
+    """No pickle makes a storage of any size it likes, nor makes one larger through a tensor's own state."""
+    with pytest.raises(LoadError, match=r"cannot be read|trusting"):
+        load(PickleCodec(), b"\x80\x02ctorch.storage\nUntypedStorage\nJ\x00\x00\x00\x10\x85R.")
+    data = dump(PickleCodec(), [torch.empty(0)])
+    assert data.endswith(b"a.")
+    grow = b"(ctorch.storage\nUntypedStorage\nK\x00\x85RK\x00J\x00\x00\x00\x10\x85K\x01\x85tb"
+    with pytest.raises(LoadError, match=r"cannot be read|trusting"):
+        load(PickleCodec(), data[:-2] + grow + b"a.")
+
+
 DTYPE_SCRIPT = """
 import io, os, pickle
 import numpy as np
@@ -728,19 +778,41 @@ class Array:
     def __reduce__(self):
         return (*np.empty(0).__reduce__()[:2], self.state)
 
+class Change:  # of a dict that was pickled before: numpy keeps the very dict that it was given
+    def __init__(self, fields):
+        self.fields = fields
+
+class Pickler(pickle._Pickler):
+    dispatch = dict(pickle._Pickler.dispatch)
+    def save_change(self, change):
+        self.write(self.get(self.memo[id(change.fields)][0]))
+        self.save("a")
+        self.save((np.dtype("i8"), 1 << 40))
+        self.write(pickle.SETITEM)
+    dispatch[Change] = save_change
+
+def dumps(value):
+    file = io.BytesIO()
+    Pickler(file, 2).dump(value)
+    return file.getvalue()
+
 fields = lambda offset: (3, "|", None, ("a",), {"a": (np.dtype("i8"), offset)}, 8, 1, 0)
+good = fields(0)
+kind = Type(*good)
 for name, value in {
     "whole": Array(Type(*fields(0)), b"12345678"),
     "field outside": Array(Type(*fields(1 << 40)), b"12345678"),
     "field before": Array(Type(*fields(-1 << 20)), b"12345678"),
     "larger inside": Array(Type(3, "|", (np.dtype("i8"), (1 << 20,)), None, None, 8, 1, 0), b"12345678"),
     "hidden objects": Array(Type(3, "|", None, None, None, 8, 1, 0x3F), [b"12345678"]),
+    "changed later": [kind, Change(good[4]), Array(kind, b"12345678")],
 }.items():
     child = os.fork()
     if not child:
         try:
-            loaded = PickleCodec().load(io.BytesIO(pickle.dumps(value, 2)), LoadOptions())
-            loaded.tolist(), repr(loaded), loaded.copy()
+            loaded = PickleCodec().load(io.BytesIO(dumps(value)), LoadOptions())
+            array = loaded[-1] if isinstance(loaded, list) else loaded
+            array.tolist(), repr(array), array.copy()
         except LoadError:
             os._exit(10)
         os._exit(0)
@@ -755,6 +827,7 @@ def test_an_array_cannot_have_an_impossible_type() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     statuses = dict(line.split(":") for line in result.stdout.splitlines())
     refused = dict.fromkeys(["field outside", "field before", "larger inside", "hidden objects"], "10")
+    assert statuses.pop("changed later") in ("0", "10")  # refused, or with the fields that were checked
     assert statuses == {"whole": "0", **refused}, result.stderr[-500:]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flambe_save import (
+    CompilationError,
     Component,
     ConfigError,
     FunctionCallLink,
@@ -325,6 +329,23 @@ def test_a_link_to_an_object_in_a_list_is_written_with_its_index() -> None:
     """Positions in lists are keys."""
     text = "!lnk.Net\nfirst:\n- !lnk.Part\n  size: 3\n  inner: null\nsecond: !@ first[0].size\nthird: !@ first[0]\n"
     assert yaml.dump(build(text)) == text
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda schema: pickle.loads(pickle.dumps(schema))])
+def test_links_of_a_copy_are_followed_anew(way: Callable[[Schema], Schema]) -> None:
+    """A copy of a Schema that was built follows its links for its own arguments, and leaves the first object alone."""
+    schema = yaml.load("!lnk.Net {first: !lnk.Part {size: 2}, second: !@ first.size}")
+    built = schema()
+    assert way(schema)(first=Part(5)).second == 5
+    assert yaml.load(yaml.dump(built))().second == built.second == 2
+
+
+def test_links_are_followed_anew_after_an_error() -> None:
+    """What a link stood for in a call that failed is forgotten in the next call."""
+    schema = yaml.load("!lnk.Net {first: 2, second: !@ first, third: !torch.Linear {}}")
+    with pytest.raises(CompilationError, match="do not fit"):
+        schema(first=5)
+    assert schema(first=7, third=None).second == 7
 
 
 def test_a_link_to_an_object_in_a_mapping_of_numbers_can_be_read_again() -> None:

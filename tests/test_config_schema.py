@@ -406,6 +406,16 @@ def test_nested_containers_are_recorded_as_they_were() -> None:
     assert yaml.load(yaml.dump(Deep(({"k": []},))))["nested"] == ({"k": []},)
 
 
+def test_a_list_that_holds_itself_can_be_an_argument() -> None:
+    """Python builds the object; it is writing it down that is refused."""
+    endless: list[Any] = []
+    endless.append(endless)
+    built = Layer(endless)
+    assert built.size is endless
+    with pytest.raises(FlambeSaveError, match=r"itself|nested|Layer"):
+        yaml.dump(built)
+
+
 def test_recording_keeps_no_object_alive() -> None:
     """A Component goes when its last user lets go, without waiting for the garbage collector."""
     gc.collect()
@@ -438,11 +448,21 @@ def test_components_and_torch_modules_as_arguments() -> None:
     assert repr([again.size[1]["net"], again.inner]) == repr([net, (nn.ReLU(), nn.ModuleList([nn.LayerNorm(2)]))])
 
 
-def test_torch_modules_are_written_as_they_are_now() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.append(nn.ReLU()),
+        lambda net: setattr(net[0], "p", 0.5),
+        lambda net: setattr(net[0], "inplace", True),
+        lambda net: setattr(net[1], "bias", None),
+    ],
+    ids=["append", "p", "inplace", "bias"],
+)
+def test_torch_modules_are_written_as_they_are_now(change: Any) -> None:
     """A built-in module that was built from a config and changed since is not written as it was."""
-    net = yaml.load("!torch.Sequential {args: [!torch.Dropout {p: 0.1}]}")()
-    net.append(nn.ReLU())
-    net[0].p = 0.5
+    text = "!torch.Sequential {args: [!torch.Dropout {p: 0.1}, !torch.Linear {in_features: 2, out_features: 2}]}"
+    net = yaml.load(text)()
+    change(net)
     assert repr(rebuild(net)) == repr(net)
 
 

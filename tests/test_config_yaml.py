@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import io
 import json
 import math
 import pathlib
 import subprocess
 import sys
+import time
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -224,6 +228,26 @@ def test_dates_that_can_be_read_can_be_written(text: str) -> None:
     assert round_trip(value) == value
 
 
+ZONES = [datetime.timezone.utc, datetime.timezone(datetime.timedelta(minutes=-90))]
+
+
+@given(st.dates() | st.datetimes() | st.datetimes(timezones=st.sampled_from(ZONES)))
+@settings(max_examples=100, deadline=None)
+def test_dates_survive_in_both_yaml_versions(value: datetime.date) -> None:
+    """Dates and times come back, with microseconds and offsets, and are the same instant for PyYAML."""
+    assert [round_trip(value), pyyaml.safe_load(yaml.dump(value))] == [value, value]
+
+
+def test_a_time_that_yaml_cannot_say_is_not_written_wrong() -> None:
+    """An offset with seconds has no place in a timestamp: it comes back whole, or is refused when it is written."""
+    odd = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(seconds=3661)))
+    try:
+        back = round_trip(odd)
+    except UnsupportedObjectError:
+        back = odd
+    assert back == odd
+
+
 # ---------------------------------------------------------------------------------------------------- texts and files
 
 
@@ -438,10 +462,36 @@ def test_what_is_deep_but_can_be_read_builds_and_dumps_or_is_an_error_of_ours(te
     assert "RecursionError" not in done
 
 
+def laughs(levels: int, tag: str = "") -> str:
+    lines = [f"a{level}: &a{level} {tag} [*a{level - 1}, *a{level - 1}]" for level in range(1, levels)]
+    return "\n".join([f"a0: &a0 {tag} [1, 1]", *lines, ""])
+
+
 def test_a_billion_laughs_stay_cheap() -> None:
     """Anchors that double at every level cost what they hold once, not what they would unfold to."""
-    text = "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 15))
-    assert sum(1 for _ in visit(yaml.load(text))) < 1000
+    assert sum(1 for _ in visit(yaml.load(laughs(15)))) < 1000
+
+
+def test_an_error_does_not_unfold_a_billion_laughs() -> None:
+    """A message about a value shows a part of it, and does not make the rest."""
+    text = laughs(20) + "b: !range [*a19]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match="!range cannot hold"):
+            yaml.load(text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize(("levels", "use"), [(27, "b: !set [*a26]"), (23, "? *a22\n: 1")], ids=["set", "key"])
+def test_hashing_does_not_unfold_a_billion_laughs(levels: int, use: str) -> None:
+    """A tuple's hash visits all that it unfolds to, so one that is too large is refused where it would be hashed."""
+    text, start = laughs(levels, "!tuple") + use, time.process_time()
+    with contextlib.suppress(ConfigError):
+        yaml.load(text)
+    assert time.process_time() - start < 0.3
 
 
 def test_limits_are_errors_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

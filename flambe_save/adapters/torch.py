@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, adapter_for, is_component
 from flambe_save.codecs.options import placer
 from flambe_save.config.link import Link
 from flambe_save.config.registrable import TAGS
@@ -54,7 +54,7 @@ MODULE = ModuleAdapter()
 
 
 def module_children(module: nn.Module) -> Iterator[Child]:
-    """Yield submodules as covered, then components that are plain attributes or in containers that are.
+    """Yield submodules as covered, then components and other known kinds in plain attributes or containers there.
 
     A module hidden in a list is not torch's to save, and so not ours; a Component is, wherever it is.
     """
@@ -62,8 +62,12 @@ def module_children(module: nn.Module) -> Iterator[Child]:
         if child is not None:
             yield Child(name, child, covered=True)
     for name, value in vars(module).items():
-        if not name.startswith("_") and holds(value, is_component):
+        if not name.startswith("_") and holds(value, _is_part_of_module):
             yield Child(name, value)
+
+
+def _is_part_of_module(value: Any) -> bool:
+    return is_component(value) or (adapter_for(value) is not None and not isinstance(value, nn.Module))
 
 
 def holds(value: Any, wanted: Callable[[Any], bool]) -> bool:

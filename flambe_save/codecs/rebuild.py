@@ -18,7 +18,7 @@ import torch
 from flambe_save.codecs.data import ATOMS
 from flambe_save.state import State
 
-__all__ = ["DTYPES", "Inert", "check", "data_global", "rehearse"]
+__all__ = ["DTYPES", "UNTYPED", "Inert", "check", "data_global", "rehearse"]
 
 
 class Stand:
@@ -31,6 +31,9 @@ class Stand:
 
     def __call__(self, *arguments: Any) -> Any:
         return self._make(*arguments)
+
+    def __setstate__(self, state: Any) -> None:  # BUILD looks for this first
+        raise pickle.UnpicklingError("a pickle changes what it calls")
 
 
 def check(condition: bool, message: str) -> None:
@@ -228,8 +231,17 @@ class _DtypeProbe(Inert):
         super().__init__()
         self.code: str = arguments[0] if arguments else ""
         self.size: int = _numpy_dtype(*arguments).itemsize
+        self.state: Any = None
 
     def __setstate__(self, state: Any) -> None:
+        self.state = state
+        self.verify()
+
+    def verify(self) -> None:
+        """Refuse a state that is no possible one."""
+        state = self.state
+        if state is None:
+            return
         check(isinstance(state, tuple) and len(state) in (8, 9) and state[0] in (3, 4), "a type of an unknown version")
         _, order, inner, names, fields, size, align, flags = state[:8]
         check(order in ("<", "=", "|") and type(flags) is int and not flags & ~_PLAIN_FLAGS, "a type of objects")
@@ -253,8 +265,16 @@ class _DtypeProbe(Inert):
 
 
 class _Rehearsal(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream, encoding="utf-8")
+        self.probes: list[_DtypeProbe] = []
+
     def find_class(self, module: str, name: str) -> Any:
-        return _DtypeProbe if (module, name) == ("numpy", "dtype") else Inert
+        return Stand(self._probe) if (module, name) == ("numpy", "dtype") else Inert
+
+    def _probe(self, *arguments: Any) -> _DtypeProbe:
+        self.probes.append(_DtypeProbe(*arguments))
+        return self.probes[-1]
 
     def persistent_load(self, pid: Any) -> Any:
         return Inert()
@@ -262,10 +282,15 @@ class _Rehearsal(pickle.Unpickler):
 
 def rehearse(data: bytes) -> None:
     """Walk a pickle, building nothing, to see that the numpy types in it are possible ones."""
-    _Rehearsal(io.BytesIO(data), encoding="utf-8").load()
+    rehearsal = _Rehearsal(io.BytesIO(data))
+    rehearsal.load()
+    for probe in rehearsal.probes:  # once more: a pickle may change the parts of a type after it has set them
+        probe.verify()
 
 
 # --------------------------------------------------------------------------------------------------- the list
+
+UNTYPED = object()  # stands for the class of storages that know no type; calling it would allocate
 
 DTYPES: dict[str, torch.dtype] = {
     # A storage's class only tells the type of its elements
@@ -276,8 +301,8 @@ DTYPES: dict[str, torch.dtype] = {
 
 _VALUES: dict[str, Any] = {
     **DTYPES,
-    "torch.storage.UntypedStorage": torch.UntypedStorage,
-    "torch.UntypedStorage": torch.UntypedStorage,
+    "torch.storage.UntypedStorage": UNTYPED,
+    "torch.UntypedStorage": UNTYPED,
     "numpy.ndarray": _ARRAY,
     **{
         f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, (torch.dtype, torch.qscheme))

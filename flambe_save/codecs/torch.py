@@ -19,7 +19,7 @@ import torch
 
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Place, placer
-from flambe_save.codecs.rebuild import DTYPES, Inert, check
+from flambe_save.codecs.rebuild import DTYPES, UNTYPED, Inert, check
 from flambe_save.codecs.unpickler import DataUnpickler
 from flambe_save.errors import CorruptSaveError, LoadError, UnsupportedObjectError
 from flambe_save.state import State
@@ -216,7 +216,7 @@ class _Collector(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "UntypedStorage":
-            return torch.UntypedStorage
+            return UNTYPED
         return DTYPES.get(f"{module}.{name}", Inert)
 
     def persistent_load(self, pid: Any) -> Any:
@@ -226,10 +226,10 @@ class _Collector(pickle.Unpickler):
 
 
 def _checked_pid(pid: Any) -> tuple[Any, str, str, int]:
-    """Return a persistent id's storage type (a dtype, or the class of untyped ones), key, location and length."""
+    """Return a persistent id's storage type (a dtype or ``UNTYPED``), key, location and length."""
     check(isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage", "an unknown persistent id")
     _, kind, key, location, numel = pid
-    check(isinstance(kind, torch.dtype) or kind is torch.UntypedStorage, "a storage without a type")
+    check(isinstance(kind, torch.dtype) or kind is UNTYPED, "a storage without a type")
     check(isinstance(key, str) and isinstance(location, str), "a storage without a key or a location")
     check(type(numel) is int and numel >= 0, "a storage of no size")
     return kind, key, location, numel

@@ -13,7 +13,7 @@ from flambe_save.codecs.rebuild import data_global, rehearse
 from flambe_save.errors import CorruptSaveError, FlambeSaveError
 from flambe_save.trust import Trust
 
-__all__ = ["DataUnpickler", "globals_of"]
+__all__ = ["DataUnpickler", "check_sizes", "globals_of"]
 
 # Protocols 0 to 2 write the names that Python 2 had
 _PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
@@ -71,6 +71,7 @@ class DataUnpickler(pickle.Unpickler):
             If it is no intact pickle.
         """
         try:
+            check_sizes(memoryview(self._stream.getbuffer())[self._start :])
             return self.load()
         except FlambeSaveError:
             raise
@@ -129,6 +130,54 @@ class DataUnpickler(pickle.Unpickler):
 
     def _rest(self) -> bytes:
         return self._stream.getvalue()[self._start :]
+
+
+# How many bytes follow each opcode; negative numbers are pickletools' own for arguments of variable length
+_ARGUMENT_BYTES = {ord(op.code): op.arg.n if op.arg is not None else 0 for op in pickletools.opcodes}
+_COUNT_BYTES = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+_LINES = {ord("c"): 2, ord("i"): 2}
+_STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95"))
+
+
+def check_sizes(data: memoryview) -> None:
+    """Refuse a pickle with a count or a memo index that its own length cannot justify: either would take that memory.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+    """
+    raw, here, end = bytes(data), 0, len(data)
+    while here < end:
+        code = raw[here]
+        size = _ARGUMENT_BYTES.get(code)
+        if size is None:
+            raise pickle.UnpicklingError(f"{code:#x} is no opcode")
+        here += 1
+        if code == _STOP:
+            return
+        if code in (_LONG_BINPUT, _FRAME):
+            if int.from_bytes(raw[here : here + size], "little") > end:
+                raise pickle.UnpicklingError("an index or a size larger than the pickle")
+            here += size
+        elif size >= 0:
+            here += size
+        elif size == pickletools.UP_TO_NEWLINE:
+            start = here
+            for _ in range(_LINES.get(code, 1)):
+                here = raw.find(b"\n", here) + 1 or end
+            if code == _PUT and len(raw[start:here].strip()) > len(str(end)):
+                raise pickle.UnpicklingError("an index larger than the pickle")
+        else:
+            width = _COUNT_BYTES[size]
+            here += width + int.from_bytes(raw[here : here + width], "little")
+            if here > end:
+                raise pickle.UnpicklingError("a count larger than the pickle")
+    raise pickle.UnpicklingError("it ends too early")
 
 
 def globals_of(data: bytes) -> Iterator[str]:

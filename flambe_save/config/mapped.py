@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from flambe_save.config.recording import RecordsCall
 from flambe_save.config.registrable import Registrable
-from flambe_save.config.schema import RecordsCall, Schema, schema_of
+from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import CompilationError
 
 __all__ = ["MappedRegistrable"]

@@ -173,7 +173,7 @@ class Tags:
         return short if self._candidates(short) == [path] else path
 
     def _candidates(self, tag: str) -> list[str]:
-        """Return the dotted paths that a tag fits: as alias or path, else as a class's own tag, else as a path's end."""
+        """Return the dotted paths that a tag fits: as alias or path, else as an own tag, else as a path's end."""
         paths = self._named.get(tag.rpartition(".")[2], [])
         exact = [*self._explicit.get(tag, ()), *(path for path in paths if path == tag)]
         own = [path for path in paths if _short_tag(path) == tag]

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
 from typing import Any
 
+from flambe_save.config.arguments import call_with, replace_items
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.errors import CompilationError, FlambeSaveError, UnpreparedLinkError
 from flambe_save.state import join_key
 
 __all__ = [
-    "RecordsCall",
     "Reference",
     "Schema",
-    "bind_arguments",
     "defaults_of",
     "record",
     "schema_of",
@@ -209,7 +207,7 @@ class Schema(MutableMapping[str, Any]):
         if hasattr(cls, "setup_dependencies"):
             cls.setup_dependencies(given)
         ready = {
-            key: _replace(value, lambda item, _: _resolved_if_possible(item, stash), (), building.ready)
+            key: replace_items(value, lambda item, _: _resolved_if_possible(item, stash), (), building.ready)
             for key, value in given.items()
         }
         if hasattr(cls, "precompile"):
@@ -220,15 +218,16 @@ class Schema(MutableMapping[str, Any]):
                 item = item.resolve(stash)
             return item._build(building, {}, inner) if isinstance(item, Schema) else item
 
-        built = {key: _replace(value, build, (*path, key), building.built) for key, value in ready.items()}
-        instance = _call(self, _callable_of(cls, self.factory_method), built)
+        built = {key: replace_items(value, build, (*path, key), building.built) for key, value in ready.items()}
+        name = dotted_path(cls) + (f".{self.factory_method}" if self.factory_method else "")
+        instance = call_with(_callable_of(cls, self.factory_method), built, name)
 
         def keep(item: Any, _: tuple[str, ...]) -> Any:
             if isinstance(item, Reference) and not item.is_recorded:
                 item = item.resolve(stash)
             return item._compiled if isinstance(item, Schema) else item
 
-        kept = {key: _replace(value, keep, (), building.kept) for key, value in given.items()}
+        kept = {key: replace_items(value, keep, (), building.kept) for key, value in given.items()}
         self._compiled = instance
         described = Schema(cls, self.factory_method, **kept)
         described._extensions = self._extensions
@@ -356,36 +355,6 @@ def schema_of(obj: Any) -> Schema | None:
     return recorded if isinstance(recorded, Schema) else None
 
 
-def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call's arguments as the keywords that make the same call through a Schema, in the order of the
-    signature.
-
-    Raises
-    ------
-    CompilationError
-        If ``**kwargs`` holds the name of a positional parameter, so that a mapping cannot hold both.
-    """
-    bound = inspect.signature(function).bind(*args, **kwargs)
-    found: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            found[name] = list(value)
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            unnamed = [
-                other.name
-                for other in bound.signature.parameters.values()
-                if other.kind in (other.POSITIONAL_ONLY, other.VAR_POSITIONAL)
-            ]
-            twice = value.keys() & {*found, *unnamed}
-            if twice:
-                raise CompilationError(f"the keyword {min(twice)!r} has the name of a positional parameter")
-            found.update(value)
-        else:
-            found[name] = value
-    return found
-
-
 def defaults_of(schema: Schema) -> dict[str, Any]:
     """Return the defaults of the parameters that a Schema's keywords leave out."""
     try:
@@ -411,43 +380,6 @@ def _callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
     return found
 
 
-def _call(schema: Schema, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Call with arguments by name; those of ``*args`` and positional-only parameters by position."""
-    rest = dict(arguments)
-    args: list[Any] = []
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    star = next((item.name for item in parameters if item.kind is inspect.Parameter.VAR_POSITIONAL), None)
-    by_position = bool(star and rest.get(star))
-    for parameter in parameters:
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            args.extend(rest.pop(parameter.name, ()))
-        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
-            by_position and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        ):
-            if parameter.name in rest:
-                args.append(rest.pop(parameter.name))
-            elif by_position and parameter.default is not inspect.Parameter.empty:
-                args.append(parameter.default)
-    name = dotted_path(schema.component_subclass) + (f".{schema.factory_method}" if schema.factory_method else "")
-    if parameters:
-        try:
-            inspect.signature(function).bind(*args, **rest)
-        except TypeError as error:
-            raise CompilationError(
-                f"the arguments {sorted(arguments)} do not fit {name}{inspect.signature(function)}: {error}",
-                fix="The class may have changed since the config was written; edit one or the other.",
-            ) from error
-    try:
-        return function(*args, **rest)
-    except FlambeSaveError:
-        raise
-    except Exception as error:
-        raise CompilationError(f"{name} raised {type(error).__name__}: {str(error)[:400]}") from error
-
-
 def _resolved_if_possible(item: Any, stash: Mapping[str, Any]) -> Any:
     if not isinstance(item, Reference):
         return item
@@ -455,69 +387,3 @@ def _resolved_if_possible(item: Any, stash: Mapping[str, Any]) -> Any:
         return item.resolve(stash)
     except UnpreparedLinkError:
         return item
-
-
-def _replace(
-    value: Any,
-    change: Callable[[Any, tuple[str, ...]], Any],
-    path: tuple[str, ...] = (),
-    memo: dict[int, Any] | None = None,
-) -> Any:
-    """Return a copy of nested containers with every item changed; Schemas count as items.
-
-    ``change`` gets an item and the keys that lead to it. A container that is in several places is copied once for all
-    of them, as far as they share ``memo``; what it maps from must live as long as it.
-    """
-    memo = {} if memo is None else memo
-    if id(value) in memo:
-        return memo[id(value)]
-    kind = type(value)
-    if kind in (list, tuple, set, frozenset):
-        copy = kind(_replace(item, change, (*path, str(index)), memo) for index, item in enumerate(value))
-    elif kind is dict or kind is OrderedDict:
-        copy = kind(
-            (_replace(key, change, path, memo), _replace(item, change, (*path, str(key)), memo))
-            for key, item in value.items()
-        )
-    else:
-        return change(value, path)
-    memo[id(value)] = copy
-    return copy
-
-
-class _Signature:
-    """Makes a class's signature that of its ``__init__``: ``__new__`` below takes anything, and would hide it."""
-
-    def __get__(self, obj: Any, cls: type) -> inspect.Signature:
-        if obj is not None:  # an instance that can be called has a signature of its own
-            raise AttributeError("__signature__")
-        init: Any = getattr(cls, "__init__")  # noqa: B009  (mypy takes the plain access for one on an instance)
-        parameters = () if init is object.__init__ else list(inspect.signature(init).parameters.values())[1:]
-        return inspect.Signature(parameters)
-
-
-class RecordsCall:
-    """Mixed into a class, makes its objects record the arguments that they are built with.
-
-    Containers among the arguments are copied, so that ``__init__`` may change its own. A call that a mapping of names
-    to values cannot hold is not recorded.
-    """
-
-    __signature__ = _Signature()
-
-    def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
-        """Make the object and record the arguments."""
-        if cls.__init__ is object.__init__ and (args or kwargs):
-            raise TypeError(f"{cls.__name__}() takes no arguments")  # object would not say so, as there is a __new__
-        make: Any = super().__new__
-        instance = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
-        try:
-            keywords = bind_arguments(cls, args, kwargs)
-        except (TypeError, CompilationError):
-            return instance  # __init__ will say what is wrong, or the object cannot be described
-        schema = Schema(cls)
-        memo: dict[int, Any] = {}
-        for name, value in keywords.items():
-            schema.keywords[name] = _replace(value, lambda item, _: item, (), memo)
-        record(instance, schema)
-        return instance

@@ -247,7 +247,7 @@ class _Reader:
     def node(self, folder: str, prefix: str) -> SaveTreeNode:
         """Read one folder."""
         protocol = self._text(folder + PROTOCOL_FILE, prefix).strip()
-        if not protocol.isdecimal():
+        if not protocol.isdecimal() or len(protocol) > 9:
             raise CorruptSaveError(f"{protocol[:80]!r} is no protocol number", node=prefix, file=folder + PROTOCOL_FILE)
         if int(protocol) > HIGHEST_PROTOCOL:
             raise ProtocolError(
@@ -351,10 +351,18 @@ def _restore_ties(saved: Saved) -> None:
                 raise CorruptSaveError(f"the manifest ties {key!r}, which is no tensor of the save", file=MANIFEST_FILE)
             if first is None:
                 first = value
-            elif value.shape == first.shape and value.dtype == first.dtype:
+            elif _equal(value, first):
                 node.state[rest] = first
             else:
-                raise CorruptSaveError(f"the manifest ties {key!r} to a tensor of another shape", file=MANIFEST_FILE)
+                raise CorruptSaveError(f"the manifest ties {key!r} to a tensor that differs", file=MANIFEST_FILE)
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are equal to the bit, NaN and all."""
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device) or one.is_meta:
+        return one.is_meta and one.shape == other.shape
+    bits = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
+    return torch.equal(*bits)
 
 
 def _owner(node: SaveTreeNode, key: str) -> tuple[SaveTreeNode, str]:

@@ -136,6 +136,9 @@ class Manifest:
         tables: tuple[Mapping[str, Any], ...] = (self.packages, self.tags, self.nodes, self.files)
         if not all(isinstance(table, dict) for table in tables):
             raise TypeError("a table is no table")
+        texts = [self.writer, *self.tags.values(), *self.needs_trust]
+        if not isinstance(self.needs_trust, list) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("a text is no text")
         for entry in self.files.values():
             if not (type(entry["bytes"]) is int and isinstance(entry["crc32"], str)):
                 raise TypeError("a file's entry has no size or checksum")

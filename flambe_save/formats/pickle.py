@@ -11,7 +11,7 @@ from flambe_save.codecs import DumpOptions, PickleCodec
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, SaveNotFoundError, UnknownFormatError
 from flambe_save.formats.manifest import find_ties
 from flambe_save.formats.reading import ReadOptions, Saved
-from flambe_save.layout import CLASS_KEY, DIRECTORIES_KEY, KEEP_VARS_KEY, TAGS_KEY
+from flambe_save.layout import CLASS_KEY, CONFIG_KEY, DIRECTORIES_KEY, SOURCE_KEY, STASH_KEY, TAGS_KEY, VERSION_KEY
 from flambe_save.state import State
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
@@ -54,14 +54,11 @@ class PickleFormat:
             )
         state = State(values)
         metadata = getattr(values, "_metadata", None)
-        if isinstance(metadata, Mapping):
-            state._metadata.update(
-                (key, local) for key, local in metadata.items() if isinstance(local, dict) and key != KEEP_VARS_KEY
-            )
-            directories = metadata.get(DIRECTORIES_KEY, ())
-            if not all(isinstance(prefix, str) and CLASS_KEY in metadata.get(prefix, {}) for prefix in directories):
+        if metadata is not None:
+            if not _describes_components(metadata):
                 raise CorruptSaveError("the pickle names components that it does not describe", file=options.where)
-            state._metadata[DIRECTORIES_KEY] = set(directories)
+            state._metadata.update((key, local) for key, local in metadata.items() if isinstance(local, dict))
+            state._metadata[DIRECTORIES_KEY] = set(metadata.get(DIRECTORIES_KEY, ()))
         tree = tree_from_state(state)
         node = tree.find(options.node)
         if node is None:
@@ -78,6 +75,23 @@ class PickleFormat:
 
 
 PICKLE = PickleFormat()
+
+
+def _describes_components(metadata: Any) -> bool:
+    """Whether metadata has what a tree needs: a list of prefixes, and for each a class and other texts."""
+    if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
+        return False
+    directories = metadata.get(DIRECTORIES_KEY, ())
+    if not isinstance(directories, (list, tuple, set, frozenset)):
+        return False
+    for prefix in directories:
+        local = metadata.get(prefix)
+        if not (isinstance(prefix, str) and isinstance(local, dict) and CLASS_KEY in local):
+            return False
+        texts = (local.get(key, "") for key in (CLASS_KEY, VERSION_KEY, SOURCE_KEY, CONFIG_KEY))
+        if not (all(isinstance(text, str) for text in texts) and isinstance(local.get(STASH_KEY, {}), Mapping)):
+            return False
+    return True
 
 
 def _foreign(start: bytes, where: str) -> FlambeSaveError:

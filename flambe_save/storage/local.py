@@ -23,6 +23,7 @@ from flambe_save.layout import PROTOCOL_FILE
 __all__ = ["Aside", "FileStore", "FolderStore", "finish"]
 
 _ASIDE = ".flambe-aside"
+_OLD = ".flambe-aside-old"  # an old save between two renames: put back where the new one never arrived
 
 
 class Aside:
@@ -31,7 +32,8 @@ class Aside:
     Parameters
     ----------
     target : path
-        Where the save shall be. Missing parent folders are made, and removed again by :meth:`discard`.
+        Where the save shall be; where that is a link, what it points to. Missing parent folders are made, and removed
+        again by :meth:`discard`.
     overwrite : bool
         Whether a save that is there may be replaced. Something that is no save never is.
     folder : bool
@@ -44,15 +46,21 @@ class Aside:
     """
 
     def __init__(self, target: str | os.PathLike[str], *, overwrite: bool, folder: bool) -> None:
-        self.target = Path(os.path.abspath(target))
+        self.target = Path(os.path.realpath(target))
         self._overwrite = overwrite
         self._folder = folder
         self._check_target()
+        self.path = self._name(_ASIDE)
         self._made_parents = _make_parents(self.target.parent)
-        _remove_leftovers(self.target)
-        self.path = self._name()
-        if folder:
-            self.path.mkdir()
+        try:
+            _remove_leftovers(self.target)
+            if folder:
+                self.path.mkdir()
+            else:
+                self.path.touch(exist_ok=False)
+        except BaseException:
+            self.discard()
+            raise
 
     def commit(self) -> None:
         """Make what was written the target; an old save is synced against, swapped out, then removed."""
@@ -62,9 +70,13 @@ class Aside:
             _sync(self.path)
             old = self.path
             if not _exchange(self.path, self.target):
-                old = self._name()
+                old = self._name(_OLD)
                 os.rename(self.target, old)
-                os.rename(self.path, self.target)
+                try:
+                    os.rename(self.path, self.target)
+                except BaseException:
+                    os.rename(old, self.target)
+                    raise
             _sync_folder(self.target.parent)
             shutil.rmtree(old)
         else:
@@ -84,9 +96,9 @@ class Aside:
             except OSError:
                 break
 
-    def _name(self) -> Path:
+    def _name(self, suffix: str) -> Path:
         token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        return self.target.with_name(f".{self.target.name[:100]}.{token}{_ASIDE}")
+        return self.target.with_name(f".{_short(self.target.name)}.{token}{suffix}")
 
     def _check_target(self) -> None:
         if not os.path.lexists(self.target):
@@ -195,7 +207,7 @@ class FileStore:
         assert self._aside is not None, "a store is written inside its with block"
         if name:
             raise SaveError(f"a single file cannot hold {name!r}", file=str(self.path))
-        return open(self._aside.path, "xb")
+        return open(self._aside.path, "wb")
 
     def __enter__(self) -> FileStore:
         if self._mode == "w":
@@ -256,12 +268,20 @@ def _make_parents(folder: Path) -> list[Path]:
     return missing
 
 
+def _short(name: str) -> str:
+    """Return the beginning of a name, so that a longer one beside it still fits the disk's 255 bytes."""
+    return os.fsencode(name)[:100].decode("utf-8", "ignore")
+
+
 def _remove_leftovers(target: Path) -> None:
-    """Remove what processes that are gone left aside for this target."""
-    ours = re.compile(re.escape(f".{target.name[:100]}.") + r"(\d+)-[0-9a-f]{8}" + re.escape(_ASIDE))
+    """Remove what processes that are gone left aside for this target; put back an old save that none replaced."""
+    ours = re.compile(re.escape(f".{_short(target.name)}.") + r"(\d+)-[0-9a-f]{8}" + re.escape(_ASIDE) + "(-old)?")
     for entry in list(os.scandir(target.parent)):
         match = ours.fullmatch(entry.name)
         if match and not _alive(int(match[1])):
+            if match[2] and not os.path.lexists(target):
+                os.rename(entry.path, target)
+                continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:

@@ -11,6 +11,7 @@ import gzip
 import io
 import os
 import posixpath
+import re
 import tarfile
 import zlib
 from pathlib import Path
@@ -86,7 +87,11 @@ class TarStore:
             self._read()
             return self
         self._aside = Aside(self.path, overwrite=self._overwrite, folder=False)
-        file = self._closing.enter_context(open(self._aside.path, "xb"))
+        try:
+            file = self._closing.enter_context(open(self._aside.path, "wb"))
+        except BaseException:
+            self._aside.discard()
+            raise
         # An empty name and a time of 0, because gzip records both
         stream = self._closing.enter_context(gzip.GzipFile("", "wb", _LEVEL, file, mtime=0))
         self._tar = self._closing.enter_context(tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT))
@@ -125,11 +130,14 @@ class TarStore:
                     name = self._checked_name(info)
                     if root is None:
                         root = name
+                    inner = "" if name == root else name.removeprefix(f"{root}/")
+                    parents = {inner[: match.start()] for match in re.finditer("/", inner)} | {""}
+                    inside_a_file = inner != "" and not self._files.keys().isdisjoint(parents)
+                    outside = name != root and inner == name
+                    if outside or inside_a_file or inner in self._files:
+                        raise self._damaged(f"the member {name!r} lies outside the archive's root or comes twice")
                     if not info.isfile():
                         continue
-                    inner = "" if name == root else name.removeprefix(f"{root}/")
-                    if inner == name or inner in self._files:
-                        raise self._damaged(f"the member {name!r} lies outside the archive's root or comes twice")
                     content = tar.extractfile(info)
                     assert content is not None
                     self._files[inner] = content.read()

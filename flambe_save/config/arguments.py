@@ -1,0 +1,112 @@
+"""Calls as mappings of names to values: bound from a call, and made again. schema.py keeps them."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flambe_save.errors import CompilationError, FlambeSaveError
+
+__all__ = ["bind_arguments", "call_with", "replace_items"]
+
+
+def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments as the keywords that make the same call through a Schema, in the order of the
+    signature.
+
+    Raises
+    ------
+    CompilationError
+        If ``**kwargs`` holds the name of a positional parameter, so that a mapping cannot hold both.
+    """
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    found: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            found[name] = list(value)
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            unnamed = [
+                other.name
+                for other in bound.signature.parameters.values()
+                if other.kind in (other.POSITIONAL_ONLY, other.VAR_POSITIONAL)
+            ]
+            twice = value.keys() & {*found, *unnamed}
+            if twice:
+                raise CompilationError(f"the keyword {min(twice)!r} has the name of a positional parameter")
+            found.update(value)
+        else:
+            found[name] = value
+    return found
+
+
+def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> Any:
+    """Call with arguments by name; those of ``*args`` and positional-only parameters by position.
+
+    Raises
+    ------
+    CompilationError
+        If the arguments do not fit the signature, or the call raises; the message has ``name``.
+    """
+    rest = dict(arguments)
+    args: list[Any] = []
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    star = next((item.name for item in parameters if item.kind is inspect.Parameter.VAR_POSITIONAL), None)
+    by_position = bool(star and rest.get(star))
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            args.extend(rest.pop(parameter.name, ()))
+        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
+            by_position and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        ):
+            if parameter.name in rest:
+                args.append(rest.pop(parameter.name))
+            elif by_position and parameter.default is not inspect.Parameter.empty:
+                args.append(parameter.default)
+    if parameters:
+        try:
+            inspect.signature(function).bind(*args, **rest)
+        except TypeError as error:
+            raise CompilationError(
+                f"the arguments {sorted(arguments)} do not fit {name}{inspect.signature(function)}: {error}",
+                fix="The class may have changed since the config was written; edit one or the other.",
+            ) from error
+    try:
+        return function(*args, **rest)
+    except FlambeSaveError:
+        raise
+    except Exception as error:
+        raise CompilationError(f"{name} raised {type(error).__name__}: {str(error)[:400]}") from error
+
+
+def replace_items(
+    value: Any,
+    change: Callable[[Any, tuple[str, ...]], Any],
+    path: tuple[str, ...] = (),
+    memo: dict[int, Any] | None = None,
+) -> Any:
+    """Return a copy of nested containers with every item changed; Schemas count as items.
+
+    ``change`` gets an item and the keys that lead to it. A container that is in several places is copied once for all
+    of them, as far as they share ``memo``; what it maps from must live as long as it.
+    """
+    memo = {} if memo is None else memo
+    if id(value) in memo:
+        return memo[id(value)]
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        copy = kind(replace_items(item, change, (*path, str(index)), memo) for index, item in enumerate(value))
+    elif kind is dict or kind is OrderedDict:
+        copy = kind(
+            (replace_items(key, change, path, memo), replace_items(item, change, (*path, str(key)), memo))
+            for key, item in value.items()
+        )
+    else:
+        return change(value, path)
+    memo[id(value)] = copy
+    return copy
