@@ -226,9 +226,9 @@ def test_hook_may_rebuild_before_tensors_are_loaded(tmp_path: Path) -> None:
 
 def test_hook_that_misses_its_key_is_a_mismatch() -> None:
     """A KeyError in _load_state names the key and the class."""
+    state = State()
+    state._metadata[""] = {"note": "hello"}
     with pytest.raises(StateMismatchError, match=r"Hooked\._load_state.*step"):
-        state = State()
-        state._metadata[""] = {"note": "hello"}
         Hooked().load_state(state)
 
 

@@ -18,7 +18,7 @@ from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, ad
 from flambe_save.codecs.options import placer
 from flambe_save.config.link import Link
 from flambe_save.config.registrable import TAGS
-from flambe_save.config.schema import Schema, schema_of
+from flambe_save.config.schema import Schema, defaults_of, schema_of
 from flambe_save.errors import RegistrationError, UnsupportedObjectError
 from flambe_save.state import State
 
@@ -221,10 +221,11 @@ def _tensor_names(module: nn.Module) -> list[str]:
 
 
 def _agree(recorded: Schema, now: Schema) -> bool:
-    """Whether the arguments that a module was built from are those that it shows now."""
-    for name, value in recorded.keywords.items():
-        value = value() if isinstance(value, Link) else value
-        other = now.keywords.get(name, value)
+    """Whether the arguments that a module was built from, defaults included, are those that it shows now."""
+    known = {name: value() if isinstance(value, Link) else value for name, value in recorded.keywords.items()}
+    known = {**defaults_of(recorded), **known}
+    for name, value in now.keywords.items():
+        other = known.get(name, _UNKNOWN)
         if type(value) is not type(other) or isinstance(value, torch.Tensor) or value != other:
             return False
     return True

@@ -12,6 +12,9 @@ from flambe_save.errors import CompilationError, FlambeSaveError
 __all__ = ["bind_arguments", "call_with", "replace_items"]
 
 
+_UNFINISHED = object()
+
+
 def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return a call's arguments as the keywords that make the same call through a Schema, in the order of the
     signature.
@@ -97,8 +100,12 @@ def replace_items(
     """
     memo = {} if memo is None else memo
     if id(value) in memo:
+        if memo[id(value)] is _UNFINISHED:
+            raise CompilationError("an argument is a container inside itself")
         return memo[id(value)]
     kind = type(value)
+    if kind in (list, tuple, set, frozenset, dict, OrderedDict):
+        memo[id(value)] = _UNFINISHED
     if kind in (list, tuple, set, frozenset):
         copy = kind(replace_items(item, change, (*path, str(index)), memo) for index, item in enumerate(value))
     elif kind is dict or kind is OrderedDict:

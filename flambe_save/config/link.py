@@ -121,8 +121,13 @@ class Link(Reference):
         return found
 
     def within(self, document: Any) -> None:
-        """Tell the link which config it is in: a Schema, or a mapping or list of them."""
+        """Learn which config this is in: a Schema, or a mapping or list of them."""
         self._document = document
+
+    def forget(self) -> None:
+        """Drop what the link was followed to, so that it is followed anew."""
+        self.resolved = self.target_leaf = None
+        self.is_resolved = False
 
     def __call__(self) -> Any:
         """Follow the link, once.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+import reprlib
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -26,6 +27,7 @@ __all__ = ["Constructor", "Document", "parse"]
 _MAX_CHARS = 64 << 20
 _MAX_DEPTH = 10_000
 _MAX_NODES = 5_000_000
+_MAX_HASHED = 10_000
 
 _COLLECTIONS: dict[type, tuple[Any, str]] = {
     pyyaml.MappingStartEvent: (pyyaml.MappingNode, CORE + "map"),
@@ -197,6 +199,12 @@ def _check_keys(node: Any) -> None:
                 raise ConfigError(f"line {line_of(key)}: merge keys (<<) are not part of this dialect")
 
 
+def _children(node: Any) -> list[pyyaml.Node]:
+    if isinstance(node, pyyaml.MappingNode):
+        return [item for pair in node.value for item in pair]
+    return node.value if isinstance(node, pyyaml.SequenceNode) else []
+
+
 def line_of(node: Any) -> int:
     """Return the line, from 1, where a node begins."""
     return int(node.start_mark.line) + 1
@@ -208,7 +216,9 @@ class Constructor:
     def __init__(self, document: Document, classes: Mapping[str, tuple[type, str | None]]) -> None:
         self.values: dict[int, Any] = {}
         self._classes = classes
+        self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
         for node in document.nodes:
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in _children(node))
             try:
                 self.values[id(node)] = self._build(node)
             except FlambeSaveError as error:
@@ -241,12 +251,18 @@ class Constructor:
         built: dict[Any, Any] = {}
         for key, value in node.value:
             name = self.values[id(key)]
+            self._check_hashable(key)
             if isinstance(name, Hashable) and name in built:
-                raise ConfigError(f"line {line_of(key)}: the key {str(name)[:80]!r} comes twice")
+                raise ConfigError(f"line {line_of(key)}: the key {reprlib.repr(name)} comes twice")
             if not isinstance(name, Hashable):
                 raise ConfigError(f"a {type(name).__name__} cannot be a key")
             built[name] = self.values[id(value)]
         return built
+
+    def _check_hashable(self, node: pyyaml.Node) -> None:
+        """Refuse what would take long to hash: anchors let a few lines stand for a huge nested tuple."""
+        if self._sizes[id(node)] > _MAX_HASHED:
+            raise ConfigError(f"line {line_of(node)}: a key or a set's item of more than {_MAX_HASHED} values")
 
     def construct_yaml_map(self, node: pyyaml.Node) -> Iterator[dict[Any, Any]]:
         """Yield a mapping's keys and values, for a ``from_yaml`` that was written for Flambe."""
@@ -265,10 +281,12 @@ class Constructor:
         tag = node.tag.removeprefix("!")
         if tag in BY_TAG:
             plain = node.value if isinstance(node, pyyaml.ScalarNode) else self.construct_sequence(node)
+            if tag in ("set", "frozenset"):
+                self._check_hashable(node)
             try:
                 return BY_TAG[tag].build(plain)
             except (TypeError, ValueError, RuntimeError) as error:
-                raise ConfigError(f"!{tag} cannot hold {str(plain)[:80]!r}: {error}") from error
+                raise ConfigError(f"!{tag} cannot hold {reprlib.repr(plain)}: {error}") from error
         if tag == "type":
             return TAGS.resolve(self.construct_scalar(node))[0]
         if tag not in self._classes:

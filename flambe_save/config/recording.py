@@ -39,12 +39,11 @@ class RecordsCall:
         make: Any = super().__new__
         instance = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
         try:
-            keywords = bind_arguments(cls, args, kwargs)
+            schema = Schema(cls)
+            memo: dict[int, Any] = {}
+            for name, value in bind_arguments(cls, args, kwargs).items():
+                schema.keywords[name] = replace_items(value, lambda item, _: item, (), memo)
         except (TypeError, CompilationError):
             return instance  # __init__ will say what is wrong, or the object cannot be described
-        schema = Schema(cls)
-        memo: dict[int, Any] = {}
-        for name, value in keywords.items():
-            schema.keywords[name] = replace_items(value, lambda item, _: item, (), memo)
         record(instance, schema)
         return instance

@@ -135,6 +135,9 @@ class Tags:
         maker = self._only(owner) if owner else None
         if maker is not None and factory_of(maker, last) is not None:
             return maker, last
+        if recorded in self._classes:  # it is there, and only the name that it was written by is gone
+            is_factory = factory_of(self._classes[recorded], last) is not None
+            return self._classes[recorded], last if is_factory else None
         raise self._unknown(tag, recorded)
 
     def _only(self, tag: str) -> type | None:

@@ -50,7 +50,7 @@ class Representer:
             If YAML cannot hold it and there is no stash; the message names the path inside the object.
         """
         kind = type(value)
-        if kind in _PLAIN and type(getattr(value, "tzinfo", None)) in (type(None), datetime.timezone):
+        if kind in _PLAIN and _has_plain_offset(value):
             return cast(pyyaml.Node, _PLAIN[kind](value))
         if id(value) in self._nodes:
             return self._nodes[id(value)]
@@ -182,6 +182,12 @@ def describe(obj: Any) -> Schema | None:
     adapter = getattr(type(obj), "__flambe_adapter__", None) or ADAPTERS.for_type(type(obj))
     found = adapter.describe(obj) if adapter is not None else None
     return found if isinstance(found, Schema) else schema_of(obj)
+
+
+def _has_plain_offset(value: Any) -> bool:
+    """Whether YAML can say a time's offset, in whole minutes; also of what is no time."""
+    zone = getattr(value, "tzinfo", None) if type(value) is datetime.datetime else None
+    return zone is None or (type(zone) is datetime.timezone and not value.utcoffset() % datetime.timedelta(minutes=1))
 
 
 def _scalar(tag: str, text: str, style: str | None = None) -> pyyaml.Node:

@@ -6,6 +6,7 @@ inside are built, then the class or its factory is called with the result.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -44,6 +45,12 @@ class Reference(Registrable, should_register=False):
     def resolve(self, stash: Mapping[str, Any]) -> Any:
         """Return the object; UnpreparedLinkError while it is not there yet."""
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drop what an earlier resolve found."""
+
+    def within(self, document: Any) -> None:
+        """Learn which config this is in: a Schema, or a mapping or list of them."""
 
 
 class Schema(MutableMapping[str, Any]):
@@ -144,6 +151,20 @@ class Schema(MutableMapping[str, Any]):
         unbuilt = {"_compiled": None, "_compiling": False, "_given": None}
         return {**self.__dict__, **unbuilt, "keywords": dict(self.keywords)}
 
+    def __copy__(self) -> Schema:
+        new = Schema(self.component_subclass, self.factory_method)
+        new.__dict__.update(self.__getstate__())
+
+        def take(item: Any, _: tuple[str, ...]) -> Any:
+            if not isinstance(item, Reference):
+                return item
+            taken = copy.copy(item)
+            taken.within(new)
+            return taken
+
+        new.keywords.update((key, replace_items(value, take)) for key, value in self.keywords.items())
+        return new
+
     @property
     def arguments(self) -> dict[str, Any]:
         """The keywords, and once it is being built those that the call was given in their place."""
@@ -156,7 +177,7 @@ class Schema(MutableMapping[str, Any]):
 
     # -------------------------------------------------------------------------------------------- building
 
-    def __call__(self, stash: Mapping[str, Any] | None = None, /, **overrides: Any) -> Any:
+    def __call__(self, stash: Mapping[str, Any] | None = None, **overrides: Any) -> Any:
         """Build the object, or return it where it has been built.
 
         Parameters
@@ -179,6 +200,10 @@ class Schema(MutableMapping[str, Any]):
                 f"{self._name} is built already, so {', '.join(overrides)} cannot change",
                 fix="Pass overrides to the first call, or copy the Schema.",
             )
+        if self._compiled is None:
+            for _, item in visit(self):
+                if isinstance(item, Reference):
+                    item.forget()
         try:
             return self._build(_Building({} if stash is None else stash), overrides, ())
         except RecursionError as error:
@@ -225,7 +250,10 @@ class Schema(MutableMapping[str, Any]):
         def keep(item: Any, _: tuple[str, ...]) -> Any:
             if isinstance(item, Reference) and not item.is_recorded:
                 item = item.resolve(stash)
-            return item._compiled if isinstance(item, Schema) else item
+            # A copy of a link: the Schema's own is followed anew if it is built again
+            return (
+                item._compiled if isinstance(item, Schema) else copy.copy(item) if isinstance(item, Reference) else item
+            )
 
         kept = {key: replace_items(value, keep, (), building.kept) for key, value in given.items()}
         self._compiled = instance

@@ -7,6 +7,7 @@ binary) are yaml.py's; what is in neither goes to the stash.
 from __future__ import annotations
 
 import pathlib
+import reprlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ def _dtype(name: str) -> torch.dtype:
 
 def _list(plain: Any) -> list[Any]:
     if not isinstance(plain, list):
-        raise ConfigError(f"a list is needed here, not {str(plain)[:80]!r}")
+        raise ConfigError(f"a list is needed here, not {reprlib.repr(plain)}")
     return plain
 
 
