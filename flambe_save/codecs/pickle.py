@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions
 from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
-from flambe_save.errors import LoadError
 
 __all__ = ["PickleCodec"]
 
@@ -51,15 +50,4 @@ class PickleCodec:
             If it is damaged.
         """
         stream = io.BytesIO(file.read())
-        if options.trust.weights_only:
-            return unpickle_data(stream, options)
-        try:
-            return unpickle_trusting(stream, options)
-        except (LoadError, MemoryError):
-            raise
-        except Exception as error:
-            raise LoadError(
-                f"{type(error).__name__} while unpickling: {str(error)[:200]}",
-                node=options.node,
-                file=options.file,
-            ) from error
+        return (unpickle_data if options.trust.weights_only else unpickle_trusting)(stream, options)

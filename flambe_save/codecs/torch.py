@@ -7,12 +7,14 @@ describes both.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import struct
 import types
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 import torch
@@ -20,7 +22,7 @@ import torch
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Place, placer
 from flambe_save.codecs.rebuild import DTYPES, UNTYPED, Inert, check
-from flambe_save.codecs.unpickler import DataUnpickler
+from flambe_save.codecs.unpickler import DataUnpickler, broken_pickle
 from flambe_save.errors import CorruptSaveError, LoadError, UnsupportedObjectError
 from flambe_save.state import State
 
@@ -172,7 +174,10 @@ def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
         )
     start = stream.tell()
     needed: dict[str, Any] = {}
-    _Collector(stream, needed).run(options)
+    try:
+        _Collector(stream, needed).load()
+    except Exception as error:
+        raise broken_pickle(error, options.node, options.file) from error
     keys = unpickle_data(stream, options)
     if not isinstance(keys, list) or not set(needed) <= set(keys):
         raise CorruptSaveError("a torch file without its storages", node=options.node, file=options.file)
@@ -203,16 +208,6 @@ class _Collector(pickle.Unpickler):
     def __init__(self, stream: io.BytesIO, needed: dict[str, Any]) -> None:
         super().__init__(stream, encoding="utf-8")
         self._needed = needed
-
-    def run(self, options: LoadOptions) -> None:
-        try:
-            self.load()
-        except Exception as error:
-            raise CorruptSaveError(
-                f"the pickle cannot be read: {type(error).__name__}: {str(error)[:200]}",
-                node=options.node,
-                file=options.file,
-            ) from error
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "UntypedStorage":
@@ -282,26 +277,26 @@ def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
     Raises
     ------
     LoadError
-        If it has a ``load`` of its own but no Unpickler, through which ``map_location`` would reach the tensors.
+        If it raises, or has a ``load`` of its own but no Unpickler, through which ``map_location`` would reach tensors.
     """
     load = options.pickle_module.load
-    if hasattr(options.pickle_module, "Unpickler") or load is pickle.load:
-        return _trusting_module(options).load(stream, **options.pickle_load_args)
-    if options.map_location is not None:
+    has_unpickler = hasattr(options.pickle_module, "Unpickler") or load is pickle.load
+    if not has_unpickler and options.map_location is not None:
         raise LoadError(
             "a pickle module without an Unpickler cannot follow map_location", fix="Pass pickle_module=dill."
         )
-    return load(stream, **options.pickle_load_args)
+    with _as_load_errors(options):
+        return (_trusting_module(options).load if has_unpickler else load)(stream, **options.pickle_load_args)
 
 
 def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
-    try:
-        if data[:4] == _ZIP_MAGIC:
-            records = _Records(file, data, options)
-            for name in records.names:
-                records.read(name)  # torch itself would read a damaged record without a word
-        elif _LEGACY_START not in data[:32]:
-            return unpickle_trusting(io.BytesIO(data), options)
+    if data[:4] == _ZIP_MAGIC:
+        records = _Records(file, data, options)
+        for name in records.names:
+            records.read(name)  # torch itself would read a damaged record without a word
+    elif _LEGACY_START not in data[:32]:
+        return unpickle_trusting(io.BytesIO(data), options)
+    with _as_load_errors(options):
         return torch.load(
             io.BytesIO(data),
             cast(Any, options.map_location),
@@ -309,13 +304,18 @@ def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any
             weights_only=False,
             **options.pickle_load_args,
         )
+
+
+@contextlib.contextmanager
+def _as_load_errors(options: LoadOptions) -> Iterator[None]:
+    """Turn what a trusted pickle raises into an error that says where it was."""
+    try:
+        yield
     except (LoadError, MemoryError):
         raise
     except Exception as error:
         raise LoadError(
-            f"{type(error).__name__} while unpickling: {str(error)[:200]}",
-            node=options.node,
-            file=options.file,
+            f"{type(error).__name__} while unpickling: {str(error)[:200]}", node=options.node, file=options.file
         ) from error
 
 

@@ -13,7 +13,7 @@ from flambe_save.codecs.rebuild import data_global, rehearse
 from flambe_save.errors import CorruptSaveError, FlambeSaveError
 from flambe_save.trust import Trust
 
-__all__ = ["DataUnpickler", "check_sizes", "globals_of"]
+__all__ = ["DataUnpickler", "broken_pickle", "check_sizes", "globals_of"]
 
 # Protocols 0 to 2 write the names that Python 2 had
 _PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
@@ -76,11 +76,7 @@ class DataUnpickler(pickle.Unpickler):
         except FlambeSaveError:
             raise
         except Exception as error:  # MemoryError too: a pickle may ask for more than its own size could justify
-            raise CorruptSaveError(
-                f"the pickle cannot be read: {type(error).__name__}: {str(error)[:200]}",
-                node=self._node,
-                file=self._file,
-            ) from error
+            raise broken_pickle(error, self._node, self._file) from error
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a listed global; import one that is trusted; refuse any other."""
@@ -130,6 +126,13 @@ class DataUnpickler(pickle.Unpickler):
 
     def _rest(self) -> bytes:
         return self._stream.getvalue()[self._start :]
+
+
+def broken_pickle(error: Exception, node: str | None, file: str | None) -> CorruptSaveError:
+    """Make the error for a pickle that Python's own machinery could not read."""
+    return CorruptSaveError(
+        f"the pickle cannot be read: {type(error).__name__}: {str(error)[:200]}", node=node, file=file
+    )
 
 
 # How many bytes follow each opcode; negative numbers are pickletools' own for arguments of variable length

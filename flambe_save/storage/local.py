@@ -15,12 +15,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar, TypeVar
 
 from flambe_save.errors import CorruptSaveError, SaveError, TargetExistsError
 from flambe_save.layout import PROTOCOL_FILE
 
 __all__ = ["Aside", "FileStore", "FolderStore", "finish"]
+
+S = TypeVar("S", bound="_LocalStore")
 
 _ASIDE = ".flambe-aside"
 _OLD = ".flambe-aside-old"  # an old save between two renames: put back where the new one never arrived
@@ -121,7 +123,32 @@ class Aside:
             )
 
 
-class FolderStore:
+class _LocalStore:
+    """What folders and files have in common: where they are, and how their ``with`` is entered and left."""
+
+    _is_folder: ClassVar[bool]
+
+    def __init__(self, path: str | os.PathLike[str], mode: str = "r", *, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self._mode = mode
+        self._overwrite = overwrite
+        self._aside: Aside | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def __enter__(self: S) -> S:
+        if self._mode == "w":
+            self._aside = Aside(self.path, overwrite=self._overwrite, folder=self._is_folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        finish(self._aside, failed=kind is not None)
+
+
+class FolderStore(_LocalStore):
     """A folder whose files are the names.
 
     Parameters
@@ -133,14 +160,7 @@ class FolderStore:
         With ``"w"``: whether a save that is there is replaced.
     """
 
-    def __init__(self, path: str | os.PathLike[str], mode: str = "r", *, overwrite: bool = False) -> None:
-        self.path = Path(path)
-        self._mode = mode
-        self._overwrite = overwrite
-        self._aside: Aside | None = None
-
-    def __repr__(self) -> str:
-        return f"FolderStore({str(self.path)!r})"
+    _is_folder = True
 
     def names(self) -> list[str]:
         """Return the files below the folder, ``/`` between folders, sorted; hidden ones are the system's, not ours."""
@@ -160,18 +180,8 @@ class FolderStore:
             path.parent.mkdir(parents=True)
             return open(path, "xb")
 
-    def __enter__(self) -> FolderStore:
-        if self._mode == "w":
-            self._aside = Aside(self.path, overwrite=self._overwrite, folder=True)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        finish(self._aside, failed=kind is not None)
-
-
-class FileStore:
+class FileStore(_LocalStore):
     """A single file; its only name is ``""``.
 
     Parameters
@@ -183,14 +193,7 @@ class FileStore:
         With ``"w"``: whether a file that is there is replaced.
     """
 
-    def __init__(self, path: str | os.PathLike[str], mode: str = "r", *, overwrite: bool = False) -> None:
-        self.path = Path(path)
-        self._mode = mode
-        self._overwrite = overwrite
-        self._aside: Aside | None = None
-
-    def __repr__(self) -> str:
-        return f"FileStore({str(self.path)!r})"
+    _is_folder = False
 
     def names(self) -> list[str]:
         """Return ``[""]``."""
@@ -208,16 +211,6 @@ class FileStore:
         if name:
             raise SaveError(f"a single file cannot hold {name!r}", file=str(self.path))
         return open(self._aside.path, "wb")
-
-    def __enter__(self) -> FileStore:
-        if self._mode == "w":
-            self._aside = Aside(self.path, overwrite=self._overwrite, folder=False)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        finish(self._aside, failed=kind is not None)
 
 
 def finish(aside: Aside | None, *, failed: bool) -> None:
