@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -9,10 +10,16 @@ from typing import Any
 
 from flambe_save.errors import CompilationError, FlambeSaveError
 
-__all__ = ["bind_arguments", "call_with", "replace_items"]
+__all__ = ["bind_arguments", "call_with", "replace_items", "signature_of"]
 
 
 _UNFINISHED = object()
+
+
+@functools.lru_cache(maxsize=4096)
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return a callable's signature; it is asked for at every construction, and slow to make."""
+    return inspect.signature(function)
 
 
 def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,7 +31,7 @@ def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     CompilationError
         If ``**kwargs`` holds the name of a positional parameter, so that a mapping cannot hold both.
     """
-    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound = signature_of(function).bind(*args, **kwargs)
     found: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
@@ -56,7 +63,7 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: 
     rest = dict(arguments)
     args: list[Any] = []
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = list(signature_of(function).parameters.values())
     except (TypeError, ValueError):
         parameters = []
     star = next((item.name for item in parameters if item.kind is inspect.Parameter.VAR_POSITIONAL), None)
@@ -73,10 +80,10 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: 
                 args.append(parameter.default)
     if parameters:
         try:
-            inspect.signature(function).bind(*args, **rest)
+            signature_of(function).bind(*args, **rest)
         except TypeError as error:
             raise CompilationError(
-                f"the arguments {sorted(arguments)} do not fit {name}{inspect.signature(function)}: {error}",
+                f"the arguments {sorted(arguments)} do not fit {name}{signature_of(function)}: {error}",
                 fix="The class may have changed since the config was written; edit one or the other.",
             ) from error
     try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
 from typing import Any
 
-from flambe_save.config.arguments import call_with, replace_items
+from flambe_save.config.arguments import call_with, replace_items, signature_of
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.errors import CompilationError, FlambeSaveError, UnpreparedLinkError
 from flambe_save.state import join_key
@@ -386,7 +386,7 @@ def schema_of(obj: Any) -> Schema | None:
 def defaults_of(schema: Schema) -> dict[str, Any]:
     """Return the defaults of the parameters that a Schema's keywords leave out."""
     try:
-        parameters = inspect.signature(_callable_of(schema.component_subclass, schema.factory_method)).parameters
+        parameters = signature_of(_callable_of(schema.component_subclass, schema.factory_method)).parameters
     except (TypeError, ValueError):  # no signature to be had
         return {}
     return {

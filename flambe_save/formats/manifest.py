@@ -10,7 +10,7 @@ import json
 import platform
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from typing import Any
 
@@ -61,7 +61,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Return the document. Inverse of :meth:`from_json`."""
-        document = {"format": _FORMAT, "manifest": MANIFEST_VERSION, **asdict(self)}
+        document = {"format": _FORMAT, "manifest": MANIFEST_VERSION, **vars(self)}
         return _pretty(document).encode() + b"\n"
 
     @classmethod
