@@ -7,19 +7,20 @@ load   Store --Format.read--> SaveTreeNode --Trust--> Schema --> object <--load_
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dill
 
-from flambe_save.adapters import Fit, get_state, restore_ties
+from flambe_save.adapters import Fit, get_state, is_component, restore_ties
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
 from flambe_save.config import yaml
 from flambe_save.config.extensions import import_trusted, require
-from flambe_save.config.link import FunctionCallLink
+from flambe_save.config.link import CALL_TAG, FunctionCallLink
 from flambe_save.config.parsing import parse
-from flambe_save.config.registrable import NEEDS_TRUST, factory_of
+from flambe_save.config.registrable import needs_trust
 from flambe_save.config.schema import Schema
 from flambe_save.errors import (
     FlambeSaveError,
@@ -33,7 +34,7 @@ from flambe_save.formats import Format, ReadOptions, Saved, format_of
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_FILE, CONFIG_KEY, PICKLE_SUFFIX
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
-from flambe_save.storage import create_store, open_store
+from flambe_save.storage import check_replaceable, create_store, open_store
 from flambe_save.tree import state_from_tree, tree_from_state
 from flambe_save.trust import Trust
 
@@ -88,11 +89,16 @@ def save(
     """
     state = get_state(obj)
     if not state._metadata[""].get(CONFIG_KEY):
-        raise UnsupportedObjectError(
-            f"it is not known how this {type(obj).__qualname__} was built",
-            node="",
-            fix="Make its class a Component, or save its state alone with save_state_to_file(obj.state_dict(), path).",
-        )
+        name = type(obj).__qualname__
+        if is_component(obj):
+            what = f"the arguments that this {name} was built with cannot be written as a mapping of names to values"
+            fix = (
+                "Give arguments by position or by keyword, not the same name both ways, and call no __new__ of its own."
+            )
+        else:
+            what = f"it is not known how this {name} was built"
+            fix = "Make its class a Component, or save its state alone with save_state_to_file(obj.state_dict(), path)."
+        raise UnsupportedObjectError(what, fix=fix)
     return save_state_to_file(state, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol)
 
 
@@ -110,10 +116,16 @@ def save_state_to_file(
     Parameters, returns, errors and warnings are those of :func:`save`.
     """
     final = _final_path(path, compress, pickle_only)
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise UnsupportedObjectError(f"a state maps keys, which are texts, to values; this is a {type(state).__name__}")
+    if not 2 <= pickle_protocol <= pickle.HIGHEST_PROTOCOL:
+        raise SaveError(f"pickle protocol {pickle_protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
     tree = tree_from_state(state)
     options = DumpOptions(pickle_module, pickle_protocol)
     chosen: Format = FORMATS["pickle" if pickle_only else "directory"]
     try:
+        if overwrite:
+            check_replaceable(final)
         with create_store(final, archive=compress, single=pickle_only, overwrite=overwrite) as store:
             opaque = chosen.write(tree, store, options)
     except FlambeSaveError:
@@ -124,6 +136,8 @@ def save_state_to_file(
             file=str(error.filename or final),
             fix="Nothing was left behind; check space and permissions, and save again.",
         ) from error
+    if CALL_TAG in tree.config:
+        opaque = [*opaque, "config.yaml asks for a !call"]
     if opaque:
         shown = "; ".join(opaque[:5]) + ("; ..." if len(opaque) > 5 else "")
         warn(
@@ -254,7 +268,7 @@ def _schema(saved: Saved, trust: Trust) -> Schema:
     for tag, (cls, factory) in document.classes(saved.tags).items():
         if issubclass(cls, FunctionCallLink):
             trust.check_call(f"!{tag}", file=CONFIG_FILE)
-        if factory is not None and getattr(factory_of(cls, factory), NEEDS_TRUST, False):
+        if factory is not None and needs_trust(cls, factory):
             trust.check_call(f"!{tag}", file=CONFIG_FILE)
     schema = document.construct(saved.tags, extensions)
     if not isinstance(schema, Schema):
@@ -267,6 +281,8 @@ def _schema(saved: Saved, trust: Trust) -> Schema:
 
 def _final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) -> str:
     final = os.fspath(path).rstrip("/" + os.sep) or os.fspath(path)
+    if not final or "\0" in final:
+        raise SaveError(f"{final!r} is no path", fix="Name the folder or file that the save shall be.")
     if pickle_only and not final.endswith((PICKLE_SUFFIX, PICKLE_SUFFIX + ARCHIVE_SUFFIX)):
         final = final.removesuffix(ARCHIVE_SUFFIX) + PICKLE_SUFFIX
     if compress and not final.endswith(ARCHIVE_SUFFIX):

@@ -304,7 +304,7 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         )
         return instance
 
-    setattr(load_from_path, NEEDS_TRUST, True)  # it reads a file that the config names
+    setattr(load_from_path.__func__, NEEDS_TRUST, True)  # type: ignore[attr-defined]  # it reads a file that the config names
 
 
 def dynamic_component(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from flambe_save.errors import CorruptSaveError
 from flambe_save.layout import (
     CLASS_KEY,
     CONFIG_KEY,
@@ -23,6 +24,7 @@ from flambe_save.state import State
 
 __all__ = ["SaveTreeNode", "join_prefix", "state_from_tree", "tree_from_state", "walk"]
 
+_MAX_PARTS = 10_000  # the way up from a key takes the square of this
 _NODE_KEYS = (VERSION_KEY, CLASS_KEY, SOURCE_KEY, CONFIG_KEY, STASH_KEY)
 
 
@@ -153,6 +155,8 @@ def _place(key: str, prefixes: Container[str]) -> tuple[str, str]:
 
     A key that is itself a component's prefix names a value beside that component, not inside it.
     """
+    if key.count(".") > _MAX_PARTS:
+        raise CorruptSaveError(f"a key of more than {_MAX_PARTS} parts: {key[:80]!r}...")
     end = len(key)
     while (end := key.rfind(".", 0, end)) > 0:
         if key[:end] in prefixes:

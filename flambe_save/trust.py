@@ -13,6 +13,30 @@ from flambe_save.errors import MissingExtensionError, UntrustedError
 __all__ = ["NO_TRUST", "Trust"]
 
 
+# Modules whose functions run what they are given; a message never suggests trusting them
+_RUN_ANYTHING = frozenset(
+    [
+        "builtins",
+        "os",
+        "posix",
+        "nt",
+        "subprocess",
+        "sys",
+        "shutil",
+        "socket",
+        "importlib",
+        "runpy",
+        "pty",
+        "ctypes",
+        "code",
+        "pickle",
+        "dill",
+        "operator",
+        "functools",
+    ]
+)
+
+
 @dataclass(frozen=True)
 class Trust:
     """A caller's policy. The default trusts nothing: data is read, and classes the program has imported are built.
@@ -58,12 +82,15 @@ class Trust:
         refused = [name for name in dict.fromkeys(names) if not self.allows(name)]
         if refused:
             shown = ", ".join(_quote(name) for name in refused[:8]) + (", ..." if len(refused) > 8 else "")
-            wanted = [*self.trusted, *sorted({name.rpartition(".")[0] or name for name in refused})]
+            if any(name.partition(".")[0] in _RUN_ANYTHING for name in refused):
+                fix = "These can run anything: do not load it unless you know who wrote it, and why it needs them."
+            else:
+                fix = f"If you know who wrote it: load(..., trusted={[*self.trusted, *refused]})."
             raise UntrustedError(
                 f"a pickle here names objects that only a trusting load may unpickle: {shown}",
                 node=node,
                 file=file,
-                fix=f"If you know who wrote it: load(..., trusted={wanted}).",
+                fix=fix if len(fix) < 500 else "If you know who wrote it: load(..., weights_only=False).",
             )
 
     def check_call(self, what: str, *, node: str | None = None, file: str | None = None) -> None:

@@ -7,7 +7,16 @@ too.
 
 from __future__ import annotations
 
-from flambe_save.adapters.protocol import Adapter, Child, Fit, Mismatch, Place, adapter_for, register_adapter
+from flambe_save.adapters.protocol import (
+    Adapter,
+    Child,
+    Fit,
+    Mismatch,
+    Place,
+    adapter_for,
+    is_component,
+    register_adapter,
+)
 from flambe_save.adapters.traversal import get_state, load_state, restore_ties
 from flambe_save.registry import ADAPTERS
 
@@ -19,6 +28,7 @@ __all__ = [
     "Place",
     "adapter_for",
     "get_state",
+    "is_component",
     "load_state",
     "register_adapter",
     "restore_ties",

@@ -178,7 +178,7 @@ def _is_numpy_data(value: Any) -> bool:
         return False
     if type(value) is numpy.ndarray or isinstance(value, numpy.generic):
         return not value.dtype.hasobject
-    return isinstance(value, numpy.dtype)
+    return False
 
 
 class Portable:

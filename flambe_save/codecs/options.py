@@ -77,6 +77,9 @@ def placer(map_location: MapLocation) -> Place:
         When called, if that device is not to be had on this machine.
     """
 
+    if not (map_location is None or isinstance(map_location, (str, torch.device, Mapping)) or callable(map_location)):
+        raise TypeError(f"map_location takes a device, a mapping or a callable, not {map_location!r}")
+
     def place(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
         target = location
         if isinstance(map_location, (str, torch.device)):
@@ -84,7 +87,10 @@ def placer(map_location: MapLocation) -> Place:
         elif isinstance(map_location, Mapping):
             target = str(map_location.get(location, location))
         elif map_location is not None:
-            result = map_location(storage, location)
+            try:
+                result = map_location(storage, location)
+            except Exception as error:
+                raise LoadError(f"map_location raised {type(error).__name__}: {str(error)[:200]}") from error
             if result is not None:
                 return cast(torch.UntypedStorage, getattr(result, "_untyped_storage", result))
         if target == "cpu" and storage.device.type == "cpu":

@@ -5,7 +5,6 @@ unpickler.py finds nothing but these. The list of torch's names started from the
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
 import re
@@ -18,7 +17,7 @@ import torch
 from flambe_save.codecs.data import ATOMS
 from flambe_save.state import State
 
-__all__ = ["DTYPES", "UNTYPED", "Inert", "check", "data_global", "rehearse"]
+__all__ = ["DTYPES", "UNTYPED", "Dtype", "build_array", "check", "check_key", "data_global"]
 
 
 class Stand:
@@ -42,7 +41,7 @@ def check(condition: bool, message: str) -> None:
         raise pickle.UnpicklingError(message)
 
 
-# --------------------------------------------------------------------------------------------------- torch
+# ------------------------------------------------------------------------------------------------ torch
 
 
 def _is_shape(value: Any) -> bool:
@@ -153,15 +152,88 @@ def _bytes(data: Any = b"", encoding: str = "latin1") -> bytes:
 
 
 def _layout(name: str) -> torch.layout:
-    found = getattr(torch, str(name).removeprefix("torch."), None)
+    # vars, not getattr: torch imports some of its modules when they are asked for
+    found = vars(torch).get(name.removeprefix("torch.")) if isinstance(name, str) else None
     check(isinstance(found, torch.layout), "an unknown layout")
     return found  # type: ignore[return-value]
 
 
-# --------------------------------------------------------------------------------------------------- numpy
+# ------------------------------------------------------------------------------------------------ numpy
 
 _ARRAY = object()  # stands for the class numpy.ndarray, which arrays name and which nothing here calls
-_PLAIN_FLAGS = 0x98  # aligned, needs init, needs the Python API; never objects (numpy/ndarraytypes.h)
+
+
+class Dtype:
+    """Stands for a numpy type until an array or a scalar needs it: numpy itself believes any state, and crashes on some.
+
+    Parameters
+    ----------
+    code : str
+        A type as numpy's pickles name it: ``f4``, ``U3``, ``V12``.
+    """
+
+    def __init__(self, code: Any = "", align: Any = False, copy: Any = False) -> None:
+        check(
+            isinstance(code, str) and re.fullmatch(r"[biufcSUVmM?]\d{0,9}", code) is not None,
+            "an array of an unknown type",
+        )
+        self._code = code
+        self._state: Any = None
+
+    def build(self, state: Any) -> None:
+        """Take the state that numpy's pickles give a type: byte order, parts, size."""
+        check(isinstance(state, tuple) and len(state) in (8, 9) and state[0] in (3, 4), "a type of an unknown version")
+        check(self._state is None, "a type that is set twice")
+        self._state = state
+
+    def real(self, depth: int = 0) -> Any:
+        """Return the numpy type, made by numpy's public constructor, which checks it."""
+        import numpy
+
+        make: Any = numpy.dtype
+        check(depth < 20, "a type nested too deep")
+        if self._state is None:
+            return make(self._code)
+        _, order, inner, names, fields, size = self._state[:6]
+        check(order in ("<", ">", "=", "|") and type(size) is int and size < 1 << 31, "a type without a size")
+        if inner is not None:
+            check(isinstance(inner, tuple) and len(inner) == 2 and isinstance(inner[0], Dtype), "a bad sub-array")
+            shape = inner[1] if isinstance(inner[1], tuple) else (inner[1],)
+            check(_is_shape(shape) and math.prod(shape) < 1 << 31, "a bad sub-array")
+            return make((inner[0].real(depth + 1), shape))
+        if names is not None:
+            check(isinstance(names, tuple) and isinstance(fields, dict) and set(names) == set(fields), "bad fields")
+            parts: dict[str, Any] = {"names": list(names), "formats": [], "offsets": [], "itemsize": size}
+            for name in names:
+                field = fields[name]
+                check(isinstance(field, tuple) and len(field) in (2, 3), "a bad field")
+                check(isinstance(field[0], Dtype) and type(field[1]) is int and 0 <= field[1] <= size, "a bad field")
+                parts["formats"].append(field[0].real(depth + 1))
+                parts["offsets"].append(field[1])
+            return make(parts)
+        if self._code[:1] in ("S", "V", "U"):
+            check(size >= 0, "a type of no size")
+            return make(f"{order}{self._code[0]}{size // (4 if self._code[0] == 'U' else 1)}")
+        if self._code[:1] in ("m", "M") and len(self._state) == 9:
+            unit: Any = self._state[8][1] if isinstance(self._state[8], tuple) and len(self._state[8]) == 2 else ()
+            check(isinstance(unit, tuple) and len(unit) >= 2 and type(unit[1]) is int, "a time of no unit")
+            name = unit[0].decode("ascii") if isinstance(unit[0], bytes) else unit[0]
+            check(isinstance(name, str) and name.isalpha(), "a time of no unit")
+            generic = make(f"{self._code[0]}8") if name == "generic" else None
+            return (generic or make(f"{self._code[0]}8[{unit[1]}{name}]")).newbyteorder(order)
+        return make(self._code).newbyteorder(order)
+
+
+def build_array(array: Any, state: Any) -> None:
+    """Fill the empty array that a pickle has made, with the state that numpy's pickles give one."""
+    check(
+        isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], Dtype), "an array of an unknown version"
+    )
+    _, shape, proxy, fortran, raw = state
+    dtype = proxy.real()
+    check(_is_shape(shape) and isinstance(raw, (bytes, bytearray)) and not dtype.hasobject, "a bad array")
+    check(len(raw) == math.prod(shape) * dtype.itemsize, "an array of another size than its bytes")
+    array.__setstate__((1, shape, dtype, bool(fortran), bytes(raw)))
 
 
 def _numpy_reconstruct(kind: Any, shape: Any, code: Any) -> Any:
@@ -171,26 +243,21 @@ def _numpy_reconstruct(kind: Any, shape: Any, code: Any) -> Any:
     return numpy.ndarray((0,), "b")
 
 
-def _numpy_dtype(code: Any, align: Any = False, copy: Any = False) -> Any:
+def _numpy_scalar(proxy: Any, data: bytes = b"") -> Any:
     import numpy
 
-    check(isinstance(code, str) and re.fullmatch(r"[biufcSUVmM?]\d*", code) is not None, "an array of an unknown type")
-    return numpy.dtype(code, bool(align), bool(copy))
-
-
-def _numpy_scalar(dtype: Any, data: bytes = b"") -> Any:
-    import numpy
-
-    check(isinstance(dtype, numpy.dtype) and not dtype.hasobject and isinstance(data, bytes), "a bad scalar")
-    check(len(data) == dtype.itemsize, "a scalar of another size")
+    check(isinstance(proxy, Dtype) and isinstance(data, bytes), "a bad scalar")
+    dtype = proxy.real()
+    check(not dtype.hasobject and len(data) == dtype.itemsize, "a scalar of another size")
     return numpy.frombuffer(data, dtype)[0] if dtype.itemsize else dtype.type()
 
 
-def _numpy_frombuffer(buffer: Any, dtype: Any, shape: Any, order: str, axes: Any = None) -> Any:
+def _numpy_frombuffer(buffer: Any, proxy: Any, shape: Any, order: str, axes: Any = None) -> Any:
     import numpy
 
-    check(isinstance(dtype, numpy.dtype) and not dtype.hasobject and _is_shape(shape), "a bad array")
-    check(isinstance(buffer, (bytes, bytearray)) and order in ("C", "F", "K"), "an array without its bytes")
+    check(isinstance(proxy, Dtype) and _is_shape(shape) and order in ("C", "F", "K"), "a bad array")
+    dtype = proxy.real()
+    check(isinstance(buffer, (bytes, bytearray)) and not dtype.hasobject, "an array without its bytes")
     check(len(buffer) == math.prod(shape) * dtype.itemsize, "an array of another size than its bytes")
     flat = numpy.frombuffer(buffer, dtype) if len(buffer) else numpy.empty(0, dtype)
     if order == "K" and axes is not None:
@@ -199,96 +266,46 @@ def _numpy_frombuffer(buffer: Any, dtype: Any, shape: Any, order: str, axes: Any
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-class Inert(dict):  # type: ignore[type-arg]
-    """Takes any construction and any state, and does nothing with it."""
+# ------------------------------------------------------------------------------------------------ hashing
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __call__(self, *arguments: Any) -> Inert:
-        return self
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return 0
-
-    def append(self, item: Any) -> None:
-        """Take a list's item."""
-
-    def extend(self, items: Any) -> None:
-        """Take a list's items."""
-
-    def add(self, item: Any) -> None:
-        """Take a set's item."""
+_MAX_HASHED = 10_000
 
 
-class _DtypeProbe(Inert):
-    """Stands for a numpy type in a rehearsal: numpy itself takes any state for it, and crashes on some."""
+def check_key(key: Any) -> None:
+    """Refuse what would take long to hash: a few opcodes can stand for a huge nested tuple."""
+    if type(key) not in (tuple, frozenset):
+        return
+    sizes: dict[int, int] = {}
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__()
-        self.code: str = arguments[0] if arguments else ""
-        self.size: int = _numpy_dtype(*arguments).itemsize
-        self.state: Any = None
+    def size(item: Any) -> int:
+        if type(item) not in (tuple, frozenset):
+            return 1
+        if id(item) not in sizes:
+            sizes[id(item)] = min(1 + sum(size(inner) for inner in item), _MAX_HASHED + 1)
+        return sizes[id(item)]
 
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-        self.verify()
-
-    def verify(self) -> None:
-        """Refuse a state that is no possible one."""
-        state = self.state
-        if state is None:
-            return
-        check(isinstance(state, tuple) and len(state) in (8, 9) and state[0] in (3, 4), "a type of an unknown version")
-        _, order, inner, names, fields, size, align, flags = state[:8]
-        check(order in ("<", "=", "|") and type(flags) is int and not flags & ~_PLAIN_FLAGS, "a type of objects")
-        check(type(size) is int and type(align) is int and -1 <= align <= 64, "a type without a size")
-        if self.code[:1] in ("S", "U", "V"):
-            check(0 <= size < 1 << 31, "a type of no size")
-            self.size = size
-        else:
-            check(size == -1 and inner is None and fields is None, "a simple type with parts")
-        if inner is not None:
-            check(isinstance(inner, tuple) and len(inner) == 2 and isinstance(inner[0], _DtypeProbe), "a bad sub-array")
-            shape = inner[1] if isinstance(inner[1], tuple) else (inner[1],)
-            check(_is_shape(shape) and math.prod(shape) * inner[0].size == self.size, "a sub-array of another size")
-        if fields is not None or names is not None:
-            check(isinstance(fields, dict) and isinstance(names, tuple) and set(names) == set(fields), "bad fields")
-            for entry in fields.values():
-                check(isinstance(entry, tuple) and len(entry) in (2, 3), "a bad field")
-                probe, offset = entry[:2]
-                check(isinstance(probe, _DtypeProbe) and type(offset) is int, "a bad field")
-                check(0 <= offset <= self.size - probe.size, "a field outside its type")
+    check(size(key) <= _MAX_HASHED, "a key or a set's item that is too large to be hashed")
 
 
-class _Rehearsal(pickle.Unpickler):
-    def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream, encoding="utf-8")
-        self.probes: list[_DtypeProbe] = []
+def _set_of(kind: type) -> Callable[..., Any]:
+    def make(items: Any = ()) -> Any:
+        check(isinstance(items, (list, tuple, set, frozenset)), "a set of nothing")
+        for item in items:
+            check_key(item)
+        return kind(items)
 
-    def find_class(self, module: str, name: str) -> Any:
-        return Stand(self._probe) if (module, name) == ("numpy", "dtype") else Inert
-
-    def _probe(self, *arguments: Any) -> _DtypeProbe:
-        self.probes.append(_DtypeProbe(*arguments))
-        return self.probes[-1]
-
-    def persistent_load(self, pid: Any) -> Any:
-        return Inert()
+    return make
 
 
-def rehearse(data: bytes) -> None:
-    """Walk a pickle, building nothing, to see that the numpy types in it are possible ones."""
-    rehearsal = _Rehearsal(io.BytesIO(data))
-    rehearsal.load()
-    for probe in rehearsal.probes:  # once more: a pickle may change the parts of a type after it has set them
-        probe.verify()
+def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
+    check(isinstance(pairs, (list, tuple)), "a mapping of nothing")
+    for pair in pairs:
+        check(isinstance(pair, (list, tuple)) and len(pair) == 2, "a mapping of no pairs")
+        check_key(pair[0])
+    return OrderedDict(pairs)
 
 
-# --------------------------------------------------------------------------------------------------- the list
+# ------------------------------------------------------------------------------------------------ the list
 
 UNTYPED = object()  # stands for the class of storages that know no type; calling it would allocate
 
@@ -310,9 +327,9 @@ _VALUES: dict[str, Any] = {
 }
 
 _CALLABLES: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": OrderedDict,
-    "builtins.set": set,
-    "builtins.frozenset": frozenset,
+    "collections.OrderedDict": _ordered_dict,
+    "builtins.set": _set_of(set),
+    "builtins.frozenset": _set_of(frozenset),
     "builtins.complex": complex,
     "builtins.bytes": _bytes,
     "builtins.bytearray": _bytearray,
@@ -336,7 +353,7 @@ _CALLABLES: dict[str, Callable[..., Any]] = {
         for kind in ATOMS
         if kind.__module__.startswith("pathlib")
     },
-    "numpy.dtype": _numpy_dtype,
+    "numpy.dtype": Dtype,
     **{f"numpy.{core}.multiarray._reconstruct": _numpy_reconstruct for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _numpy_scalar for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _numpy_frombuffer for core in ("core", "_core")},

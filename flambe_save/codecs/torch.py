@@ -21,8 +21,8 @@ import torch
 
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Place, placer
-from flambe_save.codecs.rebuild import DTYPES, UNTYPED, Inert, check
-from flambe_save.codecs.unpickler import DataUnpickler, broken_pickle
+from flambe_save.codecs.rebuild import DTYPES, UNTYPED, check
+from flambe_save.codecs.unpickler import DataUnpickler, broken_pickle, check_sizes
 from flambe_save.errors import CorruptSaveError, LoadError, UnsupportedObjectError
 from flambe_save.state import State
 
@@ -89,7 +89,7 @@ def _load_data(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
         return _read_zip(_Records(file, data, options), options, place)
     stream = io.BytesIO(data)
     first = unpickle_data(stream, options)
-    if first != _LEGACY_MAGIC:
+    if type(first) is not int or first != _LEGACY_MAGIC:
         return first  # Flambe before 0.4 wrote the stash as a bare pickle
     return _read_legacy(stream, options, place)
 
@@ -175,16 +175,18 @@ def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
     start = stream.tell()
     needed: dict[str, Any] = {}
     try:
+        check_sizes(stream.getbuffer()[start:])
         _Collector(stream, needed).load()
     except Exception as error:
         raise broken_pickle(error, options.node, options.file) from error
     keys = unpickle_data(stream, options)
-    if not isinstance(keys, list) or not set(needed) <= set(keys):
+    is_list = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not is_list or not set(needed) <= set(keys):
         raise CorruptSaveError("a torch file without its storages", node=options.node, file=options.file)
     raw: dict[str, bytearray] = {}
     for key in keys:
-        count = int.from_bytes(stream.read(8), "little")
-        raw[key] = bytearray(stream.read(count * _itemsize(needed.get(key))))
+        size = int.from_bytes(stream.read(8), "little") * _itemsize(needed.get(key))
+        raw[key] = bytearray(stream.read(min(size, len(stream.getbuffer()))))
     placed: dict[str, torch.UntypedStorage] = {}
 
     def storage_of(pid: Any) -> Any:
@@ -212,12 +214,37 @@ class _Collector(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name == "UntypedStorage":
             return UNTYPED
-        return DTYPES.get(f"{module}.{name}", Inert)
+        return DTYPES.get(f"{module}.{name}", _Inert)
 
     def persistent_load(self, pid: Any) -> Any:
         kind, key, _, _ = _checked_pid(pid[:5])
         self._needed[key] = kind
-        return Inert()
+        return _Inert()
+
+
+class _Inert(dict):  # type: ignore[type-arg]
+    """Takes any construction and any state, and does nothing with it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __call__(self, *arguments: Any) -> _Inert:
+        return self
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+    def append(self, item: Any) -> None:
+        """Take a list's item."""
+
+    def extend(self, items: Any) -> None:
+        """Take a list's items."""
+
+    def add(self, item: Any) -> None:
+        """Take a set's item."""
 
 
 def _checked_pid(pid: Any) -> tuple[Any, str, str, int]:
@@ -265,7 +292,9 @@ def _storage_in(data: Any, options: LoadOptions) -> Any:
     """Stand in for ``torch.storage._load_from_bytes``: a pickle holds a whole torch file of one storage."""
     if not isinstance(data, bytes):
         raise pickle.UnpicklingError("a nested torch file that is no bytes")
-    return _load_data(io.BytesIO(data), bytearray(data), options)
+    found = _load_data(io.BytesIO(data), bytearray(data), options)
+    check(isinstance(found, (torch.UntypedStorage, torch.storage.TypedStorage)), "a nested torch file of no storage")
+    return found
 
 
 # ------------------------------------------------------------------------------------- loads that trust everything

@@ -5,6 +5,7 @@ The grammar, ``root[key][key].attribute.attribute``, has one reader and one writ
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,9 @@ from flambe_save.config.registrable import alias
 from flambe_save.config.schema import Reference, Schema, schema_of
 from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError
 
-__all__ = ["FunctionCallLink", "Link", "PickledDataLink", "create_link_str", "parse_link_str"]
+__all__ = ["CALL_TAG", "FunctionCallLink", "Link", "PickledDataLink", "create_link_str", "parse_link_str"]
+
+CALL_TAG = "!call "  # as it stands in a config
 
 _KEY = r"[^\[\].\s]+"
 _ATTRIBUTE = r"[A-Za-z]\w*"
@@ -88,6 +91,7 @@ class Link(Reference):
     """
 
     is_recorded = True
+    may_be_callable = False
 
     def __init__(
         self, schematic_path: Sequence[str], attr_path: Sequence[str] | None = None, target: Any = None
@@ -182,6 +186,12 @@ class Link(Reference):
                 current = getattr(current, attribute)
             except AttributeError as error:
                 raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
+            is_last = attribute is self.attr_path[-1]
+            if not (is_last and self.may_be_callable) and (inspect.isroutine(current) or inspect.ismodule(current)):
+                raise LinkError(
+                    f"{self!r} leads to the function {attribute!r}, and a link gives values, never what can be called",
+                    fix="Write !call for its result.",
+                )
         return current
 
     def _step(self, current: Any, key: str) -> Any:
@@ -203,6 +213,8 @@ class Link(Reference):
 @alias("call")
 class FunctionCallLink(Link):
     """A link whose target is called, without arguments, and gives its result."""
+
+    may_be_callable = True
 
     def _follow(self) -> Any:
         target = super()._follow()

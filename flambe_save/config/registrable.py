@@ -31,6 +31,7 @@ __all__ = [
     "all_subclasses",
     "dotted_path",
     "factory_of",
+    "needs_trust",
     "register",
     "registrable_factory",
     "registration_context",
@@ -328,6 +329,12 @@ def factory_of(cls: type, name: str) -> Callable[..., Any] | None:
         if getattr(getattr(declared, "__func__", declared), _FACTORY, False):
             return getattr(cls, name)  # type: ignore[no-any-return]
     return None
+
+
+def needs_trust(cls: type, name: str) -> bool:
+    """Whether a factory, or one that it overrides, reads or downloads what its arguments name."""
+    declared = (base.__dict__.get(name) for base in cls.__mro__)
+    return any(getattr(getattr(item, "__func__", item), NEEDS_TRUST, False) for item in declared)
 
 
 def all_subclasses(class_: type) -> set[type]:

@@ -30,7 +30,7 @@ class Value(NamedTuple):
 
 
 def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name, None)
+    found = vars(torch).get(name)  # torch imports some of its modules when getattr asks for them
     if not isinstance(found, torch.dtype):
         raise ConfigError(f"{name[:80]!r} is no torch dtype")
     return found

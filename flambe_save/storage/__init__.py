@@ -11,11 +11,21 @@ from types import TracebackType
 from typing import BinaryIO, Protocol
 
 from flambe_save.errors import SaveNotFoundError
+from flambe_save.storage.existing import check_replaceable
 from flambe_save.storage.local import FileStore, FolderStore
 from flambe_save.storage.memory import MemoryStore
 from flambe_save.storage.tar import TarStore
 
-__all__ = ["FileStore", "FolderStore", "MemoryStore", "Store", "TarStore", "create_store", "open_store"]
+__all__ = [
+    "FileStore",
+    "FolderStore",
+    "MemoryStore",
+    "Store",
+    "TarStore",
+    "check_replaceable",
+    "create_store",
+    "open_store",
+]
 
 
 class Store(Protocol):

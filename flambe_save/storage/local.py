@@ -6,21 +6,22 @@ one, never a part of either.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import ctypes.util
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, ClassVar, TypeVar
 
-from flambe_save.errors import CorruptSaveError, SaveError, TargetExistsError
+from flambe_save.errors import CorruptSaveError, LoadError, SaveError, TargetExistsError
 from flambe_save.layout import PROTOCOL_FILE
 
-__all__ = ["Aside", "FileStore", "FolderStore", "finish"]
+__all__ = ["Aside", "FileStore", "FolderStore", "files_below", "finish"]
 
 S = TypeVar("S", bound="_LocalStore")
 
@@ -79,8 +80,10 @@ class Aside:
                 except BaseException:
                     os.rename(old, self.target)
                     raise
-            _sync_folder(self.target.parent)
-            shutil.rmtree(old)
+            # The new save is in place: what fails from here on is no failure of it
+            with contextlib.suppress(OSError):
+                _sync_folder(self.target.parent)
+            shutil.rmtree(old, ignore_errors=True)
         else:
             if self._overwrite and os.path.lexists(self.target):
                 _sync(self.path)
@@ -114,8 +117,7 @@ class Aside:
                 file=shown,
                 fix="Choose another path, or overwrite=True.",
             )
-        is_save = (self.target / PROTOCOL_FILE).is_file() if self._folder else self.target.is_file()
-        if not is_save:
+        if not ((self.target / PROTOCOL_FILE).is_file() if self._folder else self.target.is_file()):
             raise TargetExistsError(
                 f"what is at {shown!r} is no save of this kind, so overwrite=True does not remove it",
                 file=shown,
@@ -164,7 +166,7 @@ class FolderStore(_LocalStore):
 
     def names(self) -> list[str]:
         """Return the files below the folder, ``/`` between folders, sorted; hidden ones are the system's, not ours."""
-        return sorted(_files(self.path, ""))
+        return sorted(files_below(self.path, ""))
 
     def reader(self, name: str) -> BinaryIO:
         """Open a file of the folder."""
@@ -228,15 +230,23 @@ def finish(aside: Aside | None, *, failed: bool) -> None:
 
 
 def _open(path: Path, name: str) -> BinaryIO:
+    """Open a regular file, or a link to one; a pipe or a device is refused without waiting for it."""
     try:
-        return open(path, "rb")
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise KeyError(name) from None
+    except PermissionError as error:
+        raise LoadError(f"you may not read {name!r}", file=str(path), fix="Ask its owner for permission.") from error
     except OSError as error:
         raise CorruptSaveError(f"cannot read {name!r}: {error.strerror}", file=str(path)) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise CorruptSaveError(f"{name!r} is no regular file", file=str(path))
+    return os.fdopen(handle, "rb")
 
 
-def _files(folder: Path, prefix: str) -> Iterator[str]:
+def files_below(folder: Path, prefix: str) -> Iterator[str]:
+    """Yield the files below a folder, those with a leading dot left out; links to folders count as files."""
     stack = [(folder, prefix)]
     while stack:
         here, before = stack.pop()

@@ -19,13 +19,14 @@ from types import TracebackType
 from typing import BinaryIO
 
 from flambe_save.errors import CorruptSaveError, SaveError
-from flambe_save.layout import ARCHIVE_SUFFIX
+from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX
 from flambe_save.storage.local import Aside, finish
 from flambe_save.storage.memory import BufferWriter
 
 __all__ = ["TarStore"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_MAX_TEXT = 64 << 20
 _LEVEL = 6  # weights hardly shrink: higher levels cost time and gain nothing
 
 
@@ -138,12 +139,14 @@ class TarStore:
                         raise self._damaged(f"the member {name!r} lies outside the archive's root or comes twice")
                     if not info.isfile():
                         continue
+                    if info.size > _MAX_TEXT and not name.endswith((".pt", PICKLE_SUFFIX)):
+                        raise self._damaged(f"the member {name!r} has {info.size} bytes, too many for its kind")
                     content = tar.extractfile(info)
                     assert content is not None
                     self._files[inner] = content.read()
                 while stream.read(1 << 20):  # gzip checks its CRC at the very end, which tarfile does not read
                     pass
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, OverflowError, zlib.error) as error:
             raise self._damaged(f"this is no intact .tar.gz: {error}") from error
 
     def _checked_name(self, info: tarfile.TarInfo) -> str:

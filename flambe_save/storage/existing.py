@@ -1,0 +1,55 @@
+"""What is at a target before a save replaces it: a save, or something of the user's that must not be lost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tarfile
+import zlib
+from pathlib import Path
+
+from flambe_save.errors import TargetExistsError
+from flambe_save.layout import NODE_FILES, PICKLE_SUFFIX, ROOT_FILES
+from flambe_save.storage.local import files_below
+
+__all__ = ["check_replaceable"]
+
+_GZIP_START = b"\x1f\x8b"
+_PICKLE_START = b"\x80"
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Refuse to replace what is no save, or is more than one.
+
+    Raises
+    ------
+    TargetExistsError
+        If a folder holds files that no save has, or a file is neither a pickle nor an archive of a save.
+    """
+    target = Path(path)
+    foreign = None
+    if target.is_dir():
+        own = (*NODE_FILES, *ROOT_FILES)
+        foreign = next((name for name in files_below(target, "") if name.rpartition("/")[2] not in own), None)
+    elif target.is_file() and not _is_save(target):
+        foreign = target.name
+    if foreign is not None:
+        raise TargetExistsError(
+            f"{foreign!r} at {str(target)!r} is no part of a save, so overwrite=True does not remove it",
+            file=str(target),
+            fix="Choose another path, or move it elsewhere.",
+        )
+
+
+def _is_save(path: Path) -> bool:
+    """Whether a file begins as our pickles and archives do."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start != _GZIP_START:
+        return start[:1] in (_PICKLE_START, b"")
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            first = [member.name for member in itertools.islice(archive, 4)]
+    except (tarfile.TarError, EOFError, OSError, zlib.error):
+        return True  # a damaged archive is nothing to keep
+    return any(name.endswith(PICKLE_SUFFIX) or name.rpartition("/")[2] in NODE_FILES for name in first)
