@@ -97,7 +97,7 @@ def save(
             )
         else:
             what = f"it is not known how this {name} was built"
-            fix = "Make its class a Component, or save its state alone with save_state_to_file(obj.state_dict(), path)."
+            fix = "Make its class a Component, or save its state_dict() alone with save_state_to_file."
         raise UnsupportedObjectError(what, fix=fix)
     return save_state_to_file(state, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol)
 

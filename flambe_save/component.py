@@ -7,6 +7,7 @@ torch's own, and a Component pickles and copies like any other object.
 from __future__ import annotations
 
 import abc
+import copy
 import functools
 import inspect
 import logging
@@ -19,7 +20,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from flambe_save import api
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, adapter_for
+from flambe_save.adapters.protocol import PLUMBING, Child, Fit, Later, Mismatch, Place, adapter_for
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import holds, load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state, load_state
@@ -28,6 +29,7 @@ from flambe_save.config.registrable import NEEDS_TRUST, TAGS, Registrable, all_s
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import (
     SourceChangedWarning,
+    UnsupportedObjectError,
     VersionMismatchError,
     VersionMismatchWarning,
     warn,
@@ -56,7 +58,7 @@ class _ComponentAdapter:
             yield from module_children(obj)
             return
         for name, value in list(vars(obj).items()):
-            if not name.startswith("_") and holds(value, _is_part):
+            if name not in PLUMBING and holds(value, _is_part):
                 yield Child(name, value)
 
     def get_state(self, place: Place, state: State) -> Later:
@@ -65,9 +67,11 @@ class _ComponentAdapter:
             module_state(place, state)
 
         def finish() -> None:
-            for name in sorted(getattr(obj, _ATTRIBUTES, ())):
+            for name in sorted(vars(obj).get(_ATTRIBUTES, ())):
+                if not hasattr(obj, name):
+                    raise UnsupportedObjectError(f"the registered attribute {name!r} is gone", node=place.prefix)
                 state[place.key_prefix + name] = getattr(obj, name)
-            result = obj._state(state, place.key_prefix, state._metadata[place.prefix])
+            result = type(obj)._state(obj, state, place.key_prefix, state._metadata[place.prefix])
             if result is not state and result is not None:  # an override may return a mapping of its own
                 state.clear()
                 state.update(result)
@@ -78,7 +82,8 @@ class _ComponentAdapter:
         obj, local = place.obj, state._metadata.get(place.prefix, {})
         _check_version(type(obj), local, place.prefix)
         try:
-            obj._load_state(
+            type(obj)._load_state(
+                obj,
                 state,
                 place.key_prefix,
                 local,
@@ -90,10 +95,11 @@ class _ComponentAdapter:
         except KeyError as error:
             mismatch.errors.append(f"{type(obj).__qualname__}._load_state wants the key {error}")
         mismatch.owners[place.prefix] = type(obj)._load_state is not Component._load_state
-        for name in sorted(getattr(obj, _ATTRIBUTES, ())):
+        for name in sorted(vars(obj).get(_ATTRIBUTES, ())):
             key = place.key_prefix + name
             if key in state:
-                setattr(obj, name, state[key])
+                # What comes from a file is nobody else's; what comes from another object stays its own
+                setattr(obj, name, state[key] if fit is not None else copy.deepcopy(state[key]))
                 mismatch.consumed.add(key)
             else:
                 mismatch.missing.append(key)
@@ -212,11 +218,18 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         Raises
         ------
         AttributeError
-            If there is no such attribute.
+            If there is no such attribute, it cannot be set, or it is part of the state already.
         """
         for name in names:
             if not hasattr(self, name):
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r}, so it cannot be registered")
+            if isinstance(self, torch.nn.Module) and any(
+                name in table for table in (self._parameters, self._buffers, self._modules)
+            ):
+                raise AttributeError(f"{name!r} is a parameter, a buffer or a module, and so part of the state already")
+            kept = inspect.getattr_static(type(self), name, None)
+            if isinstance(kept, property) and kept.fset is None:
+                raise AttributeError(f"{name!r} is a property without a setter, so it could not be loaded")
         registered = vars(self).setdefault(_ATTRIBUTES, set())
         registered.update(names)
 
@@ -403,6 +416,6 @@ def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str) 
 
 def _numbers(version: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in version.split("."))
+        return (*(int(part) for part in version.split(".")), 0, 0, 0)[:3]
     except ValueError:
         return (0, 0, 0)

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import torch
+
 from flambe_save.codecs.options import MapLocation
 from flambe_save.config.schema import Schema
 from flambe_save.registry import ADAPTERS
 from flambe_save.state import State
 
 __all__ = [
+    "PLUMBING",
     "Adapter",
     "Child",
     "Fit",
@@ -139,6 +142,10 @@ class Adapter(Protocol):
 
         With ``fit``, tensors first get the types and devices that the state's have; otherwise they keep their own.
         """
+
+
+# Attributes that are this package's, or nn.Module's own tables, and hold no parts of an object
+PLUMBING = frozenset(("_schema", "_registered_attributes", "_created_with_tag", *vars(torch.nn.Module())))
 
 
 def adapter_for(obj: Any) -> Adapter | None:

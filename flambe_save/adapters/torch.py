@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, adapter_for, is_component
+from flambe_save.adapters.protocol import PLUMBING, Child, Fit, Later, Mismatch, Place, adapter_for, is_component
 from flambe_save.codecs.options import placer
 from flambe_save.config.link import Link
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Schema, defaults_of, schema_of
-from flambe_save.errors import RegistrationError, UnsupportedObjectError
+from flambe_save.errors import FlambeSaveError, RegistrationError, UnsupportedObjectError
+from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY
 from flambe_save.state import State
 
 __all__ = ["MODULE", "ModuleAdapter", "holds", "load_module", "module_children", "module_state"]
@@ -62,7 +63,7 @@ def module_children(module: nn.Module) -> Iterator[Child]:
         if child is not None:
             yield Child(name, child, covered=True)
     for name, value in vars(module).items():
-        if not name.startswith("_") and holds(value, _is_part_of_module):
+        if name not in PLUMBING and holds(value, _is_part_of_module):
             yield Child(name, value)
 
 
@@ -90,6 +91,8 @@ def module_state(place: Place, state: State) -> None:
         state[place.key_prefix + key] = value
     for prefix, local in getattr(own, "_metadata", {}).items():
         full = f"{place.key_prefix}{prefix}" if prefix else place.prefix
+        if full in (DIRECTORIES_KEY, KEEP_VARS_KEY):
+            continue  # a submodule of that name: torch's version of it has no place
         state._metadata[full] = {**local, **state._metadata.get(full, {})}
 
 
@@ -106,11 +109,17 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
         for prefix, local in state._metadata.items()
         if isinstance(local, dict) and (prefix == place.prefix or prefix.startswith(begin))
     }
-    if fit is not None:
-        _fit(place.obj, own, fit)
+    for local in own._metadata.values():  # type: ignore[attr-defined]
+        if type(local.get("version", 1)) not in (int, type(None)):
+            mismatch.errors.append(f"{place.prefix!r}: a module's version is no number")
+            return
     try:
+        if fit is not None:
+            _fit(place.obj, own, fit)
         result = place.obj.load_state_dict(own, strict=False)
-    except RuntimeError as error:
+    except FlambeSaveError:
+        raise
+    except Exception as error:  # torch raises RuntimeError for shapes, and anything for values of other kinds
         mismatch.errors.append(str(error))
         mismatch.consumed.update(begin + key for key in own)
         return

@@ -22,6 +22,7 @@ from flambe_save.adapters.protocol import (
 )
 from flambe_save.adapters.source import source_of
 from flambe_save.config.represent import config_text, describe
+from flambe_save.config.schema import visit
 from flambe_save.errors import (
     FlambeSaveError,
     StateMismatchError,
@@ -33,6 +34,7 @@ from flambe_save.layout import (
     CLASS_KEY,
     CONFIG_KEY,
     DIRECTORIES_KEY,
+    KEEP_VARS_KEY,
     NO_VERSION,
     SOURCE_KEY,
     STASH_KEY,
@@ -78,14 +80,33 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
             fix="Save a Component or an nn.Module, or register_adapter() for its type.",
         )
     found = state
+    visited: dict[str, Any] = {}
 
     def enter(place: Place, adapter: Adapter) -> Later:
+        if visited.setdefault(place.prefix, place.obj) is not place.obj:
+            raise UnsupportedObjectError(
+                f"two objects have the key {place.prefix!r}: keys of a dict that read alike, such as 1 and '1'",
+                node=place.prefix,
+            )
         if place.prefix == prefix or is_component(place.obj):
             _add_component(place, found)
         return adapter.get_state(place._replace(keep_vars=keep_vars), found)
 
     _walk(obj, prefix, enter)
+    if not prefix:
+        _warn_of_left_out(obj, {id(item) for item in visited.values()})
     return state
+
+
+def _warn_of_left_out(obj: Any, visited: set[int]) -> None:
+    """Warn of components that the object was built from and that are nowhere in it now: their state is not saved."""
+    for keys, item in visit(obj):
+        if is_component(item) and id(item) not in visited and get_state(item):
+            warn(
+                f"{'.'.join(keys)} ({type(item).__qualname__}), which this {type(obj).__qualname__} was built from, is "
+                "not found in it: its state is not saved, and a load will build a fresh one",
+                StateMismatchWarning,
+            )
 
 
 def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None = None) -> None:
@@ -123,9 +144,8 @@ def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None =
     if mismatch:
         text = f"the saved state does not fit this {type(obj).__qualname__}:\n  {mismatch}"
         if strict or mismatch.errors:
-            raise StateMismatchError(
-                text, fix="Build the object as it was when it was saved, or load with strict=False."
-            )
+            fix = "Build the object as it was when it was saved"
+            raise StateMismatchError(text, fix=f"{fix}." if mismatch.errors else f"{fix}, or load with strict=False.")
         warn(text, StateMismatchWarning)
 
 
@@ -204,6 +224,8 @@ def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> No
 def _add_component(place: Place, state: State) -> None:
     """Write down what is known of a component: class, version, source, config, stash."""
     obj, prefix = place.obj, place.prefix
+    if prefix in (DIRECTORIES_KEY, KEEP_VARS_KEY):
+        raise UnsupportedObjectError(f"a component cannot have the key {prefix!r}, which the format uses itself")
     if prefix in state._metadata[DIRECTORIES_KEY]:
         raise UnsupportedObjectError(
             f"two components have the key {prefix!r}: keys of a dict that read alike, such as 1 and '1'",

@@ -164,7 +164,7 @@ _ARRAY = object()  # stands for the class numpy.ndarray, which arrays name and w
 
 
 class Dtype:
-    """Stands for a numpy type until an array or a scalar needs it: numpy itself believes any state, and crashes on some.
+    """Stands for a numpy type until an array or a scalar needs it: numpy believes any state, and crashes on some.
 
     Parameters
     ----------

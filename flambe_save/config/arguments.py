@@ -70,7 +70,10 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: 
     by_position = bool(star and rest.get(star))
     for parameter in parameters:
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            args.extend(rest.pop(parameter.name, ()))
+            several = rest.pop(parameter.name, ())
+            if not isinstance(several, (list, tuple)):
+                raise CompilationError(f"{name}: the arguments *{parameter.name} must be a list, not {several!r:.80}")
+            args.extend(several)
         elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
             by_position and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
         ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import reprlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -252,10 +252,12 @@ class Constructor:
         for key, value in node.value:
             name = self.values[id(key)]
             self._check_hashable(key)
-            if isinstance(name, Hashable) and name in built:
+            try:
+                hash(name)
+            except TypeError as error:
+                raise ConfigError(f"line {line_of(key)}: a {type(name).__name__} cannot be a key") from error
+            if name in built:
                 raise ConfigError(f"line {line_of(key)}: the key {reprlib.repr(name)} comes twice")
-            if not isinstance(name, Hashable):
-                raise ConfigError(f"a {type(name).__name__} cannot be a key")
             built[name] = self.values[id(value)]
         return built
 

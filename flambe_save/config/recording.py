@@ -43,7 +43,7 @@ class RecordsCall:
             memo: dict[int, Any] = {}
             for name, value in bind_arguments(cls, args, kwargs).items():
                 schema.keywords[name] = replace_items(value, lambda item, _: item, (), memo)
-        except (TypeError, CompilationError):
+        except (TypeError, CompilationError, RecursionError):
             return instance  # __init__ will say what is wrong, or the object cannot be described
         record(instance, schema)
         return instance

@@ -13,6 +13,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -184,9 +185,12 @@ class Tags:
         return list(dict.fromkeys(exact)) or own or [path for path in paths if path.endswith("." + tag)]
 
     def _provided(self, namespace: str, name: str) -> type | None:
-        for lookup in self._providers.get(namespace, ()):
+        for lookup in self._providers.get(namespace.partition(".")[0], ()):
             found = lookup(name)
-            if found is not None:
+            if found is None:
+                continue
+            # torch.nn.Linear and torch.nn.modules.linear.Linear are written too
+            if "." not in namespace or getattr(sys.modules.get(namespace), name, None) is found:
                 return found
         return None
 

@@ -51,7 +51,10 @@ class Representer:
         """
         kind = type(value)
         if kind in _PLAIN and _has_plain_offset(value):
-            return cast(pyyaml.Node, _PLAIN[kind](value))
+            try:
+                return cast(pyyaml.Node, _PLAIN[kind](value))
+            except ValueError as error:  # a number of too many digits
+                raise UnsupportedObjectError(f"YAML cannot hold {path or 'this'}: {error}") from error
         if id(value) in self._nodes:
             return self._nodes[id(value)]
         if isinstance(value, Link):

@@ -282,7 +282,7 @@ class _Reader:
             state._metadata.update(
                 (key, _torch_facts(local))
                 for key, local in metadata.items()
-                if key not in (DIRECTORIES_KEY, KEEP_VARS_KEY) and isinstance(local, dict)
+                if isinstance(key, str) and key not in (DIRECTORIES_KEY, KEEP_VARS_KEY) and isinstance(local, dict)
             )
         state._metadata.setdefault("", {})
         return state

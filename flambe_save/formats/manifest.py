@@ -130,7 +130,11 @@ class Manifest:
             what = "its content is not what was saved"
         else:
             return
-        raise CorruptSaveError(f"the file is damaged: {what}", file=name, fix="Take the file from a copy of the save.")
+        raise CorruptSaveError(
+            f"the file is damaged, or was changed: {what}",
+            file=name,
+            fix=f"Take it from a copy of the save; if you changed it on purpose, remove {MANIFEST_FILE}.",
+        )
 
     def _check_types(self) -> None:
         tables: tuple[Mapping[str, Any], ...] = (self.packages, self.tags, self.nodes, self.files)

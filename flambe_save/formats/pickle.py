@@ -85,8 +85,8 @@ def _describes_components(metadata: Any) -> bool:
     if not isinstance(directories, (list, tuple, set, frozenset)):
         return False
     for prefix in directories:
-        local = metadata.get(prefix)
-        if not (isinstance(prefix, str) and isinstance(local, dict) and CLASS_KEY in local):
+        local = metadata.get(prefix) if isinstance(prefix, str) else None
+        if not (isinstance(local, dict) and CLASS_KEY in local):
             return False
         texts = (local.get(key, "") for key in (CLASS_KEY, VERSION_KEY, SOURCE_KEY, CONFIG_KEY))
         if not (all(isinstance(text, str) for text in texts) and isinstance(local.get(STASH_KEY, {}), Mapping)):
