@@ -285,7 +285,7 @@ def unpickle_data(stream: io.BytesIO, options: LoadOptions, storage_of: Any = No
         nested=lambda data: _storage_in(data, options),
         node=options.node,
         file=options.file,
-    ).read()
+    ).unpickle()
 
 
 def _storage_in(data: Any, options: LoadOptions) -> Any:

@@ -37,8 +37,8 @@ class DataUnpickler(_Machine):  # type: ignore[misc]
 
     Parameters
     ----------
-    data : bytes
-        A buffer that begins with a pickle.
+    stream : io.BytesIO
+        Where a pickle begins, at its current position.
     trust : Trust
     storage_of : callable, optional
         Turns a persistent id into a storage.
@@ -71,7 +71,7 @@ class DataUnpickler(_Machine):  # type: ignore[misc]
         self._file = file
         self._budget = _BUDGET + 16 * len(stream.getbuffer())
 
-    def read(self) -> Any:
+    def unpickle(self) -> Any:  # not read: the machine keeps a function of that name in each object
         """Unpickle one object.
 
         Raises
