@@ -7,6 +7,7 @@ be the same module but for the numbers in it. Where that fails, nothing is claim
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -189,6 +190,8 @@ _CONTAINERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     nn.Sequential: lambda module: _sequential(module),
     nn.ModuleList: lambda module: {"modules": list(module)},
     nn.ModuleDict: lambda module: {"modules": dict(module.items())},
+    nn.ParameterList: lambda module: {"values": list(module)},
+    nn.ParameterDict: lambda module: {"parameters": dict(module.items())},
 }
 
 
@@ -198,6 +201,51 @@ def _sequential(module: nn.Sequential) -> dict[str, Any]:
         return {"args": list(module)}
     return {"args": [OrderedDict(module._modules)]}
 
+
+def _layer(module: Any) -> dict[str, Any]:
+    """Return the arguments that a transformer's layers, and the whole of it, have in common."""
+    activations = {nn.functional.relu: "relu", nn.functional.gelu: "gelu"}
+    return {
+        "d_model": module.self_attn.embed_dim,
+        "nhead": module.self_attn.num_heads,
+        "dim_feedforward": module.linear1.out_features,
+        "dropout": module.dropout.p,
+        "activation": activations.get(module.activation, module.activation),
+        "layer_norm_eps": module.norm1.eps,
+        "batch_first": module.self_attn.batch_first,
+        "norm_first": module.norm_first,
+        "bias": module.linear1.bias is not None,
+    }
+
+
+def _stack(module: Any, layer: str) -> dict[str, Any]:
+    return {layer: module.layers[0], "num_layers": module.num_layers, "norm": module.norm}
+
+
+# Built-ins whose arguments are not attributes of the same names.
+_DERIVED: dict[type, Callable[[Any], dict[str, Any]]] = {
+    nn.TransformerEncoderLayer: _layer,
+    nn.TransformerDecoderLayer: _layer,
+    nn.TransformerEncoder: lambda module: {
+        **_stack(module, "encoder_layer"),
+        "enable_nested_tensor": module.enable_nested_tensor,
+        "mask_check": module.mask_check,
+    },
+    nn.TransformerDecoder: lambda module: _stack(module, "decoder_layer"),
+    nn.Transformer: lambda module: {
+        **_layer(module.encoder.layers[0]),
+        "num_encoder_layers": module.encoder.num_layers,
+        "num_decoder_layers": module.decoder.num_layers,
+    },
+    nn.PairwiseDistance: lambda module: {"p": module.norm, "eps": module.eps, "keepdim": module.keepdim},
+    nn.AdaptiveLogSoftmaxWithLoss: lambda module: {
+        "in_features": module.in_features,
+        "n_classes": module.n_classes,
+        "cutoffs": module.cutoffs[:-1],
+        "div_value": module.div_value,
+        "head_bias": module.head_bias,
+    },
+}
 
 # Constructors that only say *args, **kwargs.
 _RNN = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size")
@@ -210,6 +258,11 @@ _PARAMETERS: dict[type, tuple[str, ...]] = {
 
 def _arguments(module: nn.Module) -> dict[str, Any] | None:
     """Read constructor arguments off a module's attributes of the same names; None where one is not to be found."""
+    if type(module) in _DERIVED:
+        try:
+            return _DERIVED[type(module)](module)
+        except (AttributeError, IndexError):  # somebody took it apart
+            return None
     arguments: dict[str, Any] = {}
     parameters = inspect.signature(type(module)).parameters
     for name in _PARAMETERS.get(type(module), parameters):
@@ -243,7 +296,8 @@ def _agree(recorded: Schema, now: Schema) -> bool:
 def _rebuilds(module: nn.Module, arguments: dict[str, Any]) -> bool:
     """Whether arguments build the same module: type, repr, names and shapes, and plain attributes."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it has been told when the module was made
             other = type(module)(**arguments)
     except Exception:  # whatever a constructor refuses, these are not its arguments
         return False
