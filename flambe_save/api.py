@@ -34,7 +34,7 @@ from flambe_save.formats import Format, ReadOptions, Saved, format_of
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_FILE, CONFIG_KEY, PICKLE_SUFFIX
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
-from flambe_save.storage import check_replaceable, create_store, open_store
+from flambe_save.storage import check_outside, check_replaceable, create_store, open_store
 from flambe_save.tree import state_from_tree, tree_from_state
 from flambe_save.trust import Trust
 
@@ -124,6 +124,7 @@ def save_state_to_file(
     options = DumpOptions(pickle_module, pickle_protocol)
     chosen: Format = FORMATS["pickle" if pickle_only else "directory"]
     try:
+        check_outside(final)
         if overwrite:
             check_replaceable(final)
         with create_store(final, archive=compress, single=pickle_only, overwrite=overwrite) as store:

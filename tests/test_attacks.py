@@ -19,6 +19,7 @@ from flambe_save import (
     CorruptSaveError,
     LinkError,
     LoadError,
+    SaveError,
     StateMismatchWarning,
     TargetExistsError,
     UnsupportedObjectError,
@@ -258,6 +259,15 @@ def test_overwrite_keeps_what_is_no_save(tmp_path: Path) -> None:
         with pytest.raises(TargetExistsError, match="no part of a save"):
             save(Holder(2), target, overwrite=True, **options)
     assert (path / "notes.txt").read_text() == (tmp_path / "n.pkl").read_text() == "mine"
+
+
+def test_nothing_is_written_inside_a_save(tmp_path: Path) -> None:
+    """A save inside another would damage it, new or over one of its parts."""
+    path = Path(save(Outer(Holder(1)), tmp_path / "s"))
+    for target in (path / "more", path / "inner"):
+        with pytest.raises(SaveError, match="is a save itself"):
+            save(Holder(2), target, overwrite=True)
+    assert load(path).inner.value == 1
 
 
 @pytest.mark.parametrize("tag", ["torch.nn.Linear", "torch.nn.modules.linear.Linear"])

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import BinaryIO, Protocol
 
 from flambe_save.errors import SaveNotFoundError
-from flambe_save.storage.existing import check_replaceable
+from flambe_save.storage.existing import check_outside, check_replaceable
 from flambe_save.storage.local import FileStore, FolderStore
 from flambe_save.storage.memory import MemoryStore
 from flambe_save.storage.tar import TarStore
@@ -22,6 +22,7 @@ __all__ = [
     "MemoryStore",
     "Store",
     "TarStore",
+    "check_outside",
     "check_replaceable",
     "create_store",
     "open_store",

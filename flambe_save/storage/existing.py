@@ -8,14 +8,30 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from flambe_save.errors import TargetExistsError
-from flambe_save.layout import NODE_FILES, PICKLE_SUFFIX, ROOT_FILES
+from flambe_save.errors import SaveError, TargetExistsError
+from flambe_save.layout import NODE_FILES, PICKLE_SUFFIX, PROTOCOL_FILE, ROOT_FILES
 from flambe_save.storage.local import files_below
 
-__all__ = ["check_replaceable"]
+__all__ = ["check_outside", "check_replaceable"]
 
 _GZIP_START = b"\x1f\x8b"
 _PICKLE_START = b"\x80"
+
+
+def check_outside(path: str | os.PathLike[str]) -> None:
+    """Refuse to write inside another save, which would then hold files that are not its own.
+
+    Raises
+    ------
+    SaveError
+    """
+    folder = Path(os.path.abspath(path)).parent
+    if (folder / PROTOCOL_FILE).is_file():
+        raise SaveError(
+            f"{str(folder)!r} is a save itself, and what is written into it would damage it",
+            file=str(path),
+            fix="Choose a path outside it; to change a part, load the whole, and save the whole.",
+        )
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
@@ -26,7 +42,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
     TargetExistsError
         If a folder holds files that no save has, or a file is neither a pickle nor an archive of a save.
     """
-    target = Path(path)
+    target = Path(os.path.abspath(path))
     foreign = None
     if target.is_dir():
         own = (*NODE_FILES, *ROOT_FILES)
