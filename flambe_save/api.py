@@ -18,7 +18,7 @@ from flambe_save.adapters import load_state as load_state_into
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
 from flambe_save.config import yaml
 from flambe_save.config.extensions import import_trusted, require
-from flambe_save.config.link import CALL_TAG, FunctionCallLink
+from flambe_save.config.link import FunctionCallLink
 from flambe_save.config.parsing import parse
 from flambe_save.config.registrable import needs_trust
 from flambe_save.config.schema import Schema
@@ -31,7 +31,7 @@ from flambe_save.errors import (
     warn,
 )
 from flambe_save.formats import Format, ReadOptions, Saved, format_of
-from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_FILE, CONFIG_KEY, PICKLE_SUFFIX
+from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_FILE, CONFIG_KEY, PICKLE_SUFFIX, TAGS_KEY
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
 from flambe_save.storage import check_outside, check_replaceable, create_store, open_store
@@ -137,7 +137,7 @@ def save_state_to_file(
             file=str(error.filename or final),
             fix="Nothing was left behind; check space and permissions, and save again.",
         ) from error
-    if CALL_TAG in tree.config:
+    if "call" in tree.state._metadata[""].get(TAGS_KEY, {}):
         opaque = [*opaque, "config.yaml asks for a !call"]
     if opaque:
         shown = "; ".join(opaque[:5]) + ("; ..." if len(opaque) > 5 else "")

@@ -15,7 +15,7 @@ from flambe_save.errors import MissingDependencyError
 
 T = TypeVar("T")
 
-__all__ = ["ADAPTERS", "FORMATS", "Registry"]
+__all__ = ["ADAPTERS", "FORMATS", "Registry", "find_adapter"]
 
 
 class Registry(Generic[T]):
@@ -101,3 +101,9 @@ class Registry(Generic[T]):
 # Values are typed where they are used: the protocols live in higher layers.
 FORMATS: Registry[Any] = Registry("format", "flambe_save.formats")
 ADAPTERS: Registry[Any] = Registry("adapter", "flambe_save.adapters")
+
+
+def find_adapter(obj: Any) -> Any:
+    """Return the adapter that an object's class brings itself, or the one registered for its type; None for neither."""
+    own = getattr(type(obj), "__flambe_adapter__", None)
+    return own if own is not None else ADAPTERS.for_type(type(obj))

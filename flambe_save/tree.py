@@ -22,7 +22,7 @@ from flambe_save.layout import (
 )
 from flambe_save.state import State
 
-__all__ = ["SaveTreeNode", "join_prefix", "state_from_tree", "tree_from_state", "walk"]
+__all__ = ["SaveTreeNode", "join_prefix", "place_key", "prefixed", "state_from_tree", "tree_from_state", "walk"]
 
 _MAX_PARTS = 10_000  # the way up from a key takes the square of this
 _NODE_KEYS = (VERSION_KEY, CLASS_KEY, SOURCE_KEY, CONFIG_KEY, STASH_KEY)
@@ -86,6 +86,16 @@ def walk(tree: SaveTreeNode) -> Iterator[tuple[tuple[str, ...], SaveTreeNode]]:
         stack.extend(((*path, key), child) for key, child in reversed(node.children.items()))
 
 
+def prefixed(tree: SaveTreeNode) -> dict[str, SaveTreeNode]:
+    """Return the nodes of a tree by their prefixes, in the order of :func:`walk`."""
+    prefixes: dict[tuple[str, ...], str] = {}
+    found: dict[str, SaveTreeNode] = {}
+    for path, node in walk(tree):
+        prefixes[path] = join_prefix(prefixes[path[:-1]], path[-1]) if path else ""
+        found[prefixes[path]] = node
+    return found
+
+
 def tree_from_state(state: Mapping[str, Any]) -> SaveTreeNode:
     """Cut a State into its components. Inverse of :func:`state_from_tree`.
 
@@ -101,15 +111,15 @@ def tree_from_state(state: Mapping[str, Any]) -> SaveTreeNode:
     nodes = {prefix: _new_node(metadata.get(prefix, {})) for prefix in sorted(prefixes)}
     for prefix, node in nodes.items():  # sorted, so parents come before their children and children in order
         if prefix:
-            parent, key = _place(prefix, prefixes)
+            parent, key = place_key(prefix, prefixes)
             nodes[parent].children[key] = node
     for key, value in state.items():
-        owner, rest = _place(key, prefixes)
+        owner, rest = place_key(key, prefixes)
         nodes[owner].state[rest] = value
     for prefix, local in metadata.items():
         if prefix in prefixes or prefix in (DIRECTORIES_KEY, KEEP_VARS_KEY):
             continue
-        owner, rest = _place(prefix, prefixes)
+        owner, rest = place_key(prefix, prefixes)
         nodes[owner].state._metadata[rest] = local
     return nodes[""]
 
@@ -117,9 +127,7 @@ def tree_from_state(state: Mapping[str, Any]) -> SaveTreeNode:
 def state_from_tree(tree: SaveTreeNode) -> State:
     """Put a tree's nodes together into one State. Inverse of :func:`tree_from_state`. Values are shared, not copied."""
     state = State()
-    prefixes: dict[tuple[str, ...], str] = {}
-    for path, node in walk(tree):
-        prefix = prefixes[path] = join_prefix(prefixes[path[:-1]], path[-1]) if path else ""
+    for prefix, node in prefixed(tree).items():
         local = dict(node.state._metadata.get("", {}))
         local |= {VERSION_KEY: node.version, CLASS_KEY: node.class_name, SOURCE_KEY: node.source_code}
         if node.config:
@@ -150,7 +158,7 @@ def _new_node(local: Mapping[str, Any]) -> SaveTreeNode:
     )
 
 
-def _place(key: str, prefixes: Container[str]) -> tuple[str, str]:
+def place_key(key: str, prefixes: Container[str]) -> tuple[str, str]:
     """Return the longest proper component prefix of ``key``, and the rest of it.
 
     A key that is itself a component's prefix names a value beside that component, not inside it.

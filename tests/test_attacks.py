@@ -19,6 +19,7 @@ from flambe_save import (
     CorruptSaveError,
     LinkError,
     LoadError,
+    NeedsTrustWarning,
     SaveError,
     StateMismatchWarning,
     TargetExistsError,
@@ -274,3 +275,14 @@ def test_nothing_is_written_inside_a_save(tmp_path: Path) -> None:
 def test_torch_by_its_dotted_path(tag: str) -> None:
     """A torch class is found under the path that people import it by, too."""
     assert yaml.load(f"!{tag} {{in_features: 1, out_features: 2}}")().out_features == 2
+
+
+def test_a_call_is_warned_of_and_a_text_about_one_is_not(tmp_path: Path) -> None:
+    """A config that asks for a call says so when it is saved; the same letters in a string ask for nothing."""
+    text = "!test_attacks.Group\ntable:\n  one: !test_attacks.Holder {}\n  two: !call 'table[one].get_state'\n"
+    with pytest.warns(NeedsTrustWarning, match="asks for a !call"):
+        path = save(yaml.load(text)(), tmp_path / "call")
+    with pytest.raises(UntrustedError, match="call"):
+        load(path)
+    again = load(save(Group({"text": "say !call now"}), tmp_path / "text"))
+    assert again.table == {"text": "say !call now"}

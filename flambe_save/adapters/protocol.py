@@ -10,7 +10,7 @@ import torch
 
 from flambe_save.codecs.options import MapLocation
 from flambe_save.config.schema import Schema
-from flambe_save.registry import ADAPTERS
+from flambe_save.registry import ADAPTERS, find_adapter
 from flambe_save.state import State
 
 __all__ = [
@@ -150,8 +150,8 @@ PLUMBING = frozenset(("_schema", "_registered_attributes", "_created_with_tag", 
 
 def adapter_for(obj: Any) -> Adapter | None:
     """Return the adapter of an object's type, or None where it is of no known kind."""
-    own: Adapter | None = getattr(type(obj), "__flambe_adapter__", None)
-    return own if own is not None else ADAPTERS.for_type(type(obj))
+    found: Adapter | None = find_adapter(obj)
+    return found
 
 
 def is_component(obj: Any) -> bool:

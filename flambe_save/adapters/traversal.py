@@ -5,7 +5,7 @@ object --get_state--> State        State --load_state--> object
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ from flambe_save.layout import (
     VERSION_KEY,
 )
 from flambe_save.state import State
-from flambe_save.tree import join_prefix
+from flambe_save.tree import join_prefix, place_key
 
 __all__ = ["get_state", "load_state", "restore_ties"]
 
@@ -139,7 +139,7 @@ def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None =
 
     _walk(obj, "", enter)
     mismatch.unexpected += [
-        key for key in state if key not in mismatch.consumed and not mismatch.owners[_owner(key, mismatch.owners)]
+        key for key in state if key not in mismatch.consumed and not mismatch.owners[place_key(key, mismatch.owners)[0]]
     ]
     if mismatch:
         text = f"the saved state does not fit this {type(obj).__qualname__}:\n  {mismatch}"
@@ -181,15 +181,6 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
                 setattr(module, name, first)
 
 
-def _owner(key: str, prefixes: Container[str]) -> str:
-    """Return the prefix of the nearest visited object on the way to a key."""
-    end = len(key)
-    while (end := key.rfind(".", 0, end)) > 0:
-        if key[:end] in prefixes:
-            return key[:end]
-    return ""
-
-
 def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> None:
     """Call ``enter`` for each object that has an adapter, parents first, and what it returns when its children are
     done.
@@ -228,8 +219,7 @@ def _add_component(place: Place, state: State) -> None:
         raise UnsupportedObjectError(f"a component cannot have the key {prefix!r}, which the format uses itself")
     if prefix in state._metadata[DIRECTORIES_KEY]:
         raise UnsupportedObjectError(
-            f"two components have the key {prefix!r}: keys of a dict that read alike, such as 1 and '1'",
-            node=prefix,
+            f"the State that this is added to holds a component with the key {prefix!r} already", node=prefix
         )
     state._metadata[DIRECTORIES_KEY].add(prefix)
     local = state._metadata.setdefault(prefix, {})

@@ -95,8 +95,7 @@ def _load_data(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
 
 
 def _read_zip(records: _Records, options: LoadOptions, place: Place) -> Any:
-    pickled = [name for name in records.names if name == "data.pkl"]
-    if len(pickled) != 1:
+    if "data.pkl" not in records.names:
         raise records.damaged("it holds no data.pkl, so it was not written by torch.save")
     if "byteorder" in records.names and bytes(records.read("byteorder")) != b"little":
         raise records.damaged("its tensors are big-endian")

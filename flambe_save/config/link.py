@@ -14,9 +14,7 @@ from flambe_save.config.registrable import alias
 from flambe_save.config.schema import Reference, Schema, schema_of
 from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError
 
-__all__ = ["CALL_TAG", "FunctionCallLink", "Link", "PickledDataLink", "create_link_str", "parse_link_str"]
-
-CALL_TAG = "!call "  # as it stands in a config
+__all__ = ["FunctionCallLink", "Link", "PickledDataLink", "create_link_str", "parse_link_str"]
 
 _KEY = r"[^\[\].\s]+"
 _ATTRIBUTE = r"[A-Za-z]\w*"

@@ -15,7 +15,7 @@ from flambe_save.config.registrable import TAGS, dotted_path
 from flambe_save.config.schema import Schema, defaults_of, schema_of, visit
 from flambe_save.config.values import BY_TYPE
 from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError
-from flambe_save.registry import ADAPTERS
+from flambe_save.registry import find_adapter
 
 __all__ = ["Representer", "config_text", "describe", "serialize"]
 
@@ -138,22 +138,26 @@ class Representer:
 
     def _represent_link(self, link: Link, path: str) -> pyyaml.Node:
         """Write a link relative to the root, or what it stands for where that is not inside the root."""
-        symbol = "!call" if isinstance(link, FunctionCallLink) else "!@"
-        if symbol == "!call" and link.is_resolved and type(link.resolved) in (*_PLAIN, list, dict, tuple):
+        tag = "call" if isinstance(link, FunctionCallLink) else "@"
+        symbol = f"!{tag}"
+        if tag == "call" and link.is_resolved and type(link.resolved) in (*_PLAIN, list, dict, tuple):
             return self.represent_data(link.resolved, path)  # a plain result spares the reader the call
         if self._paths is None:
             self._paths = {}
             for keys, item in visit(self._root):
                 self._paths.setdefault(id(item), list(keys))
         if not link.is_resolved:
+            self.tags[tag] = dotted_path(type(link))
             return self.represent_scalar(symbol, create_link_str(self._unbuilt_path(link), link.attr_path))
         keys_to_target = self._paths.get(id(link.target_leaf)) if link.target_leaf is not None else None
         if not keys_to_target or type(link.target_leaf) in _PLAIN:
             return self.represent_data(link.resolved, path)
         try:
-            return self.represent_scalar(symbol, create_link_str(keys_to_target, link.attr_path))
+            text = create_link_str(keys_to_target, link.attr_path)
         except MalformedLinkError:
             return self.represent_data(link.resolved, path)
+        self.tags[tag] = dotted_path(type(link))
+        return self.represent_scalar(symbol, text)
 
     def _unbuilt_path(self, link: Link) -> list[str]:
         """Return a link's keys from the root, where the root is a part of the config that the link is in."""
@@ -182,7 +186,7 @@ class Representer:
 
 def describe(obj: Any) -> Schema | None:
     """Return the Schema that builds an object again: as it records itself, or as its adapter knows; None if unknown."""
-    adapter = getattr(type(obj), "__flambe_adapter__", None) or ADAPTERS.for_type(type(obj))
+    adapter = find_adapter(obj)
     found = adapter.describe(obj) if adapter is not None else None
     return found if isinstance(found, Schema) else schema_of(obj)
 

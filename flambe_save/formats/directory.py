@@ -43,7 +43,7 @@ from flambe_save.layout import (
 )
 from flambe_save.state import State
 from flambe_save.storage import Store
-from flambe_save.tree import SaveTreeNode, join_prefix, state_from_tree, walk
+from flambe_save.tree import SaveTreeNode, place_key, prefixed, state_from_tree, walk
 
 __all__ = ["DIRECTORY", "DirectoryFormat", "LazyStash"]
 
@@ -70,9 +70,7 @@ class DirectoryFormat:
                 file.write(data)
             manifest.add_file(name, data)
 
-        prefixes: dict[tuple[str, ...], str] = {}
-        for path, folder, node in nodes:
-            prefix = prefixes[path] = join_prefix(prefixes[path[:-1]], path[-1]) if path else ""
+        for prefix, (path, folder, node) in zip(prefixed(root), nodes, strict=True):
             try:
                 self._write_node(node, path, folder, manifest, put, options)
             except FlambeSaveError as error:
@@ -342,17 +340,19 @@ def _find_folder(keys: Mapping[str, str], options: ReadOptions) -> str:
 
 def _restore_ties(saved: Saved) -> None:
     """Make tensors that were one when they were saved one again."""
+    nodes = prefixed(saved.tree)
     for group in saved.ties:
         first: torch.Tensor | None = None
         for key in group:
-            node, rest = _owner(saved.tree, key)
-            value = node.state.get(rest)
+            prefix, rest = place_key(key, nodes)
+            state = nodes[prefix].state
+            value = state.get(rest)
             if not isinstance(value, torch.Tensor):
                 raise CorruptSaveError(f"the manifest ties {key!r}, which is no tensor of the save", file=MANIFEST_FILE)
             if first is None:
                 first = value
             elif _equal(value, first):
-                node.state[rest] = first
+                state[rest] = first
             else:
                 raise CorruptSaveError(f"the manifest ties {key!r} to a tensor that differs", file=MANIFEST_FILE)
 
@@ -363,12 +363,3 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
         return one.is_meta and one.shape == other.shape
     bits = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
     return torch.equal(*bits)
-
-
-def _owner(node: SaveTreeNode, key: str) -> tuple[SaveTreeNode, str]:
-    while True:
-        inner = [name for name in node.children if key.startswith(name + ".")]
-        if not inner:
-            return node, key
-        name = max(inner, key=len)
-        node, key = node.children[name], key[len(name) + 1 :]
