@@ -2,7 +2,7 @@
 
 from flambe_save._version import __version__
 from flambe_save.adapters import Adapter, register_adapter
-from flambe_save.api import load, load_state_from_file, save, save_state_to_file
+from flambe_save.api import load, load_state_from_file, save, save_state_to_file, untrusted, verify
 from flambe_save.component import Component, dynamic_component, make_component
 from flambe_save.config import yaml
 from flambe_save.config.link import FunctionCallLink, Link, PickledDataLink, create_link_str, parse_link_str
@@ -17,14 +17,20 @@ from flambe_save.config.registrable import (
 )
 from flambe_save.config.schema import Schema
 from flambe_save.errors import *  # noqa: F403
+from flambe_save.errors import Finding
 from flambe_save.errors import __all__ as _errors
+from flambe_save.formats import Damage
 from flambe_save.state import State, traverse
 from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
+from flambe_save.trust import Limits
 
 __all__ = [
     "Adapter",
     "Component",
+    "Damage",
+    "Finding",
     "FunctionCallLink",
+    "Limits",
     "Link",
     "MappedRegistrable",
     "PickledDataLink",
@@ -50,6 +56,8 @@ __all__ = [
     "state_from_tree",
     "traverse",
     "tree_from_state",
+    "untrusted",
+    "verify",
     "yaml",
     *_errors,
 ]

@@ -28,13 +28,17 @@ from flambe_save.config.recording import RecordsCall
 from flambe_save.config.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import (
+    FlambeSaveError,
+    SaveError,
     SourceChangedWarning,
+    StateMismatchWarning,
     UnsupportedObjectError,
     VersionMismatchError,
     VersionMismatchWarning,
+    quote,
     warn,
 )
-from flambe_save.layout import NO_VERSION, SOURCE_KEY, VERSION_KEY
+from flambe_save.layout import CLASS_KEY, NO_VERSION, SOURCE_KEY, VERSION_KEY
 from flambe_save.state import State
 
 __all__ = ["Component", "dynamic_component", "make_component"]
@@ -43,6 +47,7 @@ C = TypeVar("C", bound="Component")
 
 logger = logging.getLogger(__name__)
 
+_MAX_SHOWN = 100_000  # characters of source code
 _ATTRIBUTES = "_registered_attributes"
 _NOT_GONE_INTO = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)  # as in Flambe
 
@@ -71,7 +76,16 @@ class _ComponentAdapter:
                 if not hasattr(obj, name):
                     raise UnsupportedObjectError(f"the registered attribute {name!r} is gone", node=place.prefix)
                 state[place.key_prefix + name] = getattr(obj, name)
-            result = type(obj)._state(obj, state, place.key_prefix, state._metadata[place.prefix])
+            try:
+                result = type(obj)._state(obj, state, place.key_prefix, state._metadata[place.prefix])
+            except FlambeSaveError:
+                raise
+            except Exception as error:
+                raise SaveError(
+                    f"{type(obj).__qualname__}._state raised {type(error).__name__}: {str(error)[:200]}",
+                    node=place.prefix,
+                    fix="Nothing was written.",
+                ) from error
             if result is not state and result is not None:  # an override may return a mapping of its own
                 state.clear()
                 state.update(result)
@@ -94,12 +108,22 @@ class _ComponentAdapter:
             )
         except KeyError as error:
             mismatch.errors.append(f"{type(obj).__qualname__}._load_state wants the key {error}")
+        except FlambeSaveError:
+            raise
+        except Exception as error:  # it is given what is in the save, which may be anything
+            mismatch.errors.append(
+                f"{type(obj).__qualname__}._load_state raised {type(error).__name__}: {str(error)[:200]}"
+            )
         mismatch.owners[place.prefix] = type(obj)._load_state is not Component._load_state
         for name in sorted(vars(obj).get(_ATTRIBUTES, ())):
             key = place.key_prefix + name
             if key in state:
                 # What comes from a file is nobody else's; what comes from another object stays its own
-                setattr(obj, name, state[key] if fit is not None else copy.deepcopy(state[key]))
+                value = state[key] if fit is not None else copy.deepcopy(state[key])
+                try:
+                    setattr(obj, name, value)
+                except Exception as error:  # a property's setter, given what is in the save
+                    mismatch.errors.append(f"{key} cannot be set: {type(error).__name__}: {str(error)[:200]}")
                 mismatch.consumed.add(key)
             else:
                 mismatch.missing.append(key)
@@ -392,6 +416,13 @@ def make_component(class_: type, tag_namespace: str, only_module: str | None = N
 
 def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str) -> None:
     """Compare a class with what the save says of it: by version where it opted in to that, else by source."""
+    saved_class = local.get(CLASS_KEY)
+    if saved_class and saved_class != cls.__name__:
+        warn(
+            f"the save says that node {quote(prefix)} is a {quote(saved_class)}, and what the config around it builds "
+            f"there is a {cls.__qualname__}: its values are loaded into that",
+            StateMismatchWarning,
+        )
     saved = local.get(VERSION_KEY, NO_VERSION)
     if _numbers(saved) > (0, 0, 0):
         here, there = _numbers(cls._flambe_version), _numbers(saved)
@@ -407,7 +438,9 @@ def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str) 
         return
     before, now = dedent(local.get(SOURCE_KEY, "")), dedent(source_of(cls))
     if before and now and before != now:
-        diff = unified_diff(before.splitlines(), now.splitlines(), "in the save", "here", lineterm="")
+        diff = ["(too long to be shown)"]
+        if max(len(before), len(now)) < _MAX_SHOWN:  # finding the differences takes the square of that
+            diff = [*unified_diff(before.splitlines(), now.splitlines(), "in the save", "here", lineterm="")]
         warn(
             f"the source of {cls.__qualname__} changed since it was saved (node {prefix!r}):\n" + "\n".join(diff),
             SourceChangedWarning,

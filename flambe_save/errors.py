@@ -8,10 +8,12 @@
     |   `-- UnsupportedObjectError       (also TypeError)
     |-- LoadError
     |   |-- SaveNotFoundError            (also FileNotFoundError)
+    |   |-- SaveReplacedError
     |   |-- UnknownFormatError
     |   |-- ProtocolError
     |   |-- CorruptSaveError
     |   |-- UntrustedError
+    |   |-- LimitError
     |   |-- VersionMismatchError
     |   |-- StateMismatchError           (also RuntimeError)
     |   `-- MissingExtensionError        (also ImportError)
@@ -35,8 +37,11 @@ An error says what is wrong and where (``.node``, ``.file``) on its first line a
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
 
 __all__ = [
     "CompilationError",
@@ -44,6 +49,7 @@ __all__ = [
     "CorruptSaveError",
     "FlambeSaveError",
     "FlambeSaveWarning",
+    "LimitError",
     "LinkError",
     "LoadError",
     "MalformedLinkError",
@@ -54,6 +60,7 @@ __all__ = [
     "RegistrationError",
     "SaveError",
     "SaveNotFoundError",
+    "SaveReplacedError",
     "SourceChangedWarning",
     "StateMismatchError",
     "StateMismatchWarning",
@@ -67,8 +74,35 @@ __all__ = [
 ]
 
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINES, _CHARACTERS = 100, 1000  # of a text, so that a save cannot flood a terminal
+
+
+class Finding(NamedTuple):
+    """Something that a save asks for beyond data and the classes that the program has imported.
+
+    Attributes
+    ----------
+    node : str or None
+        Dotted prefix of the component; ``""`` is the root.
+    file : str or None
+        The file inside the save.
+    what : str
+        What it asks for; names from the save are quoted.
+    argument : str
+        The argument of :func:`flambe_save.load` that would allow it.
+    """
+
+    node: str | None
+    file: str | None
+    what: str
+    argument: str
+
+
 class FlambeSaveError(Exception):
     """Base of every error that this package raises on purpose.
+
+    Its text holds no control characters, whatever a save put into it.
 
     Parameters
     ----------
@@ -80,7 +114,14 @@ class FlambeSaveError(Exception):
         The file concerned.
     fix : str, optional
         What the reader can type or do next.
+
+    Attributes
+    ----------
+    rows : sequence of Finding
+        All that the save asks for, where that is why a load was refused; empty otherwise.
     """
+
+    rows: Sequence[Finding] = ()
 
     def __init__(
         self, message: str = "", *, node: str | None = None, file: str | None = None, fix: str | None = None
@@ -94,16 +135,33 @@ class FlambeSaveError(Exception):
     def __str__(self) -> str:
         places = []
         if self.node:  # the root goes without saying
-            places.append(f"node {self.node!r}")
+            places.append(f"node {quote(self.node)}")
         if self.file is not None:
-            places.append(f"file {self.file!r}")
-        text = f"{self.message} ({', '.join(places)})" if places else self.message
-        return f"{text}\n{self.fix}" if self.fix else text
+            places.append(f"file {quote(self.file)}")
+        text = f"{_cut(self.message)} ({', '.join(places)})" if places else _cut(self.message)
+        return plain(f"{text}\n{_cut(self.fix)}" if self.fix else text)
 
     def locate(self, *, node: str | None = None, file: str | None = None) -> None:
         """Fill in where it happened, as far as whoever raised it did not know."""
         self.node = node if self.node is None else self.node
         self.file = file if self.file is None else self.file
+
+
+def plain(text: str) -> str:
+    """Return a text with its control characters written out: what a save holds never steers a terminal."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text.expandtabs(4))
+
+
+def _cut(text: str) -> str:
+    lines = text.split("\n", _LINES)
+    lines[_LINES:] = ["..."] if len(lines) > _LINES else []
+    return "\n".join(line if len(line) <= _CHARACTERS else line[:_CHARACTERS] + "..." for line in lines)
+
+
+def quote(text: object) -> str:
+    """Quote something from a save, cut so that it cannot flood a message."""
+    shown = str(text)
+    return repr(shown if len(shown) <= 200 else f"{shown[:190]}...")
 
 
 def warn(text: str, category: type[Warning]) -> None:
@@ -112,7 +170,7 @@ def warn(text: str, category: type[Warning]) -> None:
     package = os.path.dirname(os.path.abspath(__file__))
     while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(package):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, category, stacklevel=level)
+    warnings.warn(plain(_cut(text)), category, stacklevel=level)
 
 
 class SaveError(FlambeSaveError):
@@ -135,6 +193,10 @@ class SaveNotFoundError(LoadError, FileNotFoundError):
     """There is nothing at the path, or no such node in the save."""
 
 
+class SaveReplacedError(LoadError):
+    """The save was replaced by another one again and again while it was read."""
+
+
 class UnknownFormatError(LoadError):
     """What is at the path is no save of any format known here."""
 
@@ -148,7 +210,11 @@ class CorruptSaveError(LoadError):
 
 
 class UntrustedError(LoadError):
-    """The save asks for more than reading data, and the caller has not allowed it."""
+    """The save asks for more than reading data, and the caller has not allowed it; ``rows`` lists all of it."""
+
+
+class LimitError(LoadError):
+    """Reading or building the save would take more memory than its own size justifies; ``limits=`` may allow it."""
 
 
 class VersionMismatchError(LoadError):

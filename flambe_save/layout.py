@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 
 # The files of a node (Flambe's protocol 1; every folder of a save holds all six).
 CONFIG_FILE = "config.yaml"
@@ -40,27 +41,31 @@ STASH_KEY = "_flambe_stash"
 TAGS_KEY = "_flambe_tags"  # tag -> dotted path of the class it meant when the config was written
 KEY_KEY = "_flambe_key"  # the component's key, where the folder name is too long to hold it
 
+MAX_TEXT = 64 << 20  # bytes of a file other than state and stash
+
 NO_VERSION = "0.0.0"  # Flambe's default: a class that has not opted into semantic versions
 
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f%/\\:*?"<>|\ud800-\udfff]')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$")
 _OWN_FILES = frozenset((*NODE_FILES, *ROOT_FILES))
+_LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch before 1.6, pickled
 _EMPTY = "%"  # no escape is a lone percent sign, so it can stand for the empty name
 _LONG = "%~"  # no escape begins with %~, so it can mark a shortened name
 _MAX_BYTES = 200  # file systems stop at 255; the rest is room for temporary names
 _HEAD_CHARS = 40
 
 
-def encode_name(key: str) -> str:
+def encode_name(key: str, *, every: bool = False) -> str:
     """Return the folder name for a component's key; :func:`decode_name` is the inverse.
 
     What a file system or this layout would object to is percent-encoded as UTF-8: ``/ % \\ : * ? " < > |``, control
     characters, a leading or trailing dot, a trailing space, names reserved by Windows and our own file names. A name
-    past 200 bytes keeps its beginning and ends in ``%~`` and a digest of the key.
+    past 200 bytes keeps its beginning and ends in ``%~`` and a digest of the key. With ``every``, all characters are
+    encoded: two keys that differ in case alone have such names that differ on every disk.
     """
     if key == "":
         return _EMPTY
-    name = _UNSAFE.sub(lambda match: _escape(match[0]), key)
+    name = _escape(key) if every else _UNSAFE.sub(lambda match: _escape(match[0]), key)
     if name[0] == "." or name.lower() in _OWN_FILES or _RESERVED.match(name):
         name = _escape(name[0]) + name[1:]
     if name[-1] in ". ":
@@ -91,10 +96,32 @@ def decode_name(name: str) -> str | None:
         elif "%" in part:
             raise ValueError(f"{name!r} holds a percent sign that begins no escape")
     key = "".join(parts)
-    if "%" in name and encode_name(key) != name:
+    if "%" in name and name not in (encode_name(key), encode_name(key, every=True)):
         raise ValueError(f"{name!r} is not how {key!r} is written")
     return key
 
 
-def _escape(char: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+def _escape(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
+
+
+def same_on_some_disk(name: str) -> str:
+    """Return what two names have in common that some file system takes for one: by case, or by Unicode's forms."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def what_it_is(start: bytes) -> tuple[str, str] | None:
+    """Tell a file that often lies where a save is looked for, by its first bytes: what it is, and what to do."""
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer", "Run git lfs pull."
+    if start.lstrip()[:1] == b"<":
+        return "an HTML page", "The download gave a page and not the file; check the address."
+    if start.startswith(b"PK\x03\x04"):
+        return "a torch.save file", "Read it with torch.load."
+    if _LEGACY_TORCH in start[:32]:
+        return "a torch.save file of an old release", "Read it with torch.load."
+    if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 100 << 20:
+        return "a safetensors file", "Read it with safetensors.torch.load_file."
+    if start.startswith((b"\x89HDF", b"GGUF")):
+        return "a file of another format", "Read it with the library that wrote it."
+    return ("empty", "Take the file from a copy of the save.") if not start else None

@@ -60,16 +60,7 @@ class SaveTreeNode(NamedTuple):
 
     def find(self, prefix: str) -> SaveTreeNode | None:
         """Return the node at a dotted prefix relative to this one, or None."""
-        return self._below(prefix) if prefix else self
-
-    def _below(self, prefix: str) -> SaveTreeNode | None:
-        if prefix in self.children:
-            return self.children[prefix]
-        for key, child in self.children.items():
-            found = child._below(prefix[len(key) + 1 :]) if prefix.startswith(key + ".") else None
-            if found is not None:
-                return found
-        return None
+        return prefixed(self).get(prefix)
 
 
 def join_prefix(parent: str, key: str) -> str:

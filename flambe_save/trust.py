@@ -1,40 +1,60 @@
 """Trust: what a load may do beyond reading data, decided by the caller, per call. The one place that says no.
 
-codecs/ ask it about pickled globals, config/ about imports, factories and calls; nobody else decides.
+codecs/ ask it about pickled globals, config/ about imports, factories and calls, storage/ about sizes; nobody else
+decides. An audit asks the same questions, and gets them written down in place of a refusal.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from flambe_save.errors import MissingExtensionError, UntrustedError
+from flambe_save.errors import Finding, LimitError, MissingExtensionError, UntrustedError, quote
 
-__all__ = ["NO_TRUST", "Trust"]
+__all__ = ["NO_TRUST", "Limits", "Trust"]
 
 
-# Modules whose functions run what they are given; a message never suggests trusting them
-_RUN_ANYTHING = frozenset(
-    [
-        "builtins",
-        "os",
-        "posix",
-        "nt",
-        "subprocess",
-        "sys",
-        "shutil",
-        "socket",
-        "importlib",
-        "runpy",
-        "pty",
-        "ctypes",
-        "code",
-        "pickle",
-        "dill",
-        "operator",
-        "functools",
-    ]
+# Of the standard library, what a stash may well hold; a message never suggests trusting the rest of it
+_HARMLESS = frozenset(
+    ["argparse", "collections", "datetime", "decimal", "enum", "fractions", "ipaddress", "pathlib", "random", "uuid"]
 )
+
+
+def _runs_anything(name: str) -> bool:
+    """Whether a global may belong to what attacks are made of: Python's own modules, dill's and most of torch's."""
+    module = name.partition(".")[0]
+    if module in ("torch", "numpy", "dill"):
+        return not name.startswith(("torch.nn.", "torch.optim."))
+    return module in sys.stdlib_module_names and module not in _HARMLESS
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a load may take before it is refused: more than any save needs that its sizes justify.
+
+    Parameters
+    ----------
+    members : int
+        Files and folders in an archive.
+    unpacked_bytes : int
+        Bytes that an archive unpacks to.
+    ratio : float
+        How many bytes an archive may unpack to for each of its own, once it is past 256 MiB. Weights reach 1.1; a
+        model of zeros reaches 1000.
+    built_bytes : int
+        Bytes of tensors that constructors may make, beside 16 times those of the saved state.
+    """
+
+    members: int = 1_000_000
+    unpacked_bytes: int = 64 << 30
+    ratio: float = 100.0
+    built_bytes: int = 512 << 20
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ValueError(f"{name} takes a number above 0, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -49,24 +69,53 @@ class Trust:
         Modules or ``module.Class`` names that may be imported and unpickled; a module covers all inside it.
     auto_install : bool
         Extensions that a config names may be installed with pip, and imported.
+    use_saved_source : bool
+        Classes that are not to be had may be made from the source code in the save, which runs it.
+    limits : Limits
+    findings : list of Finding, optional
+        Makes this an audit: what would be refused is added here, nothing is, and nothing is imported.
     """
 
     weights_only: bool = True
     trusted: tuple[str, ...] = ()
     auto_install: bool = False
+    use_saved_source: bool = False
+    limits: Limits = field(default_factory=Limits)
+    findings: list[Finding] | None = None
 
     @classmethod
-    def of(cls, weights_only: bool = True, trusted: Iterable[str] = (), auto_install: bool = False) -> Trust:
+    def of(
+        cls,
+        weights_only: bool = True,
+        trusted: Iterable[str] = (),
+        auto_install: bool = False,
+        use_saved_source: bool = False,
+        limits: Limits | None = None,
+    ) -> Trust:
         """Make a policy from a call's arguments.
 
         Raises
         ------
         TypeError
-            If ``trusted`` is no list of names: a blanket yes is not offered.
+            If ``trusted`` is no list of names: a blanket yes is not offered. If a switch is no bool.
         """
-        if isinstance(trusted, (str, bytes, bool)) or not all(isinstance(name, str) for name in trusted):
+        if isinstance(trusted, (str, bytes, bool)) or not isinstance(trusted, Iterable):
             raise TypeError(f"trusted takes a list of module or class names, not {trusted!r}")
-        return cls(weights_only, tuple(trusted), auto_install)
+        names = tuple(trusted)
+        if not all(isinstance(name, str) and name.strip(".") for name in names):
+            raise TypeError(f"trusted takes a list of module or class names, not {names!r}")
+        for name, switch in (
+            ("weights_only", weights_only),
+            ("auto_install", auto_install),
+            ("use_saved_source", use_saved_source),
+        ):
+            if not isinstance(switch, bool):
+                raise TypeError(f"{name} is True or False, not {switch!r}")
+        return cls(weights_only, names, auto_install, use_saved_source, limits or Limits())
+
+    def audit(self) -> Trust:
+        """Return this policy as an audit, with a list of findings of its own."""
+        return replace(self, weights_only=True, findings=[])
 
     def allows(self, name: str) -> bool:
         """Whether a module or class, by its dotted name, may be imported and used."""
@@ -80,18 +129,27 @@ class Trust:
         UntrustedError
         """
         refused = [name for name in dict.fromkeys(names) if not self.allows(name)]
-        if refused:
-            shown = ", ".join(_quote(name) for name in refused[:8]) + (", ..." if len(refused) > 8 else "")
-            if any(name.partition(".")[0] in _RUN_ANYTHING for name in refused):
-                fix = "These can run anything: do not load it unless you know who wrote it, and why it needs them."
-            else:
-                fix = f"If you know who wrote it: load(..., trusted={[*self.trusted, *refused]})."
-            raise UntrustedError(
+        found = [Finding(node, file, f"pickled global {quote(name)}", f"trusted=[{quote(name)}]") for name in refused]
+        if self.findings is not None:
+            self.findings.extend(found)
+        elif refused:
+            shown = ", ".join(quote(name) for name in refused[:8]) + (", ..." if len(refused) > 8 else "")
+            error = UntrustedError(
                 f"a pickle here names objects that only a trusting load may unpickle: {shown}",
                 node=node,
                 file=file,
-                fix=fix if len(fix) < 500 else "If you know who wrote it: load(..., weights_only=False).",
+                fix=self.advice(refused),
             )
+            error.rows = found
+            raise error
+
+    def advice(self, names: Iterable[str]) -> str:
+        """Return what to do about names that were refused."""
+        refused = [*dict.fromkeys(names)]
+        if any(map(_runs_anything, refused)):
+            return "These can run anything: do not load it unless you know who wrote it, and why it needs them."
+        fix = f"If you know who wrote it: load(..., trusted={[*self.trusted, *refused]})."
+        return fix if len(fix) < 500 else "If you know who wrote it: load(..., weights_only=False)."
 
     def check_call(self, what: str, *, node: str | None = None, file: str | None = None) -> None:
         """Refuse to run what a config asks to call: a ``!call`` link, or a factory that reads or downloads.
@@ -100,33 +158,67 @@ class Trust:
         ------
         UntrustedError
         """
-        if self.weights_only:
-            raise UntrustedError(
-                f"the config asks to call {_quote(what)}",
-                node=node,
-                file=file,
-                fix="If you know who wrote it: load(..., weights_only=False).",
-            )
+        if not self.weights_only:
+            return
+        found = Finding(node, file, f"a call of {quote(what)}", "weights_only=False")
+        if self.findings is not None:
+            self.findings.append(found)
+            return
+        error = UntrustedError(
+            f"the config asks to call {quote(what)}",
+            node=node,
+            file=file,
+            fix="If you know who wrote it: load(..., weights_only=False).",
+        )
+        error.rows = [found]
+        raise error
 
-    def check_import(self, module: str, requirement: str = "", *, file: str | None = None) -> None:
+    def check_import(
+        self, module: str, requirement: str = "", *, node: str | None = None, file: str | None = None
+    ) -> None:
         """Refuse to import a module for a config.
 
         Raises
         ------
         MissingExtensionError
         """
-        if not (self.allows(module) or self.auto_install):
-            needs = f" (installed from {_quote(requirement)})" if requirement else ""
-            raise MissingExtensionError(
-                f"the config needs the extension {_quote(module)}{needs}, which this program has not imported",
-                file=file,
-                fix=f"import {module} first, or load(..., trusted=[{module!r}]).",
+        if self.allows(module) or self.auto_install:
+            return
+        needs = f" (installed from {quote(requirement)})" if requirement else ""
+        found = Finding(node, file, f"import of {quote(module)}{needs}", f"trusted=[{quote(module)}]")
+        if self.findings is not None:
+            self.findings.append(found)
+            return
+        error = MissingExtensionError(
+            f"the config needs the extension {quote(module)}{needs}, which this program has not imported",
+            node=node,
+            file=file,
+            fix=f"import {module[:200]} first, or load(..., trusted=[{quote(module)}]).",
+        )
+        error.rows = [found]
+        raise error
+
+    def note_unknown(self, tag: str, path: str, *, node: str | None, file: str | None) -> None:
+        """Note, in an audit, a tag whose class no imported module has; building it is what fails in a load."""
+        if self.findings is not None and not self.allows(path):
+            module = path.rpartition(".")[0] or path
+            self.findings.append(
+                Finding(node, file, f"class {quote(path)} for the tag {quote('!' + tag)}", f"trusted=[{quote(module)}]")
+            )
+
+    def check_size(self, wanted: int, justified: int) -> None:
+        """Refuse a config that builds more than the state justifies.
+
+        Raises
+        ------
+        LimitError
+        """
+        if wanted > justified + self.limits.built_bytes:
+            raise LimitError(
+                f"the config builds tensors of more than {wanted:,} bytes, and the state justifies {justified:,}",
+                fix="Look at the sizes in config.yaml. If they are meant, allow them: "
+                f"load(..., limits=Limits(built_bytes={2 * wanted})).",
             )
 
 
 NO_TRUST = Trust()
-
-
-def _quote(text: str) -> str:
-    """Quote text that came from a save, cut so that it cannot flood a message."""
-    return repr(text if len(text) <= 200 else text[:200] + "...")

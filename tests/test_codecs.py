@@ -18,7 +18,8 @@ import warnings
 import zipfile
 import zlib
 import zoneinfo
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from fractions import Fraction
 from typing import Any
 
 import cloudpickle
@@ -615,8 +616,8 @@ def test_all_names_are_listed(kind: str, protocol: int) -> None:
     assert all(f"'{name}'" in text for name in ("shutil.copyfile", "shutil.rmtree", "zlib.adler32"))
     assert "These can run anything" in text  # shutil can: nobody is told to trust it
     assert "set'" not in text
-    harmless, data = hostile_files([Evil(zlib.adler32, b"abc"), Evil(zlib.crc32, b"abc")], protocol)[kind]
-    with pytest.raises(UntrustedError, match=r"trusted=\['zlib\.adler32', 'zlib\.crc32'\]"):
+    harmless, data = hostile_files([Evil(Counter, "abc"), Evil(Fraction, 1)], protocol)[kind]
+    with pytest.raises(UntrustedError, match=r"trusted=\['collections\.Counter', 'fractions\.Fraction'\]"):
         load(harmless, data)
 
 
@@ -926,7 +927,7 @@ def test_records_on_the_same_bytes_are_corrupt() -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_damaged_zip_never_gives_a_wrong_value(data: st.DataObject) -> None:
-    """Bytes changed, cut, doubled or put in: a CorruptSaveError, or the values that were saved."""
+    """Bytes changed, cut, doubled or put in: an error that says so, or the values that were saved."""
     values = OrderedDict(x=torch.arange(20.0), y=[1, {2}], z=torch.ones(3, dtype=torch.bfloat16))
     whole = bytearray(dump(TorchCodec(), values))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -936,7 +937,7 @@ def test_a_damaged_zip_never_gives_a_wrong_value(data: st.DataObject) -> None:
     with limited_memory():
         try:
             loaded = load(TorchCodec(), bytes(whole))
-        except CorruptSaveError:
+        except (CorruptSaveError, UntrustedError):  # without its head, it is a bare pickle that names anything
             return
     assert same(loaded, values)
 

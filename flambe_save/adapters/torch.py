@@ -73,10 +73,18 @@ def _is_part_of_module(value: Any) -> bool:
 
 
 def holds(value: Any, wanted: Callable[[Any], bool]) -> bool:
-    """Whether a value is what is wanted, or a list, tuple or dict with one in it."""
-    if type(value) in (list, tuple, dict):
-        return any(holds(item, wanted) for item in (value.values() if type(value) is dict else value))
-    return wanted(value)
+    """Whether a value is what is wanted, or a list, tuple or dict with one in it, however deep."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if type(item) not in (list, tuple, dict):
+            if wanted(item):
+                return True
+        elif id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if type(item) is dict else item)
+    return False
 
 
 def module_state(place: Place, state: State) -> None:

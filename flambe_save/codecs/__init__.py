@@ -10,6 +10,7 @@ from typing import BinaryIO, Protocol, TypeVar
 from flambe_save.codecs.options import DumpOptions, LoadOptions, MapLocation, PickleModule, placer
 from flambe_save.codecs.pickle import PickleCodec
 from flambe_save.codecs.torch import TorchCodec
+from flambe_save.codecs.unpickler import pickle_end
 
 __all__ = [
     "Codec",
@@ -19,6 +20,7 @@ __all__ = [
     "PickleCodec",
     "PickleModule",
     "TorchCodec",
+    "pickle_end",
     "placer",
 ]
 
@@ -36,3 +38,6 @@ class Codec(Protocol[V]):
 
     def load(self, file: BinaryIO, options: LoadOptions) -> V:
         """Read values, on the devices that the options say."""
+
+    def check(self, file: BinaryIO, options: LoadOptions) -> None:
+        """Look for damage in a whole file, reading no values and trusting nobody; CorruptSaveError where there is."""

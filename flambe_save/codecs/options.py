@@ -39,10 +39,13 @@ class DumpOptions:
         Used for values that are more than data; data is pickled by the standard library.
     pickle_protocol : int
         The pickle protocol of everything pickled.
+    digest : {"sha256"}, optional
+        A digest to note for each file, beside its checksum.
     """
 
     pickle_module: PickleModule = dill
     pickle_protocol: int = 2
+    digest: str | None = None
 
 
 @dataclass(frozen=True)

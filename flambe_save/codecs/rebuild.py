@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 
 from flambe_save.codecs.data import ATOMS
+from flambe_save.sizes import unfolded_size
 from flambe_save.state import State
 
 __all__ = ["DTYPES", "UNTYPED", "Dtype", "build_array", "check", "check_key", "data_global"]
@@ -112,6 +113,9 @@ def _rebuild_qtensor(
 ) -> torch.Tensor:
     _check_view(storage, offset, size, stride, getattr(storage, "dtype", None))
     check(not hooks and isinstance(quantizer, tuple), "a quantized tensor with hooks")
+    # torch allocates all elements, also of a tensor that repeats a few
+    held = _untyped(storage).nbytes()
+    check(math.prod(size) * storage.dtype.itemsize <= held, "a quantized tensor larger than its storage")
     rebuild: Any = torch._utils._rebuild_qtensor
     return cast(torch.Tensor, rebuild(storage, offset, size, stride, quantizer, requires_grad, hooks))
 
@@ -272,19 +276,9 @@ _MAX_HASHED = 10_000
 
 
 def check_key(key: Any) -> None:
-    """Refuse what would take long to hash: a few opcodes can stand for a huge nested tuple."""
-    if type(key) not in (tuple, frozenset):
-        return
-    sizes: dict[int, int] = {}
-
-    def size(item: Any) -> int:
-        if type(item) not in (tuple, frozenset):
-            return 1
-        if id(item) not in sizes:
-            sizes[id(item)] = min(1 + sum(size(inner) for inner in item), _MAX_HASHED + 1)
-        return sizes[id(item)]
-
-    check(size(key) <= _MAX_HASHED, "a key or a set's item that is too large to be hashed")
+    """Refuse what would take long to hash."""
+    if type(key) in (tuple, frozenset):
+        check(unfolded_size(key, _MAX_HASHED) <= _MAX_HASHED, "a key or a set's item that is too large to be hashed")
 
 
 def _set_of(kind: type) -> Callable[..., Any]:
@@ -297,12 +291,21 @@ def _set_of(kind: type) -> Callable[..., Any]:
     return make
 
 
-def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    check(isinstance(pairs, (list, tuple)), "a mapping of nothing")
-    for pair in pairs:
-        check(isinstance(pair, (list, tuple)) and len(pair) == 2, "a mapping of no pairs")
-        check_key(pair[0])
-    return OrderedDict(pairs)
+def _mapping_of(kind: type) -> Callable[..., Any]:
+    def make(pairs: Any = ()) -> Any:
+        if type(pairs) is not dict:
+            check(isinstance(pairs, (list, tuple)), "a mapping of nothing")
+            for pair in pairs:
+                check(isinstance(pair, (list, tuple)) and len(pair) == 2, "a mapping of no pairs")
+                check_key(pair[0])
+        return kind(pairs)
+
+    return make
+
+
+def _size(items: Any = ()) -> torch.Size:
+    check(_is_shape(tuple(items)) if isinstance(items, (list, tuple)) else False, "a size of no numbers")
+    return torch.Size(items)
 
 
 # ------------------------------------------------------------------------------------------------ the list
@@ -327,15 +330,15 @@ _VALUES: dict[str, Any] = {
 }
 
 _CALLABLES: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _ordered_dict,
+    "collections.OrderedDict": _mapping_of(OrderedDict),
     "builtins.set": _set_of(set),
     "builtins.frozenset": _set_of(frozenset),
     "builtins.complex": complex,
     "builtins.bytes": _bytes,
     "builtins.bytearray": _bytearray,
     "_codecs.encode": _encode,
-    "flambe_save.state.State": State,
-    "flambe.compile.serialization.State": State,
+    "flambe_save.state.State": _mapping_of(State),
+    "flambe.compile.serialization.State": _mapping_of(State),
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
@@ -344,7 +347,7 @@ _CALLABLES: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_sparse_tensor": _rebuild_sparse_tensor,
     "torch._utils._rebuild_meta_tensor_no_storage": _rebuild_meta_tensor,
     "torch.serialization._get_layout": _layout,
-    "torch.Size": torch.Size,
+    "torch.Size": _size,
     "torch.device": torch.device,
     **{f"datetime.{kind.__name__}": kind for kind in ATOMS if kind.__module__ == "datetime"},
     **{

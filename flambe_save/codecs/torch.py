@@ -22,8 +22,16 @@ import torch
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Place, placer
 from flambe_save.codecs.rebuild import DTYPES, UNTYPED, check
-from flambe_save.codecs.unpickler import DataUnpickler, broken_pickle, check_sizes
-from flambe_save.errors import CorruptSaveError, LoadError, UnsupportedObjectError
+from flambe_save.codecs.unpickler import (
+    CarefulUnpickler,
+    DataUnpickler,
+    Inert,
+    broken_pickle,
+    is_empty_dict,
+    pickle_end,
+)
+from flambe_save.errors import CorruptSaveError, LoadError, UnknownFormatError, UnsupportedObjectError
+from flambe_save.layout import what_it_is
 from flambe_save.state import State
 
 __all__ = ["TorchCodec", "unpickle_data", "unpickle_trusting", "unpicklable"]
@@ -74,27 +82,75 @@ class TorchCodec:
         CorruptSaveError
             If it is damaged.
         """
-        data = bytearray(file.seek(0, io.SEEK_END))
-        file.seek(0)
-        file.readinto(data)  # type: ignore[attr-defined]
+        data = _content(file)
         if not options.trust.weights_only:
             return _load_trusting(file, data, options)
         return _load_data(file, data, options)
 
+    def check(self, file: BinaryIO, options: LoadOptions) -> None:
+        """Compare every record of the zip with its checksum, and walk through the pickle's opcodes, executing none.
 
-def _load_data(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
+        Raises
+        ------
+        CorruptSaveError
+            If it is damaged.
+        """
+        data = _content(file)
+        if data[:4] == _ZIP_MAGIC:
+            records = _Records(file, data, options)
+            for name in records.names:
+                records.read(name)
+            data = bytearray(records.read("data.pkl"))
+        try:
+            pickle_end(data)
+        except pickle.UnpicklingError as error:
+            raise broken_pickle(error, options.node, options.file) from error
+
+    def is_empty(self, data: bytes, options: LoadOptions) -> bool:
+        """Whether a file holds an empty dict, told without unpickling it.
+
+        Raises
+        ------
+        CorruptSaveError
+            If it is damaged.
+        """
+        if data[:4] == _ZIP_MAGIC:
+            data = bytes(_Records(io.BytesIO(data), bytearray(data), options).read("data.pkl"))
+        return is_empty_dict(data)
+
+
+def _content(file: BinaryIO) -> bytearray:
+    data = bytearray(file.seek(0, io.SEEK_END))
+    file.seek(0)
+    file.readinto(data)  # type: ignore[attr-defined]
+    return data
+
+
+def _load_data(file: BinaryIO, data: bytearray, options: LoadOptions, *, is_nested: bool = False) -> Any:
     """Read a torch file, zip or legacy, or a bare pickle, as data; ``data`` is the content of ``file``."""
     place = placer(options.map_location)
     if data[:4] == _ZIP_MAGIC:
-        return _read_zip(_Records(file, data, options), options, place)
+        return _read_zip(_Records(file, data, options), options, place, is_nested=is_nested)
+    found = what_it_is(bytes(data[:200]))
+    if found is not None and _LEGACY_START not in data[:32]:
+        raise CorruptSaveError(
+            f"this is {found[0]}, and no torch file", node=options.node, file=options.file, fix=found[1]
+        )
     stream = io.BytesIO(data)
     first = unpickle_data(stream, options)
     if type(first) is not int or first != _LEGACY_MAGIC:
         return first  # Flambe before 0.4 wrote the stash as a bare pickle
-    return _read_legacy(stream, options, place)
+    return _read_legacy(stream, options, place, is_nested=is_nested)
 
 
-def _read_zip(records: _Records, options: LoadOptions, place: Place) -> Any:
+def _read_zip(records: _Records, options: LoadOptions, place: Place, *, is_nested: bool) -> Any:
+    if "constants.pkl" in records.names or any(name.startswith("code/") for name in records.names):
+        raise UnknownFormatError(
+            "this is a TorchScript archive, which is a program and no data",
+            node=options.node,
+            file=options.file,
+            fix="Load it with torch.jit.load, if you know who wrote it, and save its state_dict().",
+        )
     if "data.pkl" not in records.names:
         raise records.damaged("it holds no data.pkl, so it was not written by torch.save")
     if "byteorder" in records.names and bytes(records.read("byteorder")) != b"little":
@@ -109,7 +165,7 @@ def _read_zip(records: _Records, options: LoadOptions, place: Place) -> Any:
             storages[key] = place(_untyped(raw), location)
         return _typed(storages[key], kind)
 
-    return unpickle_data(io.BytesIO(bytes(records.read("data.pkl"))), options, storage_of)
+    return unpickle_data(io.BytesIO(bytes(records.read("data.pkl"))), options, storage_of, is_nested=is_nested)
 
 
 class _Records:
@@ -150,6 +206,8 @@ class _Records:
             raise self.damaged(f"its record {name[:200]!r} has no header")
         name_length, extra_length = struct.unpack("<HH", header[26:30])
         start = info.header_offset + 30 + name_length + extra_length
+        if self._data[start - extra_length - name_length : start - extra_length] != info.orig_filename.encode():
+            raise self.damaged(f"its record {name[:200]!r} has another name in its own header")
         record = self._data[start : start + info.file_size]
         if len(record) != info.file_size or zlib.crc32(record) != info.CRC:
             raise self.damaged(f"its record {name[:200]!r} does not match its checksum")
@@ -164,7 +222,7 @@ class _Records:
         )
 
 
-def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
+def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place, *, is_nested: bool) -> Any:
     """Read what follows the magic number: protocol, system, the object, the storage keys, then the raw storages."""
     protocol, system = unpickle_data(stream, options), unpickle_data(stream, options)
     if protocol != _LEGACY_PROTOCOL or not (isinstance(system, dict) and system.get("little_endian") is True):
@@ -174,7 +232,7 @@ def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
     start = stream.tell()
     needed: dict[str, Any] = {}
     try:
-        check_sizes(stream.getbuffer()[start:])
+        pickle_end(stream.getbuffer()[start:])
         _Collector(stream, needed).load()
     except Exception as error:
         raise broken_pickle(error, options.node, options.file) from error
@@ -200,10 +258,10 @@ def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place) -> Any:
         return _typed(untyped, kind)
 
     stream.seek(start)
-    return unpickle_data(stream, options, storage_of)
+    return unpickle_data(stream, options, storage_of, is_nested=is_nested)
 
 
-class _Collector(pickle.Unpickler):
+class _Collector(CarefulUnpickler):
     """Walks a legacy pickle, building nothing, to learn which storages it wants and of what type."""
 
     def __init__(self, stream: io.BytesIO, needed: dict[str, Any]) -> None:
@@ -213,37 +271,12 @@ class _Collector(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name == "UntypedStorage":
             return UNTYPED
-        return DTYPES.get(f"{module}.{name}", _Inert)
+        return DTYPES.get(f"{module}.{name}", Inert)
 
     def persistent_load(self, pid: Any) -> Any:
         kind, key, _, _ = _checked_pid(pid[:5])
         self._needed[key] = kind
-        return _Inert()
-
-
-class _Inert(dict):  # type: ignore[type-arg]
-    """Takes any construction and any state, and does nothing with it."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __call__(self, *arguments: Any) -> _Inert:
-        return self
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return 0
-
-    def append(self, item: Any) -> None:
-        """Take a list's item."""
-
-    def extend(self, items: Any) -> None:
-        """Take a list's items."""
-
-    def add(self, item: Any) -> None:
-        """Take a set's item."""
+        return Inert()
 
 
 def _checked_pid(pid: Any) -> tuple[Any, str, str, int]:
@@ -274,14 +307,14 @@ def _untyped(raw: memoryview) -> torch.UntypedStorage:
     return torch.frombuffer(raw, dtype=torch.uint8).untyped_storage()
 
 
-def unpickle_data(stream: io.BytesIO, options: LoadOptions, storage_of: Any = None) -> Any:
+def unpickle_data(stream: io.BytesIO, options: LoadOptions, storage_of: Any = None, *, is_nested: bool = False) -> Any:
     """Unpickle one object as data, under the caller's trust."""
     return DataUnpickler(
         stream,
         options.trust,
         storage_of=storage_of,
         arguments=options.pickle_load_args,
-        nested=lambda data: _storage_in(data, options),
+        nested=None if is_nested else lambda data: _storage_in(data, options),
         node=options.node,
         file=options.file,
     ).unpickle()
@@ -291,7 +324,9 @@ def _storage_in(data: Any, options: LoadOptions) -> Any:
     """Stand in for ``torch.storage._load_from_bytes``: a pickle holds a whole torch file of one storage."""
     if not isinstance(data, bytes):
         raise pickle.UnpicklingError("a nested torch file that is no bytes")
-    found = _load_data(io.BytesIO(data), bytearray(data), options)
+    is_torch = data[:4] == _ZIP_MAGIC or _LEGACY_START in data[:32]
+    check(is_torch, "a nested torch file that is none")
+    found = _load_data(io.BytesIO(data), bytearray(data), options, is_nested=True)
     check(isinstance(found, (torch.UntypedStorage, torch.storage.TypedStorage)), "a nested torch file of no storage")
     return found
 

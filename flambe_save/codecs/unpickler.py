@@ -7,29 +7,120 @@ import pickle
 import pickletools
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from flambe_save.codecs.rebuild import Dtype, build_array, check, check_key, data_global
-from flambe_save.errors import CorruptSaveError, FlambeSaveError
+from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError
+from flambe_save.sizes import unfolded_size
 from flambe_save.state import State
 from flambe_save.trust import Trust
 
-__all__ = ["DataUnpickler", "broken_pickle", "check_sizes", "globals_of"]
+__all__ = ["CarefulUnpickler", "DataUnpickler", "Inert", "broken_pickle", "globals_of", "is_empty_dict", "pickle_end"]
 
 # Protocols 0 to 2 write the names that Python 2 had
 _PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _NESTED = "torch.storage._load_from_bytes"
 _DILL_TYPE = "dill._dill._load_type"
 _COPY_BYTES = frozenset(("builtins.bytearray", "builtins.bytes", "_codecs.encode"))
+_MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
 _BUDGET = 1 << 20
+_MAX_UNFOLDED = 10_000_000
 
 
 # The machine in Python, not the one in C: only there can be said what a BUILD may do, and to what
 _Machine: Any = pickle._Unpickler
 
 
-class DataUnpickler(_Machine):  # type: ignore[misc]
+class CarefulUnpickler(_Machine):  # type: ignore[misc]
+    """An unpickler that fills containers alone, and measures keys before it hashes them.
+
+    A few opcodes can stand for a tuple of 2 ** 40 parts; and what has a method of the right name, as a tensor has
+    ``add``, may do anything with it. Extension codes are refused: what they stand for is not in the pickle.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_Machine.dispatch)
+
+    def may_fill(self, item: Any) -> bool:
+        """Whether an opcode may put items into something."""
+        return type(item) in (list, set, dict, OrderedDict, State, Inert)
+
+    def load_setitem(self) -> None:
+        self._check_filled(self.stack[-3], self.stack[-2:-1])
+        _Machine.load_setitem(self)
+
+    def load_setitems(self) -> None:
+        self._check_filled(self.metastack[-1][-1], self.stack[::2])
+        _Machine.load_setitems(self)
+
+    def load_append(self) -> None:
+        self._check_filled(self.stack[-2], ())
+        _Machine.load_append(self)
+
+    def load_appends(self) -> None:
+        self._check_filled(self.metastack[-1][-1], ())
+        _Machine.load_appends(self)
+
+    def load_additems(self) -> None:
+        self._check_filled(self.metastack[-1][-1], self.stack)
+        _Machine.load_additems(self)
+
+    def load_dict(self) -> None:
+        self._check_filled({}, self.stack[::2])
+        _Machine.load_dict(self)
+
+    def load_frozenset(self) -> None:
+        self._check_filled(set(), self.stack)
+        _Machine.load_frozenset(self)
+
+    def load_extension(self) -> None:
+        raise pickle.UnpicklingError("an extension code, which means something in the program that wrote it alone")
+
+    def _check_filled(self, item: Any, hashed: Iterable[Any]) -> None:
+        check(self.may_fill(item), f"it fills a {type(item).__qualname__}, which is no container")
+        for key in hashed:
+            check_key(key)
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.APPEND[0]] = load_append
+    dispatch[pickle.APPENDS[0]] = load_appends
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+    for _code in (pickle.EXT1, pickle.EXT2, pickle.EXT4):
+        dispatch[_code[0]] = load_extension
+
+
+class Inert(dict):  # type: ignore[type-arg]
+    """Takes the place of something that is not to be made: any construction and any state, and nothing happens."""
+
+    def __new__(cls, *arguments: Any) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __call__(self, *arguments: Any) -> Inert:
+        return self
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+    def append(self, item: Any) -> None:
+        """Take a list's item."""
+
+    def extend(self, items: Any) -> None:
+        """Take a list's items."""
+
+    def add(self, item: Any) -> None:
+        """Take a set's item."""
+
+
+class DataUnpickler(CarefulUnpickler):
     """An unpickler that finds only what is listed in rebuild.py, or what the caller trusts.
 
     What a pickle may set attributes of is a mapping, a numpy type or array that it has just made, or an object of a
@@ -70,6 +161,8 @@ class DataUnpickler(_Machine):  # type: ignore[misc]
         self._node = node
         self._file = file
         self._budget = _BUDGET + 16 * len(stream.getbuffer())
+        self._expanded = 0
+        self._stood_in = False
 
     def unpickle(self) -> Any:  # not read: the machine keeps a function of that name in each object
         """Unpickle one object.
@@ -82,11 +175,18 @@ class DataUnpickler(_Machine):  # type: ignore[misc]
             If it is no intact pickle.
         """
         try:
-            check_sizes(memoryview(self._stream.getbuffer())[self._start :])
-            return self.load()
+            size = pickle_end(memoryview(self._stream.getbuffer())[self._start :])
+            value = self.load()
+            most = max(_MAX_UNFOLDED, 4 * size)
+            check(unfolded_size(value, most) <= most, "it stands for far more values than it has bytes")
+            return value
         except FlambeSaveError:
             raise
-        except Exception as error:  # MemoryError too: a pickle may ask for more than its own size could justify
+        except Exception as error:
+            if self._stood_in:
+                return Inert()  # what is not made in an audit may well not fit where it belongs
+
+            # MemoryError too: a pickle may ask for more than its own size could justify
             raise broken_pickle(error, self._node, self._file) from error
 
     def find_class(self, module: str, name: str) -> Any:
@@ -99,10 +199,15 @@ class DataUnpickler(_Machine):  # type: ignore[misc]
             return self._dill_type
         found = data_global(dotted)
         if found is not None:
+            if dotted in _MAKE_TENSORS:
+                return self._within_size(found)
             return self._within_budget(found) if dotted in _COPY_BYTES else found
         if not self._trust.allows(dotted):
             names = [dotted, *globals_of(self._rest())]
             self._refuse([item for item in names if data_global(item) is None and item not in (_NESTED, _DILL_TYPE)])
+        if self._trust.findings is not None:
+            self._stood_in = True
+            return Inert
         found = super().find_class(module, name)
         self._check_home(found, dotted)
         return found
@@ -118,6 +223,8 @@ class DataUnpickler(_Machine):  # type: ignore[misc]
         check(isinstance(name, str), "dill names a type by no text")
         if name != "set":
             self._refuse([f"{_DILL_TYPE}({name[:80]!r})"])
+            self._stood_in = True
+            return Inert
         return data_global("builtins.set")  # type: ignore[no-any-return]
 
     def _within_budget(self, make: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,13 +235,37 @@ class DataUnpickler(_Machine):  # type: ignore[misc]
 
         return spend
 
+    def _within_size(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        """Count the bytes of tensors that repeat a few elements, and would be as many bytes in whoever copies them."""
+
+        def measure(*arguments: Any) -> Any:
+            tensor = make(*arguments)
+            held = tensor.untyped_storage().nbytes()
+            self._expanded += max(0, tensor.numel() * tensor.element_size() - held)
+            if self._expanded > self._trust.limits.built_bytes:
+                raise LimitError(
+                    f"its tensors repeat what is stored, to more than {self._expanded:,} bytes",
+                    node=self._node,
+                    file=self._file,
+                    fix=f"If they are meant to: load(..., limits=Limits(built_bytes={2 * self._expanded})).",
+                )
+            return tensor
+
+        return measure
+
     # -------------------------------------------------------------------------------------------- opcodes
 
-    dispatch: ClassVar[dict[int, Any]] = dict(_Machine.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(CarefulUnpickler.dispatch)
+
+    def may_fill(self, item: Any) -> bool:
+        """Whether it is a container, or an object of a trusted class."""
+        return super().may_fill(item) or self._trust.allows(f"{type(item).__module__}.{type(item).__qualname__}")
 
     def load_build(self) -> None:
         state, item = self.stack.pop(), self.stack[-1]
-        if isinstance(item, Dtype):
+        if isinstance(item, Inert):
+            pass
+        elif isinstance(item, Dtype):
             item.build(state)
         elif type(item) in (OrderedDict, State):
             check(isinstance(state, dict) and all(isinstance(key, str) for key in state), "a mapping's odd attributes")
@@ -149,36 +280,7 @@ class DataUnpickler(_Machine):  # type: ignore[misc]
             self.stack.append(state)
             _Machine.load_build(self)
 
-    def load_setitem(self) -> None:
-        check_key(self.stack[-2])
-        _Machine.load_setitem(self)
-
-    def load_setitems(self) -> None:
-        for key in self.stack[::2]:
-            check_key(key)
-        _Machine.load_setitems(self)
-
-    def load_dict(self) -> None:
-        for key in self.stack[::2]:
-            check_key(key)
-        _Machine.load_dict(self)
-
-    def load_additems(self) -> None:
-        for item in self.stack:
-            check_key(item)
-        _Machine.load_additems(self)
-
-    def load_frozenset(self) -> None:
-        for item in self.stack:
-            check_key(item)
-        _Machine.load_frozenset(self)
-
     dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.DICT[0]] = load_dict
-    dispatch[pickle.ADDITEMS[0]] = load_additems
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
 
     def _check_home(self, found: Any, dotted: str) -> None:
         """Refuse what a trusted module only imported: trusting a module is not trusting all that it uses."""
@@ -216,8 +318,10 @@ _LINES = {ord("c"): 2, ord("i"): 2}
 _STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95"))
 
 
-def check_sizes(data: memoryview) -> None:
-    """Refuse a pickle with a count or a memo index that its own length cannot justify: either would take that memory.
+def pickle_end(data: bytes | bytearray | memoryview) -> int:
+    """Return where a pickle ends, executing nothing.
+
+    A count or a memo index that its own length cannot justify is refused: either would take that much memory.
 
     Raises
     ------
@@ -231,7 +335,7 @@ def check_sizes(data: memoryview) -> None:
             raise pickle.UnpicklingError(f"{code:#x} is no opcode")
         here += 1
         if code == _STOP:
-            return
+            return here
         if code in (_LONG_BINPUT, _FRAME):
             if int.from_bytes(raw[here : here + size], "little") > end:
                 raise pickle.UnpicklingError("an index or a size larger than the pickle")
@@ -278,3 +382,14 @@ def globals_of(data: bytes) -> Iterator[str]:
                 strings.append(last)
     except ValueError:
         return  # a broken pickle names no more
+
+
+_OF_AN_EMPTY_DICT = frozenset(("PROTO", "FRAME", "MARK", "DICT", "EMPTY_DICT", "MEMOIZE", "PUT", "BINPUT", "STOP"))
+
+
+def is_empty_dict(data: bytes) -> bool:
+    """Whether a pickle is of an empty dict, from its opcodes alone."""
+    try:
+        return {opcode.name for opcode, _, _ in pickletools.genops(data)} <= _OF_AN_EMPTY_DICT
+    except ValueError:
+        return False

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import reprlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flambe_save.config.deep import Call, Steps, run
 from flambe_save.errors import CompilationError, FlambeSaveError
+from flambe_save.sizes import unfolded_size
 
-__all__ = ["bind_arguments", "call_with", "replace_items", "signature_of"]
+__all__ = ["MAX_UNFOLDED", "bind_arguments", "call_with", "replace_items", "replacing", "signature_of"]
+
+_MAX_HASHED = 10_000
+MAX_UNFOLDED = 10_000_000
 
 
 _UNFINISHED = object()
@@ -72,7 +78,9 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: 
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             several = rest.pop(parameter.name, ())
             if not isinstance(several, (list, tuple)):
-                raise CompilationError(f"{name}: the arguments *{parameter.name} must be a list, not {several!r:.80}")
+                raise CompilationError(
+                    f"{name}: the arguments *{parameter.name} must be a list, not {reprlib.repr(several)}"
+                )
             args.extend(several)
         elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
             by_position and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -105,25 +113,48 @@ def replace_items(
 ) -> Any:
     """Return a copy of nested containers with every item changed; Schemas count as items.
 
-    ``change`` gets an item and the keys that lead to it. A container that is in several places is copied once for all
-    of them, as far as they share ``memo``; what it maps from must live as long as it.
+    ``change`` gets an item and the keys that lead to it, and returns what takes its place, or a Call of steps that do.
+    A container that is in several places is copied once for all of them, as far as they share ``memo``; what it maps
+    from must live as long as it.
     """
-    memo = {} if memo is None else memo
+    if type(value) not in _CONTAINERS:  # most arguments are plain
+        changed = change(value, path)
+        return run(changed.steps) if isinstance(changed, Call) else changed
+    return run(replacing(value, change, path, {} if memo is None else memo))
+
+
+_CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
+
+
+def replacing(
+    value: Any, change: Callable[[Any, tuple[str, ...]], Any], path: tuple[str, ...], memo: dict[int, Any]
+) -> Steps:
+    """Make the steps of :func:`replace_items`."""
+    kind = type(value)
+    if kind not in _CONTAINERS:
+        changed = change(value, path)
+        return (yield changed.steps) if isinstance(changed, Call) else changed
     if id(value) in memo:
         if memo[id(value)] is _UNFINISHED:
             raise CompilationError("an argument is a container inside itself")
         return memo[id(value)]
-    kind = type(value)
-    if kind in (list, tuple, set, frozenset, dict, OrderedDict):
-        memo[id(value)] = _UNFINISHED
-    if kind in (list, tuple, set, frozenset):
-        copy = kind(replace_items(item, change, (*path, str(index)), memo) for index, item in enumerate(value))
-    elif kind is dict or kind is OrderedDict:
-        copy = kind(
-            (replace_items(key, change, path, memo), replace_items(item, change, (*path, str(key)), memo))
-            for key, item in value.items()
-        )
+    memo[id(value)] = _UNFINISHED
+    items: list[Any] = []
+    if kind is dict or kind is OrderedDict:
+        for key, item in value.items():
+            new_key = yield replacing(key, change, path, memo)
+            items.append((_measured(new_key), (yield replacing(item, change, (*path, str(key)), memo))))
     else:
-        return change(value, path)
-    memo[id(value)] = copy
-    return copy
+        for index, item in enumerate(value):
+            items.append((yield replacing(item, change, (*path, str(index)), memo)))
+        if kind in (set, frozenset):
+            items = [_measured(item) for item in items]
+    memo[id(value)] = kind(items)
+    return memo[id(value)]
+
+
+def _measured(item: Any) -> Any:
+    """Refuse a key, or a set's item, that would take long to hash: it may hold what came from a stash."""
+    if unfolded_size(item, _MAX_HASHED) > _MAX_HASHED:
+        raise CompilationError(f"a key or a set's item of more than {_MAX_HASHED} values")
+    return item

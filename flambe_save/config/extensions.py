@@ -25,7 +25,7 @@ def is_extensions(document: Any) -> bool:
     )
 
 
-def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None) -> None:
+def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None, *, node: str | None = None) -> None:
     """See to it that extensions are imported, as far as the caller's trust goes.
 
     Parameters
@@ -34,8 +34,8 @@ def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None
         Module -> a local path or a requirement that pip understands.
     trust : Trust
         A module that is imported already needs none; one that it names is imported; with ``auto_install`` one that is
-        missing is installed first.
-    file : str, optional
+        missing is installed first. An audit imports nothing.
+    file, node : str, optional
         For messages.
 
     Raises
@@ -47,7 +47,9 @@ def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None
     for module, requirement in absent.items():  # all are checked before the first is imported
         if not all(part.isidentifier() for part in module.split(".")):
             raise _missing(module, requirement, "that is no module's name", file)
-        trust.check_import(module, requirement, file=file)
+        trust.check_import(module, requirement, node=node, file=file)
+    if trust.findings is not None:
+        return
     for module, requirement in absent.items():
         try:
             importlib.import_module(module)
@@ -73,6 +75,8 @@ def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trus
         What a save recorded for its tags: tag -> dotted path. Without a record a tag's namespace is its module.
     trust : Trust
     """
+    if trust.findings is not None:
+        return
     for tag in tags:
         path = recorded.get(tag, tag)
         parts = path.split(".")[:-1]

@@ -5,6 +5,7 @@ The grammar, ``root[key][key].attribute.attribute``, has one reader and one writ
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from flambe_save.config.registrable import alias
 from flambe_save.config.schema import Reference, Schema, schema_of
-from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError
+from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
 
 __all__ = ["FunctionCallLink", "Link", "PickledDataLink", "create_link_str", "parse_link_str"]
 
@@ -37,7 +38,7 @@ def parse_link_str(link_str: str) -> tuple[list[str], list[str]]:
     match = _LINK.fullmatch(link_str)
     if match is None:
         raise MalformedLinkError(
-            f"{link_str[:200]!r} is no link",
+            f"{quote(link_str)} is no link",
             fix="Write root[key][key].attribute, as in 'model[encoder].size'.",
         )
     keys = re.findall(r"\[([^\[\]]+)\]", match["keys"])
@@ -185,7 +186,7 @@ class Link(Reference):
             except AttributeError as error:
                 raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
             is_last = attribute is self.attr_path[-1]
-            if not (is_last and self.may_be_callable) and (inspect.isroutine(current) or inspect.ismodule(current)):
+            if not (is_last and self.may_be_callable) and _is_function(current):
                 raise LinkError(
                     f"{self!r} leads to the function {attribute!r}, and a link gives values, never what can be called",
                     fix="Write !call for its result.",
@@ -206,6 +207,11 @@ class Link(Reference):
                 f"{self!r}: there is no {key!r} in the config",
                 fix="Check the link's keys against the config.",
             ) from None
+
+
+def _is_function(value: Any) -> bool:
+    """Whether a value is there to be called: a function, a class, or one with arguments filled in."""
+    return inspect.isroutine(value) or inspect.ismodule(value) or isinstance(value, (type, functools.partial))
 
 
 @alias("call")
@@ -249,7 +255,7 @@ class PickledDataLink(Reference):
             return stash[self.obj_id]
         except KeyError:
             raise UnpreparedLinkError(
-                f"the stash holds no object {self.obj_id!r}",
+                f"the stash holds no object {quote(self.obj_id)}",
                 fix="Load the whole save, or pass the stash when calling the Schema.",
             ) from None
 

@@ -20,7 +20,7 @@ from flambe_save.config.link import Link, PickledDataLink, parse_link_str
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Schema, visit
 from flambe_save.config.values import BY_TAG
-from flambe_save.errors import ConfigError, FlambeSaveError
+from flambe_save.errors import ConfigError, FlambeSaveError, quote
 
 __all__ = ["Constructor", "Document", "parse"]
 
@@ -28,6 +28,9 @@ _MAX_CHARS = 64 << 20
 _MAX_DEPTH = 10_000
 _MAX_NODES = 5_000_000
 _MAX_HASHED = 10_000
+_MAX_UNFOLDED = 1_000_000
+_MAX_ALIASES = 100_000
+_MAX_SCALAR = 16 << 20
 
 _COLLECTIONS: dict[type, tuple[Any, str]] = {
     pyyaml.MappingStartEvent: (pyyaml.MappingNode, CORE + "map"),
@@ -143,6 +146,7 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
     open_nodes: list[Any] = []
     pending: list[list[Any]] = [[]]  # the children met so far, per open node; the first is the document's
     done: set[int] = set()
+    aliases = 0
     for event in events:
         kind, node = type(event), None
         if kind is pyyaml.DocumentEndEvent:
@@ -153,7 +157,12 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
                     f"line {event.start_mark.line + 1}: *{event.anchor[:80]} has no finished anchor before it"
                 )
             node = anchors[event.anchor]
+            aliases += 1
+            if aliases > _MAX_ALIASES:
+                raise ConfigError(f"a config of more than {_MAX_ALIASES} aliases")
         elif kind is pyyaml.ScalarEvent:
+            if len(event.value) > _MAX_SCALAR:
+                raise ConfigError(f"line {event.start_mark.line + 1}: a text of more than {_MAX_SCALAR} characters")
             tag = event.tag
             if tag is None or tag == "!":
                 tag = loader.resolve(pyyaml.ScalarNode, event.value, event.implicit)
@@ -219,6 +228,8 @@ class Constructor:
         self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
         for node in document.nodes:
             self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in _children(node))
+            if self._sizes[id(node)] > max(_MAX_UNFOLDED, 4 * len(document.nodes)):
+                raise ConfigError(f"line {line_of(node)}: with its anchors unfolded, this stands for too many values")
             try:
                 self.values[id(node)] = self._build(node)
             except FlambeSaveError as error:
@@ -233,13 +244,13 @@ class Constructor:
     def construct_scalar(self, node: pyyaml.Node) -> str:
         """Return a scalar's text."""
         if not isinstance(node, pyyaml.ScalarNode):
-            raise ConfigError(f"the tag {node.tag!r} takes a scalar")
+            raise ConfigError(f"the tag {quote(node.tag)} takes a scalar")
         return str(node.value)
 
     def construct_sequence(self, node: pyyaml.Node) -> list[Any]:
         """Return a sequence's values."""
         if not isinstance(node, pyyaml.SequenceNode):
-            raise ConfigError(f"the tag {node.tag!r} takes a list")
+            raise ConfigError(f"the tag {quote(node.tag)} takes a list")
         return [self.values[id(item)] for item in node.value]
 
     def construct_mapping(self, node: pyyaml.Node) -> dict[Any, Any]:
@@ -247,7 +258,7 @@ class Constructor:
         if isinstance(node, pyyaml.ScalarNode) and node.value in ("", "~", "null"):
             return {}
         if not isinstance(node, pyyaml.MappingNode):
-            raise ConfigError(f"the tag {node.tag!r} takes a mapping of arguments")
+            raise ConfigError(f"the tag {quote(node.tag)} takes a mapping of arguments")
         built: dict[Any, Any] = {}
         for key, value in node.value:
             name = self.values[id(key)]
@@ -290,9 +301,12 @@ class Constructor:
             except (TypeError, ValueError, RuntimeError) as error:
                 raise ConfigError(f"!{tag} cannot hold {reprlib.repr(plain)}: {error}") from error
         if tag == "type":
-            return TAGS.resolve(self.construct_scalar(node))[0]
+            found, factory_name = TAGS.resolve(self.construct_scalar(node))
+            if factory_name is not None:
+                raise ConfigError(f"{quote(node.value)} is a factory, and !type takes a class")
+            return found
         if tag not in self._classes:
-            raise ConfigError(f"the tag {node.tag[:200]!r} is none of this dialect")
+            raise ConfigError(f"the tag {quote(node.tag)} is none of this dialect")
         cls, factory = self._classes[tag]
         if cls is PickledDataLink:
             return PickledDataLink(self.construct_scalar(node))

@@ -155,6 +155,14 @@ class Tags:
     def _fits(self, path: str, tag: str) -> bool:
         return tag in self._own_tags[path] or path.endswith("." + tag) or tag in (path, _short_tag(path))
 
+    def knows(self, tag: str, recorded: str | None = None) -> bool:
+        """Whether a tag names a class that is to be had."""
+        try:
+            self.resolve(tag, recorded)
+        except RegistrationError:
+            return False
+        return True
+
     def means(self, tag: str, cls: type, factory: str | None) -> bool:
         """Whether a tag names just this class and factory."""
         try:

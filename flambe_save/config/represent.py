@@ -9,15 +9,18 @@ from typing import Any, cast
 
 import yaml as pyyaml
 
+from flambe_save.config.deep import Steps, run
 from flambe_save.config.dialect import CORE, Dumper
 from flambe_save.config.link import FunctionCallLink, Link, PickledDataLink, create_link_str
 from flambe_save.config.registrable import TAGS, dotted_path
 from flambe_save.config.schema import Schema, defaults_of, schema_of, visit
-from flambe_save.config.values import BY_TYPE
+from flambe_save.config.values import BY_TYPE, fits
 from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError
 from flambe_save.registry import find_adapter
 
 __all__ = ["Representer", "config_text", "describe", "serialize"]
+
+_DEEP = 32  # levels that are indented
 
 
 class Representer:
@@ -34,6 +37,7 @@ class Representer:
     def __init__(self, root: Any, stash: dict[str, Any] | None = None) -> None:
         self.stash = stash
         self.tags: dict[str, str] = {}  # tag -> dotted path of its class
+        self.extensions: dict[str, str] = {}  # module -> what installs it
         self._root = root
         self._nodes: dict[int, pyyaml.Node] = {}
         self._stashed: dict[int, str] = {}
@@ -49,10 +53,13 @@ class Representer:
         UnsupportedObjectError
             If YAML cannot hold it and there is no stash; the message names the path inside the object.
         """
+        return cast(pyyaml.Node, run(self._data(value, path)))
+
+    def _data(self, value: Any, path: str) -> Steps:
         kind = type(value)
         if kind in _PLAIN and _has_plain_offset(value):
             try:
-                return cast(pyyaml.Node, _PLAIN[kind](value))
+                return _PLAIN[kind](value)
             except ValueError as error:  # a number of too many digits
                 raise UnsupportedObjectError(f"YAML cannot hold {path or 'this'}: {error}") from error
         if id(value) in self._nodes:
@@ -63,7 +70,7 @@ class Representer:
             raise ConfigError(f"{path or 'the value'} is inside itself, which a config cannot say")
         self._open.add(id(value))
         try:
-            node = self._represent_object(value, path)
+            node = yield self._object(value, path)
         finally:
             self._open.discard(id(value))
         if not isinstance(node, pyyaml.ScalarNode) and kind is not tuple:
@@ -77,48 +84,62 @@ class Representer:
 
     def represent_sequence(self, tag: str, values: Iterable[Any], path: str = "") -> pyyaml.Node:
         """Return a sequence node with a tag."""
-        items = [self.represent_data(item, f"{path}[{index}]") for index, item in enumerate(values)]
+        return cast(pyyaml.Node, run(self._sequence(tag, values, path)))
+
+    def _sequence(self, tag: str, values: Iterable[Any], path: str) -> Steps:
+        items = []
+        for index, item in enumerate(values):
+            items.append((yield self._data(item, f"{path}[{index}]")))
         flow = all(isinstance(item, pyyaml.ScalarNode) for item in items)
-        return pyyaml.SequenceNode(tag, items, flow_style=flow)
+        return pyyaml.SequenceNode(tag, items, flow_style=flow or self._is_deep)
 
     def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: str = "") -> pyyaml.MappingNode:
         """Return a mapping node with a tag, in the mapping's order."""
-        pairs = [
-            (self.represent_data(key, path), self.represent_data(item, f"{path}.{key}" if path else str(key)))
-            for key, item in mapping.items()
-        ]
-        return pyyaml.MappingNode(tag, pairs, flow_style=not pairs)
+        return cast(pyyaml.MappingNode, run(self._mapping(tag, mapping, path)))
 
-    def _represent_object(self, value: Any, path: str) -> pyyaml.Node:
+    def _mapping(self, tag: str, mapping: Mapping[Any, Any], path: str) -> Steps:
+        pairs = []
+        for key, item in mapping.items():
+            name = yield self._data(key, path)
+            pairs.append((name, (yield self._data(item, f"{path}.{key}" if path else str(key)))))
+        return pyyaml.MappingNode(tag, pairs, flow_style=not pairs or self._is_deep)
+
+    @property
+    def _is_deep(self) -> bool:
+        """Whether so much is around this that it is better written in one line: each level of others is indented."""
+        return len(self._open) > _DEEP
+
+    def _object(self, value: Any, path: str) -> Steps:
         kind = type(value)
         if kind is list:
-            return self.represent_sequence(CORE + "seq", value, path)
+            return (yield self._sequence(CORE + "seq", value, path))
         if kind is dict and all(type(key) in _PLAIN for key in value):
-            return self.represent_mapping(CORE + "map", value, path)
-        if kind in BY_TYPE:
+            return (yield self._mapping(CORE + "map", value, path))
+        if kind in BY_TYPE and fits(value):
             entry = BY_TYPE[kind]
             plain = entry.plain(value)
             if isinstance(plain, str):
                 return self.represent_scalar(f"!{entry.tag}", plain)
-            return self.represent_sequence(f"!{entry.tag}", plain, path)
+            return (yield self._sequence(f"!{entry.tag}", plain, path))
         if isinstance(value, PickledDataLink):
             return self.represent_scalar("!$", value.obj_id)
         if isinstance(value, Schema):
-            return self._represent_schema(value, {}, path)
+            return (yield self._schema(value, {}, path))
         if isinstance(value, type):
             return self._represent_type(value, path)
         if hasattr(value, "to_yaml") and type(value) in TAGS:
             tag = self._tag(type(value), None, getattr(value, "_created_with_tag", None))
-            return cast(pyyaml.Node, value.to_yaml(self, value, tag))
+            return value.to_yaml(self, value, tag)
         schema = describe(value)
         if schema is not None:
             # Defaults of torch's own classes (device, dtype) would only be noise
-            return self._represent_schema(schema, defaults_of(schema) if type(value) in TAGS else {}, path)
+            return (yield self._schema(schema, defaults_of(schema) if type(value) in TAGS else {}, path))
         return self._represent_stashed(value, path)
 
-    def _represent_schema(self, schema: Schema, defaults: Mapping[str, Any], path: str) -> pyyaml.Node:
+    def _schema(self, schema: Schema, defaults: Mapping[str, Any], path: str) -> Steps:
         tag = self._tag(schema.component_subclass, schema.factory_method, schema._created_with_tag)
-        node = self.represent_mapping(tag, schema.keywords, path)
+        self.extensions.update(schema._extensions)
+        node = yield self._mapping(tag, schema.keywords, path)
         for name, default in defaults.items():
             # A default that needs a stash is left to the class: it will be the same default when it is built again.
             pure = Representer(self._root)
@@ -127,7 +148,7 @@ class Representer:
             except FlambeSaveError:
                 continue
             node.value.append((self.represent_data(name), item))
-            node.flow_style = False
+            node.flow_style = self._is_deep
         return node
 
     def _represent_type(self, cls: type, path: str) -> pyyaml.Node:
@@ -224,16 +245,9 @@ _PLAIN: dict[type, Any] = {
 def config_text(obj: Any, stash: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
     """Return an object's config, and the dotted path of the class that each tag in it means."""
     representer = Representer(obj, stash)
-    try:
-        nodes: list[pyyaml.Node] = [representer.represent_data(obj)]
-    except RecursionError as error:
-        raise ConfigError("the object is nested too deep to be written") from error
-    extensions: dict[str, str] = {}
-    for _, item in visit(obj):
-        schema = item if isinstance(item, Schema) else schema_of(item)
-        extensions.update(schema._extensions if schema is not None else {})
-    if extensions:
-        nodes.insert(0, Representer(None).represent_data(dict(sorted(extensions.items()))))
+    nodes: list[pyyaml.Node] = [representer.represent_data(obj)]
+    if representer.extensions:
+        nodes.insert(0, Representer(None).represent_data(dict(sorted(representer.extensions.items()))))
     return serialize(nodes), representer.tags
 
 

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
 from typing import Any
 
-from flambe_save.config.arguments import call_with, replace_items, signature_of
+from flambe_save.config.arguments import MAX_UNFOLDED, call_with, replace_items, replacing, signature_of
+from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.errors import CompilationError, FlambeSaveError, UnpreparedLinkError
+from flambe_save.sizes import unfolded_size
 from flambe_save.state import join_key
 
 __all__ = [
@@ -204,12 +206,9 @@ class Schema(MutableMapping[str, Any]):
             for _, item in visit(self):
                 if isinstance(item, Reference):
                     item.forget()
-        try:
-            return self._build(_Building({} if stash is None else stash), overrides, ())
-        except RecursionError as error:
-            raise CompilationError(f"the config of {self._name} is nested too deep to be built") from error
+        return run(self._building(_Building({} if stash is None else stash), overrides, ()))
 
-    def _build(self, building: _Building, overrides: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    def _building(self, building: _Building, overrides: Mapping[str, Any], path: tuple[str, ...]) -> Steps:
         if self._compiled is not None:
             return self._compiled
         if self._compiling:
@@ -217,14 +216,14 @@ class Schema(MutableMapping[str, Any]):
         self._compiling = True
         try:
             self._given = {**self.keywords, **overrides}
-            return self._construct(building, self._given, path)
+            return (yield self._constructing(building, self._given, path))
         except FlambeSaveError as error:
             error.locate(node=join_key(path) if path else "")
             raise
         finally:
             self._compiling = False
 
-    def _construct(self, building: _Building, given: dict[str, Any], path: tuple[str, ...]) -> Any:
+    def _constructing(self, building: _Building, given: dict[str, Any], path: tuple[str, ...]) -> Steps:
         cls, stash = self.component_subclass, building.stash
         if inspect.isabstract(cls):
             missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
@@ -241,9 +240,13 @@ class Schema(MutableMapping[str, Any]):
         def build(item: Any, inner: tuple[str, ...]) -> Any:
             if isinstance(item, Reference):
                 item = item.resolve(stash)
-            return item._build(building, {}, inner) if isinstance(item, Schema) else item
+            return Call(item._building(building, {}, inner)) if isinstance(item, Schema) else item
 
-        built = {key: replace_items(value, build, (*path, key), building.built) for key, value in ready.items()}
+        built: dict[str, Any] = {}
+        for key, value in ready.items():
+            built[key] = yield replacing(value, build, (*path, key), building.built)
+        if stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
+            raise CompilationError("the arguments stand for too many values, with what comes from the stash")
         name = dotted_path(cls) + (f".{self.factory_method}" if self.factory_method else "")
         instance = call_with(_callable_of(cls, self.factory_method), built, name)
 

@@ -17,7 +17,9 @@ import torch
 from flambe_save.errors import ConfigError
 from flambe_save.state import ordered
 
-__all__ = ["BY_TAG", "BY_TYPE", "Value"]
+__all__ = ["BY_TAG", "BY_TYPE", "Value", "fits"]
+
+MAX_RANGE = 1 << 20
 
 
 class Value(NamedTuple):
@@ -36,6 +38,18 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
+def _range(plain: Any) -> range:
+    made = range(*_list(plain))
+    if not fits(made):
+        raise ConfigError(f"a range of more than {MAX_RANGE} numbers")
+    return made
+
+
+def fits(value: Any) -> bool:
+    """Whether a value of one of these types is written by its tag: a class given a range may well walk through it."""
+    return not isinstance(value, range) or len(value[: MAX_RANGE + 1]) <= MAX_RANGE
+
+
 def _list(plain: Any) -> list[Any]:
     if not isinstance(plain, list):
         raise ConfigError(f"a list is needed here, not {reprlib.repr(plain)}")
@@ -50,7 +64,7 @@ _VALUES = (
         "range",
         range,
         lambda value: [value.start, value.stop, value.step],
-        lambda plain: range(*_list(plain)),
+        _range,
     ),
     Value(
         "slice",

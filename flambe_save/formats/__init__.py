@@ -5,17 +5,17 @@ Which store it is - a folder, a file, an archive, memory - is none of a format's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from flambe_save.codecs import DumpOptions
-from flambe_save.errors import UnknownFormatError
-from flambe_save.formats.reading import ReadOptions, Saved
+from flambe_save.errors import UnknownFormatError, quote
+from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.registry import FORMATS
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode
 
-__all__ = ["Format", "ReadOptions", "Saved", "format_of"]
+__all__ = ["Damage", "Format", "ReadOptions", "Saved", "format_of"]
 
 FORMATS.add("directory", "flambe_save.formats.directory:DIRECTORY")
 FORMATS.add("pickle", "flambe_save.formats.pickle:PICKLE")
@@ -29,6 +29,9 @@ class Format(Protocol):
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Read a tree, or the part of it that the options name."""
+
+    def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
+        """Yield all that is damaged, reading everything and building nothing."""
 
     def sniff(self, names: Sequence[str]) -> bool:
         """Whether a store with these names holds this format."""
@@ -47,7 +50,7 @@ def format_of(store: Store, where: str) -> Format:
         found: Format = FORMATS[name]
         if found.sniff(names):
             return found
-    holds = ", ".join(repr(name) for name in names[:5]) or "nothing"
+    holds = ", ".join(map(quote, names[:5])) or "nothing"
     raise UnknownFormatError(
         f"{where!r} is no save: it holds {holds}{', ...' if len(names) > 5 else ''}",
         file=where,

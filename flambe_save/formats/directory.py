@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -14,12 +14,13 @@ from flambe_save.codecs import DumpOptions, LoadOptions, TorchCodec
 from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
+    LoadError,
     ProtocolError,
     SaveNotFoundError,
-    UntrustedError,
+    quote,
 )
 from flambe_save.formats.manifest import Manifest, find_ties, packages, requirements, tensor_facts
-from flambe_save.formats.reading import ReadOptions, Saved
+from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.layout import (
     CONFIG_FILE,
     DIRECTORIES_KEY,
@@ -28,6 +29,7 @@ from flambe_save.layout import (
     KEEP_VARS_KEY,
     KEY_KEY,
     MANIFEST_FILE,
+    MAX_TEXT,
     NODE_FILES,
     PROTOCOL,
     PROTOCOL_FILE,
@@ -40,6 +42,8 @@ from flambe_save.layout import (
     VERSION_FILE,
     decode_name,
     encode_name,
+    same_on_some_disk,
+    what_it_is,
 )
 from flambe_save.state import State
 from flambe_save.storage import Store
@@ -61,14 +65,15 @@ class DirectoryFormat:
 
     def write(self, root: SaveTreeNode, store: Store, options: DumpOptions) -> list[str]:
         """Write every node's files, then the manifest."""
-        nodes = [(path, _folder(path), node) for path, node in walk(root)]
-        escaped = any(encode_name(key) != key for path, _, _ in nodes for key in path[-1:])
+        folders = _folders_of(root)
+        nodes = [(path, folders[path], node) for path, node in walk(root)]
+        escaped = any(folder.rstrip("/").rpartition("/")[2] != path[-1] for path, folder, _ in nodes if path)
         manifest = Manifest(protocol=ESCAPED_PROTOCOL if escaped else PROTOCOL, packages=packages())
 
         def put(name: str, data: bytes) -> None:
             with store.writer(name) as file:
                 file.write(data)
-            manifest.add_file(name, data)
+            manifest.add_file(name, data, options.digest)
 
         for prefix, (path, folder, node) in zip(prefixed(root), nodes, strict=True):
             try:
@@ -124,10 +129,8 @@ class DirectoryFormat:
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Read the nodes; what the manifest says is checked as far as it is read."""
         names = store.names()
-        manifest = None
-        if MANIFEST_FILE in names:
-            with store.reader(MANIFEST_FILE) as file:
-                manifest = Manifest.from_json(file.read())
+        manifest = _manifest_of(store, names)
+        if manifest is not None:
             manifest.check_names(names)
         reader = _Reader(store, manifest, options.values)
         keys = reader.keys_of(names)
@@ -144,9 +147,48 @@ class DirectoryFormat:
             built[top].state._metadata[""][TAGS_KEY] = tags
             begin = f"{options.node}." if options.node else ""
             ties = [[key[len(begin) :] for key in group if key.startswith(begin)] for group in manifest.ties]
-        saved = Saved(built[top], [group for group in ties if len(group) > 1], tags)
+        saved = Saved(built[top], [group for group in ties if len(group) > 1], tags, manifest is not None)
         _restore_ties(saved)
         return saved
+
+    def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
+        """Yield every file that is missing, is not part of the save, or cannot be read as what it is."""
+        names = store.names()
+        manifest = None
+        try:
+            manifest = _manifest_of(store, names)
+        except LoadError as error:
+            yield Damage("", MANIFEST_FILE, error.message)
+        if manifest is not None:
+            there, listed = set(names) - {MANIFEST_FILE}, manifest.files.keys()
+            yield from (Damage(None, name, "it is missing") for name in sorted(listed - there))
+            yield from (Damage(None, name, "it is not of this save") for name in sorted(there - listed))
+            names = sorted(there & listed)
+        reader = _Reader(store, manifest, options.values)
+        try:
+            keys = reader.keys_of(names, complete=manifest is None)
+        except LoadError as error:
+            yield Damage(error.node, error.file, error.message)
+            keys = dict.fromkeys({name[: name.rfind("/") + 1] for name in names}, "")
+        for name in names:
+            if name != MANIFEST_FILE:
+                prefix = keys.get(name[: name.rfind("/") + 1])
+                try:
+                    reader.check(name, prefix)
+                except LoadError as error:
+                    yield Damage(prefix, name, error.message)
+
+    def prefix_of(self, store: Store, folder: str) -> str | None:
+        """Return the prefix of the component in a folder of a save, or None where its manifest knows no such folder.
+
+        Raises
+        ------
+        CorruptSaveError
+            If the manifest cannot be read.
+        """
+        manifest = _manifest_of(store, [MANIFEST_FILE])
+        nodes = manifest.nodes.items() if manifest is not None else ()
+        return next((prefix for prefix, node in nodes if node["folder"] == folder), None)
 
 
 DIRECTORY = DirectoryFormat()
@@ -178,10 +220,8 @@ class LazyStash(Mapping[str, Any]):
         return len(self._open())
 
     def __bool__(self) -> bool:
-        try:
-            return bool(self._open())
-        except UntrustedError:
-            return True  # only what is more than data is refused, so there is something in it
+        # Told without unpickling: most stashes are empty, and whoever asks need not trust the others
+        return bool(self._values) if self._data is None else not _CODEC.is_empty(self._data, self._options)
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
         return dict, (self._open(),)
@@ -198,55 +238,75 @@ class _Reader:
         self._manifest = manifest
         self._options = options
 
-    def keys_of(self, names: Sequence[str]) -> dict[str, str]:
-        """Return folder -> prefix for every node, from the folders that hold node files."""
-        folders = sorted({name.rpartition("/")[0] for name in names})
-        missing = []
+    def keys_of(self, names: Sequence[str], *, complete: bool = True) -> dict[str, str]:
+        """Return folder -> prefix for every node, from the folders that hold node files.
+
+        Raises
+        ------
+        CorruptSaveError
+            If a folder lacks files (with ``complete``), or holds others; if two names, or two folders' prefixes, are
+            one.
+        """
+        inside: dict[str, list[str]] = {}
+        for name in names:
+            folder, _, last = name.rpartition("/")
+            inside.setdefault(folder, []).append(last)
+        _check_names_differ(names)
         keys: dict[str, str] = {}
-        there = set(names)
-        for folder in folders:
+        owners: dict[str, str] = {}
+        missing = []
+        for folder in sorted(inside):
             begin = f"{folder}/" if folder else ""
-            missing += [begin + name for name in NODE_FILES if begin + name not in there]
-            extra = [name for name in names if name.startswith(begin) and "/" not in name[len(begin) :]]
-            unknown = [name for name in extra if name[len(begin) :] not in (*NODE_FILES, *ROOT_FILES)]
+            unknown = [last for last in inside[folder] if last not in (*NODE_FILES, *ROOT_FILES)]
             if unknown and self._manifest is None:
                 raise CorruptSaveError(
-                    f"the folder holds files that no save has: {', '.join(unknown[:5])}", file=unknown[0]
+                    f"the folder holds files that no save has: {', '.join(map(quote, unknown[:5]))}",
+                    file=begin + unknown[0],
+                    fix="Move them elsewhere.",
                 )
-            keys[begin] = self._prefix(folder)
-        if missing:
+            missing += [begin + last for last in NODE_FILES if last not in inside[folder]]
+            prefix = keys[begin] = self._prefix(folder, keys)
+            if owners.setdefault(prefix, folder) != folder:
+                raise CorruptSaveError(
+                    f"two folders are of one component: {quote(owners[prefix])} and {quote(folder)}", file=folder
+                )
+        if missing and complete:
             raise CorruptSaveError(
-                f"files are missing: {', '.join(missing[:20])}",
-                node=keys[missing[0].rpartition("/")[0] + "/" if "/" in missing[0] else ""],
+                f"files are missing: {', '.join(map(quote, missing[:20]))}",
+                node=keys[missing[0][: missing[0].rfind("/") + 1]],
                 file=missing[0],
                 fix="Take them from a copy of the save; every folder of it holds " + ", ".join(NODE_FILES) + ".",
             )
         return keys
 
-    def _prefix(self, folder: str) -> str:
-        parts = []
-        names = folder.split("/") if folder else []
-        for depth, name in enumerate(names):
+    def _prefix(self, folder: str, known: Mapping[str, str]) -> str:
+        """Return a folder's prefix; ``known`` has those of folders around it, as far as they hold files."""
+        rest: list[str] = []
+        while folder and (not rest or f"{folder}/" not in known):
+            above, _, name = folder.rpartition("/")
             try:
                 key = decode_name(name)
             except ValueError as error:
                 raise CorruptSaveError(f"a folder's name is none of a save's: {error}", file=folder) from error
-            parts.append(key if key is not None else self._long_key("/".join(names[: depth + 1])))
-        return ".".join(parts)
+            rest.append(key if key is not None else self._long_key(folder))
+            folder = above
+        outer = known.get(f"{folder}/" if folder else "", "") if folder else ""
+        return ".".join([*([outer] if folder else []), *reversed(rest)])
 
     def _long_key(self, folder: str) -> str:
         """Return the key that a node with a shortened folder name records."""
         values = self._load(f"{folder}/{STATE_FILE}", None)
         key = getattr(values, "_metadata", {}).get("", {}).get(KEY_KEY)
-        if not isinstance(key, str) or encode_name(key) != folder.rpartition("/")[2]:
+        name = folder.rpartition("/")[2]
+        if not isinstance(key, str) or name not in (encode_name(key), encode_name(key, every=True)):
             raise CorruptSaveError("a shortened folder name, and its node records another key", file=folder)
         return key
 
     def node(self, folder: str, prefix: str) -> SaveTreeNode:
         """Read one folder."""
         protocol = self._text(folder + PROTOCOL_FILE, prefix).strip()
-        if not protocol.isdecimal() or len(protocol) > 9:
-            raise CorruptSaveError(f"{protocol[:80]!r} is no protocol number", node=prefix, file=folder + PROTOCOL_FILE)
+        if not (protocol.isascii() and protocol.isdecimal()) or len(protocol) > 9:
+            raise CorruptSaveError(f"{quote(protocol)} is no protocol number", node=prefix, file=folder + PROTOCOL_FILE)
         if int(protocol) > HIGHEST_PROTOCOL:
             raise ProtocolError(
                 f"the save is of protocol {int(protocol)}, and this version reads up to {HIGHEST_PROTOCOL}",
@@ -288,40 +348,109 @@ class _Reader:
     def _load(self, name: str, prefix: str | None) -> Any:
         return _CODEC.load(io.BytesIO(self._bytes(name, prefix)), replace(self._options, node=prefix, file=name))
 
-    def _text(self, name: str, prefix: str) -> str:
+    def _text(self, name: str, prefix: str | None) -> str:
         try:
-            return self._bytes(name, prefix).decode()
+            return self._bytes(name, prefix, MAX_TEXT).decode()
         except UnicodeDecodeError as error:
             raise CorruptSaveError(f"it is no UTF-8 text: {error}", node=prefix, file=name) from error
 
-    def _bytes(self, name: str, prefix: str | None) -> bytes:
-        with self._store.reader(name) as file:
-            data = file.read()
-        if self._manifest is not None:
-            try:
+    def _bytes(self, name: str, prefix: str | None, most: int | None = None) -> bytes:
+        try:
+            with self._store.reader(name) as file:
+                size = file.seek(0, io.SEEK_END)
+                file.seek(0)
+                self._check_size(name, size, most, file)
+                data = file.read()
+            if self._manifest is not None:
                 self._manifest.check_file(name, data)
-            except FlambeSaveError as error:
-                error.locate(node=prefix)
-                raise
+        except FlambeSaveError as error:
+            error.locate(node=prefix, file=name)
+            raise
         return data
+
+    def _check_size(self, name: str, size: int, most: int | None, file: BinaryIO) -> None:
+        if most is not None and size > most:
+            raise CorruptSaveError(f"it has {size:,} bytes, too many for its kind")
+        if self._manifest is None:
+            return
+        try:
+            self._manifest.check_size(name, size)
+        except CorruptSaveError as error:
+            found = what_it_is(file.read(200)) if most is None or size < 1000 else None
+            if found is not None:
+                error.message, error.fix = f"{error.message}: this is {found[0]}", found[1]
+            raise
+
+    def check(self, name: str, prefix: str | None) -> None:
+        """Read a file as far as that needs nobody's trust, and forget it.
+
+        Raises
+        ------
+        LoadError
+            If it is damaged.
+        """
+        last = name.rpartition("/")[2]
+        if last not in (STATE_FILE, STASH_FILE):
+            self._text(name, prefix)
+            return
+        data = self._bytes(name, prefix)
+        if self._manifest is not None:
+            self._manifest.check_file(name, data, digests=True)
+        _CODEC.check(io.BytesIO(data), replace(self._options, node=prefix, file=name))
 
 
 def _torch_facts(local: Mapping[Any, Any]) -> dict[Any, Any]:
     return {key: value for key, value in local.items() if not str(key).startswith("_flambe_")}
 
 
-def _folder(path: tuple[str, ...]) -> str:
-    """Return the folder of a node, with a slash after it unless it is the root."""
-    return "".join(f"{encode_name(key)}/" for key in path)
+def _manifest_of(store: Store, names: Sequence[str]) -> Manifest | None:
+    if MANIFEST_FILE not in names:
+        return None
+    try:
+        with store.reader(MANIFEST_FILE) as file:
+            return Manifest.from_json(file.read())
+    except KeyError:
+        return None
 
 
-def _parent(folder: str, built: Mapping[str, Any]) -> str:
-    parts = folder.rstrip("/").split("/")
-    return next(
-        found
-        for count in range(len(parts) - 1, -1, -1)
-        if (found := "".join(f"{part}/" for part in parts[:count])) in built
-    )
+def _folders_of(root: SaveTreeNode) -> dict[tuple[str, ...], str]:
+    """Return the folder of every node by its path, with a slash after it unless it is the root.
+
+    Names beside each other that only their case tells apart are encoded, so that they differ on every disk.
+    """
+    folders: dict[tuple[str, ...], str] = {(): ""}
+    for path, node in walk(root):
+        taken: set[str] = set()
+        for key in node.children:
+            name = encode_name(key)
+            if same_on_some_disk(name) in taken:
+                name = encode_name(key, every=True)
+            taken.add(same_on_some_disk(name))
+            inner = (*path, key)
+            folders[inner] = f"{folders[path]}{name}/"
+    return folders
+
+
+def _check_names_differ(names: Sequence[str]) -> None:
+    """Refuse names that some disk takes for one: what was written last would be read for both."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(same_on_some_disk(name), name)
+        if other != name:
+            raise CorruptSaveError(
+                f"two names differ in case alone: {quote(other)} and {quote(name)}",
+                file=name,
+                fix="Rename one of them, and what refers to it.",
+            )
+
+
+def _parent(folder: str, built: Container[str]) -> str:
+    """Return the folder of the component around another."""
+    while folder:
+        folder = folder[: folder.rstrip("/").rfind("/") + 1]
+        if folder in built:
+            break
+    return folder
 
 
 def _relative(parent: str, prefix: str) -> str:
@@ -348,13 +477,15 @@ def _restore_ties(saved: Saved) -> None:
             state = nodes[prefix].state
             value = state.get(rest)
             if not isinstance(value, torch.Tensor):
-                raise CorruptSaveError(f"the manifest ties {key!r}, which is no tensor of the save", file=MANIFEST_FILE)
+                raise CorruptSaveError(
+                    f"the manifest ties {quote(key)}, which is no tensor of the save", file=MANIFEST_FILE
+                )
             if first is None:
                 first = value
             elif _equal(value, first):
                 state[rest] = first
             else:
-                raise CorruptSaveError(f"the manifest ties {key!r} to a tensor that differs", file=MANIFEST_FILE)
+                raise CorruptSaveError(f"the manifest ties {quote(key)} to a tensor that differs", file=MANIFEST_FILE)
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -6,8 +6,10 @@ The keys are documented in docs/format.md; a change of their meaning is a change
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import platform
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,13 +20,15 @@ import torch
 
 from flambe_save._version import __version__
 from flambe_save.codecs.data import tie_key
-from flambe_save.errors import CorruptSaveError, ProtocolError
+from flambe_save.errors import CorruptSaveError, ProtocolError, quote
 from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
 
 __all__ = ["Manifest", "find_ties", "packages", "requirements", "tensor_facts"]
 
 _FORMAT = "flambe_save"
 MANIFEST_VERSION = 1
+_ENDING = b',\n  "crc32": "%08x"\n}\n'  # of all the bytes before it
+_ENDING_PATTERN = re.compile(rb',\n  "crc32": "([0-9a-f]{8})"\n}\n\Z')
 
 
 @dataclass
@@ -47,7 +51,7 @@ class Manifest:
     needs_trust : list of str
         Where the save holds more than data.
     files : dict of str to dict
-        Name -> ``bytes`` and ``crc32`` (8 hex digits), for every file but this one.
+        Name -> ``bytes`` and ``crc32`` (8 hex digits), for every file but this one; ``sha256`` where it was asked for.
     """
 
     protocol: int = PROTOCOL
@@ -61,8 +65,8 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Return the document. Inverse of :meth:`from_json`."""
-        document = {"format": _FORMAT, "manifest": MANIFEST_VERSION, **vars(self)}
-        return _pretty(document).encode() + b"\n"
+        body = _pretty({"format": _FORMAT, "manifest": MANIFEST_VERSION, **vars(self)}).removesuffix("\n}").encode()
+        return body + _ENDING % zlib.crc32(body)
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
@@ -71,7 +75,7 @@ class Manifest:
         Raises
         ------
         CorruptSaveError
-            If it is no manifest.
+            If it is no manifest, or does not match its own checksum.
         ProtocolError
             If it is of a newer version.
         """
@@ -80,21 +84,33 @@ class Manifest:
             version = document.pop("manifest")
             if document.pop("format") != _FORMAT:
                 raise ValueError("the format is not flambe_save")
+            if type(version) is not int or type(document["protocol"]) is not int:
+                raise ValueError("a version is no number")
             if version > MANIFEST_VERSION or document["protocol"] > HIGHEST_PROTOCOL:
                 raise ProtocolError(
-                    f"the save was written by {document.get('writer', 'a newer version')!r}, whose format is newer",
+                    f"the save was written by {quote(document.get('writer', 'something'))}, whose format is newer",
                     file=MANIFEST_FILE,
                     fix="pip install --upgrade flambe_save",
                 )
+            ending = _ENDING_PATTERN.search(data)
+            if ending is None or int(ending[1], 16) != zlib.crc32(data[: ending.start()]):
+                raise ValueError("its content does not match its checksum")
+            del document["crc32"]
             manifest = cls(**document)
             manifest._check_types()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CorruptSaveError(f"the manifest cannot be read: {error}", file=MANIFEST_FILE) from error
+            raise CorruptSaveError(
+                f"the manifest cannot be read: {str(error)[:200]}",
+                file=MANIFEST_FILE,
+                fix="Take it from a copy of the save; without it, the save loads with fewer checks.",
+            ) from error
         return manifest
 
-    def add_file(self, name: str, data: bytes) -> None:
-        """Note a file's size and checksum."""
+    def add_file(self, name: str, data: bytes, digest: str | None = None) -> None:
+        """Note a file's size and checksum, and its ``"sha256"`` where that digest is asked for."""
         self.files[name] = {"bytes": len(data), "crc32": f"{zlib.crc32(data):08x}"}
+        if digest is not None:
+            self.files[name][digest] = hashlib.new(digest, data).hexdigest()
 
     def check_names(self, names: Iterable[str]) -> None:
         """Compare the files that are there with the listing.
@@ -107,30 +123,43 @@ class Manifest:
         there = set(names) - {MANIFEST_FILE}
         missing, extra = sorted(self.files.keys() - there), sorted(there - self.files.keys())
         if missing or extra:
-            lines = [f"missing: {', '.join(missing[:20])}"] if missing else []
-            lines += [f"not of this save: {', '.join(extra[:20])}"] if extra else []
+            lines = [f"missing: {', '.join(map(quote, missing[:5]))}"] if missing else []
+            lines += [f"not of this save: {', '.join(map(quote, extra[:5]))}"] if extra else []
             raise CorruptSaveError(
                 f"the files are not those that were saved; {'; '.join(lines)}",
                 file=missing[0] if missing else extra[0],
                 fix="Take missing files from a copy; move foreign ones elsewhere.",
             )
 
-    def check_file(self, name: str, data: bytes | bytearray) -> None:
-        """Compare a file's bytes with its size and checksum.
+    def check_size(self, name: str, size: int) -> None:
+        """Compare a file's size, which is known before it is read.
+
+        Raises
+        ------
+        CorruptSaveError
+            If it differs.
+        """
+        if size != self.files[name]["bytes"]:
+            raise self._damaged(name, f"it has {size} bytes, and {self.files[name]['bytes']} were saved")
+
+    def check_file(self, name: str, data: bytes | bytearray, *, digests: bool = False) -> None:
+        """Compare a file's bytes with its size and checksum, and with ``digests`` also with its SHA-256.
 
         Raises
         ------
         CorruptSaveError
             If they differ.
         """
+        self.check_size(name, len(data))
         entry = self.files[name]
-        if len(data) != entry["bytes"]:
-            what = f"it has {len(data)} bytes, and {entry['bytes']} were saved"
-        elif f"{zlib.crc32(data):08x}" != entry["crc32"]:
-            what = "its content is not what was saved"
-        else:
-            return
-        raise CorruptSaveError(
+        differs = f"{zlib.crc32(data):08x}" != entry["crc32"]
+        if not differs and digests and "sha256" in entry:
+            differs = hashlib.sha256(data).hexdigest() != entry["sha256"]
+        if differs:
+            raise self._damaged(name, "its content is not what was saved")
+
+    def _damaged(self, name: str, what: str) -> CorruptSaveError:
+        return CorruptSaveError(
             f"the file is damaged, or was changed: {what}",
             file=name,
             fix=f"Take it from a copy of the save; if you changed it on purpose, remove {MANIFEST_FILE}.",
@@ -146,6 +175,8 @@ class Manifest:
         for entry in self.files.values():
             if not (type(entry["bytes"]) is int and isinstance(entry["crc32"], str)):
                 raise TypeError("a file's entry has no size or checksum")
+            if not isinstance(entry.get("sha256", ""), str):
+                raise TypeError("a file's digest is no text")
         for node in self.nodes.values():
             if not isinstance(node["folder"], str):
                 raise TypeError("a node's entry has no folder")

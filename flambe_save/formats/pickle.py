@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flambe_save.codecs import DumpOptions, PickleCodec
-from flambe_save.errors import CorruptSaveError, FlambeSaveError, SaveNotFoundError, UnknownFormatError
+from flambe_save.codecs import DumpOptions, PickleCodec, pickle_end
+from flambe_save.errors import CorruptSaveError, LoadError, SaveNotFoundError, UnknownFormatError
 from flambe_save.formats.manifest import find_ties
-from flambe_save.formats.reading import ReadOptions, Saved
-from flambe_save.layout import CLASS_KEY, CONFIG_KEY, DIRECTORIES_KEY, SOURCE_KEY, STASH_KEY, TAGS_KEY, VERSION_KEY
+from flambe_save.formats.reading import Damage, ReadOptions, Saved
+from flambe_save.layout import (
+    CLASS_KEY,
+    CONFIG_KEY,
+    DIRECTORIES_KEY,
+    SOURCE_KEY,
+    STASH_KEY,
+    TAGS_KEY,
+    VERSION_KEY,
+    what_it_is,
+)
 from flambe_save.state import State
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
@@ -19,6 +31,9 @@ from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
 __all__ = ["PICKLE", "PickleFormat"]
 
 _CODEC = PickleCodec()
+# Behind the pickle, where unpicklers do not look: its size and checksum
+_TRAILER = b"\nflambe_save %d bytes crc32 %08x\n"
+_FIX = "Take it from a copy of the save."
 _FIRST_BYTES = b"\x80"  # every pickle since protocol 2 begins so
 
 
@@ -35,17 +50,17 @@ class PickleFormat:
         plain: OrderedDict[str, Any] = OrderedDict(state)
         plain._metadata = OrderedDict(state._metadata)  # type: ignore[attr-defined]
         plain._metadata[DIRECTORIES_KEY] = sorted(state.components)  # type: ignore[attr-defined]
+        buffer = io.BytesIO()
+        opaque = _CODEC.dump(plain, buffer, options)
         with store.writer("") as file:
-            return _CODEC.dump(plain, file, options)
+            file.write(buffer.getbuffer())
+            file.write(_TRAILER % (len(buffer.getbuffer()), zlib.crc32(buffer.getbuffer())))
+        return opaque
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Unpickle the State and cut it into its tree."""
-        with store.reader("") as file:
-            start = file.read(200)
-            if start[:1] != _FIRST_BYTES:
-                raise _foreign(start, options.where)
-            file.seek(0)
-            values = _CODEC.load(file, replace(options.values, file=options.where))
+        data, is_vouched_for = _read_checked(store, options.where)
+        values = _CODEC.load(io.BytesIO(data), replace(options.values, file=options.where))
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise UnknownFormatError(
                 f"the pickle holds a {type(values).__name__}, not a State",
@@ -71,7 +86,15 @@ class PickleFormat:
         for local in state._metadata.values():
             if isinstance(local, dict) and isinstance(local.get(TAGS_KEY), dict):
                 tags |= local[TAGS_KEY]
-        return Saved(node, find_ties(state_from_tree(node)), tags)
+        return Saved(node, find_ties(state_from_tree(node)), tags, is_vouched_for)
+
+    def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
+        """Yield what is wrong with the file, if anything is."""
+        try:
+            data, _ = _read_checked(store, options.where)
+            _CODEC.check(io.BytesIO(data), options.values)
+        except LoadError as error:
+            yield Damage(None, options.where, error.message)
 
 
 PICKLE = PickleFormat()
@@ -94,16 +117,29 @@ def _describes_components(metadata: Any) -> bool:
     return True
 
 
-def _foreign(start: bytes, where: str) -> FlambeSaveError:
-    """Say what a single file is, where it is no pickle."""
-    if start.startswith(b"PK\x03\x04"):
-        what, fix = "a torch.save file", "Read it with torch.load."
-    elif start.startswith(b"version https://git-lfs"):
-        what, fix = "a Git LFS pointer", "Run git lfs pull."
-    elif start.lstrip()[:1] == b"<":
-        what, fix = "an HTML page", "The download gave a page and not the file; check the address."
-    elif not start:
-        what, fix = "empty", "Take the file from a copy of the save."
-    else:
-        what, fix = "no pickle", "A save is a folder, a .pkl or a .tar.gz."
-    return UnknownFormatError(f"{where!r} is {what}, and no save", file=where, fix=fix)
+def _read_checked(store: Store, where: str) -> tuple[bytes, bool]:
+    """Return the pickle, compared with the checksum behind it, and whether it has one: Flambe's have none.
+
+    Raises
+    ------
+    UnknownFormatError
+        If it is no pickle.
+    CorruptSaveError
+        If it is damaged.
+    """
+    with store.reader("") as file:
+        start = file.read(200)
+        if start[:1] != _FIRST_BYTES or what_it_is(start) is not None:
+            what, fix = what_it_is(start) or ("no pickle", "A save is a folder, a .pkl or a .tar.gz.")
+            raise UnknownFormatError(f"{where!r} is {what}, and no save", file=where, fix=fix)
+        data = start + file.read()
+    try:
+        end = pickle_end(data)
+    except pickle.UnpicklingError as error:
+        raise CorruptSaveError(f"the pickle cannot be read: {error}", file=where, fix=_FIX) from error
+    if len(data) == end:
+        return data, False
+    body = data[:end]
+    if data[end:] != _TRAILER % (end, zlib.crc32(body)):
+        raise CorruptSaveError("the file is damaged: it does not match its checksum", file=where, fix=_FIX)
+    return body, True

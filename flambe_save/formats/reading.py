@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from flambe_save.codecs import LoadOptions
 from flambe_save.tree import SaveTreeNode
 
-__all__ = ["ReadOptions", "Saved"]
+__all__ = ["Damage", "ReadOptions", "Saved"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,29 @@ class Saved:
         Groups of state keys, relative to the tree, whose tensors are one.
     tags : dict of str to str
         What the tags in configs meant when they were written: tag -> dotted path of the class.
+    is_vouched_for : bool
+        Whether checksums over the whole save say that its parts belong together.
     """
 
     tree: SaveTreeNode
     ties: list[list[str]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    is_vouched_for: bool = False
+
+
+class Damage(NamedTuple):
+    """Something in a save that is not as it was saved.
+
+    Attributes
+    ----------
+    node : str or None
+        Dotted prefix of the component; ``""`` is the root, None where the damage is of no one component.
+    file : str or None
+        The file inside the save.
+    problem : str
+        What is wrong with it.
+    """
+
+    node: str | None
+    file: str | None
+    problem: str

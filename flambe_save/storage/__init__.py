@@ -11,10 +11,13 @@ from types import TracebackType
 from typing import BinaryIO, Protocol
 
 from flambe_save.errors import SaveNotFoundError
+from flambe_save.layout import PROTOCOL_FILE
+from flambe_save.storage.aside import old_save
 from flambe_save.storage.existing import check_outside, check_replaceable
 from flambe_save.storage.local import FileStore, FolderStore
 from flambe_save.storage.memory import MemoryStore
 from flambe_save.storage.tar import TarStore
+from flambe_save.trust import Limits
 
 __all__ = [
     "FileStore",
@@ -26,6 +29,7 @@ __all__ = [
     "check_replaceable",
     "create_store",
     "open_store",
+    "whole_save",
 ]
 
 
@@ -53,8 +57,10 @@ class Store(Protocol):
     ) -> None: ...
 
 
-def open_store(path: str | os.PathLike[str]) -> Store:
+def open_store(path: str | os.PathLike[str], limits: Limits | None = None) -> Store:
     """Open what is at ``path`` for reading; a folder, an archive and a file are told apart by their content.
+
+    Where a process died between setting an old save aside and putting the new one in its place, the old one is read.
 
     Raises
     ------
@@ -62,14 +68,45 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         If there is nothing there; the message names what is near.
     """
     where = Path(path)
+    if not where.exists():
+        where = old_save(where) or where
     if where.is_dir():
         return FolderStore(where)
     if not where.is_file():
+        if os.path.lexists(where):
+            raise SaveNotFoundError(
+                f"what is at {str(where)!r} is neither a file nor a folder",
+                file=str(where),
+                fix="A save is a folder, a .pkl, or a .tar.gz of either.",
+            )
         raise SaveNotFoundError(f"there is no save at {str(where)!r}", file=str(where), fix=_near(where))
-    return TarStore(where) if TarStore.recognises(where) else FileStore(where)
+    return TarStore(where, limits=limits) if TarStore.recognises(where) else FileStore(where)
 
 
-def create_store(path: str | os.PathLike[str], *, archive: bool, single: bool, overwrite: bool = False) -> Store:
+def whole_save(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Return the root of the save that a folder is a part of, and its name in there; itself and ``""`` for any other.
+
+    A part is checked by the manifest of the whole, which is at the root alone.
+    """
+    here = Path(path)
+    if not (here / PROTOCOL_FILE).is_file():
+        return here, ""
+    real = Path(os.path.realpath(here))
+    root = real
+    while (root.parent / PROTOCOL_FILE).is_file():
+        root = root.parent
+    return (here, "") if root == real else (root, real.relative_to(root).as_posix())
+
+
+def create_store(
+    path: str | os.PathLike[str],
+    *,
+    archive: bool,
+    single: bool,
+    overwrite: bool = False,
+    durable: bool = False,
+    size: int = 0,
+) -> Store:
     """Make a store that will appear at ``path`` when its ``with`` is left.
 
     Parameters
@@ -80,10 +117,14 @@ def create_store(path: str | os.PathLike[str], *, archive: bool, single: bool, o
         The save is one file, so the only name will be ``""``.
     overwrite : bool
         Whether something at ``path`` may be replaced.
+    durable : bool
+        Whether leaving the store waits until the save is on the disk.
+    size : int
+        Bytes that there must be space for; an archive may well need less, and is not asked.
     """
     if archive:
-        return TarStore(path, "w", single=single, overwrite=overwrite)
-    return (FileStore if single else FolderStore)(path, "w", overwrite=overwrite)
+        return TarStore(path, "w", single=single, overwrite=overwrite, durable=durable)
+    return (FileStore if single else FolderStore)(path, "w", overwrite=overwrite, durable=durable, size=size)
 
 
 def _near(path: Path) -> str:

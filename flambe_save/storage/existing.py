@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flambe_save.errors import SaveError, TargetExistsError
 from flambe_save.layout import NODE_FILES, PICKLE_SUFFIX, PROTOCOL_FILE, ROOT_FILES
-from flambe_save.storage.local import files_below
+from flambe_save.storage.disk import Folder, Kind
 
 __all__ = ["check_outside", "check_replaceable"]
 
@@ -45,8 +45,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
     target = Path(os.path.abspath(path))
     foreign = None
     if target.is_dir():
-        own = (*NODE_FILES, *ROOT_FILES)
-        foreign = next((name for name in files_below(target, "") if name.rpartition("/")[2] not in own), None)
+        foreign = _foreign_file(target)
     elif target.is_file() and not _is_save(target):
         foreign = target.name
     if foreign is not None:
@@ -55,6 +54,16 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
             file=str(target),
             fix="Choose another path, or move it elsewhere.",
         )
+
+
+def _foreign_file(path: Path) -> str | None:
+    """Return a file in a folder that no save has; hidden ones are the system's."""
+    own = (*NODE_FILES, *ROOT_FILES)
+    with Folder(path) as folder:
+        for name, kind in folder.walk(skip=lambda last: last.startswith(".")):
+            if kind is not Kind.FOLDER and name.rpartition("/")[2] not in own:
+                return name
+    return None
 
 
 def _is_save(path: Path) -> bool:

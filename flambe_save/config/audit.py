@@ -1,0 +1,93 @@
+"""What a config asks for beyond building imported classes: found before anything is built, and put to the trust.
+
+extensions.py does the same for modules, which are imported between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml as pyyaml
+
+from flambe_save.config.link import FunctionCallLink
+from flambe_save.config.parsing import Document
+from flambe_save.config.registrable import TAGS, needs_trust
+from flambe_save.config.values import BY_TAG
+from flambe_save.errors import RegistrationError
+from flambe_save.trust import Trust
+
+__all__ = ["check_tags", "contradiction"]
+
+
+def check_tags(
+    document: Document, recorded: Mapping[str, str], trust: Trust, *, node: str | None, file: str | None
+) -> None:
+    """Refuse calls, and factories that read or download what their arguments name; note unknown tags in an audit.
+
+    Parameters
+    ----------
+    document : Document
+    recorded : mapping of str to str
+        What the save recorded for its tags: tag -> dotted path.
+    trust : Trust
+    node, file : str or None
+        For messages.
+
+    Raises
+    ------
+    UntrustedError
+    """
+    for tag in document.tags:
+        if tag in BY_TAG or tag == "type":
+            continue
+        try:
+            cls, factory = TAGS.resolve(tag, recorded.get(tag))
+        except RegistrationError:
+            trust.note_unknown(tag, recorded.get(tag, tag), node=node, file=file)
+            continue
+        if issubclass(cls, FunctionCallLink) or (factory is not None and needs_trust(cls, factory)):
+            trust.check_call(f"!{tag}", node=node, file=file)
+
+
+_REFERENCES = ("!@", "!link", "!call", "!$")  # these are relative to the config that they are in
+
+
+def contradiction(whole: Document, path: list[str], part: Document) -> str | None:
+    """Say where a component's own config differs from what the config around it says of it, or None.
+
+    Parameters
+    ----------
+    whole : Document
+    path : list of str
+        The keys that lead to the component; where they lead to no config, there is nothing to compare.
+    part : Document
+    """
+    outer: Any = whole.root
+    for key in path:
+        outer = next((value for name, value in _entries(outer) if name == key), None)
+        if outer is None:
+            return None
+    seen: set[tuple[int, int]] = set()
+    waiting: list[tuple[str, Any, Any]] = [("", outer, part.root)]
+    while waiting:
+        where, one, other = waiting.pop()
+        if (id(one), id(other)) in seen or one.tag in _REFERENCES or other.tag in _REFERENCES:
+            continue
+        seen.add((id(one), id(other)))
+        entries, others = list(_entries(one)), list(_entries(other))
+        same_scalar = not isinstance(one, pyyaml.ScalarNode) or one.value == getattr(other, "value", None)
+        if one.tag != other.tag or not same_scalar or [name for name, _ in entries] != [name for name, _ in others]:
+            return where or one.tag
+        waiting += [
+            (f"{where}.{name}" if where else name, value, others[index][1])
+            for index, (name, value) in enumerate(entries)
+        ]
+    return None
+
+
+def _entries(node: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, pyyaml.MappingNode):
+        yield from ((str(key.value), value) for key, value in node.value)
+    elif isinstance(node, pyyaml.SequenceNode):
+        yield from ((str(index), item) for index, item in enumerate(node.value))

@@ -1,0 +1,92 @@
+"""BuildBudget: what constructors may allocate while a config is built, counted before the memory is spent."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flambe_save.trust import Trust
+
+__all__ = ["BuildBudget"]
+
+_FOR_EACH_VALUE = 1 << 20  # bytes that each value of the state justifies, whatever its own size
+_FOR_EACH_CALL = 64 << 10  # bytes that each new tensor counts at least: a billion small ones are too much as well
+_TIMES = 16  # a constructor makes weights, and copies and checks of them, before the state fills them
+
+
+class BuildBudget(TorchDispatchMode):
+    """Counts, inside its ``with``, the bytes of tensors that are made, and refuses what the state does not justify.
+
+    An operation that makes a tensor from numbers alone is run on the meta device first, where it takes no memory.
+
+    Parameters
+    ----------
+    trust : Trust
+        Its limits say how much is free.
+    values : int
+        How many values the saved state has.
+    state_bytes : int
+        How many bytes its tensors have.
+
+    Raises
+    ------
+    LimitError
+        From whatever allocates too much.
+    """
+
+    def __init__(self, trust: Trust, values: int, state_bytes: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._trust = trust
+        self._justified = _TIMES * state_bytes + _FOR_EACH_VALUE * values
+        self._spent = 0
+        self._kinds: dict[Any, str] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, which takes seconds, to keep it out of what is never compiled
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, counted."""
+        kwargs = kwargs or {}
+        kind = self._kinds.get(func)
+        if kind is None:
+            kind = self._kinds[func] = _kind_of(func)
+        if kind == "makes":
+            self._spend(func(*args, **{**kwargs, "device": "meta", "pin_memory": None}) if _is_big(args) else None)
+        elif kind == "enlarges":
+            like = torch.empty_strided(args[0].shape, args[0].stride(), dtype=args[0].dtype, device="meta")
+            self._spend(func(like, *args[1:], **kwargs))
+        elif kind == "copies":
+            self._spend(max((item for item in args if isinstance(item, torch.Tensor)), key=_bytes_of, default=None))
+        return func(*args, **kwargs)
+
+    def _spend(self, tensor: Any) -> None:
+        self._spent += max(_bytes_of(tensor), _FOR_EACH_CALL)
+        self._trust.check_size(self._spent, self._justified)
+
+
+def _bytes_of(tensor: Any) -> int:
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        return 0
+    return tensor.numel() * tensor.element_size()
+
+
+def _kind_of(func: Any) -> str:
+    """Tell what an operation does to memory: nothing, makes it from numbers, copies it, or makes it larger."""
+    schema = func._schema
+    if schema.is_mutable or any(value.alias_info is not None for value in schema.returns):
+        return "nothing"
+    names = {argument.name for argument in schema.arguments}
+    if func.overloadpacket in (torch.ops.aten.repeat, torch.ops.aten.constant_pad_nd):
+        return "enlarges"
+    return "makes" if {"device", "pin_memory"} <= names else "copies"
+
+
+def _is_big(args: Any) -> bool:
+    """Whether numbers among the arguments could stand for more memory than one call counts anyway."""
+    numbers = [item for arg in args for item in (arg if isinstance(arg, (list, tuple)) else (arg,))]
+    product = math.prod(max(1, abs(item)) for item in numbers if isinstance(item, (int, float)) and item == item)
+    return product * 16 > _FOR_EACH_CALL or any(isinstance(item, torch.Tensor) for item in numbers)

@@ -1,0 +1,47 @@
+"""Calls as deep as a config: generators, run from a list, so that Python's stack does not limit the depth of a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, NamedTuple, TypeAlias
+
+__all__ = ["Call", "Steps", "run"]
+
+Steps: TypeAlias = "Generator[Steps, Any, Any]"  # yields other steps to be run, and is sent their results
+
+
+class Call(NamedTuple):
+    """Steps still to be run, in the place of their result."""
+
+    steps: Steps
+
+
+def run(steps: Steps) -> Any:
+    """Run steps and all that they yield, and return their result; what one raises is raised where it was yielded.
+
+    Examples
+    --------
+    >>> def depth(nested):
+    ...     return (1 + (yield depth(nested[0]))) if nested else 0
+    >>> nested = []
+    >>> for _ in range(100_000):
+    ...     nested = [nested]
+    >>> run(depth(nested))
+    100000
+    """
+    stack, result, error = [steps], None, None
+    while stack:
+        try:
+            inner = stack[-1].send(result) if error is None else stack[-1].throw(error)
+        except StopIteration as stop:
+            stack.pop()
+            result, error = stop.value, None
+        except BaseException as raised:
+            stack.pop()
+            error = raised
+        else:
+            stack.append(inner)
+            result, error = None, None
+    if error is not None:
+        raise error
+    return result

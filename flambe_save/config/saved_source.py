@@ -1,0 +1,62 @@
+"""Classes made from the source code in a save. This runs that code, so only ``use_saved_source=True`` leads here."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from flambe_save.errors import LoadError, quote
+
+__all__ = ["define_classes"]
+
+
+def define_classes(sources: Mapping[str, str], known: Mapping[str, Any], *, file: str | None = None) -> None:
+    """Run class definitions, which registers the classes as importing their modules would, for the rest of the process.
+
+    A source is that of a class alone, without what its module imports: torch, ``nn``, ``F``, ``np`` where numpy is
+    imported, the names of typing, ``known``, and the other classes of the same module are there for it.
+
+    Parameters
+    ----------
+    sources : mapping of str to str
+        Dotted path -> source code.
+    known : mapping of str to object
+        More names that the sources may use.
+    file : str, optional
+        For messages.
+
+    Raises
+    ------
+    LoadError
+        If a definition raises; the message names what is missing.
+    """
+    common: dict[str, Any] = {name: getattr(typing, name) for name in typing.__all__}
+    common.update(known, torch=torch, nn=torch.nn, F=torch.nn.functional)
+    if "numpy" in sys.modules:
+        common.update(np=sys.modules["numpy"], numpy=sys.modules["numpy"])
+    namespaces: dict[str, dict[str, Any]] = {}
+    waiting = dict(sources)
+    while waiting:  # a class may be the base of another, so whatever fails is tried again after the rest
+        errors: dict[str, Exception] = {}
+        for path, source in waiting.items():
+            module = path.rpartition(".")[0]
+            namespace = namespaces.setdefault(module, {**common, "__name__": module})
+            name = f"<saved source of {path}>"
+            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+            try:
+                exec(compile(source, name, "exec"), namespace)
+            except Exception as error:  # whatever the code raises
+                errors[path] = error
+        if len(errors) == len(waiting):
+            path, first = next(iter(errors.items()))
+            raise LoadError(
+                f"the saved source of {quote(path)} cannot be run: {type(first).__name__}: {str(first)[:200]}",
+                file=file,
+                fix="Copy it into a module with the imports that it needs, and import that module first.",
+            ) from first
+        waiting = {path: waiting[path] for path in errors}

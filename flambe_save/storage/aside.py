@@ -1,0 +1,412 @@
+"""Aside: a save is written beside its target and made the target in one step. local.py and tar.py write through it.
+
+The target holds the old save or the new one, never a part of either, at whatever instant the process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from flambe_save.errors import SaveError, TargetExistsError
+from flambe_save.layout import PROTOCOL_FILE
+from flambe_save.storage.disk import Folder, exchange, rename_new, sync_folder, sync_tree
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["Aside", "finish", "old_save"]
+
+_ASIDE = ".flambe-aside"
+_OLD = ".flambe-aside-old"  # an old save between two renames: it counts as the target where the new one never arrived
+_YOUNG = 60  # seconds for which an aside of a living process is left alone although nothing holds it
+_LONG_AGO = 24 * 3600  # seconds after which an aside is a leftover where the system has no locks
+_ours: set[str] = set()  # names of the asides of this process
+
+
+class Aside:
+    """A place beside the target where a save is written, until :meth:`commit` makes it the target.
+
+    Parameters
+    ----------
+    target : path
+        Where the save shall be; where that is a link, what it points to. Missing parent folders are made, and removed
+        again by :meth:`discard`.
+    overwrite : bool
+        Whether a save that is there may be replaced. Something that is no save never is.
+    folder : bool
+        Whether the save is a folder.
+    durable : bool
+        Whether :meth:`commit` returns only when the save is on the disk, and not in the system's memory alone.
+    size : int
+        Bytes that will be written at least, as far as that is known.
+
+    Raises
+    ------
+    TargetExistsError
+        If something is there and may not be replaced.
+    SaveError
+        If there is not enough space for ``size``.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        overwrite: bool,
+        folder: bool,
+        durable: bool = False,
+        size: int = 0,
+    ) -> None:
+        self.target = Path(os.path.realpath(target))
+        self._overwrite = overwrite
+        self._is_folder = folder
+        self._durable = durable
+        self._check_target()
+        self._replaces = _identity(self.target)
+        self.path = self._name(_ASIDE)
+        self.folder: Folder | None = None
+        self._lock: int | None = None
+        self._old: Path | None = None
+        self._files: list[str] = []
+        self._folders: list[str] = []
+        self._made_parents: list[Path] = []
+        _ours.add(self.path.name)
+        try:
+            _make_parents(self.target.parent, self._made_parents)
+            _remove_leftovers(self.target)
+            _check_space(self.target, size)
+            if folder:
+                self.path.mkdir()
+                self.folder = Folder(self.path)
+                self._lock = _locked(self.path)
+            else:
+                self._lock = os.open(
+                    self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666
+                )
+                _try_lock(self._lock)
+        except BaseException:
+            self.discard()
+            raise
+
+    def create(self, name: str) -> BinaryIO:
+        """Open a new file of a folder for writing, made with the folders that it lies in."""
+        assert self.folder is not None, "a single file has no names"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        self._files.append(name)
+        try:
+            return os.fdopen(self.folder.open(name, flags), "wb")
+        except FileNotFoundError:
+            self._make_folders(name)
+            return os.fdopen(self.folder.open(name, flags), "wb")
+
+    def _make_folders(self, name: str) -> None:
+        assert self.folder is not None
+        missing: list[str] = []
+        while name := name.rpartition("/")[0]:
+            missing.append(name)
+            try:
+                self.folder.make_folder(name)
+            except FileNotFoundError:
+                continue
+            self._folders.append(missing.pop())
+            break
+        for name in reversed(missing):
+            self.folder.make_folder(name)
+            self._folders.append(name)
+
+    # -------------------------------------------------------------------------------------------- the end
+
+    def commit(self) -> None:
+        """Make what was written the target.
+
+        An old save is swapped out when the new one is on the disk, and only then removed.
+
+        Raises
+        ------
+        TargetExistsError, SaveError
+            If something came to be at the target, or took the old save's place, since this save began.
+        """
+        self._check_target()
+        if self._durable or self._replaces is not None:
+            # An old save may be the only good copy: the new one is on the disk before the old one goes
+            sync_tree(self.path)
+        if self._replaces is None or not os.path.lexists(self.target):
+            self._arrive()
+            return
+        old = self.path
+        if not self._exchange():
+            self._check_unchanged(_identity(self.target))
+            old = self._put_instead()
+        # The new save is in place: what fails from here on is no failure of it
+        with contextlib.suppress(OSError):
+            sync_folder(self.target.parent)
+        self._let_go()
+        _remove(old)
+
+    def _arrive(self) -> None:
+        """Rename to where nothing is."""
+        try:
+            rename_new(self.path, self.target, folder=self._is_folder)
+        except FileExistsError as error:
+            raise TargetExistsError(
+                f"something came to be at {str(self.target)!r} while this was written: another process saves there",
+                file=str(self.target),
+                fix="What is there is complete. Give each process its own path, or save again with overwrite=True.",
+            ) from error
+        if self._durable:
+            for parent in [*self._made_parents, self.target.parent]:
+                sync_folder(parent)
+            if self._made_parents:
+                sync_folder(self._made_parents[-1].parent)
+        self._let_go()
+
+    def _exchange(self) -> bool:
+        """Swap with the old save; swap back where it is no longer the one that was there at the beginning."""
+        if not exchange(self.path, self.target):
+            return False
+        if _identity(self.path) != self._replaces:
+            exchange(self.path, self.target)
+            self._check_unchanged(None)
+        return True
+
+    def _put_instead(self) -> Path:
+        """Take the old save's place where the system cannot swap; return where the old one is now."""
+        if not self._is_folder:
+            os.replace(self.path, self.target)
+            return self.path
+        old = self._old = self._name(_OLD)
+        try:
+            os.rename(self.target, old)
+            os.rename(self.path, self.target)
+        except BaseException:
+            if not os.path.lexists(self.target):
+                os.rename(old, self.target)
+            raise
+        return old
+
+    def _check_unchanged(self, found: object) -> None:
+        if found != self._replaces:
+            raise SaveError(
+                f"the save at {str(self.target)!r} was replaced while this was written: another process saves there",
+                file=str(self.target),
+                fix="What is there is complete and was kept. Give each process its own path, or save again.",
+            )
+
+    def discard(self) -> None:
+        """Remove what was written, and the parent folders made for it."""
+        if self.folder is not None:
+            # No file is opened for this: it works where too many are open
+            for name in self._files:
+                with contextlib.suppress(OSError):
+                    self.folder.remove(name, folder=False)
+            for name in reversed(self._folders):
+                with contextlib.suppress(OSError):
+                    self.folder.remove(name, folder=True)
+        self._let_go()
+        _remove(self.path)
+        if self._old is not None and os.path.lexists(self.target):
+            _remove(self._old)
+        for parent in self._made_parents:
+            try:
+                parent.rmdir()
+            except OSError:
+                break
+
+    def _let_go(self) -> None:
+        if self.folder is not None:
+            self.folder.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        _ours.discard(self.path.name)
+
+    # -------------------------------------------------------------------------------------------- the target
+
+    def _name(self, suffix: str) -> Path:
+        token = f"{os.getpid()}-{secrets.token_hex(4)}"
+        return self.target.with_name(f".{_short(self.target.name)}.{token}{suffix}")
+
+    def _check_target(self) -> None:
+        if not os.path.lexists(self.target):
+            return
+        shown = str(self.target)
+        if self._is_folder and self.target.is_dir() and not any(self.target.iterdir()):
+            return  # an empty folder holds nothing to lose, and a rename onto it succeeds
+        if not self._overwrite:
+            raise TargetExistsError(
+                f"there is already something at {shown!r}",
+                file=shown,
+                fix="Choose another path, or overwrite=True.",
+            )
+        if not ((self.target / PROTOCOL_FILE).is_file() if self._is_folder else self.target.is_file()):
+            raise TargetExistsError(
+                f"what is at {shown!r} is no save of this kind, so overwrite=True does not remove it",
+                file=shown,
+                fix="Choose another path, or remove it yourself.",
+            )
+
+
+def finish(aside: Aside | None, *, failed: bool) -> None:
+    """End a store's ``with``: commit, or discard after an exception or where committing fails."""
+    if aside is None:
+        return
+    if failed:
+        aside.discard()
+        return
+    try:
+        aside.commit()
+    except BaseException:
+        aside.discard()
+        raise
+
+
+def old_save(target: Path) -> Path | None:
+    """Return where an old save lies whose process died, or is, between setting it aside and putting the new one."""
+    found = [path for path, is_old in _asides(Path(os.path.realpath(target))) if is_old]
+    return min(found, default=None)
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Return what tells one save at a path from the next, also after a rename; None for nothing or an empty folder."""
+    try:
+        facts = os.stat(path)
+        if os.path.isdir(path) and not os.listdir(path):
+            return None
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_mtime_ns
+
+
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    """Make a folder and those it lies in, noting in ``made`` what was made, the innermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for parent in reversed(missing):
+        parent.mkdir(exist_ok=True)
+        made.insert(0, parent)
+
+
+def _check_space(target: Path, size: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if size > free:
+        raise SaveError(
+            f"the disk has no space for the save: it needs {size:,} bytes, and {free:,} are free",
+            file=str(target),
+            fix="Nothing was written. Make space, or save elsewhere.",
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _short(name: str) -> str:
+    """Return the beginning of a name, so that a longer one beside it still fits the disk's 255 bytes."""
+    return os.fsencode(name)[:100].decode("utf-8", "ignore")
+
+
+# ------------------------------------------------------------------------------------------------ leftovers
+
+
+def _asides(target: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield ``(path, whether it is an old save set aside)`` of what lies aside for a target."""
+    ours = re.compile(re.escape(f".{_short(target.name)}.") + r"\d+-[0-9a-f]{8}" + re.escape(_ASIDE) + "(-old)?")
+    try:
+        names = os.listdir(target.parent)
+    except OSError:
+        return
+    for name in names:
+        match = ours.fullmatch(name)
+        if match:
+            yield target.with_name(name), match[1] is not None
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what processes that are gone left aside for this target; put back an old save that none replaced."""
+    for path, is_old in list(_asides(target)):
+        if not _is_left_over(path):
+            continue
+        if is_old and not os.path.lexists(target):
+            os.rename(path, target)
+        else:
+            _remove(path)
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether no process is writing here: it would hold a lock, which ends with it whatever its number becomes."""
+    if path.name in _ours:
+        return False
+    try:
+        lock = _locked(path)
+        age = time.time() - os.stat(path).st_mtime
+    except OSError:  # somebody else has just removed it, or holds it
+        return False
+    if lock is not None:
+        os.close(lock)
+    pid = int(path.name.removesuffix("-old").removesuffix(_ASIDE).rpartition(".")[2].partition("-")[0])
+    if fcntl is None:
+        return age > _LONG_AGO
+    return pid == os.getpid() or age > _YOUNG or not _alive(pid)  # it may just be about to take its lock
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _locked(path: Path) -> int | None:
+    """Open and lock a file or folder; None where the system has no such locks.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process, or another Aside, holds it.
+    """
+    if fcntl is None:
+        return None
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        _try_lock(handle)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _try_lock(handle: int) -> None:
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a file system without locks: then age and process number must do
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder and all in it, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.rmdir()  # where it is empty already, nothing need be opened
+                return
+            with Folder(path) as folder:
+                folder.remove_all()
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)

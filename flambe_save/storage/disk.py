@@ -1,0 +1,281 @@
+"""Disk: an open folder and what is below it, for aside.py and local.py.
+
+What is done to a folder goes through its descriptor where the system has such calls (all but Windows): a folder that
+is swapped out while it is read is still the one that was opened, and names may be longer than a path may be.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from flambe_save.errors import CorruptSaveError, LoadError
+
+__all__ = ["Folder", "Kind", "exchange", "open_regular", "rename_new", "sync_folder", "sync_tree"]
+
+R = TypeVar("R")
+
+_BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
+# Of four bytes at most: systems take 1023, or 4095; the rest of a longer name is looked up from where that ends
+_MAX_CHARS = 250
+_FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_MANY = 100  # files; past this one sync of the file system is faster than one of each file
+
+
+class Kind(enum.Enum):
+    """What an entry of a folder is; a link to a file, a pipe or a device counts as a file until it is opened."""
+
+    FILE = enum.auto()
+    FOLDER = enum.auto()
+    LINK_TO_FOLDER = enum.auto()
+
+
+class Folder:
+    """A folder, held open; names below it have ``/`` between their parts. Used with ``with``.
+
+    Parameters
+    ----------
+    path : path
+        A link to a folder is followed; below it none is.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._descriptor = os.open(path, _FOLDER_FLAGS) if _BY_DESCRIPTOR else None
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the folder; what was opened below it stays open."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def fileno(self) -> int:
+        """Return the descriptor; OSError where there is none."""
+        if self._descriptor is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._descriptor
+
+    def was_replaced(self) -> bool:
+        """Whether the path now leads to another folder, or to none."""
+        if self._descriptor is None:
+            return False
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
+        except OSError:
+            return True
+
+    def open(self, name: str, flags: int = _READ_FLAGS) -> int:
+        """Open a file, or a folder with ``os.O_DIRECTORY``; the descriptor is the caller's to close."""
+        return self._at(name, lambda part, **at: os.open(part, flags, 0o666, **at))
+
+    def make_folder(self, name: str) -> None:
+        """Make one folder."""
+        self._at(name, lambda part, **at: os.mkdir(part, **at))
+
+    def remove(self, name: str, *, folder: bool) -> None:
+        """Remove a file or a link, or an empty folder."""
+        self._at(name, lambda part, **at: (os.rmdir if folder else os.unlink)(part, **at))
+
+    def remove_all(self) -> None:
+        """Remove all that is below, as far as that is possible."""
+        folders: list[str] = []
+        for name, kind in self.walk():
+            if kind is Kind.FOLDER:
+                folders.append(name)
+            else:
+                self._try_to_remove(name, folder=False)
+        for name in reversed(folders):  # a folder comes after the one it is in
+            self._try_to_remove(name, folder=True)
+
+    def _try_to_remove(self, name: str, *, folder: bool) -> None:
+        try:
+            self.remove(name, folder=folder)
+        except OSError:
+            pass
+
+    def walk(self, skip: Callable[[str], bool] = lambda name: False) -> Iterator[tuple[str, Kind]]:
+        """Yield ``(name, kind)`` for all below, a folder before what is in it; links are not followed.
+
+        What ``skip`` is true for, which is given the last part of a name, is left out with all in it.
+        """
+        waiting = [""]
+        while waiting:
+            here = waiting.pop()
+            for last, kind in self._entries(here):
+                if not skip(last):
+                    name = f"{here}/{last}" if here else last
+                    yield name, kind
+                    if kind is Kind.FOLDER:
+                        waiting.append(name)
+
+    def _entries(self, name: str) -> list[tuple[str, Kind]]:
+        if self._descriptor is None:
+            with os.scandir(self.path / name) as found:
+                return [(entry.name, _kind(entry)) for entry in found]
+        handle = self.open(name or ".", _FOLDER_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            with os.scandir(handle) as found:
+                return [(entry.name, _kind(entry)) for entry in found]
+        finally:
+            os.close(handle)
+
+    def _at(self, name: str, call: Callable[..., R]) -> R:
+        """Call with a name short enough for the system, and the folder that it is relative to."""
+        if self._descriptor is None:
+            return call(os.fspath(self.path / name))
+        here = os.dup(self._descriptor) if len(name) > _MAX_CHARS else self._descriptor
+        try:
+            while len(name) > _MAX_CHARS and "/" in name:
+                end = name.rfind("/", 0, _MAX_CHARS)
+                step, _, name = (name[:end], "", name[end + 1 :]) if end > 0 else name.partition("/")
+                before, here = here, os.open(step, _FOLDER_FLAGS, dir_fd=here)
+                os.close(before)
+            return call(name, dir_fd=here)
+        finally:
+            if here != self._descriptor:
+                os.close(here)
+
+
+def _kind(entry: os.DirEntry[str]) -> Kind:
+    if entry.is_dir(follow_symlinks=False):
+        return Kind.FOLDER
+    return Kind.LINK_TO_FOLDER if entry.is_symlink() and entry.is_dir() else Kind.FILE
+
+
+def open_regular(open_it: Callable[[], int], name: str, shown: str) -> int:
+    """Open a regular file, or a link to one; a pipe or a device is refused without waiting for it.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    LoadError
+        If it may not be read, or is no regular file.
+    """
+    try:
+        handle = open_it()
+    except FileNotFoundError:
+        raise KeyError(name) from None
+    except PermissionError as error:
+        raise LoadError(f"you may not read {name!r}", file=shown, fix="Ask its owner for permission.") from error
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        raise CorruptSaveError(f"cannot read {name!r}: {error.strerror}", file=shown) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise CorruptSaveError(f"{name!r} is no regular file", file=shown)
+    return handle
+
+
+# ------------------------------------------------------------------------------------------------ renaming
+
+_AT_CWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two paths in one step (Linux's renameat2 with RENAME_EXCHANGE); False where that is not to be had."""
+    return _renameat2(one, other, _EXCHANGE) == 0
+
+
+def rename_new(source: Path, target: Path, *, folder: bool) -> None:
+    """Rename in one step to a path where nothing is, or an empty folder where the source is a folder.
+
+    Raises
+    ------
+    FileExistsError
+        If something is there.
+    """
+    if folder:
+        try:
+            os.rename(source, target)  # the system itself refuses a target that is no empty folder
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+            raise
+        return
+    code = _renameat2(source, target, _NO_REPLACE)
+    if code == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    if code == 0:
+        return
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: there is a moment between look and rename
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.rename(source, target)
+    else:
+        os.unlink(source)
+
+
+def _renameat2(one: Path, other: Path, flags: int) -> int:
+    """Return 0, or the error's number; ENOSYS where there is no such call."""
+    call = _library_call("renameat2")
+    if call is None:
+        return errno.ENOSYS
+    if call(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), flags) == 0:
+        return 0
+    return ctypes.get_errno() or errno.ENOSYS
+
+
+def _library_call(name: str) -> Any:
+    try:
+        return getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+# ------------------------------------------------------------------------------------------------ syncing
+
+
+def sync_tree(path: Path) -> None:
+    """Force a file, or a folder and all below it, to the disk.
+
+    A folder of very many files is synced with its whole file system at once (Linux's syncfs), which is faster.
+    """
+    if not path.is_dir():
+        _sync(os.open(path, os.O_RDONLY))
+        return
+    with Folder(path) as folder:
+        names = list(folder.walk())
+        call = _library_call("syncfs") if len(names) > _MANY else None
+        if call is not None and call(folder.fileno()) == 0:
+            return
+        for name, kind in reversed(names):  # what is in a folder before the folder
+            if kind is Kind.FILE:
+                _sync(folder.open(name))
+            elif os.name == "posix":  # Windows cannot open a folder, and needs no sync of it
+                _sync(folder.open(name, _FOLDER_FLAGS))
+    sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's own entries to the disk."""
+    if os.name == "posix":
+        _sync(os.open(path, _FOLDER_FLAGS))
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
