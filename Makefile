@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs clean
+.PHONY: demo test torture check lint types docs clean
 .DEFAULT_GOAL := check
 
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -18,6 +18,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto
+
+# The long form of the tests that kill, cut, fill up and damage: an hour or so, figures in docs/reliability.md
+torture: $(READY)
+	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest -s tests/durability tests/hostile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -134,8 +134,10 @@ class Trust:
             self.findings.extend(found)
         elif refused:
             shown = ", ".join(quote(name) for name in refused[:8]) + (", ..." if len(refused) > 8 else "")
+            is_module = any(name.startswith("torch.nn.modules.") for name in refused)
+            holds = "a pickle here holds a whole module, or parts of one, and" if is_module else "a pickle here"
             error = UntrustedError(
-                f"a pickle here names objects that only a trusting load may unpickle: {shown}",
+                f"{holds} names objects that only a trusting load may unpickle: {shown}",
                 node=node,
                 file=file,
                 fix=self.advice(refused),

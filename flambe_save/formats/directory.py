@@ -317,6 +317,8 @@ class _Reader:
         class_name, colon, version = self._text(folder + VERSION_FILE, prefix).partition(":")
         if not colon:
             raise CorruptSaveError("it does not read Class:version", node=prefix, file=folder + VERSION_FILE)
+        if self._manifest is not None:
+            self._manifest.check_node(prefix, folder.rstrip("/"), class_name, version.strip())
         stash_file = folder + STASH_FILE
         stash = self._bytes(stash_file, prefix)
         return SaveTreeNode(
@@ -366,6 +368,8 @@ class _Reader:
         except FlambeSaveError as error:
             error.locate(node=prefix, file=name)
             raise
+        except MemoryError as error:
+            raise LoadError("this machine has not the memory to read it", node=prefix, file=name) from error
         return data
 
     def _check_size(self, name: str, size: int, most: int | None, file: BinaryIO) -> None:

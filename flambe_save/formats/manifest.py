@@ -131,6 +131,24 @@ class Manifest:
                 fix="Take missing files from a copy; move foreign ones elsewhere.",
             )
 
+    def check_node(self, prefix: str, folder: str, class_name: str, version: str) -> None:
+        """Compare what a node's folder says of it with the listing.
+
+        Raises
+        ------
+        CorruptSaveError
+            If they differ.
+        """
+        entry = self.nodes.get(prefix, {})
+        there, listed = (folder, class_name, version), tuple(entry.get(key) for key in ("folder", "class", "version"))
+        if there != listed:
+            raise CorruptSaveError(
+                f"the manifest lists {quote(listed)} for this node, and its folder says {quote(there)}",
+                node=prefix,
+                file=MANIFEST_FILE,
+                fix="One of them was changed; take the save from a copy.",
+            )
+
     def check_size(self, name: str, size: int) -> None:
         """Compare a file's size, which is known before it is read.
 

@@ -301,7 +301,10 @@ def _make_parents(folder: Path, made: list[Path]) -> None:
 
 
 def _check_space(target: Path, size: int) -> None:
-    free = shutil.disk_usage(target.parent).free
+    try:
+        free = shutil.disk_usage(target.parent).free
+    except OSError:  # a file system that does not tell
+        return
     if size > free:
         raise SaveError(
             f"the disk has no space for the save: it needs {size:,} bytes, and {free:,} are free",
