@@ -10,7 +10,7 @@ import torch
 
 from flambe_save.codecs import DumpOptions, LoadOptions
 from flambe_save.errors import LoadError, SaveNotFoundError
-from flambe_save.formats import Format, ReadOptions, Saved
+from flambe_save.formats import Damage, Format, ReadOptions, Saved
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
 from flambe_save.storage import MemoryStore
@@ -125,6 +125,22 @@ class FormatContract(abc.ABC):
             assert (name or "the-save") in str(error)  # noqa: PT017
         else:
             assert same_tree(tree, self.make_tree()), name
+
+    def test_a_whole_save_verifies(self) -> None:
+        """What was written has no damage, whatever it would need trust to be read."""
+        assert self.damage(self.write(self.make_tree())) == []
+
+    def test_all_damage_is_told_at_once(self) -> None:
+        """Each file whose last bytes are gone is named, in one go."""
+        files = self.write(self.make_tree())
+        chosen = sorted(name for name in files if name.endswith(".pt"))[:2] or [""]
+        found = self.damage({name: data[:-10] if name in chosen else data for name, data in files.items()})
+        assert [item.file for item in found] == [name or "the-save" for name in chosen]
+
+    def damage(self, files: dict[str, bytes]) -> list[Damage]:
+        """Return what verifying files yields."""
+        with MemoryStore(files) as store:
+            return list(self.make_format().verify(store, ReadOptions(LoadOptions(), "", "the-save")))
 
     def test_values_are_read_where_they_shall_be(self) -> None:
         """``map_location`` reaches the tensors of every node."""
