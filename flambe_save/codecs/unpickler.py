@@ -162,7 +162,6 @@ class DataUnpickler(CarefulUnpickler):
         self._file = file
         self._budget = _BUDGET + 16 * len(stream.getbuffer())
         self._expanded = 0
-        self._stood_in = False
 
     def unpickle(self) -> Any:  # not read: the machine keeps a function of that name in each object
         """Unpickle one object.
@@ -177,13 +176,14 @@ class DataUnpickler(CarefulUnpickler):
         try:
             size = pickle_end(memoryview(self._stream.getbuffer())[self._start :])
             value = self.load()
+            value = Inert() if value is Inert else value
             most = max(_MAX_UNFOLDED, 4 * size)
             check(unfolded_size(value, most) <= most, "it stands for far more values than it has bytes")
             return value
         except FlambeSaveError:
             raise
         except Exception as error:
-            if self._stood_in:
+            if self._trust.findings:
                 return Inert()  # what is not made in an audit may well not fit where it belongs
 
             # MemoryError too: a pickle may ask for more than its own size could justify
@@ -206,7 +206,6 @@ class DataUnpickler(CarefulUnpickler):
             names = [dotted, *globals_of(self._rest())]
             self._refuse([item for item in names if data_global(item) is None and item not in (_NESTED, _DILL_TYPE)])
         if self._trust.findings is not None:
-            self._stood_in = True
             return Inert
         found = super().find_class(module, name)
         self._check_home(found, dotted)
@@ -223,7 +222,6 @@ class DataUnpickler(CarefulUnpickler):
         check(isinstance(name, str), "dill names a type by no text")
         if name != "set":
             self._refuse([f"{_DILL_TYPE}({name[:80]!r})"])
-            self._stood_in = True
             return Inert
         return data_global("builtins.set")  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ from typing import Any
 from flambe_save.config.arguments import MAX_UNFOLDED, call_with, replace_items, replacing, signature_of
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
-from flambe_save.errors import CompilationError, FlambeSaveError, UnpreparedLinkError
+from flambe_save.errors import CompilationError, FlambeSaveError, LinkError, UnpreparedLinkError
 from flambe_save.sizes import unfolded_size
 from flambe_save.state import join_key
 
@@ -206,7 +206,10 @@ class Schema(MutableMapping[str, Any]):
             for _, item in visit(self):
                 if isinstance(item, Reference):
                     item.forget()
-        return run(self._building(_Building({} if stash is None else stash), overrides, ()))
+        try:
+            return run(self._building(_Building({} if stash is None else stash), overrides, ()))
+        except RecursionError as error:
+            raise LinkError(f"the links of {self._name} lead from one to the next too many times") from error
 
     def _building(self, building: _Building, overrides: Mapping[str, Any], path: tuple[str, ...]) -> Steps:
         if self._compiled is not None:

@@ -368,6 +368,10 @@ class _Reader:
         except FlambeSaveError as error:
             error.locate(node=prefix, file=name)
             raise
+        except KeyError:
+            raise CorruptSaveError(
+                "it leads to no file", node=prefix, file=name, fix="Put the file itself there."
+            ) from None
         except MemoryError as error:
             raise LoadError("this machine has not the memory to read it", node=prefix, file=name) from error
         return data

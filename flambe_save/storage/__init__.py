@@ -68,6 +68,8 @@ def open_store(path: str | os.PathLike[str], limits: Limits | None = None) -> St
         If there is nothing there; the message names what is near.
     """
     where = Path(path)
+    if "\0" in str(where):
+        raise SaveNotFoundError(f"{str(where)!r} is no path", file=str(where))
     if not where.exists():
         where = old_save(where) or where
     if where.is_dir():
@@ -89,7 +91,7 @@ def whole_save(path: str | os.PathLike[str]) -> tuple[Path, str]:
     A part is checked by the manifest of the whole, which is at the root alone.
     """
     here = Path(path)
-    if not (here / PROTOCOL_FILE).is_file():
+    if "\0" in str(here) or not (here / PROTOCOL_FILE).is_file():
         return here, ""
     real = Path(os.path.realpath(here))
     root = real
