@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import dill
 import torch
@@ -51,6 +51,8 @@ from flambe_save.tree import SaveTreeNode, join_prefix, prefixed, state_from_tre
 from flambe_save.trust import Limits, Trust
 
 __all__ = ["load", "load_state_from_file", "save", "save_state_to_file", "untrusted", "verify"]
+
+R = TypeVar("R")
 
 _ATTEMPTS = 100  # how often a load begins again because the save was replaced under it
 
@@ -346,47 +348,49 @@ def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> lis
         SaveNotFoundError or UnknownFormatError, where there is no save to be read.
     """
     where = os.fspath(path)
-    try:
+
+    def read() -> list[Damage]:
         with open_store(path, limits) as store:
             options = ReadOptions(LoadOptions(Trust.of(limits=limits)), "", where)
             return list(format_of(store, where).verify(store, options))
-    except OSError as error:
-        if isinstance(error, FlambeSaveError):
-            raise
-        raise LoadError(f"the save cannot be read: {error.strerror or error}", file=where) from error
+
+    return _reading(read, where)
 
 
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def _read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved:
+def _reading(read: Callable[[], R], where: str) -> R:
+    """Read, again where the save was replaced meanwhile; what the system refuses is a LoadError."""
     for attempt in range(_ATTEMPTS):
         try:
-            return _read_once(path, node, options)
+            return read()
         except SaveReplacedError:
             if attempt == _ATTEMPTS - 1:
                 raise
+        except OSError as error:
+            if isinstance(error, FlambeSaveError):
+                raise
+            raise LoadError(f"the save cannot be read: {error.strerror or error}", file=where) from error
     raise AssertionError("the last attempt returns or raises")
 
 
-def _read_once(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved:
+def _read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved:
     where = os.fspath(path)
     limits = options.trust.limits
-    try:
+
+    def read() -> Saved:
         root, folder = whole_save(path)
         if folder:
             with open_store(root, limits) as store:
                 prefix = DIRECTORY.prefix_of(store, folder)
                 if prefix is not None:
-                    return DIRECTORY.read(
-                        store, ReadOptions(options, join_prefix(prefix, node) if node else prefix, where)
-                    )
+                    full = join_prefix(prefix, node) if node else prefix
+                    return DIRECTORY.read(store, ReadOptions(options, full, where))
         with open_store(path, limits) as store:
             return format_of(store, where).read(store, ReadOptions(options, node, where))
-    except OSError as error:
-        if isinstance(error, FlambeSaveError):
-            raise
-        raise LoadError(f"the save cannot be read: {error.strerror or error}", file=where) from error
+
+    return _reading(read, where)
 
 
 def _bytes_of(state: Mapping[str, Any]) -> int:

@@ -73,6 +73,7 @@ class Aside:
         self._overwrite = overwrite
         self._is_folder = folder
         self._durable = durable
+        _remove_leftovers(self.target)  # which may put an old save back
         self._check_target()
         self._replaces = _identity(self.target)
         self.path = self._name(_ASIDE)
@@ -85,7 +86,6 @@ class Aside:
         _ours.add(self.path.name)
         try:
             _make_parents(self.target.parent, self._made_parents)
-            _remove_leftovers(self.target)
             _check_space(self.target, size)
             if folder:
                 self.path.mkdir()
@@ -149,9 +149,12 @@ class Aside:
         if not self._exchange():
             self._check_unchanged(_identity(self.target))
             old = self._put_instead()
-        # The new save is in place: what fails from here on is no failure of it
-        with contextlib.suppress(OSError):
+        # The new save is in place: what fails from here on is no failure of it, but for what was promised
+        try:
             sync_folder(self.target.parent)
+        except OSError:
+            if self._durable:
+                raise
         self._let_go()
         _remove(old)
 

@@ -81,7 +81,10 @@ class FolderStore(_LocalStore):
     def __enter__(self) -> FolderStore:
         super().__enter__()
         if self._mode == "r":
-            self._folder = Folder(self.path)
+            try:
+                self._folder = Folder(self.path)
+            except FileNotFoundError as error:  # it was there a moment ago
+                raise self._replaced() from error
         return self
 
     def __exit__(
@@ -93,11 +96,14 @@ class FolderStore(_LocalStore):
         was_replaced = error is not None and self._folder.was_replaced()
         self._folder.close()
         if was_replaced and isinstance(error, Exception):
-            raise SaveReplacedError(
-                "the save was replaced while it was read, and what was read is gone",
-                file=str(self.path),
-                fix="Load it again.",
-            ) from error
+            raise self._replaced() from error
+
+    def _replaced(self) -> SaveReplacedError:
+        return SaveReplacedError(
+            "the save was replaced while it was read, and what was read is gone",
+            file=str(self.path),
+            fix="Load it again.",
+        )
 
     def names(self) -> list[str]:
         """Return the files below the folder, ``/`` between folders, sorted; hidden ones are the system's, not ours.
