@@ -27,6 +27,7 @@ from flambe_save.config.registrable import TAGS
 from flambe_save.config.saved_source import define_classes
 from flambe_save.config.schema import Schema
 from flambe_save.errors import (
+    CorruptSaveError,
     Finding,
     FlambeSaveError,
     LoadError,
@@ -350,9 +351,12 @@ def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> lis
     where = os.fspath(path)
 
     def read() -> list[Damage]:
-        with open_store(path, limits) as store:
-            options = ReadOptions(LoadOptions(Trust.of(limits=limits)), "", where)
-            return list(format_of(store, where).verify(store, options))
+        try:
+            with open_store(path, limits) as store:
+                options = ReadOptions(LoadOptions(Trust.of(limits=limits)), "", where)
+                return list(format_of(store, where).verify(store, options))
+        except CorruptSaveError as error:  # an archive that cannot be taken apart
+            return [Damage(error.node, error.file, error.message)]
 
     return _reading(read, where)
 
@@ -436,9 +440,10 @@ def _build(saved: Saved, trust: Trust, node: str, where: str) -> Any:
 def _document(config: str, saved: Saved, trust: Trust, node: str) -> tuple[dict[str, str], Document]:
     """Parse a config and put what it asks for to the caller's trust, which may import modules."""
     extensions, document = yaml.split_documents(parse(config))
-    require(extensions, trust, CONFIG_FILE, node=node)
-    import_trusted(document.tags, saved.tags, trust)
     check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
+    require(extensions, trust, CONFIG_FILE, node=node)
+    if import_trusted(document.tags, saved.tags, trust):
+        check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
     return extensions, document
 
 

@@ -115,7 +115,6 @@ def test_rows_of_a_config(tmp_path: Path) -> None:
     )
     rows = untrusted(path)
     assert rows == [
-        Finding("", "config.yaml", "import of 'no_such_ext' (installed from './ext')", "trusted=['no_such_ext']"),
         Finding(
             "",
             "config.yaml",
@@ -124,10 +123,15 @@ def test_rows_of_a_config(tmp_path: Path) -> None:
         ),
         Finding("", "config.yaml", "a call of '!test_trust.Thing.load_from_path'", "weights_only=False"),
         Finding("", "config.yaml", "a call of '!call'", "weights_only=False"),
+        Finding("", "config.yaml", "import of 'no_such_ext' (installed from './ext')", "trusted=['no_such_ext']"),
     ]
-    with pytest.raises(MissingExtensionError) as info:
+    with pytest.raises(UntrustedError, match="load_from_path") as info:
         load(path)
     assert list(info.value.rows) == rows
+    (path / "config.yaml").write_text("no_such_ext: ./ext\n---\n!test_trust.Thing {}\n")
+    with pytest.raises(MissingExtensionError, match="no_such_ext") as info:
+        load(path)
+    assert list(info.value.rows) == rows[-1:]
 
 
 def test_an_unknown_tag_has_rows_too(tmp_path: Path) -> None:
@@ -163,6 +167,20 @@ def test_an_audit_imports_nothing(tmp_path: Path) -> None:
     )
     assert result.stdout.split() == ["1", "False"]
     assert not (tmp_path / "marker").exists()
+
+
+def test_nothing_is_imported_before_all_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is trusted is not imported for a pickle that names something else too, nor for a call."""
+    (tmp_path / "trusted_but_late.py").write_text("class Thing: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = save_with(tmp_path)
+    (path / "state.pt").write_bytes(b"\x80\x02(ctrusted_but_late\nThing\n)Rczlib\ncrc32\nt.")
+    with pytest.raises(UntrustedError, match="zlib"):
+        load(path, trusted=["trusted_but_late"])
+    path = save_with(tmp_path / "2", "!test_trust.Thing {value: !trusted_but_late.Thing {}, inner: !call value.x}\n")
+    with pytest.raises(UntrustedError, match="call"):
+        load(path, trusted=["trusted_but_late"])
+    assert "trusted_but_late" not in sys.modules
 
 
 def test_stashes_are_opened_only_when_they_are_used(tmp_path: Path) -> None:

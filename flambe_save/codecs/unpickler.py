@@ -175,6 +175,8 @@ class DataUnpickler(CarefulUnpickler):
         """
         try:
             size = pickle_end(memoryview(self._stream.getbuffer())[self._start :])
+            if self._trust.trusted:  # nothing of what is trusted is made before the rest is known to be trusted too
+                self._refuse_unknown(globals_of(self._rest()))
             value = self.load()
             value = Inert() if value is Inert else value
             most = max(_MAX_UNFOLDED, 4 * size)
@@ -203,8 +205,7 @@ class DataUnpickler(CarefulUnpickler):
                 return self._within_size(found)
             return self._within_budget(found) if dotted in _COPY_BYTES else found
         if not self._trust.allows(dotted):
-            names = [dotted, *globals_of(self._rest())]
-            self._refuse([item for item in names if data_global(item) is None and item not in (_NESTED, _DILL_TYPE)])
+            self._refuse_unknown([dotted, *globals_of(self._rest())])
         if self._trust.findings is not None:
             return Inert
         found = super().find_class(module, name)
@@ -289,6 +290,9 @@ class DataUnpickler(CarefulUnpickler):
             real = f"{home}.{getattr(found, '__qualname__', type(found).__qualname__)}"
             if not self._trust.allows(real):
                 self._refuse([real])
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        self._refuse([item for item in names if data_global(item) is None and item not in (_NESTED, _DILL_TYPE)])
 
     def _refuse(self, names: list[str]) -> None:
         self._trust.check_globals(names, node=self._node, file=self._file)

@@ -65,8 +65,8 @@ def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None
                 raise _missing(module, requirement, f"installed, but {again}", file) from again
 
 
-def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trust) -> None:
-    """Import the modules of the classes that tags mean, where the caller trusts them and they are not imported yet.
+def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trust) -> bool:
+    """Import the modules of the classes that tags mean, where the caller trusts them; return whether there were any.
 
     Parameters
     ----------
@@ -75,16 +75,17 @@ def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trus
         What a save recorded for its tags: tag -> dotted path. Without a record a tag's namespace is its module.
     trust : Trust
     """
-    if trust.findings is not None:
-        return
-    for tag in tags:
+    found = False
+    for tag in tags if trust.findings is None else ():
         path = recorded.get(tag, tag)
         parts = path.split(".")[:-1]
         if parts and trust.allows(path) and parts[0] not in _ALWAYS_THERE:
             for count in range(len(parts), 0, -1):  # a class may be nested in another, or in a function
                 with contextlib.suppress(ModuleNotFoundError):
                     importlib.import_module(".".join(parts[:count]))
+                    found = True
                     break
+    return found
 
 
 def _install(module: str, requirement: str, file: str | None) -> None:
