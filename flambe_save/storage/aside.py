@@ -224,6 +224,8 @@ class Aside:
         for parent in self._made_parents:
             try:
                 parent.rmdir()
+            except FileNotFoundError:
+                continue
             except OSError:
                 break
 
@@ -299,8 +301,8 @@ def _make_parents(folder: Path, made: list[Path]) -> None:
         missing.append(folder)
         folder = folder.parent
     for parent in reversed(missing):
+        made.insert(0, parent)  # before it is there: an interrupt may come right after
         parent.mkdir(exist_ok=True)
-        made.insert(0, parent)
 
 
 def _check_space(target: Path, size: int) -> None:
