@@ -122,7 +122,7 @@ def test_rows_of_a_config(tmp_path: Path) -> None:
             "trusted=['no_such_module']",
         ),
         Finding("", "config.yaml", "a call of '!test_trust.Thing.load_from_path'", "weights_only=False"),
-        Finding("", "config.yaml", "a call of '!call'", "weights_only=False"),
+        Finding("", "config.yaml", "a call of '!call inner.get_state'", "weights_only=False"),
         Finding("", "config.yaml", "import of 'no_such_ext' (installed from './ext')", "trusted=['no_such_ext']"),
     ]
     with pytest.raises(UntrustedError, match="load_from_path") as info:

@@ -11,7 +11,7 @@ import dill
 import torch
 from torch.serialization import default_restore_location
 
-from flambe_save.errors import LoadError
+from flambe_save.errors import LoadError, quote
 from flambe_save.trust import NO_TRUST, Trust
 
 __all__ = ["DumpOptions", "LoadOptions", "MapLocation", "PickleModule", "Place", "placer"]
@@ -104,7 +104,7 @@ def placer(map_location: MapLocation) -> Place:
             restored: Any = default_restore_location(storage, target)  # type: ignore[no-untyped-call]
         except (RuntimeError, AssertionError) as error:
             raise LoadError(
-                f"a tensor cannot be put on {target!r}, where it was saved or shall go: {error}",
+                f"a tensor cannot be put on {quote(target)}, where it was saved or shall go: {quote(error)}",
                 fix="Pass map_location='cpu', or another device of this machine.",
             ) from error
         return cast(torch.UntypedStorage, restored)

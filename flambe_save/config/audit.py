@@ -46,7 +46,11 @@ def check_tags(
         except RegistrationError:
             trust.note_unknown(tag, recorded.get(tag, tag), node=node, file=file)
             continue
-        if issubclass(cls, FunctionCallLink) or (factory is not None and needs_trust(cls, factory)):
+        if issubclass(cls, FunctionCallLink):
+            for asking in document.nodes:
+                if asking.tag == f"!{tag}":
+                    trust.check_call(f"{asking.tag} {asking.value}", node=node, file=file)
+        elif factory is not None and needs_trust(cls, factory):
             trust.check_call(f"!{tag}", node=node, file=file)
 
 

@@ -348,7 +348,12 @@ class _Reader:
         return state
 
     def _load(self, name: str, prefix: str | None) -> Any:
-        return _CODEC.load(io.BytesIO(self._bytes(name, prefix)), replace(self._options, node=prefix, file=name))
+        data = io.BytesIO(self._bytes(name, prefix))
+        try:
+            return _CODEC.load(data, replace(self._options, node=prefix, file=name))
+        except FlambeSaveError as error:
+            error.locate(node=prefix, file=name)
+            raise
 
     def _text(self, name: str, prefix: str | None) -> str:
         try:

@@ -1,0 +1,328 @@
+"""Archives that reach out, repeat themselves, never end or grow: nothing is extracted, and all is counted."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from pathlib import Path
+
+from casebook import Case, add, archive, case, holder, holder_tar, marker, member, members_of
+
+from flambe_save import CorruptSaveError, LimitError, LoadError, UnknownFormatError
+
+Members = list[tuple[tarfile.TarInfo, bytes]]
+
+
+def extract(path: Path) -> None:
+    """Unpack as tarfile does that trusts everything, below the folder of the case."""
+    inside = path.parent / "inside" / "deeper"
+    inside.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path) as tar:
+        tar.extractall(inside, filter="fully_trusted")
+
+
+def good(folder: Path) -> Members:
+    """Return the members of an archive that would load."""
+    return members_of(holder(folder))
+
+
+def with_members(folder: Path, more: Members, first: bool = False) -> Path:
+    """Return an archive of a save and more members."""
+    rest = good(folder)
+    return archive(folder / "s.tar.gz", [*more, *rest] if first else [*rest, *more])
+
+
+BAD: dict[str, tuple[Members, str]] = {
+    "absolute": ([member("/etc/flambe", b"x")], "names lie inside the archive's root"),
+    "parent": ([member("s/../../x", b"x")], "names lie inside the archive's root"),
+    "parent_alone": ([member("..", type=tarfile.DIRTYPE)], "names lie inside the archive's root"),
+    "sibling": ([member("t/config.yaml", b"x")], "an archive has one root"),
+    "root_prefix": ([member("s2/config.yaml", b"x")], "an archive has one root"),
+    "dot": ([member(".", type=tarfile.DIRTYPE)], "names lie inside the archive's root"),
+    "symlink": ([member("s/link", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "members are files and folders"),
+    "symlink_folder": (
+        [member("s/part", type=tarfile.SYMTYPE, linkname=".."), member("s/part/x", b"x")],
+        "members are files and folders",
+    ),
+    "hardlink": ([member("s/link", type=tarfile.LNKTYPE, linkname="s/state.pt")], "members are files and folders"),
+    "fifo": ([member("s/pipe", type=tarfile.FIFOTYPE)], "members are files and folders"),
+    "char_device": ([member("s/zero", type=tarfile.CHRTYPE, devmajor=1, devminor=5)], "members are files and folders"),
+    "block_device": ([member("s/disk", type=tarfile.BLKTYPE)], "members are files and folders"),
+    "unknown_type": ([member("s/odd", type=b"Z")], "members are files and folders"),
+    "sparse": ([member("s/holes", type=tarfile.GNUTYPE_SPARSE)], "members are plain files"),
+    "twice": ([member("s/config.yaml", b"!casebook.Anything {}")], "a name comes once"),
+    "twice_by_dots": ([member("s/./config.yaml", b"x")], "a name comes once, however it is written"),
+    "twice_by_slashes": ([member("s//config.yaml", b"x")], "a name comes once, however it is written"),
+    "inside_a_file": ([member("s/state.pt/config.yaml", b"x")], "a file holds no files"),
+    "file_over_a_folder": ([member("s/part/config.yaml", b"x"), member("s/part", b"x")], "a folder is no file"),
+    "foreign": ([member("s/notes.txt", b"x")], "the manifest lists all files"),
+    "unfinished_part": ([member("s/part/config.yaml", b"x")], "the manifest lists all files"),
+    "colour": ([member("s/\x1b[31m\n\x07", b"x")], "what a message quotes is quoted"),
+    "surrogate": ([member("s/\udcff\udcfe", b"x")], "what a message quotes is quoted"),
+    "long": ([member("s/" + "x" * 10_000, b"x")], "what a message quotes is cut"),
+    "many_parts": ([member("s" + "/a" * 20_000, b"x")], "what a message quotes is cut"),
+    "empty": ([member("", b"x")], "names lie inside the archive's root"),
+}
+for kind, (more, rule) in BAD.items():
+    add(
+        Case(
+            f"tar_{kind}",
+            lambda folder, more=more: with_members(folder, more),  # type: ignore[misc]
+            (CorruptSaveError,),
+            "",
+            rule,
+        )
+    )
+for kind in ("parent", "symlink", "hardlink", "fifo", "sibling", "absolute"):
+    add(
+        Case(
+            f"tar_{kind}_first",
+            lambda folder, more=BAD[kind][0]: with_members(folder, more, first=True),  # type: ignore[misc]
+            (CorruptSaveError, UnknownFormatError),
+            "",
+            BAD[kind][1],
+        )
+    )
+
+
+@case(CorruptSaveError, "outside|neither", "nothing is extracted", live=extract)
+def tar_that_writes(folder: Path) -> Path:
+    """A link that leads out, and a file behind it."""
+    link = member("s/out", type=tarfile.SYMTYPE, linkname=str(folder))
+    return with_members(folder, [link, member(f"s/out/{marker(folder).name}", b"x")])
+
+
+@case(CorruptSaveError, "outside", "nothing is extracted", live=extract)
+def tar_that_climbs(folder: Path) -> Path:
+    """A file two folders up."""
+    return with_members(folder, [member(f"s/../../../{marker(folder).name}", b"x")])
+
+
+@case(CorruptSaveError, "outside", "the first member is the root of all others")
+def tar_without_a_root(folder: Path) -> Path:
+    """The files lie at the top."""
+    return archive(folder / "s.tar.gz", [member(info.name.removeprefix("s/"), data) for info, data in good(folder)[1:]])
+
+
+@case((CorruptSaveError, UnknownFormatError), "", "an archive holds something")
+def tar_of_nothing(folder: Path) -> Path:
+    """No members."""
+    return archive(folder / "s.tar.gz", [])
+
+
+@case((CorruptSaveError, UnknownFormatError), "", "a gzip stream holds a tar")
+def gzip_of_nothing(folder: Path) -> Path:
+    """An empty gzip stream."""
+    (folder / "s.tar.gz").write_bytes(gzip.compress(b""))
+    return folder / "s.tar.gz"
+
+
+@case((CorruptSaveError, UnknownFormatError), "", "a gzip stream holds a tar")
+def gzip_of_a_text(folder: Path) -> Path:
+    """A gzip stream of something else."""
+    (folder / "s.tar.gz").write_bytes(gzip.compress(b"hello\n" * 1000))
+    return folder / "s.tar.gz"
+
+
+@case((CorruptSaveError, UnknownFormatError), "", "a gzip stream holds a tar")
+def gzip_of_a_pickle(folder: Path) -> Path:
+    """A pickle that was only compressed."""
+    (folder / "s.pkl.gz").write_bytes(gzip.compress(b"\x80\x02}."))
+    return folder / "s.pkl.gz"
+
+
+@case((CorruptSaveError, UnknownFormatError), "", "the magic number alone is no archive")
+def gzip_magic_alone(folder: Path) -> Path:
+    """Two bytes."""
+    (folder / "s.tar.gz").write_bytes(b"\x1f\x8b")
+    return folder / "s.tar.gz"
+
+
+def packed(folder: Path) -> tuple[Path, bytearray]:
+    """Return a good archive and its bytes."""
+    path = holder_tar(folder)
+    return path, bytearray(path.read_bytes())
+
+
+@case(CorruptSaveError, "intact|damaged|cut", "gzip's own end is read")
+def tar_truncated(folder: Path) -> Path:
+    """The last third is missing."""
+    path, data = packed(folder)
+    path.write_bytes(data[: len(data) * 2 // 3])
+    return path
+
+
+@case(CorruptSaveError, "intact|damaged|cut", "gzip's own end is read")
+def tar_without_its_trailer(folder: Path) -> Path:
+    """Only checksum and size are missing."""
+    path, data = packed(folder)
+    path.write_bytes(data[:-8])
+    return path
+
+
+@case(CorruptSaveError, "intact|damaged|CRC", "gzip's checksum is compared")
+def tar_of_a_wrong_checksum(folder: Path) -> Path:
+    """One bit of the checksum."""
+    path, data = packed(folder)
+    data[-8] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+@case(CorruptSaveError, "intact|damaged|length", "gzip's size is compared")
+def tar_of_a_wrong_size(folder: Path) -> Path:
+    """One bit of the size."""
+    path, data = packed(folder)
+    data[-1] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+@case(CorruptSaveError, "", "after the archive there is nothing")
+def tar_with_garbage(folder: Path) -> Path:
+    """A text after the end."""
+    path, data = packed(folder)
+    path.write_bytes(data + b"garbage")
+    return path
+
+
+@case(CorruptSaveError, "", "after the archive there is nothing")
+def tar_with_a_second_stream(folder: Path) -> Path:
+    """Another archive after the end."""
+    path, data = packed(folder)
+    path.write_bytes(data + gzip.compress(b"more"))
+    return path
+
+
+@case((CorruptSaveError, UnknownFormatError), "", "a member's size is no negative number")
+def tar_of_a_negative_size(folder: Path) -> Path:
+    """A size in base 256, below zero."""
+    raw = bytearray(gzip.decompress(holder_tar(folder).read_bytes()))
+    raw[512 + 124 : 512 + 136] = b"\xff" * 12
+    raw[512 + 148 : 512 + 156] = b"%06o\0 " % sum(raw[512 : 512 + 148] + b" " * 8 + raw[512 + 156 : 1024])
+    (folder / "s.tar.gz").write_bytes(gzip.compress(bytes(raw)))
+    return folder / "s.tar.gz"
+
+
+@case(CorruptSaveError, "", "a member is as long as it says")
+def tar_of_a_huge_size(folder: Path) -> Path:
+    """A size of 2 ** 60 and no content."""
+    info = tarfile.TarInfo("s/state.pt")
+    info.size = 1 << 60
+    return raw_archive(folder, [tarfile.TarInfo("s").tobuf(), info.tobuf(tarfile.GNU_FORMAT)])
+
+
+def raw_archive(folder: Path, blocks: list[bytes]) -> Path:
+    """Write an archive of raw blocks."""
+    (folder / "s.tar.gz").write_bytes(gzip.compress(b"".join(blocks) + bytes(1024), 1))
+    return folder / "s.tar.gz"
+
+
+def pax(records: bytes, kind: bytes = b"x") -> bytes:
+    """Return an extended header."""
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type, info.size = kind, len(records)
+    return info.tobuf() + records + bytes(-len(records) % 512)
+
+
+def root() -> bytes:
+    """Return the header of the root folder."""
+    info = tarfile.TarInfo("s")
+    info.type = tarfile.DIRTYPE
+    return info.tobuf()
+
+
+PAX = {
+    "size": b"20 size=-1\n",
+    "huge_size": b"30 size=99999999999999999999\n",
+    "no_number": b"12 size=abc\n",
+    "no_length": b"nonsense",
+    "zero_length": b"0 a=b\n",
+    "path": b"21 path=../../evil\n",
+    "sparse": b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n",
+    "sparse_size": b"33 GNU.sparse.size=9999999999999\n",
+    "charset": b"21 hdrcharset=BINARY\n",
+}
+for kind, records in PAX.items():
+    add(
+        Case(
+            f"pax_{kind}",
+            lambda folder, records=records: raw_archive(  # type: ignore[misc]
+                folder, [root(), pax(records), tarfile.TarInfo("s/config.yaml").tobuf()]
+            ),
+            (CorruptSaveError, UnknownFormatError),
+            "",
+            "extended headers are read within limits",
+        )
+    )
+
+
+def zeros(blocks: int, head: bytes) -> bytes:
+    """Return gzip of a head and many megabytes of zeros, in a moment; its checksum is not reached."""
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, 31)
+    begin = squeeze.compress(head) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    block = squeeze.compress(bytes(1 << 20)) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    return begin + block * blocks + squeeze.flush()
+
+
+def bomb(folder: Path, head: bytes, megabytes: int = 1200) -> Path:
+    """Write a bomb."""
+    (folder / "s.tar.gz").write_bytes(zeros(megabytes, head))
+    return folder / "s.tar.gz"
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return a member's header."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@case((CorruptSaveError, LimitError), "", "what is unpacked is counted against what is packed", state=False)
+def gzip_bomb_in_a_state(folder: Path) -> Path:
+    """A state of 1.2 GB of zeros."""
+    return bomb(folder, root() + header("s/state.pt", 1200 << 20))
+
+
+@case((CorruptSaveError, LimitError), "", "a text is no larger than texts are", state=False)
+def gzip_bomb_in_a_text(folder: Path) -> Path:
+    """A config of 1.2 GB of zeros."""
+    return bomb(folder, root() + header("s/config.yaml", 1200 << 20))
+
+
+@case((CorruptSaveError, LimitError), "", "extended headers are read within limits", state=False)
+def gzip_bomb_in_a_pax_header(folder: Path) -> Path:
+    """A pax header of 1.2 GB of zeros."""
+    return bomb(folder, root() + header("././@PaxHeader", 1200 << 20, b"x"))
+
+
+@case((CorruptSaveError, LimitError), "", "extended headers are read within limits", state=False)
+def gzip_bomb_in_a_global_header(folder: Path) -> Path:
+    """A pax header for all members, of 1.2 GB of zeros."""
+    return bomb(folder, root() + header("././@PaxHeader", 1200 << 20, b"g"))
+
+
+@case((CorruptSaveError, LimitError), "", "long names are read within limits", state=False)
+def gzip_bomb_in_a_long_name(folder: Path) -> Path:
+    """A name of 1.2 GB of zeros."""
+    return bomb(folder, root() + header("././@LongLink", 1200 << 20, b"L"))
+
+
+@case((CorruptSaveError, LimitError), "", "what follows the last member is counted too", state=False)
+def gzip_bomb_after_the_end(folder: Path) -> Path:
+    """Zeros after the archive's end."""
+    return bomb(folder, gzip.decompress(holder_tar(folder).read_bytes()), 3000)
+
+
+@case((LimitError, UnknownFormatError), "", "an archive begins with a member", state=False)
+def gzip_bomb_of_zeros(folder: Path) -> Path:
+    """Nothing but zeros."""
+    return bomb(folder, b"", 3000)
+
+
+@case((CorruptSaveError, LoadError), "", "an archive holds a save, and no other archive")
+def an_archive_in_an_archive(folder: Path) -> Path:
+    """A .tar.gz inside a .tar.gz."""
+    inner = holder_tar(folder).read_bytes()
+    return archive(folder / "t.tar.gz", [member("t", inner)])
