@@ -179,9 +179,10 @@ def save_state_to_file(
     except FlambeSaveError:
         raise
     except OSError as error:
+        named = str(error.filename or "")  # relative to a descriptor, often, which says nothing
         raise SaveError(
             f"the save cannot be written: {error.strerror or error}",
-            file=str(error.filename or final),
+            file=named if os.path.isabs(named) else final,
             fix="Nothing was left behind; check space and permissions, and save again.",
         ) from error
     if "call" in tree.state._metadata[""].get(TAGS_KEY, {}):
