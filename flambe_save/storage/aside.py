@@ -169,10 +169,8 @@ class Aside:
                 fix="What is there is complete. Give each process its own path, or save again with overwrite=True.",
             ) from error
         if self._durable:
-            for parent in [*self._made_parents, self.target.parent]:
-                sync_folder(parent)
-            if self._made_parents:
-                sync_folder(self._made_parents[-1].parent)
+            for folder in [self.target, *self._made_parents]:
+                sync_folder(folder.parent)
         self._let_go()
 
     def _exchange(self) -> bool:
@@ -234,6 +232,7 @@ class Aside:
     def _let_go(self) -> None:
         if self.folder is not None:
             self.folder.close()
+            self.folder = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
