@@ -8,54 +8,36 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import dill
-import torch
 
 from flambe_save.adapters import Fit, get_state, is_component, restore_ties
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
-from flambe_save.config import yaml
-from flambe_save.config.audit import check_tags, contradiction
-from flambe_save.config.budget import BuildBudget
-from flambe_save.config.extensions import import_trusted, require
-from flambe_save.config.parsing import Document, parse
-from flambe_save.config.registrable import TAGS
-from flambe_save.config.saved_source import define_classes
-from flambe_save.config.schema import Schema
 from flambe_save.errors import (
     CorruptSaveError,
     Finding,
     FlambeSaveError,
-    LoadError,
     MissingExtensionError,
     NeedsTrustWarning,
     RegistrationError,
     SaveError,
-    SaveReplacedError,
-    StateMismatchWarning,
     UnsupportedObjectError,
     UntrustedError,
-    quote,
     warn,
 )
-from flambe_save.formats import Damage, Format, ReadOptions, Saved, format_of
-from flambe_save.formats.directory import DIRECTORY
-from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_FILE, CONFIG_KEY, PICKLE_SUFFIX, TAGS_KEY
+from flambe_save.formats import Damage, Format, ReadOptions, format_of
+from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, TAGS_KEY
+from flambe_save.loading import audit, build, bytes_of, read, reading, tell_all
 from flambe_save.registry import FORMATS
-from flambe_save.state import State, split_key
-from flambe_save.storage import check_outside, check_replaceable, create_store, open_store, whole_save
-from flambe_save.tree import SaveTreeNode, join_prefix, prefixed, state_from_tree, tree_from_state, walk
+from flambe_save.state import State
+from flambe_save.storage import check_outside, check_replaceable, create_store, open_store
+from flambe_save.tree import state_from_tree, tree_from_state
 from flambe_save.trust import Limits, Trust
 
 __all__ = ["load", "load_state_from_file", "save", "save_state_to_file", "untrusted", "verify"]
-
-R = TypeVar("R")
-
-_ATTEMPTS = 100  # how often a load begins again because the save was replaced under it
 
 
 def save(
@@ -173,7 +155,7 @@ def save_state_to_file(
             single=pickle_only,
             overwrite=overwrite,
             durable=durable,
-            size=_bytes_of(state),
+            size=bytes_of(state),
         ) as store:
             opaque = chosen.write(tree, store, options)
     except FlambeSaveError:
@@ -260,12 +242,12 @@ def load(
     trust = Trust.of(weights_only, trusted, auto_install, use_saved_source, limits)
     where = os.fspath(path)
     try:
-        saved = _read(path, node, LoadOptions(trust, map_location, pickle_module))
-        obj = _build(saved, trust, node, where)
+        saved = read(path, node, LoadOptions(trust, map_location, pickle_module))
         state = state_from_tree(saved.tree)
+        obj = build(saved, state, trust, node, where)
         load_state_into(obj, state, strict=strict, fit=Fit(map_location))
     except (UntrustedError, MissingExtensionError, RegistrationError) as error:
-        _tell_all(error, path, node, trust)
+        tell_all(error, path, node, trust)
         error.locate(file=where)
         raise
     except FlambeSaveError as error:
@@ -302,9 +284,9 @@ def load_state_from_file(
     trust = Trust.of(weights_only, trusted, limits=limits)
     options = LoadOptions(trust, map_location, pickle_module, pickle_load_args)
     try:
-        return state_from_tree(_read(path, node, options).tree)
+        return state_from_tree(read(path, node, options).tree)
     except UntrustedError as error:
-        _tell_all(error, path, node, trust)
+        tell_all(error, path, node, trust)
         raise
 
 
@@ -328,7 +310,7 @@ def untrusted(path: str | os.PathLike[str], *, node: str = "", limits: Limits | 
     LoadError, ConfigError
         If the save cannot be read.
     """
-    return _audit(path, node, Trust.of(limits=limits))
+    return audit(path, node, Trust.of(limits=limits))
 
 
 def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> list[Damage]:
@@ -351,7 +333,7 @@ def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> lis
     """
     where = os.fspath(path)
 
-    def read() -> list[Damage]:
+    def attempt() -> list[Damage]:
         try:
             with open_store(path, limits) as store:
                 options = ReadOptions(LoadOptions(Trust.of(limits=limits)), "", where)
@@ -359,147 +341,7 @@ def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> lis
         except CorruptSaveError as error:  # an archive that cannot be taken apart
             return [Damage(error.node, error.file, error.message)]
 
-    return _reading(read, where)
-
-
-# ------------------------------------------------------------------------------------------------ reading
-
-
-def _reading(read: Callable[[], R], where: str) -> R:
-    """Read, again where the save was replaced meanwhile; what the system refuses is a LoadError."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            return read()
-        except SaveReplacedError:
-            if attempt == _ATTEMPTS - 1:
-                raise
-        except OSError as error:
-            if isinstance(error, FlambeSaveError):
-                raise
-            raise LoadError(f"the save cannot be read: {error.strerror or error}", file=where) from error
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved:
-    where = os.fspath(path)
-    limits = options.trust.limits
-
-    def read() -> Saved:
-        root, folder = whole_save(path)
-        if folder:
-            with open_store(root, limits) as store:
-                prefix = DIRECTORY.prefix_of(store, folder)
-                if prefix is not None:
-                    full = join_prefix(prefix, node) if node else prefix
-                    return DIRECTORY.read(store, ReadOptions(options, full, where))
-        with open_store(path, limits) as store:
-            return format_of(store, where).read(store, ReadOptions(options, node, where))
-
-    return _reading(read, where)
-
-
-def _bytes_of(state: Mapping[str, Any]) -> int:
-    return sum(
-        value.numel() * value.element_size()
-        for value in state.values()
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
-    )
-
-
-# ------------------------------------------------------------------------------------------------ building
-
-
-def _build(saved: Saved, trust: Trust, node: str, where: str) -> Any:
-    """Parse the config, see what it asks for, open what it refers to, and only then build the object."""
-    if not saved.tree.config.strip():
-        raise LoadError(
-            "the save tells no config, so the object cannot be built from it",
-            node=node,
-            file=where,
-            fix="Build the object yourself, and give it the state of load_state_from_file(path).",
-        )
-    extensions, document = _document(saved.tree.config, saved, trust, node)
-    if trust.use_saved_source:
-        _define_missing(document, saved)
-        check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
-    schema = document.construct(saved.tags, extensions)
-    if not isinstance(schema, Schema):
-        raise LoadError(
-            f"the config describes a {type(schema).__name__}, not an object that a class builds",
-            node=node,
-            file=CONFIG_FILE,
-        )
-    if not saved.is_vouched_for:
-        _compare_configs(document, saved.tree)
-    stash = dict(saved.tree.object_stash) if "$" in document.tags else {}
-    if not trust.weights_only:
-        return schema(stash)
-    with BuildBudget(trust, len(state_from_tree(saved.tree)), _bytes_of(state_from_tree(saved.tree))):
-        return schema(stash)
-
-
-def _document(config: str, saved: Saved, trust: Trust, node: str) -> tuple[dict[str, str], Document]:
-    """Parse a config and put what it asks for to the caller's trust, which may import modules."""
-    extensions, document = yaml.split_documents(parse(config))
-    check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
-    require(extensions, trust, CONFIG_FILE, node=node)
-    if import_trusted(document.tags, saved.tags, trust):
-        check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
-    return extensions, document
-
-
-def _define_missing(document: Document, saved: Saved) -> None:
-    """Make classes that tags name and no imported module has, from the source code of the nodes of that class."""
-    sources = {inner.class_name: inner.source_code for _, inner in walk(saved.tree) if inner.source_code}
-    missing: dict[str, str] = {}
-    for tag in document.tags:
-        path = saved.tags.get(tag, tag)
-        name = path.rpartition(".")[2]
-        if name in sources and not TAGS.knows(tag, saved.tags.get(tag)):
-            missing[path if "." in path else f"__main__.{path}"] = sources[name]
-    package: Any = sys.modules[__package__]  # its public names are what the classes of a save most likely use
-    define_classes(missing, {name: getattr(package, name) for name in package.__all__}, file=CONFIG_FILE)
-
-
-def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
-    """Warn where a component's own config is not what the config around it says: only a part's load would use it."""
-    for prefix, inner in prefixed(tree).items():
-        if prefix and inner.config.strip():
-            _, part = yaml.split_documents(parse(inner.config))
-            difference = contradiction(document, split_key(prefix), part)
-            if difference is not None:
-                warn(
-                    f"the config of node {quote(prefix)} contradicts the one around it, at {quote(difference)}: "
-                    "the object is built from the one around it",
-                    StateMismatchWarning,
-                )
-
-
-# ------------------------------------------------------------------------------------------------ auditing
-
-
-def _audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding]:
-    """Read a save, and go through its stashes and configs, with a trust that writes down what it would refuse."""
-    audit = trust.audit()
-    assert audit.findings is not None
-    saved = _read(path, node, LoadOptions(audit, "meta"))
-    for prefix, inner in prefixed(saved.tree).items():
-        full = join_prefix(node, prefix) if node and prefix else node or prefix
-        dict(inner.object_stash)  # opens it
-        if inner.config.strip():
-            _document(inner.config, saved, audit, full)
-    return [*dict.fromkeys(audit.findings)]
-
-
-def _tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:
-    """Give an error the rows of all that the save asks for, so that nobody has to find them one by one."""
-    first = len(error.rows)
-    try:
-        error.rows = _audit(path, node, trust)
-    except (FlambeSaveError, OSError):
-        return  # what was found first is what there is to say
-    if len(error.rows) > max(first, 1) and error.fix:
-        error.fix += f" untrusted({os.fspath(path)!r}) lists all {len(error.rows)} things that it asks for."
+    return reading(attempt, where)
 
 
 def _final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) -> str:

@@ -18,7 +18,7 @@ LAYERS = [
     ["sizes", "state", "tree", "trust"],
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
-    ["api"],
+    ["loading", "api"],
     ["component"],
     ["testing"],
     ["__init__"],

@@ -5,36 +5,29 @@ from __future__ import annotations
 import io
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, BinaryIO
 
 import torch
 
-from flambe_save.codecs import DumpOptions, LoadOptions, TorchCodec
+from flambe_save.codecs import DumpOptions, TorchCodec
 from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
     LoadError,
-    ProtocolError,
     SaveNotFoundError,
     quote,
 )
 from flambe_save.formats.manifest import Manifest, find_ties, packages, requirements, tensor_facts
+from flambe_save.formats.nodes import NodeReader
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.layout import (
     CONFIG_FILE,
-    DIRECTORIES_KEY,
     ESCAPED_PROTOCOL,
-    HIGHEST_PROTOCOL,
-    KEEP_VARS_KEY,
     KEY_KEY,
     MANIFEST_FILE,
-    MAX_TEXT,
     NODE_FILES,
     PROTOCOL,
     PROTOCOL_FILE,
     REQUIREMENTS_FILE,
-    ROOT_FILES,
     SOURCE_FILE,
     STASH_FILE,
     STATE_FILE,
@@ -43,13 +36,11 @@ from flambe_save.layout import (
     decode_name,
     encode_name,
     same_on_some_disk,
-    what_it_is,
 )
-from flambe_save.state import State
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode, place_key, prefixed, state_from_tree, walk
 
-__all__ = ["DIRECTORY", "DirectoryFormat", "LazyStash"]
+__all__ = ["DIRECTORY", "DirectoryFormat"]
 
 _CODEC = TorchCodec()
 
@@ -132,7 +123,7 @@ class DirectoryFormat:
         manifest = _manifest_of(store, names)
         if manifest is not None:
             manifest.check_names(names)
-        reader = _Reader(store, manifest, options.values)
+        reader = NodeReader(store, manifest, options.values)
         keys = reader.keys_of(names)
         top = _find_folder(keys, options)
         built: dict[str, SaveTreeNode] = {}
@@ -164,7 +155,7 @@ class DirectoryFormat:
             yield from (Damage(None, name, "it is missing") for name in sorted(listed - there))
             yield from (Damage(None, name, "it is not of this save") for name in sorted(there - listed))
             names = sorted(there & listed)
-        reader = _Reader(store, manifest, options.values)
+        reader = NodeReader(store, manifest, options.values)
         try:
             keys = reader.keys_of(names, complete=manifest is None)
         except LoadError as error:
@@ -194,228 +185,6 @@ class DirectoryFormat:
 DIRECTORY = DirectoryFormat()
 
 
-class LazyStash(Mapping[str, Any]):
-    """A stash that is unpickled when it is first looked into: weights stay readable where a stash is not trusted."""
-
-    def __init__(self, data: bytes, options: LoadOptions) -> None:
-        self._data: bytes | None = data
-        self._options = options
-        self._values: dict[str, Any] = {}
-
-    def _open(self) -> dict[str, Any]:
-        if self._data is not None:
-            values = _CODEC.load(io.BytesIO(self._data), self._options)
-            if not isinstance(values, dict):
-                raise CorruptSaveError("the stash is no dict", node=self._options.node, file=self._options.file)
-            self._values, self._data = values, None
-        return self._values
-
-    def __getitem__(self, key: str) -> Any:
-        return self._open()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._open())
-
-    def __len__(self) -> int:
-        return len(self._open())
-
-    def __bool__(self) -> bool:
-        # Told without unpickling: most stashes are empty, and whoever asks need not trust the others
-        return bool(self._values) if self._data is None else not _CODEC.is_empty(self._data, self._options)
-
-    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
-        return dict, (self._open(),)
-
-    def __repr__(self) -> str:
-        return f"LazyStash({'not opened' if self._data is not None else self._values})"
-
-
-class _Reader:
-    """Reads nodes from a store, each file checked against the manifest where there is one."""
-
-    def __init__(self, store: Store, manifest: Manifest | None, options: LoadOptions) -> None:
-        self._store = store
-        self._manifest = manifest
-        self._options = options
-
-    def keys_of(self, names: Sequence[str], *, complete: bool = True) -> dict[str, str]:
-        """Return folder -> prefix for every node, from the folders that hold node files.
-
-        Raises
-        ------
-        CorruptSaveError
-            If a folder lacks files (with ``complete``), or holds others; if two names, or two folders' prefixes, are
-            one.
-        """
-        inside: dict[str, list[str]] = {}
-        for name in names:
-            folder, _, last = name.rpartition("/")
-            inside.setdefault(folder, []).append(last)
-        _check_names_differ(names)
-        keys: dict[str, str] = {}
-        owners: dict[str, str] = {}
-        missing = []
-        for folder in sorted(inside):
-            begin = f"{folder}/" if folder else ""
-            unknown = [last for last in inside[folder] if last not in (*NODE_FILES, *ROOT_FILES)]
-            if unknown and self._manifest is None:
-                raise CorruptSaveError(
-                    f"the folder holds files that no save has: {', '.join(map(quote, unknown[:5]))}",
-                    file=begin + unknown[0],
-                    fix="Move them elsewhere.",
-                )
-            missing += [begin + last for last in NODE_FILES if last not in inside[folder]]
-            prefix = keys[begin] = self._prefix(folder, keys)
-            if owners.setdefault(prefix, folder) != folder:
-                raise CorruptSaveError(
-                    f"two folders are of one component: {quote(owners[prefix])} and {quote(folder)}", file=folder
-                )
-        if missing and complete:
-            raise CorruptSaveError(
-                f"files are missing: {', '.join(map(quote, missing[:20]))}",
-                node=keys[missing[0][: missing[0].rfind("/") + 1]],
-                file=missing[0],
-                fix="Take them from a copy of the save; every folder of it holds " + ", ".join(NODE_FILES) + ".",
-            )
-        return keys
-
-    def _prefix(self, folder: str, known: Mapping[str, str]) -> str:
-        """Return a folder's prefix; ``known`` has those of folders around it, as far as they hold files."""
-        rest: list[str] = []
-        while folder and (not rest or f"{folder}/" not in known):
-            above, _, name = folder.rpartition("/")
-            try:
-                key = decode_name(name)
-            except ValueError as error:
-                raise CorruptSaveError(f"a folder's name is none of a save's: {error}", file=folder) from error
-            rest.append(key if key is not None else self._long_key(folder))
-            folder = above
-        outer = known.get(f"{folder}/" if folder else "", "") if folder else ""
-        return ".".join([*([outer] if folder else []), *reversed(rest)])
-
-    def _long_key(self, folder: str) -> str:
-        """Return the key that a node with a shortened folder name records."""
-        values = self._load(f"{folder}/{STATE_FILE}", None)
-        key = getattr(values, "_metadata", {}).get("", {}).get(KEY_KEY)
-        name = folder.rpartition("/")[2]
-        if not isinstance(key, str) or name not in (encode_name(key), encode_name(key, every=True)):
-            raise CorruptSaveError("a shortened folder name, and its node records another key", file=folder)
-        return key
-
-    def node(self, folder: str, prefix: str) -> SaveTreeNode:
-        """Read one folder."""
-        protocol = self._text(folder + PROTOCOL_FILE, prefix).strip()
-        if not (protocol.isascii() and protocol.isdecimal()) or len(protocol) > 9:
-            raise CorruptSaveError(f"{quote(protocol)} is no protocol number", node=prefix, file=folder + PROTOCOL_FILE)
-        if int(protocol) > HIGHEST_PROTOCOL:
-            raise ProtocolError(
-                f"the save is of protocol {int(protocol)}, and this version reads up to {HIGHEST_PROTOCOL}",
-                node=prefix,
-                file=folder + PROTOCOL_FILE,
-                fix="pip install --upgrade flambe_save",
-            )
-        class_name, colon, version = self._text(folder + VERSION_FILE, prefix).partition(":")
-        if not colon:
-            raise CorruptSaveError("it does not read Class:version", node=prefix, file=folder + VERSION_FILE)
-        if self._manifest is not None:
-            self._manifest.check_node(prefix, folder.rstrip("/"), class_name, version.strip())
-        stash_file = folder + STASH_FILE
-        stash = self._bytes(stash_file, prefix)
-        return SaveTreeNode(
-            state=self._state(folder + STATE_FILE, prefix),
-            version=version.strip(),
-            class_name=class_name,
-            source_code=self._text(folder + SOURCE_FILE, prefix),
-            config=self._text(folder + CONFIG_FILE, prefix),
-            object_stash=LazyStash(stash, replace(self._options, node=prefix, file=stash_file)),
-            children={},
-        )
-
-    def _state(self, name: str, prefix: str) -> State:
-        values = self._load(name, prefix)
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise CorruptSaveError("the state is no mapping of keys to values", node=prefix, file=name)
-        state = State(values)
-        metadata = getattr(values, "_metadata", None)
-        if isinstance(metadata, dict):
-            # The folders and their files say what is a component, and of which class; Flambe also repeats it here.
-            state._metadata.update(
-                (key, _torch_facts(local))
-                for key, local in metadata.items()
-                if isinstance(key, str) and key not in (DIRECTORIES_KEY, KEEP_VARS_KEY) and isinstance(local, dict)
-            )
-        state._metadata.setdefault("", {})
-        return state
-
-    def _load(self, name: str, prefix: str | None) -> Any:
-        data = io.BytesIO(self._bytes(name, prefix))
-        try:
-            return _CODEC.load(data, replace(self._options, node=prefix, file=name))
-        except FlambeSaveError as error:
-            error.locate(node=prefix, file=name)
-            raise
-
-    def _text(self, name: str, prefix: str | None) -> str:
-        try:
-            return self._bytes(name, prefix, MAX_TEXT).decode()
-        except UnicodeDecodeError as error:
-            raise CorruptSaveError(f"it is no UTF-8 text: {error}", node=prefix, file=name) from error
-
-    def _bytes(self, name: str, prefix: str | None, most: int | None = None) -> bytes:
-        try:
-            with self._store.reader(name) as file:
-                size = file.seek(0, io.SEEK_END)
-                file.seek(0)
-                self._check_size(name, size, most, file)
-                data = file.read()
-            if self._manifest is not None:
-                self._manifest.check_file(name, data)
-        except FlambeSaveError as error:
-            error.locate(node=prefix, file=name)
-            raise
-        except KeyError:
-            raise CorruptSaveError(
-                "it leads to no file", node=prefix, file=name, fix="Put the file itself there."
-            ) from None
-        except MemoryError as error:
-            raise LoadError("this machine has not the memory to read it", node=prefix, file=name) from error
-        return data
-
-    def _check_size(self, name: str, size: int, most: int | None, file: BinaryIO) -> None:
-        if most is not None and size > most:
-            raise CorruptSaveError(f"it has {size:,} bytes, too many for its kind")
-        if self._manifest is None:
-            return
-        try:
-            self._manifest.check_size(name, size)
-        except CorruptSaveError as error:
-            found = what_it_is(file.read(200)) if most is None or size < 1000 else None
-            if found is not None:
-                error.message, error.fix = f"{error.message}: this is {found[0]}", found[1]
-            raise
-
-    def check(self, name: str, prefix: str | None) -> None:
-        """Read a file as far as that needs nobody's trust, and forget it.
-
-        Raises
-        ------
-        LoadError
-            If it is damaged.
-        """
-        last = name.rpartition("/")[2]
-        if last not in (STATE_FILE, STASH_FILE):
-            self._text(name, prefix)
-            return
-        data = self._bytes(name, prefix)
-        if self._manifest is not None:
-            self._manifest.check_file(name, data, digests=True)
-        _CODEC.check(io.BytesIO(data), replace(self._options, node=prefix, file=name))
-
-
-def _torch_facts(local: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {key: value for key, value in local.items() if not str(key).startswith("_flambe_")}
-
-
 def _manifest_of(store: Store, names: Sequence[str]) -> Manifest | None:
     if MANIFEST_FILE not in names:
         return None
@@ -442,19 +211,6 @@ def _folders_of(root: SaveTreeNode) -> dict[tuple[str, ...], str]:
             inner = (*path, key)
             folders[inner] = f"{folders[path]}{name}/"
     return folders
-
-
-def _check_names_differ(names: Sequence[str]) -> None:
-    """Refuse names that some disk takes for one: what was written last would be read for both."""
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(same_on_some_disk(name), name)
-        if other != name:
-            raise CorruptSaveError(
-                f"two names differ in case alone: {quote(other)} and {quote(name)}",
-                file=name,
-                fix="Rename one of them, and what refers to it.",
-            )
 
 
 def _parent(folder: str, built: Container[str]) -> str:

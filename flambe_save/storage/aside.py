@@ -207,8 +207,8 @@ class Aside:
 
     def discard(self) -> None:
         """Remove what was written, and the parent folders made for it."""
-        # Invariant: nothing is removed through the descriptor once the folder is the target. An interrupt may come after
-        # the swap; then what lies aside is the old save.
+        # Invariant: nothing is removed through the descriptor once the folder is the target. An interrupt may come
+        # after the swap; then what lies aside is the old save.
         if self.folder is not None and not self.folder.was_replaced():
             # No file is opened for this: it works where too many are open
             for name in self._files:

@@ -1,0 +1,188 @@
+"""Loading: the steps of a load, each once: read the save, put what it asks for to the caller's trust, build.
+
+api.py has the public functions that take them; an audit takes all of them but the last.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from flambe_save.codecs import LoadOptions
+from flambe_save.config import yaml
+from flambe_save.config.audit import check_tags, contradiction
+from flambe_save.config.budget import BuildBudget
+from flambe_save.config.extensions import import_trusted, require
+from flambe_save.config.parsing import Document, parse
+from flambe_save.config.registrable import TAGS
+from flambe_save.config.saved_source import define_classes
+from flambe_save.config.schema import Schema
+from flambe_save.errors import (
+    Finding,
+    FlambeSaveError,
+    LoadError,
+    SaveReplacedError,
+    StateMismatchWarning,
+    quote,
+    warn,
+)
+from flambe_save.formats import ReadOptions, Saved, format_of
+from flambe_save.formats.directory import DIRECTORY
+from flambe_save.layout import CONFIG_FILE
+from flambe_save.state import split_key
+from flambe_save.storage import open_store, whole_save
+from flambe_save.tree import SaveTreeNode, join_prefix, prefixed, walk
+from flambe_save.trust import Trust
+
+__all__ = ["audit", "build", "bytes_of", "read", "reading", "tell_all"]
+
+R = TypeVar("R")
+
+_ATTEMPTS = 100  # how often a load begins again because the save was replaced under it
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def reading(attempt: Callable[[], R], where: str) -> R:
+    """Read, again where the save was replaced meanwhile; what the system refuses is a LoadError."""
+    left = _ATTEMPTS
+    while True:
+        try:
+            return attempt()
+        except SaveReplacedError:
+            left -= 1
+            if not left:
+                raise
+        except OSError as error:
+            if isinstance(error, FlambeSaveError):
+                raise
+            raise LoadError(f"the save cannot be read: {error.strerror or error}", file=where) from error
+
+
+def read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved:
+    """Read a save, or a part of it; a folder inside a save is read as a part of the whole, whose manifest checks it."""
+    where = os.fspath(path)
+    limits = options.trust.limits
+
+    def attempt() -> Saved:
+        root, folder = whole_save(path)
+        if folder:
+            with open_store(root, limits) as store:
+                prefix = DIRECTORY.prefix_of(store, folder)
+                if prefix is not None:
+                    full = join_prefix(prefix, node) if node else prefix
+                    return DIRECTORY.read(store, ReadOptions(options, full, where))
+        with open_store(path, limits) as store:
+            return format_of(store, where).read(store, ReadOptions(options, node, where))
+
+    return reading(attempt, where)
+
+
+def bytes_of(state: Mapping[str, Any]) -> int:
+    """Return how many bytes the tensors of a state have."""
+    return sum(
+        value.numel() * value.element_size()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
+    )
+
+
+# ------------------------------------------------------------------------------------------------ building
+
+
+def build(saved: Saved, state: Mapping[str, Any], trust: Trust, node: str, where: str) -> Any:
+    """Parse the config, see what it asks for, open what it refers to, and only then build the object."""
+    if not saved.tree.config.strip():
+        raise LoadError(
+            "the save tells no config, so the object cannot be built from it",
+            node=node,
+            file=where,
+            fix="Build the object yourself, and give it the state of load_state_from_file(path).",
+        )
+    extensions, document = _document(saved.tree.config, saved, trust, node)
+    if trust.use_saved_source:
+        _define_missing(document, saved)
+        check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
+    schema = document.construct(saved.tags, extensions)
+    if not isinstance(schema, Schema):
+        raise LoadError(
+            f"the config describes a {type(schema).__name__}, not an object that a class builds",
+            node=node,
+            file=CONFIG_FILE,
+        )
+    if not saved.is_vouched_for:
+        _compare_configs(document, saved.tree)
+    stash = dict(saved.tree.object_stash) if "$" in document.tags else {}
+    if not trust.weights_only:
+        return schema(stash)
+    with BuildBudget(trust, len(state), bytes_of(state)):
+        return schema(stash)
+
+
+def _document(config: str, saved: Saved, trust: Trust, node: str) -> tuple[dict[str, str], Document]:
+    """Parse a config and put what it asks for to the caller's trust, which may import modules."""
+    extensions, document = yaml.split_documents(parse(config))
+    check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
+    require(extensions, trust, CONFIG_FILE, node=node)
+    if import_trusted(document.tags, saved.tags, trust):
+        check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
+    return extensions, document
+
+
+def _define_missing(document: Document, saved: Saved) -> None:
+    """Make classes that tags name and no imported module has, from the source code of the nodes of that class."""
+    sources = {inner.class_name: inner.source_code for _, inner in walk(saved.tree) if inner.source_code}
+    missing: dict[str, str] = {}
+    for tag in document.tags:
+        path = saved.tags.get(tag, tag)
+        name = path.rpartition(".")[2]
+        if name in sources and not TAGS.knows(tag, saved.tags.get(tag)):
+            missing[path if "." in path else f"__main__.{path}"] = sources[name]
+    package: Any = sys.modules[__package__]  # its public names are what the classes of a save most likely use
+    define_classes(missing, {name: getattr(package, name) for name in package.__all__}, file=CONFIG_FILE)
+
+
+def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
+    """Warn where a component's own config is not what the config around it says: only a part's load would use it."""
+    for prefix, inner in prefixed(tree).items():
+        if prefix and inner.config.strip():
+            _, part = yaml.split_documents(parse(inner.config))
+            difference = contradiction(document, split_key(prefix), part)
+            if difference is not None:
+                warn(
+                    f"the config of node {quote(prefix)} contradicts the one around it, at {quote(difference)}: "
+                    "the object is built from the one around it",
+                    StateMismatchWarning,
+                )
+
+
+# ------------------------------------------------------------------------------------------------ auditing
+
+
+def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding]:
+    """Read a save, and go through its stashes and configs, with a trust that writes down what it would refuse."""
+    audit = trust.audit()
+    assert audit.findings is not None
+    saved = read(path, node, LoadOptions(audit, "meta"))
+    for prefix, inner in prefixed(saved.tree).items():
+        full = join_prefix(node, prefix) if node and prefix else node or prefix
+        dict(inner.object_stash)  # opens it
+        if inner.config.strip():
+            _document(inner.config, saved, audit, full)
+    return [*dict.fromkeys(audit.findings)]
+
+
+def tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:
+    """Give an error the rows of all that the save asks for, so that nobody has to find them one by one."""
+    first = len(error.rows)
+    try:
+        error.rows = audit(path, node, trust)
+    except (FlambeSaveError, OSError):
+        return  # what was found first is what there is to say
+    if len(error.rows) > max(first, 1) and error.fix:
+        error.fix += f" untrusted({os.fspath(path)!r}) lists all {len(error.rows)} things that it asks for."
