@@ -171,6 +171,17 @@ def test_files_that_never_end(kind: str, tmp_path: Path) -> None:
         load(path)
 
 
+def test_links_to_files_are_read(tmp_path: Path) -> None:
+    """A snapshot in the Hugging Face cache is a folder of links to blobs beside it, and loads."""
+    path = Path(save(Outer(Holder(1)), tmp_path / "snapshots" / "abc"))
+    (tmp_path / "blobs").mkdir()
+    for number, file in enumerate(sorted(item for item in path.rglob("*") if item.is_file())):
+        blob = tmp_path / "blobs" / str(number)
+        file.rename(blob)
+        file.symlink_to(os.path.relpath(blob, file.parent))
+    assert load(path).inner.value == load(path / "inner").value == 1
+
+
 def test_a_key_of_many_parts(tmp_path: Path) -> None:
     """The way up from a key takes the square of its parts, so their number is limited."""
     (tmp_path / "s.pkl").write_bytes(pickle.dumps({"." * 1_000_000: 1}, 2))

@@ -6,6 +6,7 @@ A save is either a folder of names (``encoder/state.pt``) or one single file, wh
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
@@ -70,19 +71,29 @@ def open_store(path: str | os.PathLike[str], limits: Limits | None = None) -> St
     where = Path(path)
     if "\0" in str(where):
         raise SaveNotFoundError(f"{str(where)!r} is no path", file=str(where))
-    if not where.exists():
-        where = old_save(where) or where
-    if where.is_dir():
-        return FolderStore(where)
-    if not where.is_file():
-        if os.path.lexists(where):
-            raise SaveNotFoundError(
-                f"what is at {str(where)!r} is neither a file nor a folder",
-                file=str(where),
-                fix="A save is a folder, a .pkl, or a .tar.gz of either.",
-            )
-        raise SaveNotFoundError(f"there is no save at {str(where)!r}", file=str(where), fix=_near(where))
-    return TarStore(where, limits=limits) if TarStore.recognises(where) else FileStore(where)
+    candidates = (candidate() for candidate in (lambda: where, lambda: old_save(where), lambda: where))
+    for candidate in candidates:  # the third because the new save may come between the first two looks
+        mode = _mode(candidate)
+        if candidate is None or mode is None:
+            continue
+        if stat.S_ISDIR(mode):
+            return FolderStore(candidate)
+        if stat.S_ISREG(mode):
+            is_archive = TarStore.recognises(candidate)
+            return TarStore(candidate, limits=limits) if is_archive else FileStore(candidate)
+        raise SaveNotFoundError(
+            f"what is at {str(where)!r} is neither a file nor a folder",
+            file=str(where),
+            fix="A save is a folder, a .pkl, or a .tar.gz of either.",
+        )
+    raise SaveNotFoundError(f"there is no save at {str(where)!r}", file=str(where), fix=_near(where))
+
+
+def _mode(path: Path | None) -> int | None:
+    try:
+        return None if path is None else os.stat(path).st_mode
+    except OSError:
+        return None
 
 
 def whole_save(path: str | os.PathLike[str]) -> tuple[Path, str]:

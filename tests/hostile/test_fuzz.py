@@ -1,6 +1,6 @@
 """Damage by chance: whatever is done to a save, a load gives the object or one of this package's errors.
 
-``FLAMBE_SAVE_TORTURE=1`` runs 60,000 cases, and a bit of each byte of the small saves; by default it takes half a minute.
+``FLAMBE_SAVE_TORTURE=1`` runs 60,000 cases and a bit of each byte of small saves; by default it takes half a minute.
 """
 
 from __future__ import annotations
