@@ -71,27 +71,36 @@ def open_store(path: str | os.PathLike[str], limits: Limits | None = None) -> St
     where = Path(path)
     if "\0" in str(where):
         raise SaveNotFoundError(f"{str(where)!r} is no path", file=str(where))
-    candidates = (candidate() for candidate in (lambda: where, lambda: old_save(where), lambda: where))
-    for candidate in candidates:  # the third because the new save may come between the first two looks
-        mode = _mode(candidate)
-        if candidate is None or mode is None:
-            continue
-        if stat.S_ISDIR(mode):
-            return FolderStore(candidate)
-        if stat.S_ISREG(mode):
-            is_archive = TarStore.recognises(candidate)
-            return TarStore(candidate, limits=limits) if is_archive else FileStore(candidate)
+    found = _present(where)
+    if found is None:
+        raise SaveNotFoundError(f"there is no save at {str(where)!r}", file=str(where), fix=_near(where))
+    place, mode = found
+    if stat.S_ISDIR(mode):
+        return FolderStore(place)
+    if not stat.S_ISREG(mode):
         raise SaveNotFoundError(
             f"what is at {str(where)!r} is neither a file nor a folder",
             file=str(where),
             fix="A save is a folder, a .pkl, or a .tar.gz of either.",
         )
-    raise SaveNotFoundError(f"there is no save at {str(where)!r}", file=str(where), fix=_near(where))
+    return TarStore(place, limits=limits) if TarStore.recognises(place) else FileStore(place)
 
 
-def _mode(path: Path | None) -> int | None:
+def _present(where: Path) -> tuple[Path, int] | None:
+    """Return where the save is, or the old one that was set aside for it, and what it is there."""
+    mode = _mode(where)
+    if mode is None:
+        aside = old_save(where)
+        aside_mode = None if aside is None else _mode(aside)
+        if aside is not None and aside_mode is not None:
+            return aside, aside_mode
+        mode = _mode(where)  # the new save may have come between the two looks
+    return None if mode is None else (where, mode)
+
+
+def _mode(path: Path) -> int | None:
     try:
-        return None if path is None else os.stat(path).st_mode
+        return os.stat(path).st_mode
     except OSError:
         return None
 
