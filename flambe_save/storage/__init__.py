@@ -76,7 +76,9 @@ def open_store(path: str | os.PathLike[str], limits: Limits | None = None) -> St
         raise SaveNotFoundError(f"there is no save at {str(where)!r}", file=str(where), fix=_near(where))
     place, mode = found
     if stat.S_ISDIR(mode):
-        return FolderStore(place)
+        store = FolderStore(place)
+        store.stands_for = where if place != where else None
+        return store
     if not stat.S_ISREG(mode):
         raise SaveNotFoundError(
             f"what is at {str(where)!r} is neither a file nor a folder",

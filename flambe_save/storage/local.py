@@ -77,6 +77,7 @@ class FolderStore(_LocalStore):
 
     _is_folder = True
     _folder: Folder
+    stands_for: Path | None = None  # the path that an old save, set aside, is read for
 
     def __enter__(self) -> FolderStore:
         super().__enter__()
@@ -93,10 +94,14 @@ class FolderStore(_LocalStore):
         if self._mode != "r":
             super().__exit__(kind, error, trace)
             return
-        was_replaced = error is not None and self._folder.was_replaced()
+        was_replaced = error is not None and (self._folder.was_replaced() or self._has_gone())
         self._folder.close()
         if was_replaced and isinstance(error, Exception):
             raise self._replaced() from error
+
+    def _has_gone(self) -> bool:
+        """Whether this is an old save that was set aside, and a new one has come, so that it is being removed."""
+        return self.stands_for is not None and os.path.lexists(self.stands_for)
 
     def _replaced(self) -> SaveReplacedError:
         return SaveReplacedError(

@@ -30,7 +30,6 @@ import pytest
 import textnet
 import torch
 from casebook import Holder, Outer, call, legacy, listed, marker, named, number, text, torch_zip, zip_of
-from conftest import GOLDEN
 from sandbox import in_child, limit, peak
 
 import flambe_save
@@ -38,6 +37,7 @@ from flambe_save import FlambeSaveError, load, load_state_from_file, save
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="cases run in forked processes")
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
 CASES = round(60_000 * TORTURE) or 3_600
 SECONDS = 5.0
