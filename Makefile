@@ -19,9 +19,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto
 
-# The long form of the tests that kill, cut, fill up and damage: an hour or so, figures in docs/reliability.md
+# The long form of the tests that kill, cut, fill up and damage; docs/reliability.md has the figures of one run
 torture: $(READY)
-	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest -s tests/durability tests/hostile
+	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest --numprocesses auto -rP tests/durability tests/hostile/test_fuzz.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import textnet
 import torch
-from conftest import GOLDEN
 
 from flambe_save import load, load_state_from_file, save
 from flambe_save.layout import NODE_FILES, ROOT_FILES
 
-FLAMBE = GOLDEN / "flambe_0_4"
+FLAMBE = Path(__file__).parent / "golden" / "flambe_0_4"
 EXPECTED = json.loads((FLAMBE / "expected.json").read_text())
 SAVES = {
     "classifier": "classifier",
