@@ -30,7 +30,7 @@ from flambe_save.errors import (
 )
 from flambe_save.formats import Damage, Format, ReadOptions, format_of
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, TAGS_KEY
-from flambe_save.loading import audit, build, bytes_of, read, reading, tell_all
+from flambe_save.loading import audit, build, bytes_of, needed, read, reading, tell_all
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
 from flambe_save.storage import check_outside, check_replaceable, create_store, open_store
@@ -170,11 +170,8 @@ def save_state_to_file(
     if "call" in tree.state._metadata[""].get(TAGS_KEY, {}):
         opaque = [*opaque, "config.yaml asks for a !call"]
     if opaque:
-        shown = "; ".join(opaque[:5]) + ("; ..." if len(opaque) > 5 else "")
-        warn(
-            f"{final!r} holds more than data, so a load must trust it, with trusted=[...]: {shown}",
-            NeedsTrustWarning,
-        )
+        shown = "; ".join(opaque[:5]) + (f"; and {len(opaque) - 5} more" if len(opaque) > 5 else "")
+        warn(f"{final!r} holds more than data ({shown}), so a load needs {needed(final)}", NeedsTrustWarning)
     return final
 
 
@@ -329,7 +326,7 @@ def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> lis
     Raises
     ------
     LoadError
-        SaveNotFoundError or UnknownFormatError, where there is no save to be read.
+        Where there is no save, or it cannot be read: SaveNotFoundError, UnknownFormatError, LimitError.
     """
     where = os.fspath(path)
 
@@ -337,11 +334,24 @@ def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> lis
         try:
             with open_store(path, limits) as store:
                 options = ReadOptions(LoadOptions(Trust.of(limits=limits)), "", where)
-                return list(format_of(store, where).verify(store, options))
+                found = list(format_of(store, where).verify(store, options))
+                if found:
+                    raise _Found(found)  # a store that was replaced meanwhile says so when an error leaves it
+        except _Found as damage:
+            return damage.rows
         except CorruptSaveError as error:  # an archive that cannot be taken apart
             return [Damage(error.node, error.file, error.message)]
+        return []
 
     return reading(attempt, where)
+
+
+class _Found(Exception):
+    """That verifying found damage."""
+
+    def __init__(self, rows: list[Damage]) -> None:
+        super().__init__()
+        self.rows = rows
 
 
 def _final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) -> str:

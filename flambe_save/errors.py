@@ -29,6 +29,7 @@
     |-- SourceChangedWarning             the class was edited since the save; shows a unified diff
     |-- VersionMismatchWarning           a minor version differs
     |-- StateMismatchWarning             what ``strict=False`` let pass
+    |-- UncheckedSaveWarning             the manifest is gone: fewer checks, and ties are not restored
     `-- NeedsTrustWarning                what was just saved needs trust to load again
 
 An error says what is wrong and where (``.node``, ``.file``) on its first line and what to do on its second.
@@ -65,6 +66,7 @@ __all__ = [
     "StateMismatchError",
     "StateMismatchWarning",
     "TargetExistsError",
+    "UncheckedSaveWarning",
     "UnknownFormatError",
     "UnpreparedLinkError",
     "UnsupportedObjectError",
@@ -162,6 +164,12 @@ def quote(text: object) -> str:
     """Quote something from a save, cut so that it cannot flood a message."""
     shown = str(text)
     return repr(shown if len(shown) <= 200 else f"{shown[:190]}...")
+
+
+def quote_some(names: Sequence[str], most: int = 5) -> str:
+    """Quote the first of some names from a save, and count the rest."""
+    rest = f", and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(quote, names[:most])) + rest
 
 
 def warn(text: str, category: type[Warning]) -> None:
@@ -271,6 +279,10 @@ class VersionMismatchWarning(FlambeSaveWarning):
 
 class StateMismatchWarning(FlambeSaveWarning):
     """Keys of the saved state and of the object differ, and ``strict=False`` let it pass."""
+
+
+class UncheckedSaveWarning(FlambeSaveWarning):
+    """The manifest of a save is gone: files are checked only by themselves, and ties are not restored."""
 
 
 class NeedsTrustWarning(FlambeSaveWarning):

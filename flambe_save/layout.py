@@ -23,6 +23,9 @@ REQUIREMENTS_FILE = "requirements.txt"
 MANIFEST_FILE = "manifest.json"
 ROOT_FILES = (REQUIREMENTS_FILE, MANIFEST_FILE)
 
+# Files beside a root that people and hubs put there; they are no part of the save.
+CARD_FILES = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
+
 PICKLE_SUFFIX = ".pkl"
 ARCHIVE_SUFFIX = ".tar.gz"
 
@@ -110,16 +113,19 @@ def same_on_some_disk(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
+def is_torch(start: bytes) -> bool:
+    """Whether a file begins as torch's do, new or old."""
+    return start.startswith(b"PK\x03\x04") or _LEGACY_TORCH in start[:32]
+
+
 def what_it_is(start: bytes) -> tuple[str, str] | None:
     """Tell a file that often lies where a save is looked for, by its first bytes: what it is, and what to do."""
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer", "Run git lfs pull."
     if start.lstrip()[:1] == b"<":
         return "an HTML page", "The download gave a page and not the file; check the address."
-    if start.startswith(b"PK\x03\x04"):
+    if is_torch(start):
         return "a torch.save file", "Read it with torch.load."
-    if _LEGACY_TORCH in start[:32]:
-        return "a torch.save file of an old release", "Read it with torch.load."
     if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 100 << 20:
         return "a safetensors file", "Read it with safetensors.torch.load_file."
     if start.startswith((b"\x89HDF", b"GGUF")):

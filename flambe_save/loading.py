@@ -5,6 +5,7 @@ api.py has the public functions that take them; an audit takes all of them but t
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from flambe_save.errors import (
     LoadError,
     SaveReplacedError,
     StateMismatchWarning,
+    UntrustedError,
     quote,
     warn,
 )
@@ -177,6 +179,24 @@ def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding
     return [*dict.fromkeys(audit.findings)]
 
 
+def needed(path: str | os.PathLike[str]) -> str:
+    """Return the arguments with which a save loads that needs trust."""
+    try:
+        rows = audit(path, "", Trust())
+    except (FlambeSaveError, OSError):
+        rows = []
+    names = _names_in(rows)
+    trusted = f"trusted={names}" if names else ""
+    is_call = any(row.argument == "weights_only=False" for row in rows)
+    return "weights_only=False" if is_call or not trusted or len(trusted) > 300 else trusted
+
+
+def _names_in(rows: list[Finding]) -> list[str]:
+    """Return the names that ``trusted=[...]`` would have to hold for rows."""
+    arguments = (row.argument.removeprefix("trusted=") for row in rows if row.argument.startswith("trusted="))
+    return [*dict.fromkeys(name for argument in arguments for name in ast.literal_eval(argument))]
+
+
 def tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:
     """Give an error the rows of all that the save asks for, so that nobody has to find them one by one."""
     first = len(error.rows)
@@ -184,5 +204,8 @@ def tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, tr
         error.rows = audit(path, node, trust)
     except (FlambeSaveError, OSError):
         return  # what was found first is what there is to say
+    names = _names_in(list(error.rows))
+    if isinstance(error, UntrustedError) and names:
+        error.fix = trust.advice(names)
     if len(error.rows) > max(first, 1) and error.fix:
         error.fix += f" untrusted({os.fspath(path)!r}) lists all {len(error.rows)} things that it asks for."

@@ -40,8 +40,8 @@ class Limits:
     unpacked_bytes : int
         Bytes that an archive unpacks to.
     ratio : float
-        How many bytes an archive may unpack to for each of its own, once it is past 256 MiB. Weights reach 1.1; a
-        model of zeros reaches 1000.
+        How many bytes an archive may unpack to for each of its own, beside 256 MiB. Weights reach 1.1; a model of zeros
+        reaches 1000.
     built_bytes : int
         Bytes of tensors that constructors may make, beside 16 times those of the saved state.
     """
@@ -111,6 +111,8 @@ class Trust:
         ):
             if not isinstance(switch, bool):
                 raise TypeError(f"{name} is True or False, not {switch!r}")
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits takes Limits(...), not {limits!r}")
         return cls(weights_only, names, auto_install, use_saved_source, limits or Limits())
 
     def audit(self) -> Trust:
@@ -149,7 +151,11 @@ class Trust:
         """Return what to do about names that were refused."""
         refused = [*dict.fromkeys(names)]
         if any(map(_runs_anything, refused)):
-            return "These can run anything: do not load it unless you know who wrote it, and why it needs them."
+            fix = (
+                "These can run anything: do not load it unless you know who wrote it, and why it needs them; then "
+                f"load(..., trusted={[*self.trusted, *refused]})."
+            )
+            return fix if len(fix) < 900 else fix.partition("; then")[0] + "; then load(..., weights_only=False)."
         fix = f"If you know who wrote it: load(..., trusted={[*self.trusted, *refused]})."
         return fix if len(fix) < 500 else "If you know who wrote it: load(..., weights_only=False)."
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -22,11 +23,12 @@ from flambe_save.errors import (
     LoadError,
     ProtocolError,
     SaveNotFoundError,
+    UncheckedSaveWarning,
     UnknownFormatError,
     UnsupportedObjectError,
     UntrustedError,
 )
-from flambe_save.formats import Format, ReadOptions, Saved, format_of
+from flambe_save.formats import Damage, Format, ReadOptions, Saved, format_of
 from flambe_save.formats.directory import DIRECTORY
 from flambe_save.formats.manifest import Manifest, find_ties, packages, requirements
 from flambe_save.formats.pickle import PICKLE
@@ -720,9 +722,54 @@ def test_unknown_nodes_are_listed() -> None:
 # ------------------------------------------------------------------------------------------------------- environment
 
 
+def test_a_manifest_that_is_gone_is_told() -> None:
+    """A save that had a manifest and has none is read with a warning; Flambe's, which never had one, without."""
+    files = without_manifest(write(sample()))
+    with pytest.warns(UncheckedSaveWarning, match=r"lost its manifest\.json"):
+        read(files)
+    assert [(item.file, item.problem[:13]) for item in damage(files)] == [(MANIFEST_FILE, "it is missing")]
+    files["requirements.txt"] = b"torch==2.13.0\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(files)
+    assert damage(files) == []
+
+
+def damage(files: dict[str, bytes]) -> list[Damage]:
+    """Return what verifying files yields."""
+    with MemoryStore(files) as store:
+        return list(DIRECTORY.verify(store, ReadOptions(LoadOptions())))
+
+
+@pytest.mark.parametrize("name", sorted(write(sample())))
+def test_verify_compares_every_digest(name: str) -> None:
+    """A file that was changed together with its checksum is found by its SHA-256, whichever file it is."""
+    with MemoryStore() as store:
+        DIRECTORY.write(sample(), store, DumpOptions(digest="sha256"))
+    files = store.files
+    manifest = Manifest.from_json(files[MANIFEST_FILE])
+    if name == MANIFEST_FILE:
+        assert damage(files) == []
+        return
+    manifest.files[name]["sha256"] = "0" * 64
+    found = damage({**files, MANIFEST_FILE: manifest.to_json()})
+    assert [item.file for item in found] == [name]
+
+
+def test_a_card_beside_the_root_is_passed_over() -> None:
+    """A model card, as hubs put it there, is no damage; other files, and a card in a part, are."""
+    files = {**write(sample()), "README.md": b"# a card"}
+    assert damage(files) == []
+    assert read(files).tree.class_name == "Model"
+    for name in ("notes.md", "encoder/README.md"):
+        with pytest.raises(CorruptSaveError, match="not of this save"):
+            read({**files, name: b""})
+
+
 def test_requirements_are_installed_packages() -> None:
     """Each line is a package with its version, sorted, and no path of this machine."""
-    lines = requirements().splitlines()
+    first, *lines = requirements().splitlines()
+    assert first.startswith("# of a save by flambe_save")
     assert lines == sorted(lines, key=str.lower)
     assert all(re.fullmatch(r"[\w.\-]+==[\w.+!\-]+", line) for line in lines)
     assert os.getcwd() not in requirements()

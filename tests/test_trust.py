@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import collections
 import fractions
 import os
+import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -227,13 +231,56 @@ def gone(tmp_path: Path) -> Path:
 
 def test_saved_source_is_used_only_when_asked_for(gone: Path, tmp_path: Path) -> None:
     """Classes that no module has are made from source.py; the object works, and can be saved again."""
-    for options in ({}, {"trusted": ["gone_module"]}, {"auto_install": True}):
+    for options in ({}, {"auto_install": True}):
         with pytest.raises(RegistrationError, match="gone_module"):
             load(gone, **options)
+    with pytest.raises(MissingExtensionError, match=r"(?s)'gone_module' cannot be imported.*use_saved_source"):
+        load(gone, trusted=["gone_module"])
     again = load(gone, use_saved_source=True)
     assert type(again).__module__ == "gone_module"
     assert again.left.layer.weight.shape == (1, 2)
     assert type(load(save(again, tmp_path / "t"))) is type(again)
+
+
+def test_a_trusted_module_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its own code raises is told, and not taken for its absence; a class in it may be nested."""
+    (tmp_path / "raises_itself.py").write_text("import no_such_module_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtensionError, match="No module named 'no_such_module_at_all'"):
+        load(save_with(tmp_path, "!raises_itself.Outer.Inner {}\n"), trusted=["raises_itself"])
+
+
+def test_following_the_advice_loads_it(tmp_path: Path) -> None:
+    """Names that a save warns of, an error lists and a row names are enough, dill's idioms for types included."""
+    with pytest.warns(NeedsTrustWarning, match=r"a load needs trusted=\[") as caught:
+        path = save(Thing(collections.defaultdict(list, a=[1])), tmp_path / "s")
+    names = re.search(r"trusted=(\[.*\])", str(caught[0].message))
+    with pytest.raises(UntrustedError) as info:
+        load(path)
+    advised = re.search(r"trusted=(\[.*?\])\)", str(info.value).split("untrusted(")[0])
+    assert names is not None
+    assert advised is not None
+    for listed in (names[1], advised[1]):
+        assert load(path, trusted=ast.literal_eval(listed)).value == {"a": [1]}
+
+
+def test_what_trust_by_names_cannot_unpickle(tmp_path: Path) -> None:
+    """Where the names are trusted and the pickle still does not fit them, the error says what would open it."""
+    path = save_with(tmp_path)
+    (path / "state.pt").write_bytes(b"\x80\x02ctest_trust\nThing\n(K\x01K\x02K\x03tR.")
+    with pytest.raises(LoadError, match=r"(?s)what is trusted cannot be unpickled.*TypeError.*weights_only=False"):
+        load(path, trusted=["test_trust.Thing"])
+
+
+@pytest.mark.parametrize("dtype", ["f4", "<i8", [("a", ">i2"), ("b", "S3")], "M8[us]"])
+def test_numpy_types_are_data(dtype: Any, tmp_path: Path) -> None:
+    """A type that stands on its own is numpy's own again, beside arrays of it."""
+    value = np.dtype(dtype)
+    again = load(save(Thing([value, {"x": (value, np.zeros(2, value))}]), tmp_path / "s")).value
+    assert again[0] == again[1]["x"][0] == value
+    assert isinstance(again[0], np.dtype)
+    array = np.zeros(2, value)
+    assert again[1]["x"][1].dtype == pickle.loads(pickle.dumps(array)).dtype
 
 
 def test_saved_source_that_does_not_run(tmp_path: Path) -> None:
@@ -278,6 +325,12 @@ def test_limits_can_be_raised(tmp_path: Path) -> None:
         load(path, limits=Limits(built_bytes=1))
     assert load(path, limits=Limits(built_bytes=100_000_000)).mask.shape == (2000, 2000)
     assert load(path, weights_only=False, limits=Limits(built_bytes=1)).mask.shape == (2000, 2000)
+
+
+def test_limits_are_limits(tmp_path: Path) -> None:
+    """A mapping of them is refused before anything is read."""
+    with pytest.raises(TypeError, match="limits takes Limits"):
+        load(tmp_path, limits={"ratio": 3})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "many"])

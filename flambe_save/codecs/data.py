@@ -176,6 +176,8 @@ def _is_numpy_data(value: Any) -> bool:
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return False
+    if isinstance(value, numpy.dtype):
+        return not value.hasobject and type(value).__module__ == "numpy.dtypes"
     if type(value) is numpy.ndarray or isinstance(value, numpy.generic):
         return not value.dtype.hasobject
     return False

@@ -18,7 +18,7 @@ from flambe_save.codecs.data import ATOMS
 from flambe_save.sizes import unfolded_size
 from flambe_save.state import State
 
-__all__ = ["DTYPES", "UNTYPED", "Dtype", "build_array", "check", "check_key", "data_global"]
+__all__ = ["DTYPES", "UNTYPED", "Dtype", "build_array", "check", "check_key", "data_global", "real_types"]
 
 
 class Stand:
@@ -238,6 +238,28 @@ def build_array(array: Any, state: Any) -> None:
     check(_is_shape(shape) and isinstance(raw, (bytes, bytearray)) and not dtype.hasobject, "a bad array")
     check(len(raw) == math.prod(shape) * dtype.itemsize, "an array of another size than its bytes")
     array.__setstate__((1, shape, dtype, bool(fortran), bytes(raw)))
+
+
+def real_types(value: Any) -> Any:
+    """Return a value in which numpy types that stand on their own are numpy's; containers are changed in place."""
+    seen: dict[int, Any] = {}
+
+    def real(item: Any) -> Any:
+        if isinstance(item, Dtype):
+            return item.real()
+        if type(item) not in (list, dict, OrderedDict, State, tuple) or id(item) in seen:
+            return seen.get(id(item), item)
+        seen[id(item)] = item
+        if type(item) is tuple:
+            seen[id(item)] = tuple(real(inner) for inner in item)
+        elif type(item) is list:
+            item[:] = [real(inner) for inner in item]
+        else:
+            for key in item:
+                item[key] = real(item[key])
+        return seen[id(item)]
+
+    return real(value)
 
 
 def _numpy_reconstruct(kind: Any, shape: Any, code: Any) -> Any:

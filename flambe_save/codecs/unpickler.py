@@ -10,8 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from flambe_save.codecs.rebuild import Dtype, build_array, check, check_key, data_global
-from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError
+from flambe_save.codecs.rebuild import Dtype, build_array, check, check_key, data_global, real_types
+from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError, LoadError
 from flambe_save.sizes import unfolded_size
 from flambe_save.state import State
 from flambe_save.trust import Trust
@@ -162,6 +162,8 @@ class DataUnpickler(CarefulUnpickler):
         self._file = file
         self._budget = _BUDGET + 16 * len(stream.getbuffer())
         self._expanded = 0
+        self._used_trust = False
+        self._has_types = False
 
     def unpickle(self) -> Any:  # not read: the machine keeps a function of that name in each object
         """Unpickle one object.
@@ -181,13 +183,20 @@ class DataUnpickler(CarefulUnpickler):
             value = Inert() if value is Inert else value
             most = max(_MAX_UNFOLDED, 4 * size)
             check(unfolded_size(value, most) <= most, "it stands for far more values than it has bytes")
-            return value
+            return real_types(value) if self._has_types else value
         except FlambeSaveError:
             raise
         except Exception as error:
             if self._trust.findings:
                 return Inert()  # what is not made in an audit may well not fit where it belongs
 
+            if self._used_trust:
+                raise LoadError(
+                    f"what is trusted cannot be unpickled by names alone: {type(error).__name__}: {str(error)[:200]}",
+                    node=self._node,
+                    file=self._file,
+                    fix="If you know who wrote it: load(..., weights_only=False).",
+                ) from error
             # MemoryError too: a pickle may ask for more than its own size could justify
             raise broken_pickle(error, self._node, self._file) from error
 
@@ -208,6 +217,7 @@ class DataUnpickler(CarefulUnpickler):
             self._refuse_unknown([dotted, *globals_of(self._rest())])
         if self._trust.findings is not None:
             return Inert
+        self._used_trust = True
         found = super().find_class(module, name)
         self._check_home(found, dotted)
         return found
@@ -218,13 +228,16 @@ class DataUnpickler(CarefulUnpickler):
             raise pickle.UnpicklingError("a persistent id where there is no storage")
         return self._storage_of(pid)
 
-    def _dill_type(self, name: Any) -> type:
+    def _dill_type(self, name: Any) -> Any:
         """Stand in for ``dill._dill._load_type``, by which dill wrote the set in Flambe's own saves."""
         check(isinstance(name, str), "dill names a type by no text")
         if name != "set":
             self._refuse([f"{_DILL_TYPE}({name[:80]!r})"])
-            return Inert
-        return data_global("builtins.set")  # type: ignore[no-any-return]
+            if self._trust.findings is not None:
+                return Inert
+            self._used_trust = True
+            return super().find_class(*_DILL_TYPE.rsplit(".", 1))(name)
+        return data_global("builtins.set")
 
     def _within_budget(self, make: Callable[..., Any]) -> Callable[..., Any]:
         def spend(*arguments: Any) -> Any:
@@ -266,6 +279,7 @@ class DataUnpickler(CarefulUnpickler):
             pass
         elif isinstance(item, Dtype):
             item.build(state)
+            self._has_types = True
         elif type(item) in (OrderedDict, State):
             check(isinstance(state, dict) and all(isinstance(key, str) for key in state), "a mapping's odd attributes")
             check(not any(hasattr(type(item), key) for key in state), "a mapping's methods are set")

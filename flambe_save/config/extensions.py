@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flambe_save.errors import MissingExtensionError
+from flambe_save.errors import MissingExtensionError, quote
 from flambe_save.trust import Trust
 
 __all__ = ["import_trusted", "is_extensions", "require"]
@@ -80,12 +79,38 @@ def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trus
         path = recorded.get(tag, tag)
         parts = path.split(".")[:-1]
         if parts and trust.allows(path) and parts[0] not in _ALWAYS_THERE:
-            for count in range(len(parts), 0, -1):  # a class may be nested in another, or in a function
-                with contextlib.suppress(ModuleNotFoundError):
-                    importlib.import_module(".".join(parts[:count]))
-                    found = True
-                    break
+            _import_outer(parts)
+            found = True
     return found
+
+
+def _import_outer(parts: list[str]) -> None:
+    """Import the module of a class, which may be nested in other classes, or in a function.
+
+    Raises
+    ------
+    MissingExtensionError
+        If there is none, or it raises.
+    """
+    for count in range(len(parts), 0, -1):
+        module = ".".join(parts[:count])
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            is_inner = count > 1 and error.name is not None and f"{module}.".startswith(f"{error.name}.")
+            if not is_inner:
+                raise _cannot_import(module, error) from error
+        except Exception as error:  # whatever the module's own code raises
+            raise _cannot_import(module, error) from error
+        else:
+            return
+
+
+def _cannot_import(module: str, error: Exception) -> MissingExtensionError:
+    return MissingExtensionError(
+        f"the trusted module {quote(module)} cannot be imported: {type(error).__name__}: {str(error)[:200]}",
+        fix="Mend it. If it is gone: load(..., use_saved_source=True) runs the classes' source in the save instead.",
+    )
 
 
 def _install(module: str, requirement: str, file: str | None) -> None:

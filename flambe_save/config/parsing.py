@@ -327,6 +327,8 @@ class Constructor:
             return self.construct_mapping(node)
         if kind == "seq":
             return self.construct_sequence(node)
+        if kind not in (*SCALARS, "str", "binary"):
+            raise ConfigError(f"the tag {quote('!!' + kind)} is none of this dialect")
         text = self.construct_scalar(node)
         try:
             if kind in SCALARS and re.fullmatch(SCALARS[kind][0], text) is None:

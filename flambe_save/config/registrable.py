@@ -212,7 +212,9 @@ class Tags:
                     what, fix="Load it in the program that defines the class, or move it to a module."
                 )
             return RegistrationError(
-                what, fix=f"import {module} first; if the class moved, give its new place @alias({tag!r})."
+                what,
+                fix=f"import {module} first, or load(..., trusted=[{module!r}]); a class that moved takes "
+                "@alias(its old tag).",
             )
         namespace, _, name = tag.rpartition(".")
         names = [*self._named, *self._explicit, *(dir(torch.nn) + dir(torch.optim) if namespace == "torch" else ())]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import copy
+import functools
+import itertools
 import linecache
+import math
 import sys
 import typing
 from collections.abc import Mapping
@@ -18,8 +23,9 @@ __all__ = ["define_classes"]
 def define_classes(sources: Mapping[str, str], known: Mapping[str, Any], *, file: str | None = None) -> None:
     """Run class definitions, which registers the classes as importing their modules would, for the rest of the process.
 
-    A source is that of a class alone, without what its module imports: torch, ``nn``, ``F``, ``np`` where numpy is
-    imported, the names of typing, ``known``, and the other classes of the same module are there for it.
+    A source is that of a class alone, without what its module imports. There for it are: torch, ``nn``, ``F``, ``np``
+    where numpy is imported, the names of typing, collections, copy, functools, itertools, math, ``known``, and the
+    other classes of the same module.
 
     Parameters
     ----------
@@ -36,6 +42,7 @@ def define_classes(sources: Mapping[str, str], known: Mapping[str, Any], *, file
         If a definition raises; the message names what is missing.
     """
     common: dict[str, Any] = {name: getattr(typing, name) for name in typing.__all__}
+    common.update((module.__name__, module) for module in (collections, copy, functools, itertools, math))
     common.update(known, torch=torch, nn=torch.nn, F=torch.nn.functional)
     if "numpy" in sys.modules:
         common.update(np=sys.modules["numpy"], numpy=sys.modules["numpy"])

@@ -14,12 +14,15 @@ from flambe_save.errors import (
     FlambeSaveError,
     LoadError,
     SaveNotFoundError,
+    UncheckedSaveWarning,
     quote,
+    warn,
 )
-from flambe_save.formats.manifest import Manifest, find_ties, packages, requirements, tensor_facts
+from flambe_save.formats.manifest import HAS_MANIFEST, Manifest, find_ties, packages, requirements, tensor_facts
 from flambe_save.formats.nodes import NodeReader
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.layout import (
+    CARD_FILES,
     CONFIG_FILE,
     ESCAPED_PROTOCOL,
     KEY_KEY,
@@ -119,10 +122,16 @@ class DirectoryFormat:
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Read the nodes; what the manifest says is checked as far as it is read."""
-        names = store.names()
+        names = _own_names(store)
         manifest = _manifest_of(store, names)
         if manifest is not None:
             manifest.check_names(names)
+        elif _had_manifest(store, names):
+            warn(
+                f"{quote(options.where)} has lost its {MANIFEST_FILE}: its files are checked only by themselves, and "
+                "tensors that were one are so no more, unless the constructors make them so",
+                UncheckedSaveWarning,
+            )
         reader = NodeReader(store, manifest, options.values)
         keys = reader.keys_of(names)
         top = _find_folder(keys, options)
@@ -144,15 +153,19 @@ class DirectoryFormat:
 
     def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
         """Yield every file that is missing, is not part of the save, or cannot be read as what it is."""
-        names = store.names()
+        names = _own_names(store)
         manifest = None
         try:
             manifest = _manifest_of(store, names)
         except LoadError as error:
-            yield Damage("", MANIFEST_FILE, error.message)
+            yield Damage("", MANIFEST_FILE, f"{error.message}; other files are checked only by themselves")
+        if manifest is None and _had_manifest(store, names) and MANIFEST_FILE not in names:
+            yield Damage("", MANIFEST_FILE, "it is missing; other files are checked only by themselves")
         if manifest is not None:
             there, listed = set(names) - {MANIFEST_FILE}, manifest.files.keys()
-            yield from (Damage(None, name, "it is missing") for name in sorted(listed - there))
+            nodes = {node["folder"]: prefix for prefix, node in manifest.nodes.items()}
+            for name in sorted(listed - there):
+                yield Damage(nodes.get(name.rpartition("/")[0]), name, "it is missing")
             yield from (Damage(None, name, "it is not of this save") for name in sorted(there - listed))
             names = sorted(there & listed)
         reader = NodeReader(store, manifest, options.values)
@@ -183,6 +196,21 @@ class DirectoryFormat:
 
 
 DIRECTORY = DirectoryFormat()
+
+
+def _own_names(store: Store) -> list[str]:
+    return [name for name in store.names() if name not in CARD_FILES]
+
+
+def _had_manifest(store: Store, names: Sequence[str]) -> bool:
+    """Whether a save without a manifest was written with one, as Flambe's are not."""
+    if REQUIREMENTS_FILE not in names:
+        return False
+    try:
+        with store.reader(REQUIREMENTS_FILE) as file:
+            return file.read(len(HAS_MANIFEST)) == HAS_MANIFEST.encode()
+    except KeyError:
+        return False
 
 
 def _manifest_of(store: Store, names: Sequence[str]) -> Manifest | None:

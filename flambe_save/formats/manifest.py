@@ -20,13 +20,14 @@ import torch
 
 from flambe_save._version import __version__
 from flambe_save.codecs.data import tie_key
-from flambe_save.errors import CorruptSaveError, ProtocolError, quote
+from flambe_save.errors import CorruptSaveError, ProtocolError, quote, quote_some
 from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
 
-__all__ = ["Manifest", "find_ties", "packages", "requirements", "tensor_facts"]
+__all__ = ["HAS_MANIFEST", "Manifest", "find_ties", "packages", "requirements", "tensor_facts"]
 
 _FORMAT = "flambe_save"
 MANIFEST_VERSION = 1
+HAS_MANIFEST = "# of a save by flambe_save, which has a manifest.json"  # what tells that one is gone
 _ENDING = b',\n  "crc32": "%08x"\n}\n'  # of all the bytes before it
 _ENDING_PATTERN = re.compile(rb',\n  "crc32": "([0-9a-f]{8})"\n}\n\Z')
 
@@ -79,22 +80,22 @@ class Manifest:
         ProtocolError
             If it is of a newer version.
         """
+        ending = _ENDING_PATTERN.search(data)
+        is_whole = ending is not None and int(ending[1], 16) == zlib.crc32(data[: ending.start()])
         try:
             document = json.loads(data)
-            version = document.pop("manifest")
-            if document.pop("format") != _FORMAT:
-                raise ValueError("the format is not flambe_save")
-            if type(version) is not int or type(document["protocol"]) is not int:
-                raise ValueError("a version is no number")
-            if version > MANIFEST_VERSION or document["protocol"] > HIGHEST_PROTOCOL:
+            version, protocol = document.pop("manifest", None), document.get("protocol")
+            are_numbers = type(version) is int and type(protocol) is int
+            if are_numbers and (version > MANIFEST_VERSION or protocol > HIGHEST_PROTOCOL):
                 raise ProtocolError(
                     f"the save was written by {quote(document.get('writer', 'something'))}, whose format is newer",
                     file=MANIFEST_FILE,
                     fix="pip install --upgrade flambe_save",
                 )
-            ending = _ENDING_PATTERN.search(data)
-            if ending is None or int(ending[1], 16) != zlib.crc32(data[: ending.start()]):
+            if not is_whole:
                 raise ValueError("its content does not match its checksum")
+            if document.pop("format") != _FORMAT or not are_numbers:
+                raise ValueError("the format is not flambe_save")
             del document["crc32"]
             manifest = cls(**document)
             manifest._check_types()
@@ -123,8 +124,8 @@ class Manifest:
         there = set(names) - {MANIFEST_FILE}
         missing, extra = sorted(self.files.keys() - there), sorted(there - self.files.keys())
         if missing or extra:
-            lines = [f"missing: {', '.join(map(quote, missing[:5]))}"] if missing else []
-            lines += [f"not of this save: {', '.join(map(quote, extra[:5]))}"] if extra else []
+            lines = [f"missing: {quote_some(missing)}"] if missing else []
+            lines += [f"not of this save: {quote_some(extra)}"] if extra else []
             raise CorruptSaveError(
                 f"the files are not those that were saved; {'; '.join(lines)}",
                 file=missing[0] if missing else extra[0],
@@ -250,4 +251,4 @@ def packages() -> dict[str, str]:
 def requirements() -> str:
     """Return the installed packages, one ``name==version`` a line, sorted; looked up once per process."""
     lines = sorted((f"{name}=={version}" for name, version in _installed().items()), key=str.lower)
-    return "\n".join(lines) + "\n"
+    return "\n".join([HAS_MANIFEST, *lines]) + "\n"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from flambe_save.codecs import LoadOptions, TorchCodec
-from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, ProtocolError, quote
+from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, ProtocolError, quote, quote_some
 from flambe_save.formats.manifest import Manifest
 from flambe_save.layout import (
     CONFIG_FILE,
@@ -26,6 +26,7 @@ from flambe_save.layout import (
     VERSION_FILE,
     decode_name,
     encode_name,
+    is_torch,
     same_on_some_disk,
     what_it_is,
 )
@@ -104,7 +105,7 @@ class NodeReader:
             unknown = [last for last in inside[folder] if last not in (*NODE_FILES, *ROOT_FILES)]
             if unknown and self._manifest is None:
                 raise CorruptSaveError(
-                    f"the folder holds files that no save has: {', '.join(map(quote, unknown[:5]))}",
+                    f"the folder holds files that no save has: {quote_some(unknown)}",
                     file=begin + unknown[0],
                     fix="Move them elsewhere.",
                 )
@@ -116,7 +117,7 @@ class NodeReader:
                 )
         if missing and complete:
             raise CorruptSaveError(
-                f"files are missing: {', '.join(map(quote, missing[:20]))}",
+                f"files are missing: {quote_some(missing)}",
                 node=keys[missing[0][: missing[0].rfind("/") + 1]],
                 file=missing[0],
                 fix="Take them from a copy of the save; every folder of it holds " + ", ".join(NODE_FILES) + ".",
@@ -233,8 +234,9 @@ class NodeReader:
         try:
             self._manifest.check_size(name, size)
         except CorruptSaveError as error:
-            found = what_it_is(file.read(200)) if most is None or size < 1000 else None
-            if found is not None:
+            start = file.read(200)
+            found = what_it_is(start) if most is None or size < 1000 else None
+            if found is not None and not is_torch(start):
                 error.message, error.fix = f"{error.message}: this is {found[0]}", found[1]
             raise
 
@@ -246,13 +248,12 @@ class NodeReader:
         LoadError
             If it is damaged.
         """
-        last = name.rpartition("/")[2]
-        if last not in (STATE_FILE, STASH_FILE):
-            self._text(name, prefix)
-            return
-        data = self._bytes(name, prefix)
+        is_torch_file = name.rpartition("/")[2] in (STATE_FILE, STASH_FILE)
+        data = self._bytes(name, prefix) if is_torch_file else self._text(name, prefix).encode()
         if self._manifest is not None:
             self._manifest.check_file(name, data, digests=True)
+        if not is_torch_file:
+            return
         _CODEC.check(io.BytesIO(data), replace(self._options, node=prefix, file=name))
 
 

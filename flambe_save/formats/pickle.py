@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
+import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from flambe_save.codecs import DumpOptions, PickleCodec, pickle_end
-from flambe_save.errors import CorruptSaveError, LoadError, SaveNotFoundError, UnknownFormatError
+from flambe_save.errors import CorruptSaveError, SaveNotFoundError, UnknownFormatError
 from flambe_save.formats.manifest import find_ties
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.layout import (
@@ -32,7 +34,7 @@ __all__ = ["PICKLE", "PickleFormat"]
 
 _CODEC = PickleCodec()
 # Behind the pickle, where unpicklers do not look: its size and checksum
-_TRAILER = b"\nflambe_save %d bytes crc32 %08x\n"
+_TRAILER = re.compile(rb"(\nflambe_save (\d{1,20}) bytes(?: sha256 ([0-9a-f]{64}))?) crc32 ([0-9a-f]{8})\n")
 _FIX = "Take it from a copy of the save."
 _FIRST_BYTES = b"\x80"  # every pickle since protocol 2 begins so
 
@@ -54,7 +56,7 @@ class PickleFormat:
         opaque = _CODEC.dump(plain, buffer, options)
         with store.writer("") as file:
             file.write(buffer.getbuffer())
-            file.write(_TRAILER % (len(buffer.getbuffer()), zlib.crc32(buffer.getbuffer())))
+            file.write(_trailer(buffer.getvalue(), options.digest))
         return opaque
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
@@ -91,9 +93,9 @@ class PickleFormat:
     def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
         """Yield what is wrong with the file, if anything is."""
         try:
-            data, _ = _read_checked(store, options.where)
+            data, _ = _read_checked(store, options.where, digests=True)
             _CODEC.check(io.BytesIO(data), options.values)
-        except LoadError as error:
+        except CorruptSaveError as error:
             yield Damage(None, options.where, error.message)
 
 
@@ -117,7 +119,14 @@ def _describes_components(metadata: Any) -> bool:
     return True
 
 
-def _read_checked(store: Store, where: str) -> tuple[bytes, bool]:
+def _trailer(data: bytes, digest: str | None) -> bytes:
+    """Return what stands behind a pickle; its checksum is of the pickle and of the trailer before the checksum."""
+    extra = f" {digest} {hashlib.new(digest, data).hexdigest()}" if digest is not None else ""
+    begin = f"\nflambe_save {len(data)} bytes{extra}".encode()
+    return begin + b" crc32 %08x\n" % zlib.crc32(begin, zlib.crc32(data))
+
+
+def _read_checked(store: Store, where: str, *, digests: bool = False) -> tuple[bytes, bool]:
     """Return the pickle, compared with the checksum behind it, and whether it has one: Flambe's have none.
 
     Raises
@@ -140,6 +149,13 @@ def _read_checked(store: Store, where: str) -> tuple[bytes, bool]:
     if len(data) == end:
         return data, False
     body = data[:end]
-    if data[end:] != _TRAILER % (end, zlib.crc32(body)):
+    found = _TRAILER.fullmatch(data, end)
+    is_whole = (
+        found is not None
+        and int(found[2]) == end
+        and int(found[4], 16) == zlib.crc32(found[1], zlib.crc32(body))
+        and not (digests and found[3] is not None and hashlib.sha256(body).hexdigest().encode() != found[3])
+    )
+    if not is_whole:
         raise CorruptSaveError("the file is damaged: it does not match its checksum", file=where, fix=_FIX)
     return body, True

@@ -250,13 +250,14 @@ class Aside:
         shown = str(self.target)
         if self._is_folder and self.target.is_dir() and not any(self.target.iterdir()):
             return  # an empty folder holds nothing to lose, and a rename onto it succeeds
+        is_save = (self.target / PROTOCOL_FILE).is_file() if self._is_folder else self.target.is_file()
         if not self._overwrite:
             raise TargetExistsError(
                 f"there is already something at {shown!r}",
                 file=shown,
-                fix="Choose another path, or overwrite=True.",
+                fix="Choose another path, or overwrite=True." if is_save else "Choose another path.",
             )
-        if not ((self.target / PROTOCOL_FILE).is_file() if self._is_folder else self.target.is_file()):
+        if not is_save:
             raise TargetExistsError(
                 f"what is at {shown!r} is no save of this kind, so overwrite=True does not remove it",
                 file=shown,
@@ -308,10 +309,10 @@ def _make_parents(folder: Path, made: list[Path]) -> None:
 
 def _check_space(target: Path, size: int) -> None:
     try:
-        free = shutil.disk_usage(target.parent).free
+        total, _, free = shutil.disk_usage(target.parent)
     except OSError:  # a file system that does not tell
         return
-    if size > free:
+    if size > free and total > 0:
         raise SaveError(
             f"the disk has no space for the save: it needs {size:,} bytes, and {free:,} are free",
             file=str(target),

@@ -215,7 +215,11 @@ class _Metered:
             raise LimitError(
                 f"the archive unpacks to more than {self._count:,} bytes, from {packed:,}",
                 file=self._where,
-                fix="If it is meant to, a model of zeros say, allow it: "
-                "load(..., limits=Limits(ratio=..., unpacked_bytes=...)).",
+                fix="If it is meant to, a model of zeros say, allow it: load(..., limits=Limits("
+                + (
+                    f"unpacked_bytes={10 * self._count}))."
+                    if self._count > self._limits.unpacked_bytes
+                    else f"ratio={max(10_000, 10 * self._limits.ratio):g}))."
+                ),
             )
         return data
