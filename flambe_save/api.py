@@ -39,6 +39,8 @@ from flambe_save.trust import Limits, Trust
 
 __all__ = ["load", "load_state_from_file", "save", "save_state_to_file", "untrusted", "verify"]
 
+_READ_AGAIN = 64 << 20  # bytes
+
 
 def save(
     obj: Any,
@@ -171,7 +173,9 @@ def save_state_to_file(
         opaque = [*opaque, "config.yaml asks for a !call"]
     if opaque:
         shown = "; ".join(opaque[:5]) + (f"; and {len(opaque) - 5} more" if len(opaque) > 5 else "")
-        warn(f"{final!r} holds more than data ({shown}), so a load needs {needed(final)}", NeedsTrustWarning)
+        # Finding the names reads the save again, which is not worth it where that takes long
+        what = needed(final) if bytes_of(state) < _READ_AGAIN else "what untrusted(path) lists"
+        warn(f"{final!r} holds more than data ({shown}), so a load needs {what}", NeedsTrustWarning)
     return final
 
 
