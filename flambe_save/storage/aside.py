@@ -90,12 +90,12 @@ class Aside:
             if folder:
                 self.path.mkdir()
                 self.folder = Folder(self.path)
-                self._lock = _locked(self.path)
+                self._lock = _locked(self.path, wait=True)
             else:
                 self._lock = os.open(
                     self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666
                 )
-                _try_lock(self._lock)
+                _lock(self._lock, wait=True)
         except BaseException:
             self.discard()
             raise
@@ -379,29 +379,32 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _locked(path: Path) -> int | None:
+def _locked(path: Path, *, wait: bool = False) -> int | None:
     """Open and lock a file or folder; None where the system has no such locks.
+
+    Whoever makes an aside waits for the lock: another process may hold it for the moment that it takes to look whether
+    somebody does.
 
     Raises
     ------
     BlockingIOError
-        If another process, or another Aside, holds it.
+        If another process, or another Aside, holds it; not with ``wait``.
     """
     if fcntl is None:
         return None
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        _try_lock(handle)
+        _lock(handle, wait=wait)
     except BaseException:
         os.close(handle)
         raise
     return handle
 
 
-def _try_lock(handle: int) -> None:
+def _lock(handle: int, *, wait: bool) -> None:
     if fcntl is not None:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise
         except OSError:

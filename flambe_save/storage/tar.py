@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from flambe_save.errors import CorruptSaveError, LimitError, SaveError, quote
-from flambe_save.layout import ARCHIVE_SUFFIX, MAX_TEXT, PICKLE_SUFFIX
+from flambe_save.layout import ARCHIVE_SUFFIX
 from flambe_save.storage.aside import Aside, finish
 from flambe_save.storage.disk import open_regular
 from flambe_save.storage.memory import BufferWriter
@@ -179,8 +179,6 @@ class TarStore:
             if not info.isfile():
                 folders.add(inner)
                 continue
-            if info.size > MAX_TEXT and not name.endswith((".pt", PICKLE_SUFFIX)):
-                raise self._damaged(f"the member {quote(name)} has {info.size} bytes, too many for its kind")
             content = tar.extractfile(info)
             assert content is not None
             self._files[inner] = content.read()
