@@ -153,7 +153,11 @@ def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
     """Warn where a component's own config is not what the config around it says: only a part's load would use it."""
     for prefix, inner in prefixed(tree).items():
         if prefix and inner.config.strip():
-            _, part = yaml.split_documents(parse(inner.config))
+            try:
+                _, part = yaml.split_documents(parse(inner.config))
+            except FlambeSaveError as error:
+                error.locate(node=prefix, file=CONFIG_FILE)
+                raise
             difference = contradiction(document, split_key(prefix), part)
             if difference is not None:
                 warn(

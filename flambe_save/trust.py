@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from flambe_save.errors import Finding, LimitError, MissingExtensionError, UntrustedError, quote
+from flambe_save.errors import Finding, LimitError, LoadError, MissingExtensionError, UntrustedError, quote
 
 __all__ = ["NO_TRUST", "Limits", "Trust"]
 
@@ -131,21 +131,20 @@ class Trust:
         UntrustedError
         """
         refused = [name for name in dict.fromkeys(names) if not self.allows(name)]
-        found = [Finding(node, file, f"pickled global {quote(name)}", f"trusted=[{quote(name)}]") for name in refused]
-        if self.findings is not None:
-            self.findings.extend(found)
-        elif refused:
-            shown = ", ".join(quote(name) for name in refused[:8]) + (", ..." if len(refused) > 8 else "")
-            is_module = any(name.startswith("torch.nn.modules.") for name in refused)
-            holds = "a pickle here holds a whole module, or parts of one, and" if is_module else "a pickle here"
-            error = UntrustedError(
+        if not refused:
+            return
+        shown = ", ".join(quote(name) for name in refused[:8]) + (", ..." if len(refused) > 8 else "")
+        is_module = any(name.startswith("torch.nn.modules.") for name in refused)
+        holds = "a pickle here holds a whole module, or parts of one, and" if is_module else "a pickle here"
+        self._refuse(
+            [Finding(node, file, f"pickled global {quote(name)}", f"trusted=[{quote(name)}]") for name in refused],
+            UntrustedError(
                 f"{holds} names objects that only a trusting load may unpickle: {shown}",
                 node=node,
                 file=file,
                 fix=self.advice(refused),
-            )
-            error.rows = found
-            raise error
+            ),
+        )
 
     def advice(self, names: Iterable[str]) -> str:
         """Return what to do about names that were refused."""
@@ -168,18 +167,15 @@ class Trust:
         """
         if not self.weights_only:
             return
-        found = Finding(node, file, f"a call of {quote(what)}", "weights_only=False")
-        if self.findings is not None:
-            self.findings.append(found)
-            return
-        error = UntrustedError(
-            f"the config asks to call {quote(what)}",
-            node=node,
-            file=file,
-            fix="If you know who wrote it: load(..., weights_only=False).",
+        self._refuse(
+            [Finding(node, file, f"a call of {quote(what)}", "weights_only=False")],
+            UntrustedError(
+                f"the config asks to call {quote(what)}",
+                node=node,
+                file=file,
+                fix="If you know who wrote it: load(..., weights_only=False).",
+            ),
         )
-        error.rows = [found]
-        raise error
 
     def check_import(
         self, module: str, requirement: str = "", *, node: str | None = None, file: str | None = None
@@ -193,18 +189,22 @@ class Trust:
         if self.allows(module) or self.auto_install:
             return
         needs = f" (installed from {quote(requirement)})" if requirement else ""
-        found = Finding(node, file, f"import of {quote(module)}{needs}", f"trusted=[{quote(module)}]")
-        if self.findings is not None:
-            self.findings.append(found)
-            return
-        error = MissingExtensionError(
-            f"the config needs the extension {quote(module)}{needs}, which this program has not imported",
-            node=node,
-            file=file,
-            fix=f"import {module[:200]} first, or load(..., trusted=[{quote(module)}]).",
+        self._refuse(
+            [Finding(node, file, f"import of {quote(module)}{needs}", f"trusted=[{quote(module)}]")],
+            MissingExtensionError(
+                f"the config needs the extension {quote(module)}{needs}, which this program has not imported",
+                node=node,
+                file=file,
+                fix=f"import {module[:200]} first, or load(..., trusted=[{quote(module)}]).",
+            ),
         )
-        error.rows = [found]
-        raise error
+
+    def _refuse(self, found: list[Finding], error: LoadError) -> None:
+        """Raise the error, or in an audit write down what it is for."""
+        if self.findings is None:
+            error.rows = found
+            raise error
+        self.findings.extend(found)
 
     def note_unknown(self, tag: str, path: str, *, node: str | None, file: str | None) -> None:
         """Note, in an audit, a tag whose class no imported module has; building it is what fails in a load."""

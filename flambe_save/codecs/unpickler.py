@@ -189,7 +189,6 @@ class DataUnpickler(CarefulUnpickler):
         except Exception as error:
             if self._trust.findings:
                 return Inert()  # what is not made in an audit may well not fit where it belongs
-
             if self._used_trust:
                 raise LoadError(
                     f"what is trusted cannot be unpickled by names alone: {type(error).__name__}: {str(error)[:200]}",
