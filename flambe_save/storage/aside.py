@@ -30,6 +30,7 @@ __all__ = ["Aside", "finish", "old_save"]
 
 _ASIDE = ".flambe-aside"
 _OLD = ".flambe-aside-old"  # an old save between two renames: it counts as the target where the new one never arrived
+_NAME = re.compile(r"\.(?P<target>.*)\.(?P<pid>\d+)-[0-9a-f]{8}\.flambe-aside(-old)?", re.DOTALL)
 _YOUNG = 60  # seconds for which an aside of a living process is left alone although nothing holds it
 _LONG_AGO = 24 * 3600  # seconds after which an aside is a leftover where the system has no locks
 _ours: set[str] = set()  # names of the asides of this process
@@ -330,15 +331,15 @@ def _short(name: str) -> str:
 
 def _asides(target: Path) -> Iterator[tuple[Path, bool]]:
     """Yield ``(path, whether it is an old save set aside)`` of what lies aside for a target."""
-    ours = re.compile(re.escape(f".{_short(target.name)}.") + r"\d+-[0-9a-f]{8}" + re.escape(_ASIDE) + "(-old)?")
+    name = _short(target.name)
     try:
-        names = os.listdir(target.parent)
+        there = os.listdir(target.parent)
     except OSError:
         return
-    for name in names:
-        match = ours.fullmatch(name)
-        if match:
-            yield target.with_name(name), match[1] is not None
+    for entry in there:
+        match = _NAME.fullmatch(entry) if entry.endswith((_ASIDE, _OLD)) else None
+        if match and match["target"] == name:
+            yield target.with_name(entry), entry.endswith(_OLD)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -363,7 +364,9 @@ def _is_left_over(path: Path) -> bool:
         return False
     if lock is not None:
         os.close(lock)
-    pid = int(path.name.removesuffix("-old").removesuffix(_ASIDE).rpartition(".")[2].partition("-")[0])
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, "only asides are asked about"
+    pid = int(match["pid"])
     if fcntl is None:
         return age > _LONG_AGO
     return pid == os.getpid() or age > _YOUNG or not _alive(pid)  # it may just be about to take its lock
