@@ -146,6 +146,7 @@ def save_state_to_file(
         raise SaveError(f"no digest {digest!r} is known", fix="Pass digest='sha256', or none.")
     tree = tree_from_state(state)
     options = DumpOptions(pickle_module, pickle_protocol, digest)
+    size = bytes_of(state)
     chosen: Format = FORMATS["pickle" if pickle_only else "directory"]
     try:
         check_outside(final)
@@ -157,7 +158,7 @@ def save_state_to_file(
             single=pickle_only,
             overwrite=overwrite,
             durable=durable,
-            size=bytes_of(state),
+            size=size,
         ) as store:
             opaque = chosen.write(tree, store, options)
     except FlambeSaveError:
@@ -174,7 +175,7 @@ def save_state_to_file(
     if opaque:
         shown = "; ".join(opaque[:5]) + (f"; and {len(opaque) - 5} more" if len(opaque) > 5 else "")
         # Finding the names reads the save again, which is not worth it where that takes long
-        what = needed(final) if bytes_of(state) < _READ_AGAIN else "what untrusted(path) lists"
+        what = needed(final) if size < _READ_AGAIN else "what untrusted(path) lists"
         warn(f"{final!r} holds more than data ({shown}), so a load needs {what}", NeedsTrustWarning)
     return final
 

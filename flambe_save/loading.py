@@ -72,15 +72,15 @@ def read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved
     limits = options.trust.limits
 
     def attempt() -> Saved:
+        wanted = ReadOptions(options, node, where)
         root, folder = whole_save(path)
         if folder:
             with open_store(root, limits) as store:
-                prefix = DIRECTORY.prefix_of(store, folder)
-                if prefix is not None:
-                    full = join_prefix(prefix, node) if node else prefix
-                    return DIRECTORY.read(store, ReadOptions(options, full, where))
+                saved = DIRECTORY.read_folder(store, folder, wanted)
+                if saved is not None:
+                    return saved
         with open_store(path, limits) as store:
-            return format_of(store, where).read(store, ReadOptions(options, node, where))
+            return format_of(store, where).read(store, wanted)
 
     return reading(attempt, where)
 

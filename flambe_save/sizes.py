@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["unfolded_size"]
+__all__ = ["MAX_HASHED", "MAX_UNFOLDED", "unfolded_size"]
+
+MAX_HASHED = 10_000  # values in a key or in an item of a set
+MAX_UNFOLDED = 10_000_000  # values in what a pickle, or a constructor's arguments, stand for
 
 
 def unfolded_size(value: Any, most: int) -> int:

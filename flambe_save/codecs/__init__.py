@@ -38,6 +38,3 @@ class Codec(Protocol[V]):
 
     def load(self, file: BinaryIO, options: LoadOptions) -> V:
         """Read values, on the devices that the options say."""
-
-    def check(self, file: BinaryIO, options: LoadOptions) -> None:
-        """Look for damage in a whole file, reading no values and trusting nobody; CorruptSaveError where there is."""

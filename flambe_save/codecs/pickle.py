@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.options import DumpOptions, LoadOptions
 from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
-from flambe_save.codecs.unpickler import broken_pickle, pickle_end
 
 __all__ = ["PickleCodec"]
 
@@ -52,16 +51,3 @@ class PickleCodec:
         """
         stream = io.BytesIO(file.read())
         return (unpickle_data if options.trust.weights_only else unpickle_trusting)(stream, options)
-
-    def check(self, file: BinaryIO, options: LoadOptions) -> None:
-        """Walk through the opcodes, executing none.
-
-        Raises
-        ------
-        CorruptSaveError
-            If they are no pickle.
-        """
-        try:
-            pickle_end(file.read())
-        except pickle.UnpicklingError as error:
-            raise broken_pickle(error, options.node, options.file) from error

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from flambe_save.codecs.data import ATOMS
-from flambe_save.sizes import unfolded_size
+from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import State
 
 __all__ = ["DTYPES", "UNTYPED", "Dtype", "build_array", "check", "check_key", "data_global", "real_types"]
@@ -294,13 +294,11 @@ def _numpy_frombuffer(buffer: Any, proxy: Any, shape: Any, order: str, axes: Any
 
 # ------------------------------------------------------------------------------------------------ hashing
 
-_MAX_HASHED = 10_000
-
 
 def check_key(key: Any) -> None:
     """Refuse what would take long to hash."""
     if type(key) in (tuple, frozenset):
-        check(unfolded_size(key, _MAX_HASHED) <= _MAX_HASHED, "a key or a set's item that is too large to be hashed")
+        check(unfolded_size(key, MAX_HASHED) <= MAX_HASHED, "a key or a set's item that is too large to be hashed")
 
 
 def _set_of(kind: type) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from flambe_save.codecs.rebuild import Dtype, build_array, check, check_key, data_global, real_types
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError, LoadError
-from flambe_save.sizes import unfolded_size
+from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import State
 from flambe_save.trust import Trust
 
@@ -25,7 +25,6 @@ _DILL_TYPE = "dill._dill._load_type"
 _COPY_BYTES = frozenset(("builtins.bytearray", "builtins.bytes", "_codecs.encode"))
 _MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
 _BUDGET = 1 << 20
-_MAX_UNFOLDED = 10_000_000
 
 
 # The machine in Python, not the one in C: only there can be said what a BUILD may do, and to what
@@ -181,7 +180,7 @@ class DataUnpickler(CarefulUnpickler):
                 self._refuse_unknown(globals_of(self._rest()))
             value = self.load()
             value = Inert() if value is Inert else value
-            most = max(_MAX_UNFOLDED, 4 * size)
+            most = max(MAX_UNFOLDED, 4 * size)
             check(unfolded_size(value, most) <= most, "it stands for far more values than it has bytes")
             return real_types(value) if self._has_types else value
         except FlambeSaveError:
@@ -405,6 +404,6 @@ _OF_AN_EMPTY_DICT = frozenset(("PROTO", "FRAME", "MARK", "DICT", "EMPTY_DICT", "
 def is_empty_dict(data: bytes) -> bool:
     """Whether a pickle is of an empty dict, from its opcodes alone."""
     try:
-        return {opcode.name for opcode, _, _ in pickletools.genops(data)} <= _OF_AN_EMPTY_DICT
+        return all(opcode.name in _OF_AN_EMPTY_DICT for opcode, _, _ in pickletools.genops(data))
     except ValueError:
         return False

@@ -11,12 +11,9 @@ from typing import Any
 
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.errors import CompilationError, FlambeSaveError
-from flambe_save.sizes import unfolded_size
+from flambe_save.sizes import MAX_HASHED, unfolded_size
 
-__all__ = ["MAX_UNFOLDED", "bind_arguments", "call_with", "replace_items", "replacing", "signature_of"]
-
-_MAX_HASHED = 10_000
-MAX_UNFOLDED = 10_000_000
+__all__ = ["bind_arguments", "call_with", "replace_items", "replacing", "signature_of"]
 
 
 _UNFINISHED = object()
@@ -155,6 +152,6 @@ def replacing(
 
 def _measured(item: Any) -> Any:
     """Refuse a key, or a set's item, that would take long to hash: it may hold what came from a stash."""
-    if unfolded_size(item, _MAX_HASHED) > _MAX_HASHED:
-        raise CompilationError(f"a key or a set's item of more than {_MAX_HASHED} values")
+    if unfolded_size(item, MAX_HASHED) > MAX_HASHED:
+        raise CompilationError(f"a key or a set's item of more than {MAX_HASHED} values")
     return item

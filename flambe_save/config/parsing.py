@@ -21,13 +21,13 @@ from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Schema, visit
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, FlambeSaveError, quote
+from flambe_save.sizes import MAX_HASHED
 
 __all__ = ["Constructor", "Document", "parse"]
 
 _MAX_CHARS = 64 << 20
 _MAX_DEPTH = 10_000
 _MAX_NODES = 5_000_000
-_MAX_HASHED = 10_000
 _MAX_UNFOLDED = 1_000_000
 _MAX_ALIASES = 100_000
 _MAX_SCALAR = 16 << 20
@@ -274,8 +274,8 @@ class Constructor:
 
     def _check_hashable(self, node: pyyaml.Node) -> None:
         """Refuse what would take long to hash: anchors let a few lines stand for a huge nested tuple."""
-        if self._sizes[id(node)] > _MAX_HASHED:
-            raise ConfigError(f"line {line_of(node)}: a key or a set's item of more than {_MAX_HASHED} values")
+        if self._sizes[id(node)] > MAX_HASHED:
+            raise ConfigError(f"line {line_of(node)}: a key or a set's item of more than {MAX_HASHED} values")
 
     def construct_yaml_map(self, node: pyyaml.Node) -> Iterator[dict[Any, Any]]:
         """Yield a mapping's keys and values, for a ``from_yaml`` that was written for Flambe."""

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
 from typing import Any
 
-from flambe_save.config.arguments import MAX_UNFOLDED, call_with, replace_items, replacing, signature_of
+from flambe_save.config.arguments import call_with, replace_items, replacing, signature_of
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.errors import CompilationError, FlambeSaveError, LinkError, UnpreparedLinkError
-from flambe_save.sizes import unfolded_size
+from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import join_key
 
 __all__ = [

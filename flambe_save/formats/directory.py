@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -41,7 +42,7 @@ from flambe_save.layout import (
     same_on_some_disk,
 )
 from flambe_save.storage import Store
-from flambe_save.tree import SaveTreeNode, place_key, prefixed, state_from_tree, walk
+from flambe_save.tree import SaveTreeNode, join_prefix, place_key, prefixed, state_from_tree, walk
 
 __all__ = ["DIRECTORY", "DirectoryFormat"]
 
@@ -123,7 +124,25 @@ class DirectoryFormat:
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Read the nodes; what the manifest says is checked as far as it is read."""
         names = _own_names(store)
-        manifest = _manifest_of(store, names)
+        return self._read(store, names, _manifest_of(store, names), options)
+
+    def read_folder(self, store: Store, folder: str, options: ReadOptions) -> Saved | None:
+        """Read the component in a folder of a save, or what is below it; None where the manifest knows no such folder.
+
+        Raises
+        ------
+        CorruptSaveError
+            If the manifest cannot be read.
+        """
+        manifest = _manifest_of(store, [MANIFEST_FILE])
+        nodes = manifest.nodes.items() if manifest is not None else ()
+        prefix = next((prefix for prefix, node in nodes if node["folder"] == folder), None)
+        if prefix is None:
+            return None
+        node = join_prefix(prefix, options.node) if options.node else prefix
+        return self._read(store, _own_names(store), manifest, replace(options, node=node))
+
+    def _read(self, store: Store, names: Sequence[str], manifest: Manifest | None, options: ReadOptions) -> Saved:
         if manifest is not None:
             manifest.check_names(names)
         elif _had_manifest(store, names):
@@ -181,18 +200,6 @@ class DirectoryFormat:
                     reader.check(name, prefix)
                 except LoadError as error:
                     yield Damage(prefix, name, error.message)
-
-    def prefix_of(self, store: Store, folder: str) -> str | None:
-        """Return the prefix of the component in a folder of a save, or None where its manifest knows no such folder.
-
-        Raises
-        ------
-        CorruptSaveError
-            If the manifest cannot be read.
-        """
-        manifest = _manifest_of(store, [MANIFEST_FILE])
-        nodes = manifest.nodes.items() if manifest is not None else ()
-        return next((prefix for prefix, node in nodes if node["folder"] == folder), None)
 
 
 DIRECTORY = DirectoryFormat()

@@ -201,12 +201,9 @@ class NodeReader:
             raise
 
     def _text(self, name: str, prefix: str | None) -> str:
-        try:
-            return self._bytes(name, prefix, MAX_TEXT).decode()
-        except UnicodeDecodeError as error:
-            raise CorruptSaveError(f"it is no UTF-8 text: {error}", node=prefix, file=name) from error
+        return _decoded(self._bytes(name, prefix, MAX_TEXT), name, prefix)
 
-    def _bytes(self, name: str, prefix: str | None, most: int | None = None) -> bytes:
+    def _bytes(self, name: str, prefix: str | None, most: int | None = None, *, digests: bool = False) -> bytes:
         try:
             with self._store.reader(name) as file:
                 size = file.seek(0, io.SEEK_END)
@@ -214,7 +211,7 @@ class NodeReader:
                 self._check_size(name, size, most, file)
                 data = file.read()
             if self._manifest is not None:
-                self._manifest.check_file(name, data)
+                self._manifest.check_file(name, data, digests=digests)
         except FlambeSaveError as error:
             error.locate(node=prefix, file=name)
             raise
@@ -249,12 +246,18 @@ class NodeReader:
             If it is damaged.
         """
         is_torch_file = name.rpartition("/")[2] in (STATE_FILE, STASH_FILE)
-        data = self._bytes(name, prefix) if is_torch_file else self._text(name, prefix).encode()
-        if self._manifest is not None:
-            self._manifest.check_file(name, data, digests=True)
-        if not is_torch_file:
-            return
-        _CODEC.check(io.BytesIO(data), replace(self._options, node=prefix, file=name))
+        data = self._bytes(name, prefix, None if is_torch_file else MAX_TEXT, digests=True)
+        if is_torch_file:
+            _CODEC.check(io.BytesIO(data), replace(self._options, node=prefix, file=name))
+        else:
+            _decoded(data, name, prefix)
+
+
+def _decoded(data: bytes, name: str, prefix: str | None) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptSaveError(f"it is no UTF-8 text: {error}", node=prefix, file=name) from error
 
 
 def _torch_facts(local: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -93,8 +93,7 @@ class PickleFormat:
     def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
         """Yield what is wrong with the file, if anything is."""
         try:
-            data, _ = _read_checked(store, options.where, digests=True)
-            _CODEC.check(io.BytesIO(data), options.values)
+            _read_checked(store, options.where, digests=True)
         except CorruptSaveError as error:
             yield Damage(None, options.where, error.message)
 

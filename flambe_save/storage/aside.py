@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from flambe_save.errors import SaveError, TargetExistsError
 from flambe_save.layout import PROTOCOL_FILE
-from flambe_save.storage.disk import Folder, exchange, rename_new, sync_folder, sync_tree
+from flambe_save.storage.disk import CREATE_FLAGS, Folder, exchange, rename_new, sync_folder, sync_tree
 
 fcntl: Any
 try:
@@ -93,9 +93,7 @@ class Aside:
                 self.folder = Folder(self.path)
                 self._lock = _locked(self.path, wait=True)
             else:
-                self._lock = os.open(
-                    self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666
-                )
+                self._lock = os.open(self.path, CREATE_FLAGS, 0o666)
                 _lock(self._lock, wait=True)
         except BaseException:
             self.discard()
@@ -104,13 +102,12 @@ class Aside:
     def create(self, name: str) -> BinaryIO:
         """Open a new file of a folder for writing, made with the folders that it lies in."""
         assert self.folder is not None, "a single file has no names"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         self._files.append(name)
         try:
-            return os.fdopen(self.folder.open(name, flags), "wb")
+            return os.fdopen(self.folder.open(name, CREATE_FLAGS), "wb")
         except FileNotFoundError:
             self._make_folders(name)
-            return os.fdopen(self.folder.open(name, flags), "wb")
+            return os.fdopen(self.folder.open(name, CREATE_FLAGS), "wb")
 
     def _make_folders(self, name: str) -> None:
         assert self.folder is not None

@@ -14,11 +14,21 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from flambe_save.errors import CorruptSaveError, LoadError
 
-__all__ = ["Folder", "Kind", "exchange", "open_regular", "rename_new", "sync_folder", "sync_tree"]
+__all__ = [
+    "CREATE_FLAGS",
+    "Folder",
+    "Kind",
+    "exchange",
+    "open_file",
+    "open_regular",
+    "rename_new",
+    "sync_folder",
+    "sync_tree",
+]
 
 R = TypeVar("R")
 
@@ -28,6 +38,7 @@ _MAX_CHARS = 250
 _FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _MANY = 100  # files; past this one sync of the file system is faster than one of each file
+CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Kind(enum.Enum):
@@ -182,6 +193,11 @@ def open_regular(open_it: Callable[[], int], name: str, shown: str) -> int:
         os.close(handle)
         raise CorruptSaveError(f"{name!r} is no regular file", file=shown)
     return handle
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading; errors as of :func:`open_regular`."""
+    return os.fdopen(open_regular(lambda: os.open(path, _READ_FLAGS), path.name, str(path)), "rb")
 
 
 # ------------------------------------------------------------------------------------------------ renaming

@@ -9,7 +9,7 @@ from typing import BinaryIO, ClassVar, TypeVar
 
 from flambe_save.errors import CorruptSaveError, SaveError, SaveReplacedError
 from flambe_save.storage.aside import Aside, finish
-from flambe_save.storage.disk import Folder, Kind, open_regular
+from flambe_save.storage.disk import Folder, Kind, open_file, open_regular
 
 __all__ = ["FileStore", "FolderStore"]
 
@@ -162,8 +162,7 @@ class FileStore(_LocalStore):
         """Open the file."""
         if name:
             raise KeyError(name)
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        return os.fdopen(open_regular(lambda: os.open(self.path, flags), self.path.name, str(self.path)), "rb")
+        return open_file(self.path)
 
     def writer(self, name: str) -> BinaryIO:
         """Create the file aside from the target."""

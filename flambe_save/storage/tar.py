@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from flambe_save.errors import CorruptSaveError, LimitError, SaveError, quote
 from flambe_save.layout import ARCHIVE_SUFFIX
 from flambe_save.storage.aside import Aside, finish
-from flambe_save.storage.disk import open_regular
+from flambe_save.storage.disk import open_file
 from flambe_save.storage.memory import BufferWriter
 from flambe_save.trust import Limits
 
@@ -139,10 +139,8 @@ class TarStore:
         self._tar.addfile(info, io.BytesIO(data))
 
     def _read(self) -> None:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        handle = open_regular(lambda: os.open(self.path, flags), self.path.name, str(self.path))
         try:
-            with os.fdopen(handle, "rb") as file, gzip.open(file) as unpacked:
+            with open_file(self.path) as file, gzip.open(file) as unpacked:
                 stream: Any = _Metered(unpacked, file, self._limits, str(self.path))
                 with tarfile.open(fileobj=stream, mode="r|") as tar:
                     self._read_members(tar)
