@@ -2,11 +2,12 @@
 
 from flambe_save._version import __version__
 from flambe_save.adapters import Adapter, register_adapter
-from flambe_save.api import load, load_state_from_file, save, save_state_to_file, untrusted, verify
+from flambe_save.api import load, load_state, load_state_from_file, save, save_state_to_file, untrusted, verify
 from flambe_save.component import Component, dynamic_component, make_component
 from flambe_save.config import yaml
 from flambe_save.config.link import FunctionCallLink, Link, PickledDataLink, create_link_str, parse_link_str
 from flambe_save.config.mapped import MappedRegistrable
+from flambe_save.config.recording import recorded, recording
 from flambe_save.config.registrable import (
     Registrable,
     alias,
@@ -44,9 +45,12 @@ __all__ = [
     "create_link_str",
     "dynamic_component",
     "load",
+    "load_state",
     "load_state_from_file",
     "make_component",
     "parse_link_str",
+    "recorded",
+    "recording",
     "register",
     "register_adapter",
     "registrable_factory",

@@ -13,9 +13,10 @@ from typing import Any
 
 import dill
 
-from flambe_save.adapters import Fit, get_state, is_component, restore_ties
+from flambe_save.adapters import Fit, get_state, restore_ties
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
+from flambe_save.config.audit import asks_for
 from flambe_save.errors import (
     CorruptSaveError,
     Finding,
@@ -30,14 +31,14 @@ from flambe_save.errors import (
 )
 from flambe_save.formats import Damage, Format, ReadOptions, format_of
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, TAGS_KEY
-from flambe_save.loading import audit, build, bytes_of, needed, read, reading, tell_all
+from flambe_save.loading import audit, build, bytes_of, needed, read, reading, state_of, tell_all
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
 from flambe_save.storage import check_outside, check_replaceable, create_store, open_store
 from flambe_save.tree import state_from_tree, tree_from_state
 from flambe_save.trust import Limits, Trust
 
-__all__ = ["load", "load_state_from_file", "save", "save_state_to_file", "untrusted", "verify"]
+__all__ = ["load", "load_state", "load_state_from_file", "save", "save_state_to_file", "untrusted", "verify"]
 
 _READ_AGAIN = 64 << 20  # bytes
 
@@ -58,8 +59,8 @@ def save(
 
     Parameters
     ----------
-    obj : Component or torch.nn.Module
-        A module that is no Component must be one of torch.nn's own, which tell their arguments.
+    obj : object
+        Anything: modules, optimizers, containers of these and of tensors; docs/kinds.md says how each kind is kept.
     path : str or path
         Where. ``.pkl`` and ``.tar.gz`` are appended where they apply and the path does not end so.
     compress : bool
@@ -98,16 +99,12 @@ def save(
     """
     state = get_state(obj)
     if not state._metadata[""].get(CONFIG_KEY):
-        name = type(obj).__qualname__
-        if is_component(obj):
-            what = f"the arguments that this {name} was built with cannot be written as a mapping of names to values"
-            fix = (
-                "Give arguments by position or by keyword, not the same name both ways, and call no __new__ of its own."
-            )
-        else:
-            what = f"it is not known how this {name} was built"
-            fix = "Make its class a Component, or save its state_dict() alone with save_state_to_file."
-        raise UnsupportedObjectError(what, fix=fix)
+        raise UnsupportedObjectError(
+            f"the arguments that this {type(obj).__qualname__} was built with cannot be written as a mapping of names "
+            "to values",
+            fix="Give arguments by position or by keyword, not the same name both ways, and call no __new__ of its "
+            "own.",
+        )
     return save_state_to_file(
         state,
         path,
@@ -170,8 +167,8 @@ def save_state_to_file(
             file=named if os.path.isabs(named) else final,
             fix="Nothing was left behind; check space and permissions, and save again.",
         ) from error
-    if "call" in tree.state._metadata[""].get(TAGS_KEY, {}):
-        opaque = [*opaque, "config.yaml asks for a !call"]
+    asked = asks_for(tree.config, tree.state._metadata[""].get(TAGS_KEY, {}))
+    opaque = [*opaque, *(f"config.yaml: {what}" for what in asked)]
     if opaque:
         shown = "; ".join(opaque[:5]) + (f"; and {len(opaque) - 5} more" if len(opaque) > 5 else "")
         # Finding the names reads the save again, which is not worth it where that takes long
@@ -289,6 +286,50 @@ def load_state_from_file(
         return state_from_tree(read(path, node, options).tree)
     except UntrustedError as error:
         tell_all(error, path, node, trust)
+        raise
+
+
+def load_state(
+    obj: Any,
+    path: str | os.PathLike[str],
+    *,
+    node: str = "",
+    map_location: MapLocation = "cpu",
+    trusted: Iterable[str] = (),
+    limits: Limits | None = None,
+    strict: bool = True,
+) -> None:
+    """Fill an object that is there with the state of a save; nothing is built, so no class of the save needs trust.
+
+    Parameters
+    ----------
+    obj : object
+        Changed in place: a module, an optimizer, a container of these, whatever :func:`save` takes. Tensors keep their
+        types and devices.
+    path : str or path
+    node : str
+        The dotted key of the part of the save that ``obj`` is: a component, or anything inside one, as
+        ``"model.encoder"``.
+    map_location : str, torch.device, mapping or callable, optional
+        Where tensors are read to before they are copied.
+    trusted, limits, strict
+        As :func:`load`.
+
+    Raises
+    ------
+    LoadError
+        As :func:`load`; a StateMismatchError where the save does not fit the object.
+    """
+    trust = Trust.of(trusted=trusted, limits=limits)
+    options = LoadOptions(trust, map_location)
+    where = os.fspath(path)
+    try:
+        load_state_into(obj, state_of(path, node, options), strict=strict)
+    except UntrustedError as error:
+        tell_all(error, path, node, trust)
+        raise
+    except FlambeSaveError as error:
+        error.locate(file=where)
         raise
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from flambe_save import api
-from flambe_save.adapters.protocol import PLUMBING, Child, Fit, Later, Mismatch, Place, adapter_for
+from flambe_save.adapters.protocol import PLUMBING, Child, Fit, Later, Mismatch, Place, ValueAdapter, adapter_for
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import holds, load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state, load_state
@@ -49,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_SHOWN = 100_000  # characters of source code
 _ATTRIBUTES = "_registered_attributes"
-_NOT_GONE_INTO = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)  # as in Flambe
 
 
 class _ComponentAdapter:
@@ -133,7 +132,8 @@ class _ComponentAdapter:
 
 
 def _is_part(value: Any) -> bool:
-    return adapter_for(value) is not None and not isinstance(value, _NOT_GONE_INTO)
+    adapter = adapter_for(value)
+    return adapter is not None and not isinstance(adapter, ValueAdapter)
 
 
 class _CompileMethod:

@@ -9,23 +9,27 @@ import ast
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
 
+from flambe_save.adapters import close_cycles
 from flambe_save.codecs import LoadOptions
 from flambe_save.config import yaml
 from flambe_save.config.audit import check_tags, contradiction
 from flambe_save.config.budget import BuildBudget
 from flambe_save.config.extensions import import_trusted, require
-from flambe_save.config.parsing import Document, parse
+from flambe_save.config.parsing import NAMING_TAGS, Document, parse
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.saved_source import define_classes
-from flambe_save.config.schema import Schema
+from flambe_save.config.schema import Sources
+from flambe_save.config.schema import build as build_config
 from flambe_save.errors import (
     Finding,
     FlambeSaveError,
     LoadError,
+    SaveNotFoundError,
     SaveReplacedError,
     StateMismatchWarning,
     UntrustedError,
@@ -35,12 +39,12 @@ from flambe_save.errors import (
 from flambe_save.formats import ReadOptions, Saved, format_of
 from flambe_save.formats.directory import DIRECTORY
 from flambe_save.layout import CONFIG_FILE
-from flambe_save.state import split_key
+from flambe_save.state import State, split_key
 from flambe_save.storage import open_store, whole_save
-from flambe_save.tree import SaveTreeNode, join_prefix, prefixed, walk
+from flambe_save.tree import SaveTreeNode, join_prefix, prefixed, state_from_tree, walk
 from flambe_save.trust import Trust
 
-__all__ = ["audit", "build", "bytes_of", "read", "reading", "tell_all"]
+__all__ = ["audit", "build", "bytes_of", "read", "reading", "state_of", "tell_all"]
 
 R = TypeVar("R")
 
@@ -85,6 +89,23 @@ def read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved
     return reading(attempt, where)
 
 
+def state_of(path: str | os.PathLike[str], node: str, options: LoadOptions) -> State:
+    """Read the state of a save, of a component in it, or of what lies under any prefix of a component's keys."""
+    outer = node
+    while True:
+        try:
+            state = state_from_tree(read(path, outer, options).tree)
+        except SaveNotFoundError:
+            if not outer:
+                raise
+            outer = outer.rpartition(".")[0]
+            continue
+        part = state.under(node[len(outer) :].removeprefix("."))
+        if node != outer and not part:
+            read(path, node, options)  # says what there is
+        return part
+
+
 def bytes_of(state: Mapping[str, Any]) -> int:
     """Return how many bytes the tensors of a state have."""
     return sum(
@@ -110,20 +131,13 @@ def build(saved: Saved, state: Mapping[str, Any], trust: Trust, node: str, where
     if trust.use_saved_source:
         _define_missing(document, saved)
         check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
-    schema = document.construct(saved.tags, extensions)
-    if not isinstance(schema, Schema):
-        raise LoadError(
-            f"the config describes a {type(schema).__name__}, not an object that a class builds",
-            node=node,
-            file=CONFIG_FILE,
-        )
+    config = document.construct(saved.tags, extensions, trust)
     if not saved.is_vouched_for:
         _compare_configs(document, saved.tree)
     stash = dict(saved.tree.object_stash) if "$" in document.tags else {}
-    if not trust.weights_only:
-        return schema(stash)
-    with BuildBudget(trust, len(state), bytes_of(state)):
-        return schema(stash)
+    with BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else nullcontext():
+        obj = build_config(config, Sources(stash, state))
+    return close_cycles(obj) if "back" in document.tags else obj
 
 
 def _document(config: str, saved: Saved, trust: Trust, node: str) -> tuple[dict[str, str], Document]:
@@ -131,7 +145,8 @@ def _document(config: str, saved: Saved, trust: Trust, node: str) -> tuple[dict[
     extensions, document = yaml.split_documents(parse(config))
     check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
     require(extensions, trust, CONFIG_FILE, node=node)
-    if import_trusted(document.tags, saved.tags, trust):
+    asked_for = [*document.tags, *(path for tag in NAMING_TAGS for path in document.named(tag))]
+    if import_trusted(asked_for, saved.tags, trust):
         check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
     return extensions, document
 

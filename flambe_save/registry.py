@@ -35,6 +35,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T | str] = {}
         self._hints: dict[str, str] = {}
         self._by_type: dict[type, T | None] = {}
+        self._traits: dict[tuple[str, ...], str] = {}
         self._plugins_read = False
 
     def __repr__(self) -> str:
@@ -51,6 +52,11 @@ class Registry(Generic[T]):
         """
         self._entries[name] = value
         self._hints[name] = hint
+        self._by_type.clear()
+
+    def add_trait(self, attributes: tuple[str, ...], name: str) -> None:
+        """Let the entry ``name`` stand for all types that have these attributes and no entry of their own."""
+        self._traits[attributes] = name
         self._by_type.clear()
 
     def get(self, name: str) -> T | None:
@@ -84,9 +90,11 @@ class Registry(Generic[T]):
         return entry
 
     def for_type(self, cls: type) -> T | None:
-        """Return the entry of the nearest class in ``cls``'s method resolution order, by its dotted path."""
+        """Return the entry of the nearest class that ``cls`` inherits from, by its dotted path; else one by trait."""
         if cls not in self._by_type:
-            found = (self.get(f"{base.__module__}.{base.__qualname__}") for base in cls.__mro__)
+            names = [f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__]
+            names += [name for traits, name in self._traits.items() if all(hasattr(cls, trait) for trait in traits)]
+            found = (self.get(name) for name in names)
             self._by_type[cls] = next((entry for entry in found if entry is not None), None)
         return self._by_type[cls]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from flambe_save.layout import CLASS_KEY, DIRECTORIES_KEY
 
-__all__ = ["State", "join_key", "ordered", "split_key", "traverse"]
+__all__ = ["Stash", "State", "join_key", "ordered", "split_key", "traverse"]
 
 _EMPTY_PART = "%"  # a lone percent sign is never the result of escaping
 
@@ -40,6 +40,21 @@ class State(OrderedDict[str, Any]):
 
     __copy__ = copy
 
+    def under(self, prefix: str) -> State:
+        """Return the State of what is at a prefix, with keys relative to it; values are shared."""
+        if not prefix:
+            return self.copy()
+        part, begin = State(), f"{prefix}."
+        part.update((key[len(begin) :], value) for key, value in self.items() if key.startswith(begin))
+        for key, local in self._metadata.items():
+            if key == prefix or key.startswith(begin):
+                part._metadata[key[len(begin) :]] = local
+        directories = self._metadata.get(DIRECTORIES_KEY, ())
+        part._metadata[DIRECTORIES_KEY] = {
+            key[len(begin) :] for key in directories if key == prefix or key.startswith(begin)
+        }
+        return part
+
     @property
     def components(self) -> list[str]:
         """The prefixes of the components, sorted; the root is ``""``."""
@@ -49,6 +64,29 @@ class State(OrderedDict[str, Any]):
         root = self._metadata.get("", {}).get(CLASS_KEY, "")
         shown = ", ".join(list(self)[:4]) + (", ..." if len(self) > 4 else "")
         return f"State({root}: {len(self.components)} components, {len(self)} values: {shown})"
+
+
+class Stash(dict[str, Any]):
+    """What a config cannot hold, by the ids that it names it by; it knows where in the object each value stands.
+
+    Attributes
+    ----------
+    paths : dict of str to str
+        Id -> ``model.layers[3].hook``, for messages.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Stash:
+        """Return a Stash of values: the very one, where they are one."""
+        if isinstance(values, Stash):
+            return values
+        made = cls()
+        made.update(values)
+        return made
 
 
 def join_key(parts: Iterable[str]) -> str:

@@ -177,6 +177,45 @@ class Trust:
             ),
         )
 
+    def check_class(self, path: str, *, node: str | None = None, file: str | None = None) -> None:
+        """Refuse to build, or hand on, a class that is imported, but that nobody registered for configs.
+
+        Raises
+        ------
+        UntrustedError
+        """
+        self._check_name(
+            path,
+            f"class {quote(path)}, which is not registered",
+            f"the config builds {quote(path)}, a class that nobody registered for configs",
+            f"register({path.rpartition('.')[2][:100]}, 'a.tag') says that its constructor may be run for any config. ",
+            node=node,
+            file=file,
+        )
+
+    def check_function(self, path: str, *, node: str | None = None, file: str | None = None) -> None:
+        """Refuse to hand a function to an object, which will call it.
+
+        Raises
+        ------
+        UntrustedError
+        """
+        self._check_name(
+            path,
+            f"function {quote(path)}",
+            f"the config hands the function {quote(path)} to an object",
+            "",
+            node=node,
+            file=file,
+        )
+
+    def _check_name(self, path: str, row: str, text: str, fix: str, *, node: str | None, file: str | None) -> None:
+        if not self.allows(path):
+            self._refuse(
+                [Finding(node, file, row, f"trusted=[{quote(path)}]")],
+                UntrustedError(text, node=node, file=file, fix=fix + self.advice([path])),
+            )
+
     def check_import(
         self, module: str, requirement: str = "", *, node: str | None = None, file: str | None = None
     ) -> None:

@@ -90,5 +90,9 @@ def test_import_is_quiet() -> None:
         "print(flambe_save.all_subclasses(flambe_save.Component), sorted(TAGS._classes))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    links = [f"flambe_save.config.link.{name}" for name in ("FunctionCallLink", "Link", "PickledDataLink")]
-    assert (result.stdout, result.stderr) == (f"set() {links}\n", "")
+    links = [
+        f"flambe_save.config.link.{name}"
+        for name in ("BackLink", "FunctionCallLink", "Link", "ParameterLink", "PickledDataLink", "TensorLink")
+    ]
+    own = ["flambe_save.adapters.builtins.Parametrized", "flambe_save.adapters.optimizers.Averaging", *links]
+    assert (result.stdout, result.stderr) == (f"set() {own}\n", "")

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import threading
 import types
 import warnings
 from pathlib import Path
@@ -523,15 +524,13 @@ def test_failed_save_leaves_nothing(name: str, flags: tuple[bool, bool], tmp_pat
 
 
 def test_module_that_does_not_tell_how_it_was_built(tmp_path: Path) -> None:
-    """A root of unknown construction is refused before anything is written."""
-
-    class Custom(nn.Module):
-        pass
-
-    with pytest.raises(UnsupportedObjectError, match=r"(?s)Custom.*Component"):
-        save(Custom(), tmp_path / "run")
-    with pytest.raises(UnsupportedObjectError, match=r"(?s)object.*register_adapter"):
-        save(object(), tmp_path / "run")
+    """What is of no known kind and cannot be pickled is refused by its place, with the ways out; nothing is left."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.hook = [threading.Lock()]
+    with pytest.raises(UnsupportedObjectError, match=r"(?s)models\[1\].*Sequential.*recording.*adapter"):
+        save({"models": [1, model]}, tmp_path / "run")
+    with pytest.raises(UnsupportedObjectError, match=r"(?s)a\.b\[0\] is a _thread\.lock.*register_adapter"):
+        save({"a": {"b": [threading.Lock()]}}, tmp_path / "run")
     assert os.listdir(tmp_path) == []
 
 

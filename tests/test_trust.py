@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import collections
-import fractions
+import ipaddress
 import os
 import pickle
 import re
@@ -78,7 +79,7 @@ def test_a_save_of_data_asks_for_nothing(flags: dict[str, bool], tmp_path: Path)
 
 def asking(folder: Path, **flags: bool) -> str:
     """Return a save that asks for classes in a state, in a stash, and in a part."""
-    thing = Thing(collections.Counter("ab"), Thing(fractions.Fraction(1, 2)))
+    thing = Thing(argparse.Namespace(a=1), Thing(ipaddress.IPv4Address("1.2.3.4")))
     with pytest.warns(NeedsTrustWarning):
         return save(thing, folder / "s", **flags)
 
@@ -86,14 +87,14 @@ def asking(folder: Path, **flags: bool) -> str:
 def test_every_global_is_listed_with_its_place(tmp_path: Path) -> None:
     """Node, file, name and argument, for each node that would be loaded alone."""
     path = asking(tmp_path)
-    fraction, counter = (f"pickled global '{name}'" for name in ("fractions.Fraction", "collections.Counter"))
+    fraction, counter = (f"pickled global '{name}'" for name in ("ipaddress.IPv4Address", "argparse.Namespace"))
     rows = untrusted(path)
     assert set(rows) == {
-        Finding("", "state.pt", counter, "trusted=['collections.Counter']"),
-        Finding("", "stash.pkl", counter, "trusted=['collections.Counter']"),
-        Finding("", "stash.pkl", fraction, "trusted=['fractions.Fraction']"),
-        Finding("inner", "inner/state.pt", fraction, "trusted=['fractions.Fraction']"),
-        Finding("inner", "inner/stash.pkl", fraction, "trusted=['fractions.Fraction']"),
+        Finding("", "state.pt", counter, "trusted=['argparse.Namespace']"),
+        Finding("", "stash.pkl", counter, "trusted=['argparse.Namespace']"),
+        Finding("", "stash.pkl", fraction, "trusted=['ipaddress.IPv4Address']"),
+        Finding("inner", "inner/state.pt", fraction, "trusted=['ipaddress.IPv4Address']"),
+        Finding("inner", "inner/stash.pkl", fraction, "trusted=['ipaddress.IPv4Address']"),
     }
     assert untrusted(path, node="inner") == [row for row in rows if row.node == "inner"]
 
@@ -102,12 +103,12 @@ def test_every_global_is_listed_with_its_place(tmp_path: Path) -> None:
 def test_an_error_has_the_same_rows(flags: dict[str, bool], tmp_path: Path) -> None:
     """Whoever is refused learns all of it at once, and what opens it opens all of it."""
     path = asking(tmp_path, **flags)
-    with pytest.raises(UntrustedError, match=r"collections.Counter") as info:
+    with pytest.raises(UntrustedError, match=r"argparse.Namespace") as info:
         load(path)
     assert list(info.value.rows) == untrusted(path) != []
     names = sorted({row.argument.split("'")[1] for row in info.value.rows})
-    assert names == ["collections.Counter", "fractions.Fraction"]
-    assert load(path, trusted=names).inner.value == fractions.Fraction(1, 2)
+    assert names == ["argparse.Namespace", "ipaddress.IPv4Address"]
+    assert load(path, trusted=names).inner.value == ipaddress.IPv4Address("1.2.3.4")
 
 
 def test_rows_of_a_config(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_nothing_is_imported_before_all_is_trusted(tmp_path: Path, monkeypatch: 
 def test_stashes_are_opened_only_when_they_are_used(tmp_path: Path) -> None:
     """A state is read though a stash beside it needs trust; and trusting everything runs none that is not asked for."""
     with pytest.warns(NeedsTrustWarning):
-        path = save(Thing(1, Thing(2, fractions.Fraction(1, 3))), tmp_path / "s")
+        path = save(Thing(1, Thing(2, ipaddress.IPv4Address("1.2.3.4"))), tmp_path / "s")
     state = load_state_from_file(path)
     assert state["inner.value"] == 2
     with pytest.raises(UntrustedError):

@@ -7,12 +7,15 @@ too.
 
 from __future__ import annotations
 
+from flambe_save.adapters.containers import close_cycles
+from flambe_save.adapters.optimizers import Averaging
 from flambe_save.adapters.protocol import (
     Adapter,
     Child,
     Fit,
     Mismatch,
     Place,
+    ValueAdapter,
     adapter_for,
     is_component,
     register_adapter,
@@ -22,11 +25,14 @@ from flambe_save.registry import ADAPTERS
 
 __all__ = [
     "Adapter",
+    "Averaging",
     "Child",
     "Fit",
     "Mismatch",
     "Place",
+    "ValueAdapter",
     "adapter_for",
+    "close_cycles",
     "get_state",
     "is_component",
     "load_state",
@@ -34,7 +40,26 @@ __all__ = [
     "restore_ties",
 ]
 
-ADAPTERS.add("builtins.list", "flambe_save.adapters.containers:SEQUENCE")
-ADAPTERS.add("builtins.tuple", "flambe_save.adapters.containers:SEQUENCE")
-ADAPTERS.add("builtins.dict", "flambe_save.adapters.containers:MAPPING")
-ADAPTERS.add("torch.nn.modules.module.Module", "flambe_save.adapters.torch:MODULE")
+for _module, _adapter, _types in (
+    ("containers", "SEQUENCE", "builtins.list builtins.tuple collections.deque"),
+    ("containers", "MAPPING", "builtins.dict"),
+    ("containers", "SET", "builtins.set builtins.frozenset"),
+    (
+        *("containers", "PARTS"),
+        "dataclass enum.Enum functools.partial types.SimpleNamespace datetime.timedelta decimal.Decimal "
+        "fractions.Fraction uuid.UUID re.Pattern",
+    ),
+    ("arrays", "ARRAY", "torch.Tensor numpy.ndarray"),
+    ("torch", "MODULE", "torch.nn.modules.module.Module"),
+    ("optimizers", "OPTIMIZER", "torch.optim.optimizer.Optimizer"),
+    (
+        *("optimizers", "SCHEDULER"),
+        "torch.optim.lr_scheduler.LRScheduler torch.optim.lr_scheduler.ReduceLROnPlateau",
+    ),
+    ("optimizers", "SCALER", "torch.amp.grad_scaler.GradScaler"),
+    ("stateful", "STATEFUL", "state_dict"),
+):
+    for _type in _types.split():
+        ADAPTERS.add(_type, f"flambe_save.adapters.{_module}:{_adapter}")
+ADAPTERS.add_trait(("__dataclass_fields__",), "dataclass")
+ADAPTERS.add_trait(("state_dict", "load_state_dict"), "state_dict")

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 
 from flambe_save.codecs.options import MapLocation
+from flambe_save.config.parts import parts_of
 from flambe_save.config.schema import Schema
 from flambe_save.registry import ADAPTERS, find_adapter
-from flambe_save.state import State
+from flambe_save.state import State, join_key
 
 __all__ = [
     "PLUMBING",
@@ -21,6 +22,7 @@ __all__ = [
     "Later",
     "Mismatch",
     "Place",
+    "ValueAdapter",
     "adapter_for",
     "is_component",
     "register_adapter",
@@ -40,11 +42,15 @@ class Child(NamedTuple):
     obj : object
     covered : bool
         Whether the parent's own state holds the child's already, as a module's holds its submodules'.
+    is_borrowed : bool
+        Whether the child is someone else's, as a scheduler's optimizer: it is gone into only where nothing else in the
+        tree leads to it.
     """
 
     name: str
     obj: Any
     covered: bool = False
+    is_borrowed: bool = False
 
 
 class Place(NamedTuple):
@@ -56,14 +62,20 @@ class Place(NamedTuple):
     obj : object
     covered : bool
         As in :class:`Child`.
+    is_open : bool
+        Whether there is nothing around it but values: what it is then stands in the config of the root.
     keep_vars : bool
         Whether parameters themselves are wanted, and not tensors detached from them.
+    name_of : callable
+        Tells what a parameter or buffer is called in the whole tree: its key in the state, or None.
     """
 
     prefix: str
     obj: Any
-    covered: bool
+    covered: bool = False
+    is_open: bool = True
     keep_vars: bool = False
+    name_of: Callable[[torch.Tensor], str | None] = lambda tensor: None
 
     @property
     def key_prefix(self) -> str:
@@ -142,6 +154,36 @@ class Adapter(Protocol):
 
         With ``fit``, tensors first get the types and devices that the state's have; otherwise they keep their own.
         """
+
+
+class ValueAdapter:
+    """What adapters of values inherit: of what the config of whoever holds it describes, and no folder of its own.
+
+    Attributes
+    ----------
+    is_everywhere : bool
+        Whether such a value is gone into wherever it is, to find the components in it; else only where nothing but
+        values is around it.
+    """
+
+    is_everywhere = False
+
+    def describe(self, obj: Any) -> Schema | None:
+        """Return a Schema of the object's parts, where it is no more than their sum."""
+        parts = parts_of(obj)
+        return None if parts is None else Schema(type(obj), **parts)
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return the parts."""
+        return (Child(join_key([name]), part) for name, part in (parts_of(obj) or {}).items())
+
+    def get_state(self, place: Place, state: State) -> Later:
+        """Add nothing: values are in the config."""
+        return None
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
+        """Take nothing."""
+        return None
 
 
 # Attributes that are this package's, or nn.Module's own tables, and hold no parts of an object

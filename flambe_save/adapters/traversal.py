@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from flambe_save.adapters.arrays import ArrayAdapter, key_of
 from flambe_save.adapters.protocol import (
     Adapter,
     Child,
@@ -17,12 +18,15 @@ from flambe_save.adapters.protocol import (
     Later,
     Mismatch,
     Place,
+    ValueAdapter,
     adapter_for,
     is_component,
 )
 from flambe_save.adapters.source import source_of
-from flambe_save.config.represent import config_text, describe
+from flambe_save.codecs.data import tie_key
+from flambe_save.config.represent import Held, config_text, describe
 from flambe_save.config.schema import visit
+from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import (
     FlambeSaveError,
     StateMismatchError,
@@ -41,7 +45,7 @@ from flambe_save.layout import (
     TAGS_KEY,
     VERSION_KEY,
 )
-from flambe_save.state import State
+from flambe_save.state import Stash, State
 from flambe_save.tree import join_prefix, place_key
 
 __all__ = ["get_state", "load_state", "restore_ties"]
@@ -53,7 +57,7 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
     Parameters
     ----------
     obj : object
-        Of a kind that has an adapter.
+        Of any kind; one that has no adapter holds no state, and only its config is collected.
     state : State, optional
         Where to add it; a new one is made otherwise.
     prefix : str
@@ -70,17 +74,17 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
     Raises
     ------
     UnsupportedObjectError
-        If the object is of no known kind, or two components would get one prefix.
+        If two objects would get one prefix, or what the object is made of cannot be represented.
     """
     state = State() if state is None else state
-    if adapter_for(obj) is None:
-        raise UnsupportedObjectError(
-            f"a {type(obj).__qualname__} holds no state that is known here",
-            node=prefix,
-            fix="Save a Component or an nn.Module, or register_adapter() for its type.",
-        )
     found = state
     visited: dict[str, Any] = {}
+    nodes: list[Place] = []
+    arrays: dict[int, str] = {}
+    containers: dict[int, str] = {}
+    if adapter_for(obj) is None:  # a value of which nothing is known but that the config, or the stash, holds it
+        nodes.append(Place(prefix, obj))
+        _add_node(nodes[0], found)
 
     def enter(place: Place, adapter: Adapter) -> Later:
         if visited.setdefault(place.prefix, place.obj) is not place.obj:
@@ -88,11 +92,21 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
                 f"two objects have the key {place.prefix!r}: keys of a dict that read alike, such as 1 and '1'",
                 node=place.prefix,
             )
-        if place.prefix == prefix or is_component(place.obj):
-            _add_component(place, found)
+        is_value = isinstance(adapter, ValueAdapter)
+        if place.prefix == prefix or is_component(place.obj) or (place.is_open and not is_value):
+            nodes.append(place)
+            _add_node(place, found)
+        if isinstance(adapter, ArrayAdapter):
+            arrays.setdefault(id(place.obj), key_of(place))
+        elif is_value and place.is_open:
+            containers[id(place.obj)] = place.prefix
         return adapter.get_state(place._replace(keep_vars=keep_vars), found)
 
     _walk(obj, prefix, enter)
+    holds = _Holds(found)
+    for place in nodes:
+        is_root = place.prefix == prefix
+        _add_config(place, found, Held(arrays, containers, holds) if is_root else Held(holds=holds))
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
     return state
@@ -131,7 +145,7 @@ def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None =
         If the major version of a class differs.
     """
     state = state.copy()  # hooks may change it
-    mismatch = Mismatch()
+    mismatch = Mismatch(owners={"": False})
 
     def enter(place: Place, adapter: Adapter) -> Later:
         mismatch.owners[place.prefix] = False
@@ -185,21 +199,35 @@ def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> No
     """Call ``enter`` for each object that has an adapter, parents first, and what it returns when its children are
     done.
 
-    Children are looked up after ``enter``, which may change them. An object inside itself is not gone into again.
+    Children are looked up after ``enter``, which may change them. An object inside itself is not gone into again. What
+    refers to others, as optimizers do, comes last; what is borrowed only where nothing else has led to it.
     """
-    stack: list[tuple[Place, Iterator[Child], Later]] = []
+    stack: list[tuple[Place, Adapter, Iterator[Child], Later]] = []
     path: set[int] = set()
+    seen: set[int] = set()
+    waiting: list[tuple[Place, bool]] = []
+    name_of = _Names(obj, prefix)
 
-    def push(place: Place, adapter: Adapter) -> None:
+    def push(place: Place) -> None:
+        place = place._replace(obj=unwrapped(place.obj))
+        adapter = adapter_for(place.obj)
+        if adapter is None or id(place.obj) in path:
+            return
+        if isinstance(adapter, ValueAdapter) and not (place.is_open or adapter.is_everywhere):
+            return
         later = enter(place, adapter)
         path.add(id(place.obj))
-        stack.append((place, iter(list(adapter.children(place.obj))), later))
+        seen.add(id(place.obj))
+        stack.append((place, adapter, iter(list(adapter.children(place.obj))), later))
 
-    root = adapter_for(obj)
-    if root is not None:
-        push(Place(prefix, obj, covered=False), root)
-    while stack:
-        parent, children, later = stack[-1]
+    push(Place(prefix, obj, name_of=name_of))
+    while stack or waiting:
+        if not stack:
+            place, is_borrowed = waiting.pop(0)
+            if not (is_borrowed and id(place.obj) in seen):
+                push(place)
+            continue
+        parent, adapter, children, later = stack[-1]
         child = next(children, None)
         if child is None:
             stack.pop()
@@ -207,13 +235,63 @@ def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> No
             if later is not None:
                 later()
             continue
-        found = adapter_for(child.obj)
-        if found is not None and id(child.obj) not in path:
-            push(Place(join_prefix(parent.prefix, child.name), child.obj, child.covered), found)
+        is_open = parent.is_open and isinstance(adapter, ValueAdapter)
+        place = Place(join_prefix(parent.prefix, child.name), child.obj, child.covered, is_open, name_of=name_of)
+        if child.is_borrowed or getattr(adapter_for(child.obj), "comes_last", False):
+            waiting.append((place, child.is_borrowed))
+        else:
+            push(place)
 
 
-def _add_component(place: Place, state: State) -> None:
-    """Write down what is known of a component: class, version, source, config, stash."""
+class _Names:
+    """What the parameters and buffers in a tree are called; looked up when first asked for.
+
+    Parameters
+    ----------
+    root : object
+    prefix : str
+        The root's own.
+    """
+
+    def __init__(self, root: Any, prefix: str) -> None:
+        self._root = root
+        self._prefix = prefix
+        self._names: dict[int, str] | None = None
+
+    def __call__(self, tensor: torch.Tensor) -> str | None:
+        """Return a tensor's key in the state, or None."""
+        if self._names is None:
+            names = self._names = {}
+
+            def enter(place: Place, adapter: Adapter) -> Later:
+                if isinstance(place.obj, torch.nn.Module):
+                    for name, value in (*place.obj._parameters.items(), *place.obj._buffers.items()):
+                        names.setdefault(id(value), place.key_prefix + name)
+                elif isinstance(adapter, ArrayAdapter):
+                    names.setdefault(id(place.obj), key_of(place))
+                return None
+
+            _walk(self._root, self._prefix, enter)
+        return self._names.get(id(tensor))
+
+
+class _Holds:
+    """Whether a state holds a tensor's values; its tensors are looked at when first asked for."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._keys: set[Any] | None = None
+
+    def __call__(self, tensor: torch.Tensor) -> bool:
+        """Return whether the state holds the tensor, or a view of just its memory."""
+        if self._keys is None:
+            self._keys = {tie_key(value) for value in self._state.values() if isinstance(value, torch.Tensor)}
+        key = tie_key(tensor)
+        return key is not None and key in self._keys
+
+
+def _add_node(place: Place, state: State) -> None:
+    """Write down what is known of an object that gets a folder: class, version, source."""
     obj, prefix = place.obj, place.prefix
     if prefix in (DIRECTORIES_KEY, KEEP_VARS_KEY):
         raise UnsupportedObjectError(f"a component cannot have the key {prefix!r}, which the format uses itself")
@@ -226,11 +304,16 @@ def _add_component(place: Place, state: State) -> None:
     local[VERSION_KEY] = getattr(type(obj), "_flambe_version", NO_VERSION)
     local[CLASS_KEY] = type(obj).__name__
     local[SOURCE_KEY] = source_of(type(obj))
-    if describe(obj) is None:
+
+
+def _add_config(place: Place, state: State, held: Held) -> None:
+    """Write down how an object is built again, and what of that YAML cannot hold."""
+    if is_component(place.obj) and describe(place.obj) is None:
         return  # it was not built by calling its class; its state is saved all the same
-    stash: dict[str, Any] = {}
+    local, prefix = state._metadata[place.prefix], place.prefix
+    stash = Stash()
     try:
-        local[CONFIG_KEY], local[TAGS_KEY] = config_text(obj, stash)
+        local[CONFIG_KEY], local[TAGS_KEY] = config_text(place.obj, stash, held)
     except FlambeSaveError as error:
         error.locate(node=prefix)
         raise

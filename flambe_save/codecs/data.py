@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from flambe_save.errors import UnsupportedObjectError
-from flambe_save.state import State, ordered
+from flambe_save.state import Stash, State, ordered
 
 __all__ = ["ATOMS", "Portable", "say_what", "tie_key", "to_data"]
 
@@ -99,11 +99,13 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
         memo[id(value)] = value  # a tuple or set inside itself only goes through a list or dict, which is there already
         kind: Any = type(value)
         copy: Any
-        if kind in (dict, OrderedDict, State):
-            copy = memo[id(value)] = {} if kind is dict else OrderedDict()
+        if kind in (dict, OrderedDict, State, Stash):
+            copy = memo[id(value)] = {} if kind in (dict, Stash) else OrderedDict()
             for key, item in value.items():
-                copy[visit(key, f"{path}[{key!r}]")] = visit(item, f"{path}[{key!r}]" if path else str(key))
-            if kind is not dict and value.__dict__:
+                inside = value.paths.get(key) if kind is Stash else None
+                inside = inside or (f"{path}[{key!r}]" if path else str(key))
+                copy[visit(key, f"{path}[{key!r}]")] = visit(item, inside)
+            if kind in (OrderedDict, State) and value.__dict__:
                 copy.__dict__.update(visit(value.__dict__, path))
         elif kind is list:
             copy = memo[id(value)] = []

@@ -410,7 +410,8 @@ def unpicklable(values: Any, opaque: list[tuple[str, Any]], error: Exception) ->
     what = "; ".join(say_what(opaque[:5])) or "a value"
     return UnsupportedObjectError(
         f"this cannot be pickled ({str(error)[:200]}): {what}",
-        fix="Leave it out of the state and the arguments, or build it inside the class.",
+        fix="There are three ways out: register_adapter() for its type; leave it out of what is saved, to be made "
+        "again by whoever holds it; or make it picklable, to be kept in the stash, for which a load needs trust.",
     )
 
 

@@ -5,25 +5,30 @@ extensions.py does the same for modules, which are imported between the two.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml as pyyaml
 
+from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import FunctionCallLink
-from flambe_save.config.parsing import Document
+from flambe_save.config.parsing import NAMING_TAGS, Document
 from flambe_save.config.registrable import TAGS, needs_trust
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import RegistrationError
 from flambe_save.trust import Trust
 
-__all__ = ["check_tags", "contradiction"]
+__all__ = ["asks_for", "check_tags", "contradiction"]
 
 
 def check_tags(
     document: Document, recorded: Mapping[str, str], trust: Trust, *, node: str | None, file: str | None
 ) -> None:
-    """Refuse calls, and factories that read or download what their arguments name; note unknown tags in an audit.
+    """Refuse what a config asks for beyond data and classes that are open to it; note unknown tags in an audit.
+
+    Calls, and factories that read or download what their arguments name; functions; classes that are imported and
+    that nobody registered.
 
     Parameters
     ----------
@@ -39,12 +44,16 @@ def check_tags(
     UntrustedError
     """
     for tag in document.tags:
-        if tag in BY_TAG or tag == "type":
+        if tag in BY_TAG or tag in NAMING_TAGS:
             continue
         try:
-            cls, factory = TAGS.resolve(tag, recorded.get(tag))
+            cls, factory = TAGS.resolve(tag, recorded.get(tag), trust.allows)
         except RegistrationError:
-            trust.note_unknown(tag, recorded.get(tag, tag), node=node, file=file)
+            path = recorded.get(tag, tag)
+            if isinstance(find_imported(path), type):
+                trust.check_class(path, node=node, file=file)
+            else:
+                trust.note_unknown(tag, path, node=node, file=file)
             continue
         if issubclass(cls, FunctionCallLink):
             for asking in document.nodes:
@@ -52,9 +61,43 @@ def check_tags(
                     trust.check_call(f"{asking.tag} {asking.value}", node=node, file=file)
         elif factory is not None and needs_trust(cls, factory):
             trust.check_call(f"!{tag}", node=node, file=file)
+    for path in document.named("function"):
+        if not is_harmless(find_imported(path)):
+            trust.check_function(path, node=node, file=file)
+    for path in document.named("type"):
+        found = find_imported(path)
+        if isinstance(found, type) and not is_harmless(found) and not TAGS.knows(path):
+            trust.check_class(path, node=node, file=file)
 
 
-_REFERENCES = ("!@", "!link", "!call", "!$")  # these are relative to the config that they are in
+def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:
+    """Say, a sentence each, what in a config that was just written only a trusting load will build.
+
+    Parameters
+    ----------
+    config : str
+    recorded : mapping of str to str
+        Its tags: tag -> dotted path.
+    """
+    found = []
+    for tag, path in recorded.items():
+        if tag == "call":
+            found.append("it asks for a !call")
+        elif not TAGS.knows(tag, path):
+            found.append(f"it builds {path}, which is not registered")
+    functions = dict.fromkeys(re.findall(r"!function ([\w.]+)", config))
+    return found + [f"it names the function {path}" for path in functions if not is_harmless(find_imported(path))]
+
+
+_REFERENCES = (
+    "!@",
+    "!link",
+    "!call",
+    "!$",
+    "!tensor",
+    "!parameter",
+    "!back",
+)  # these are relative to the config that they are in
 
 
 def contradiction(whole: Document, path: list[str], part: Document) -> str | None:

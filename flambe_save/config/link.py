@@ -11,11 +11,23 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flambe_save.config.registrable import alias
-from flambe_save.config.schema import Reference, Schema, schema_of
-from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
+import torch
 
-__all__ = ["FunctionCallLink", "Link", "PickledDataLink", "create_link_str", "parse_link_str"]
+from flambe_save.config.registrable import alias
+from flambe_save.config.schema import Reference, Schema, Sources, schema_of
+from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
+from flambe_save.state import split_key
+
+__all__ = [
+    "BackLink",
+    "FunctionCallLink",
+    "Link",
+    "ParameterLink",
+    "PickledDataLink",
+    "TensorLink",
+    "create_link_str",
+    "parse_link_str",
+]
 
 _KEY = r"[^\[\].\s]+"
 _ATTRIBUTE = r"[A-Za-z]\w*"
@@ -118,7 +130,7 @@ class Link(Reference):
         found = [self._document]
         try:
             for key in self.schematic_path:
-                found.append(self._step(found[-1], key))
+                found.append(step(self, found[-1], key))
         except LinkError:
             pass
         return found
@@ -155,8 +167,8 @@ class Link(Reference):
             self.is_resolved = True
         return self.resolved
 
-    def resolve(self, stash: Mapping[str, Any]) -> Any:
-        """Follow the link; it needs no stash."""
+    def resolve(self, sources: Sources) -> Any:
+        """Follow the link; it needs nothing of the save."""
         return self()
 
     def _follow(self) -> Any:
@@ -167,9 +179,9 @@ class Link(Reference):
                     f"{self!r} does not know the config it is in",
                     fix="Read it with yaml.load, or set its target.",
                 )
-            current = self._step(self._document, self.root_schema)
+            current = step(self, self._document, self.root_schema)
         for key in self.schematic_path[1:]:
-            current = self._step(current, key)
+            current = step(self, current, key)
         if isinstance(current, Link):
             current = current()
         if isinstance(current, Schema):
@@ -193,20 +205,22 @@ class Link(Reference):
                 )
         return current
 
-    def _step(self, current: Any, key: str) -> Any:
-        if isinstance(current, Link):
-            current = current()
-        schema = current if isinstance(current, Schema) else schema_of(current)
-        inner = schema.arguments if schema is not None else current
-        try:
-            if isinstance(inner, Mapping) and key not in inner:
-                key = next(other for other in inner if str(other) == key)  # a key that is no text
-            return inner[int(key)] if isinstance(inner, (list, tuple)) else inner[key]
-        except (KeyError, IndexError, ValueError, TypeError, StopIteration):
-            raise MalformedLinkError(
-                f"{self!r}: there is no {key!r} in the config",
-                fix="Check the link's keys against the config.",
-            ) from None
+
+def step(link: Reference, current: Any, key: str) -> Any:
+    """Return what one key of a link leads to, in a config or in the arguments that an object records."""
+    if isinstance(current, Link):
+        current = current()
+    schema = current if isinstance(current, Schema) else schema_of(current)
+    inner = schema.arguments if schema is not None else current
+    try:
+        if isinstance(inner, Mapping) and key not in inner:
+            key = next(other for other in inner if str(other) == key)  # a key that is no text
+        return inner[int(key)] if isinstance(inner, (list, tuple)) else inner[key]
+    except (KeyError, IndexError, ValueError, TypeError, StopIteration):
+        raise MalformedLinkError(
+            f"{link!r}: there is no {key!r} in the config",
+            fix="Check the link's keys against the config.",
+        ) from None
 
 
 def _is_function(value: Any) -> bool:
@@ -259,6 +273,127 @@ class PickledDataLink(Reference):
                 fix="Load the whole save, or pass the stash when calling the Schema.",
             ) from None
 
-    def resolve(self, stash: Mapping[str, Any]) -> Any:
+    def resolve(self, sources: Sources) -> Any:
         """Return the object from the stash."""
-        return self(stash)
+        return self(sources.stash)
+
+
+@alias("tensor")
+class TensorLink(Reference):
+    """A tensor or array that the save's state holds.
+
+    Parameters
+    ----------
+    key : str
+        Its key in the state.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"TensorLink({self.key!r})"
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the value of the state.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the state does not hold it.
+        """
+        if self.key not in sources.state:
+            raise UnpreparedLinkError(
+                f"the state holds no {quote(self.key)}", fix="Load the whole save: a part does not hold the rest."
+            )
+        return sources.state[self.key]
+
+
+@alias("parameter")
+class ParameterLink(Reference):
+    """A parameter or buffer of a module that the same config builds, as an optimizer holds it.
+
+    Parameters
+    ----------
+    text : str
+        The keys that lead to the module in the config, dotted, a colon, and the name inside it:
+        ``"model:encoder.weight"``.
+    tensor : torch.Tensor, optional
+        Where the link is to be written, what it is to lead to; the text is found then.
+    """
+
+    def __init__(self, text: str, tensor: Any = None) -> None:
+        self.path, colon, self.name = text.partition(":")
+        if tensor is None and not (self.path and colon and self.name):
+            raise MalformedLinkError(f"{quote(text)} is no parameter", fix="Write model:name.of.the.parameter.")
+        self.tensor = tensor
+        self._document: Any = None
+
+    def __repr__(self) -> str:
+        return f"ParameterLink({self.path}:{self.name})"
+
+    def within(self, document: Any) -> None:
+        """Learn which config this is in."""
+        self._document = document
+
+    def awaits(self) -> Schema | None:
+        """Return the Schema of the module, where that is yet to be built."""
+        target = self._target()
+        return target if isinstance(target, Schema) and target._compiled is None else None
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the parameter itself.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the module is not built yet.
+        LinkError
+            If it has no such parameter.
+        """
+        target = self._target()
+        if isinstance(target, Schema):
+            if target._compiled is None:
+                raise UnpreparedLinkError(f"{self!r} points to a module that is not built yet")
+            target = target._compiled
+        elif isinstance(target, Reference):
+            target = target.resolve(sources)
+        *outer, last = self.name.split(".")
+        for name in outer:
+            target = target._modules.get(name) if isinstance(target, torch.nn.Module) else None
+        for table in ("_parameters", "_buffers"):
+            found = vars(target).get(table, {}).get(last) if isinstance(target, torch.nn.Module) else None
+            if found is not None:
+                return found
+        raise LinkError(
+            f"{self!r}: the module has no such parameter", fix="Name it as named_parameters() of the module does."
+        )
+
+    def _target(self) -> Any:
+        target = self._document
+        for key in split_key(self.path):
+            target = step(self, target, key)
+        return target
+
+
+@alias("back")
+class BackLink(Reference):
+    """A container that this is inside of; adapters put it in, when all is built.
+
+    Parameters
+    ----------
+    key : str
+        What the container is called, as keys of the state are; empty for the root.
+    """
+
+    is_for_containers = True
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"BackLink({self.key!r})"
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return this itself, which stands for the container until that is built."""
+        return self

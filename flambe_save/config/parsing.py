@@ -16,14 +16,18 @@ from typing import Any, cast
 import yaml as pyyaml
 
 from flambe_save.config.dialect import CORE, SCALARS, Loader
-from flambe_save.config.link import Link, PickledDataLink, parse_link_str
+from flambe_save.config.imported import find_imported, is_harmless
+from flambe_save.config.link import Link, parse_link_str
 from flambe_save.config.registrable import TAGS
-from flambe_save.config.schema import Schema, visit
+from flambe_save.config.schema import Reference, Schema, visit
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, FlambeSaveError, quote
 from flambe_save.sizes import MAX_HASHED
+from flambe_save.trust import NO_TRUST, Trust
 
-__all__ = ["Constructor", "Document", "parse"]
+__all__ = ["NAMING_TAGS", "Constructor", "Document", "parse"]
+
+NAMING_TAGS = ("type", "function")  # they hand a class or a function to an object by its name
 
 _MAX_CHARS = 64 << 20
 _MAX_DEPTH = 10_000
@@ -61,21 +65,33 @@ class Document:
                 found.setdefault(node.tag[1:], line_of(node))
         return found
 
-    def classes(self, recorded: Mapping[str, str] | None = None) -> dict[str, tuple[type, str | None]]:
+    def named(self, tag: str) -> dict[str, int]:
+        """The texts under a tag, ``!type`` or ``!function``, each with the line where it first stands."""
+        found: dict[str, int] = {}
+        for node in self.nodes:
+            if node.tag == f"!{tag}" and isinstance(node, pyyaml.ScalarNode):
+                found.setdefault(node.value, line_of(node))
+        return found
+
+    def classes(
+        self, recorded: Mapping[str, str] | None = None, trust: Trust = NO_TRUST
+    ) -> dict[str, tuple[type, str | None]]:
         """Resolve the tags that name classes; the error for unknown ones lists all.
 
         Parameters
         ----------
         recorded : mapping, optional
             What a save recorded for its tags: tag -> dotted path.
+        trust : Trust
+            Whose classes may be used that are imported and not registered.
         """
         found: dict[str, tuple[type, str | None]] = {}
         problems: list[FlambeSaveError] = []
         for tag, line in self.tags.items():
-            if tag in BY_TAG or tag == "type":
+            if tag in BY_TAG or tag in NAMING_TAGS:
                 continue
             try:
-                found[tag] = TAGS.resolve(tag, (recorded or {}).get(tag))
+                found[tag] = TAGS.resolve(tag, (recorded or {}).get(tag), trust.allows)
             except ConfigError as error:
                 error.message = f"line {line}: {error.message}"
                 problems.append(error)
@@ -89,7 +105,12 @@ class Document:
             raise first
         return found
 
-    def construct(self, recorded: Mapping[str, str] | None = None, extensions: Mapping[str, str] | None = None) -> Any:
+    def construct(
+        self,
+        recorded: Mapping[str, str] | None = None,
+        extensions: Mapping[str, str] | None = None,
+        trust: Trust = NO_TRUST,
+    ) -> Any:
         """Build plain values and Schemas from the nodes, and tell links and Schemas what they are part of.
 
         Raises
@@ -99,9 +120,9 @@ class Document:
         ConfigError
             If a value does not fit its tag.
         """
-        result = Constructor(self, self.classes(recorded)).values[id(self.root)]
+        result = Constructor(self, self.classes(recorded, trust), trust).values[id(self.root)]
         for _, item in visit(result):
-            if isinstance(item, Link):
+            if isinstance(item, Reference):
                 item.within(result)
             elif isinstance(item, Schema) and extensions:
                 item.add_extensions_metadata(extensions)
@@ -222,8 +243,11 @@ def line_of(node: Any) -> int:
 class Constructor:
     """Builds the values of a document, children first; a class's ``from_yaml`` is handed this and its node."""
 
-    def __init__(self, document: Document, classes: Mapping[str, tuple[type, str | None]]) -> None:
+    def __init__(
+        self, document: Document, classes: Mapping[str, tuple[type, str | None]], trust: Trust = NO_TRUST
+    ) -> None:
         self.values: dict[int, Any] = {}
+        self._trust = trust
         self._classes = classes
         self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
         for node in document.nodes:
@@ -300,18 +324,15 @@ class Constructor:
                 return BY_TAG[tag].build(plain)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise ConfigError(f"!{tag} cannot hold {reprlib.repr(plain)}: {error}") from error
-        if tag == "type":
-            found, factory_name = TAGS.resolve(self.construct_scalar(node))
-            if factory_name is not None:
-                raise ConfigError(f"{quote(node.value)} is a factory, and !type takes a class")
-            return found
+        if tag in NAMING_TAGS:
+            return self._named(tag, self.construct_scalar(node))
         if tag not in self._classes:
             raise ConfigError(f"the tag {quote(node.tag)} is none of this dialect")
         cls, factory = self._classes[tag]
-        if cls is PickledDataLink:
-            return PickledDataLink(self.construct_scalar(node))
         if issubclass(cls, Link):
             return cls(*parse_link_str(self.construct_scalar(node)))
+        if issubclass(cls, Reference):
+            return cls(self.construct_scalar(node))  # type: ignore[call-arg]  # each is made of one text
         if hasattr(cls, "from_yaml"):
             value = cls.from_yaml(self, node, factory)
             if hasattr(value, "__dict__"):
@@ -321,6 +342,24 @@ class Constructor:
         schema.keywords.update(self.construct_arguments(node))
         schema._created_with_tag = tag
         return schema
+
+    def _named(self, tag: str, path: str) -> Any:
+        """Return the class or the function that a config hands to an object."""
+        found = find_imported(path)
+        is_known = found is not None and (is_harmless(found) or self._trust.allows(path))
+        if tag == "function":
+            if not is_known or isinstance(found, type):
+                raise ConfigError(
+                    f"{quote(path)} is no function that is imported and allowed",
+                    fix=f"Import its module first, and load(..., trusted=[{quote(path)}]) if you know who wrote it.",
+                )
+            return found
+        if is_known and isinstance(found, type):
+            return found
+        cls, factory_name = TAGS.resolve(path, allows=self._trust.allows)
+        if factory_name is not None:
+            raise ConfigError(f"{quote(path)} is a factory, and !type takes a class")
+        return cls
 
     def _core(self, node: pyyaml.Node, kind: str) -> Any:
         if kind == "map":

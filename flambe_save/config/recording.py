@@ -1,15 +1,25 @@
-"""RecordsCall: objects that remember how they were built, as a Schema."""
+"""Objects that remember how they were built, as a Schema: of classes that say so, or made while that is asked for."""
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import inspect
-from typing import Any
+import sys
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import torch
 
 from flambe_save.config.arguments import bind_arguments, replace_items
+from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Schema, record
 from flambe_save.errors import CompilationError
 
-__all__ = ["RecordsCall"]
+__all__ = ["RecordsCall", "recorded", "recording"]
+
+C = TypeVar("C", bound=type)
 
 
 class _Signature:
@@ -38,12 +48,89 @@ class RecordsCall:
             raise TypeError(f"{cls.__name__}() takes no arguments")  # object would not say so, as there is a __new__
         make: Any = super().__new__
         instance = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
-        try:
-            schema = Schema(cls)
-            memo: dict[int, Any] = {}
-            for name, value in bind_arguments(cls, args, kwargs).items():
-                schema.keywords[name] = replace_items(value, lambda item, _: item, (), memo)
-        except (TypeError, CompilationError, RecursionError):
-            return instance  # __init__ will say what is wrong, or the object cannot be described
-        record(instance, schema)
+        record_call(instance, args, kwargs)
         return instance
+
+
+def record_call(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Keep on an object that is being made the arguments that its class was called with."""
+    cls = type(instance)
+    try:
+        schema = Schema(cls)
+        memo: dict[int, Any] = {}
+        for name, value in bind_arguments(cls, args, kwargs).items():
+            schema.keywords[name] = replace_items(value, lambda item, _: item, (), memo)
+    except (TypeError, ValueError, CompilationError, RecursionError):
+        return  # __init__ will say what is wrong, or the object cannot be described
+    record(instance, schema)
+
+
+_is_recording: ContextVar[bool] = ContextVar("recording", default=False)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Record the arguments of every ``nn.Module``, optimizer and scheduler that is made inside the ``with``.
+
+    What was recorded is saved as a config, with no pickle: ``with recording(): model = build()``. Arguments are kept as
+    they are passed, containers copied; a class that calls for another's constructor is recorded with its own.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flambe_save.config.schema import schema_of
+    >>> class Net(torch.nn.Module):
+    ...     def __init__(self, size):
+    ...         super().__init__()
+    ...         self.layer = torch.nn.Linear(size, size)
+    >>> with recording():
+    ...     net = Net(3)
+    >>> schema_of(net)
+    Schema(Net, size=3)
+    """
+    for base in (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler):
+        if base.__new__ is object.__new__:
+            # It stays: Python does not take back a __new__ without a trace. Outside of a recording it does nothing.
+            base.__new__ = _recording_new  # type: ignore[method-assign,assignment]
+    token = _is_recording.set(True)
+    try:
+        yield
+    finally:
+        _is_recording.reset(token)
+
+
+def _recording_new(cls: type, /, *args: Any, **kwargs: Any) -> Any:
+    instance: Any = object.__new__(cls)
+    is_copy = sys._getframe(1).f_code is copyreg.__newobj__.__code__  # type: ignore[attr-defined]
+    if _is_recording.get() and not is_copy:  # a copy is made without the arguments
+        record_call(instance, args, kwargs)
+    return instance
+
+
+def recorded(cls: C) -> C:
+    """Decorate a class so that its objects record their arguments, and so that configs may name it.
+
+    Like a Component's, its constructor is then run by any load: what :func:`register` says too.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flambe_save.config.schema import schema_of
+    >>> @recorded
+    ... class Net(torch.nn.Module):
+    ...     def __init__(self, size):
+    ...         super().__init__()
+    >>> schema_of(Net(3))
+    Schema(Net, size=3)
+    """
+    inherited: Any = cls.__new__
+
+    def make(kind: Any, /, *args: Any, **kwargs: Any) -> Any:
+        instance = inherited(kind) if inherited is object.__new__ else inherited(kind, *args, **kwargs)
+        record_call(instance, args, kwargs)
+        return instance
+
+    cls.__new__ = make  # type: ignore[method-assign]
+    cls.__signature__ = _Signature()  # type: ignore[attr-defined]
+    TAGS.add(cls)
+    return cls

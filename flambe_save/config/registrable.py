@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from flambe_save.config.imported import find_imported
+from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import RegistrationError
 
@@ -106,8 +108,13 @@ class Tags:
             self._tag_cache[cls] = self._find_tag(cls)
         return f"{self._tag_cache[cls]}.{factory}" if factory else self._tag_cache[cls]
 
-    def resolve(self, tag: str, recorded: str | None = None) -> tuple[type, str | None]:
+    def resolve(
+        self, tag: str, recorded: str | None = None, allows: Callable[[str], bool] | None = None
+    ) -> tuple[type, str | None]:
         """Return the class that a tag means, and the factory it names or None.
+
+        Of classes that are imported and not registered, those that are the sum of their parts are found by their
+        dotted path, and those that ``allows`` says yes to.
 
         Parameters
         ----------
@@ -115,6 +122,8 @@ class Tags:
             Without its ``!``: an alias, ``namespace.Class``, or any suffix of a dotted path that fits one class only.
         recorded : str, optional
             The dotted path of the class that a save recorded for the tag. It settles what would be ambiguous.
+        allows : callable, optional
+            Whether the caller trusts a dotted path.
 
         Raises
         ------
@@ -140,6 +149,10 @@ class Tags:
         if recorded in self._classes:  # it is there, and only the name that it was written by is gone
             is_factory = factory_of(self._classes[recorded], last) is not None
             return self._classes[recorded], last if is_factory else None
+        path = recorded or tag
+        imported = find_imported(path)
+        if isinstance(imported, type) and (is_made_of_parts(imported) or (allows is not None and allows(path))):
+            return imported, None
         raise self._unknown(tag, recorded)
 
     def _only(self, tag: str) -> type | None:
@@ -170,12 +183,29 @@ class Tags:
         except RegistrationError:
             return False
 
+    def is_open(self, cls: type) -> bool:
+        """Whether a default load builds objects of a class: it is registered, provided, or the sum of its parts."""
+        return cls in self or self._provider_of(cls) is not None or is_made_of_parts(cls)
+
+    def has_name(self, cls: type) -> bool:
+        """Whether a config can name a class."""
+        return cls in self or self._provider_of(cls) is not None or find_imported(dotted_path(cls)) is cls
+
+    def _provider_of(self, cls: type) -> str | None:
+        """Return the namespace under which a lookup finds a class."""
+        for namespace, lookups in self._providers.items():
+            if any(lookup(cls.__name__) is cls for lookup in lookups):
+                return namespace
+        return None
+
     def _find_tag(self, cls: type) -> str:
         path = dotted_path(cls)
         if cls not in self:
-            for namespace, lookups in self._providers.items():
-                if any(lookup(cls.__name__) is cls for lookup in lookups):
-                    return f"{namespace}.{cls.__name__}"
+            namespace = self._provider_of(cls)
+            if namespace is not None:
+                return f"{namespace}.{cls.__name__}"
+            if find_imported(path) is cls:
+                return path  # in full, because nothing says which classes of its name there are
             raise RegistrationError(
                 f"{path} has no tag", fix="Make it a subclass of Component, or register(cls, 'tag')."
             )
@@ -369,11 +399,14 @@ def all_subclasses(class_: type) -> set[type]:
 
 @functools.cache
 def _torch_class(name: str) -> type | None:
-    """Find a public class of torch.nn, torch.optim or torch.optim.lr_scheduler by its bare name."""
+    """Find a public class of torch.nn, torch.optim, its schedulers and averages, or torch.amp by its bare name."""
     kinds: Iterable[tuple[str, type]] = (
         ("torch.nn", torch.nn.Module),
         ("torch.optim", torch.optim.Optimizer),
         ("torch.optim.lr_scheduler", torch.optim.lr_scheduler.LRScheduler),
+        ("torch.optim.swa_utils", torch.optim.lr_scheduler.LRScheduler),
+        ("torch.optim.swa_utils", torch.nn.Module),
+        ("torch.amp", torch.amp.GradScaler),
     )
     for module, kind in kinds:
         found = getattr(importlib.import_module(module), name, None)

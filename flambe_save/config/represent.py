@@ -4,23 +4,60 @@ from __future__ import annotations
 
 import base64
 import datetime
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias, cast
 
+import torch
 import yaml as pyyaml
 
 from flambe_save.config.deep import Steps, run
 from flambe_save.config.dialect import CORE, Dumper
-from flambe_save.config.link import FunctionCallLink, Link, PickledDataLink, create_link_str
+from flambe_save.config.imported import import_path, is_harmless
+from flambe_save.config.link import (
+    BackLink,
+    FunctionCallLink,
+    Link,
+    ParameterLink,
+    PickledDataLink,
+    TensorLink,
+    create_link_str,
+)
+from flambe_save.config.parts import parts_of
 from flambe_save.config.registrable import TAGS, dotted_path
-from flambe_save.config.schema import Schema, defaults_of, schema_of, visit
+from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of, visit
+from flambe_save.config.skeleton import skeleton
 from flambe_save.config.values import BY_TYPE, fits
+from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError
 from flambe_save.registry import find_adapter
+from flambe_save.state import Stash, join_key
 
-__all__ = ["Representer", "config_text", "describe", "serialize"]
+__all__ = ["Held", "Representer", "config_text", "describe", "serialize"]
 
 _DEEP = 32  # levels that are indented
+_BY_HASH = (set, frozenset, OrderedDict)
+
+Path: TypeAlias = "tuple[str | int, ...]"  # the keys and indices that lead to a value
+
+
+class Held(NamedTuple):
+    """What a save's state holds of the values that a config is about, so that the config need not.
+
+    Attributes
+    ----------
+    tensors : dict of int to str
+        The ids of tensors and arrays that stand in containers -> their keys in the state.
+    containers : dict of int to str
+        The ids of containers that nothing but containers is around -> what they are called.
+    holds : callable
+        Whether the state holds a tensor's values.
+    """
+
+    tensors: Mapping[int, str] = types.MappingProxyType({})
+    containers: Mapping[int, str] = types.MappingProxyType({})
+    holds: Callable[[torch.Tensor], bool] = lambda tensor: False
 
 
 class Representer:
@@ -32,20 +69,24 @@ class Representer:
         What links are written relative to.
     stash : dict, optional
         Where values go that YAML cannot hold; without one they are an error.
+    held : Held
+        What the state beside the config holds.
     """
 
-    def __init__(self, root: Any, stash: dict[str, Any] | None = None) -> None:
+    def __init__(self, root: Any, stash: dict[str, Any] | None = None, held: Held | None = None) -> None:
         self.stash = stash
+        self._held = held or Held()
         self.tags: dict[str, str] = {}  # tag -> dotted path of its class
         self.extensions: dict[str, str] = {}  # module -> what installs it
         self._root = root
         self._nodes: dict[int, pyyaml.Node] = {}
         self._stashed: dict[int, str] = {}
         self._paths: dict[int, list[str]] | None = None
-        self._open: set[int] = set()
+        self._parameters: dict[int, list[tuple[tuple[str, ...], str]]] | None = None
+        self._open: dict[int, Any] = {}
         self._alive: list[Any] = []  # ids are only unique while their objects live
 
-    def represent_data(self, value: Any, path: str = "") -> pyyaml.Node:
+    def represent_data(self, value: Any, path: Path = ()) -> pyyaml.Node:
         """Return the node of any value; the same object gives the same node, hence an anchor.
 
         Raises
@@ -55,24 +96,25 @@ class Representer:
         """
         return cast(pyyaml.Node, run(self._data(value, path)))
 
-    def _data(self, value: Any, path: str) -> Steps:
+    def _data(self, value: Any, path: Path) -> Steps:
+        value = unwrapped(value)
         kind = type(value)
         if kind in _PLAIN and _has_plain_offset(value):
             try:
                 return _PLAIN[kind](value)
             except ValueError as error:  # a number of too many digits
-                raise UnsupportedObjectError(f"YAML cannot hold {path or 'this'}: {error}") from error
+                raise UnsupportedObjectError(f"YAML cannot hold {self._say(path)}: {error}") from error
         if id(value) in self._nodes:
             return self._nodes[id(value)]
         if isinstance(value, Link):
             return self._represent_link(value, path)
         if id(value) in self._open:
-            raise ConfigError(f"{path or 'the value'} is inside itself, which a config cannot say")
-        self._open.add(id(value))
+            return self._represent_back(value, path)
+        self._open[id(value)] = value
         try:
             node = yield self._object(value, path)
         finally:
-            self._open.discard(id(value))
+            del self._open[id(value)]
         if not isinstance(node, pyyaml.ScalarNode) and kind is not tuple:
             self._alive.append(value)
             self._nodes[id(value)] = node
@@ -82,26 +124,26 @@ class Representer:
         """Return a scalar node with a tag such as ``!ns.Class``."""
         return pyyaml.ScalarNode(tag, text)
 
-    def represent_sequence(self, tag: str, values: Iterable[Any], path: str = "") -> pyyaml.Node:
+    def represent_sequence(self, tag: str, values: Iterable[Any], path: Path = ()) -> pyyaml.Node:
         """Return a sequence node with a tag."""
         return cast(pyyaml.Node, run(self._sequence(tag, values, path)))
 
-    def _sequence(self, tag: str, values: Iterable[Any], path: str) -> Steps:
+    def _sequence(self, tag: str, values: Iterable[Any], path: Path) -> Steps:
         items = []
         for index, item in enumerate(values):
-            items.append((yield self._data(item, f"{path}[{index}]")))
+            items.append((yield self._data(item, (*path, index))))
         flow = all(isinstance(item, pyyaml.ScalarNode) for item in items)
         return pyyaml.SequenceNode(tag, items, flow_style=flow or self._is_deep)
 
-    def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: str = "") -> pyyaml.MappingNode:
+    def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: Path = ()) -> pyyaml.MappingNode:
         """Return a mapping node with a tag, in the mapping's order."""
         return cast(pyyaml.MappingNode, run(self._mapping(tag, mapping, path)))
 
-    def _mapping(self, tag: str, mapping: Mapping[Any, Any], path: str) -> Steps:
+    def _mapping(self, tag: str, mapping: Mapping[Any, Any], path: Path) -> Steps:
         pairs = []
         for key, item in mapping.items():
             name = yield self._data(key, path)
-            pairs.append((name, (yield self._data(item, f"{path}.{key}" if path else str(key)))))
+            pairs.append((name, (yield self._data(item, (*path, str(key))))))
         return pyyaml.MappingNode(tag, pairs, flow_style=not pairs or self._is_deep)
 
     @property
@@ -109,13 +151,15 @@ class Representer:
         """Whether so much is around this that it is better written in one line: each level of others is indented."""
         return len(self._open) > _DEEP
 
-    def _object(self, value: Any, path: str) -> Steps:
+    def _object(self, value: Any, path: Path) -> Steps:
         kind = type(value)
+        if id(value) in self._held.tensors:
+            return self._represent_tensor(value, path)
         if kind is list:
             return (yield self._sequence(CORE + "seq", value, path))
         if kind is dict and all(type(key) in _PLAIN for key in value):
             return (yield self._mapping(CORE + "map", value, path))
-        if kind in BY_TYPE and fits(value):
+        if kind in BY_TYPE and fits(value) and (kind not in _BY_HASH or all(map(_is_plain_key, value))):
             entry = BY_TYPE[kind]
             plain = entry.plain(value)
             if isinstance(plain, str):
@@ -123,20 +167,26 @@ class Representer:
             return (yield self._sequence(f"!{entry.tag}", plain, path))
         if isinstance(value, PickledDataLink):
             return self.represent_scalar("!$", value.obj_id)
+        if isinstance(value, TensorLink):
+            return self._represent_reference(value, value.key)
+        if isinstance(value, ParameterLink):
+            return self._represent_parameter(value, path)
         if isinstance(value, Schema):
             return (yield self._schema(value, {}, path))
         if isinstance(value, type):
             return self._represent_type(value, path)
+        if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
+            return self._represent_function(value, path)
         if hasattr(value, "to_yaml") and type(value) in TAGS:
             tag = self._tag(type(value), None, getattr(value, "_created_with_tag", None))
             return value.to_yaml(self, value, tag)
         schema = describe(value)
-        if schema is not None:
+        if schema is not None and TAGS.has_name(schema.component_subclass):
             # Defaults of torch's own classes (device, dtype) would only be noise
             return (yield self._schema(schema, defaults_of(schema) if type(value) in TAGS else {}, path))
         return self._represent_stashed(value, path)
 
-    def _schema(self, schema: Schema, defaults: Mapping[str, Any], path: str) -> Steps:
+    def _schema(self, schema: Schema, defaults: Mapping[str, Any], path: Path) -> Steps:
         tag = self._tag(schema.component_subclass, schema.factory_method, schema._created_with_tag)
         self.extensions.update(schema._extensions)
         node = yield self._mapping(tag, schema.keywords, path)
@@ -151,13 +201,62 @@ class Representer:
             node.flow_style = self._is_deep
         return node
 
-    def _represent_type(self, cls: type, path: str) -> pyyaml.Node:
+    def _represent_type(self, cls: type, path: Path) -> pyyaml.Node:
+        if is_harmless(cls):
+            return self.represent_scalar("!type", dotted_path(cls))
         try:
             return self.represent_scalar("!type", self._tag(cls, None, None)[1:])
         except FlambeSaveError:
             return self._represent_stashed(cls, path)
 
-    def _represent_link(self, link: Link, path: str) -> pyyaml.Node:
+    def _represent_function(self, function: Any, path: Path) -> pyyaml.Node:
+        name = import_path(function)
+        if name is None or name.startswith("__main__."):  # a lambda, a closure, or of a program that may be gone
+            return self._represent_stashed(function, path)
+        return self.represent_scalar("!function", name)
+
+    def _represent_reference(self, reference: Reference, text: str) -> pyyaml.Node:
+        tag = TAGS.tag_of(type(reference))
+        self.tags[tag] = dotted_path(type(reference))
+        return self.represent_scalar(f"!{tag}", text)
+
+    def _represent_tensor(self, value: Any, path: Path) -> pyyaml.Node:
+        """Write a tensor that the state holds: as a parameter where it is one, else by its key."""
+        found = self._parameter(value, path)
+        if found is not None:
+            return self._represent_reference(ParameterLink(found), found)
+        key = self._held.tensors[id(value)]
+        return self._represent_reference(TensorLink(key), key)
+
+    def _represent_parameter(self, link: ParameterLink, path: Path) -> pyyaml.Node:
+        """Write a parameter as that of a module in the config, or its values where it is of none."""
+        found = self._parameter(link.tensor, path)
+        if found is not None:
+            return self._represent_reference(link, found)
+        return self._represent_stashed(link.tensor, path)
+
+    def _parameter(self, tensor: Any, path: Path) -> str | None:
+        """Return the text of a link to a parameter of a module in the config that is not around the place itself."""
+        if self._parameters is None:
+            self._parameters = _parameters_in(self._root)
+        keys = tuple(map(str, path))
+        for outer, name in self._parameters.get(id(tensor), ()):
+            if keys[: len(outer)] != outer:
+                return f"{join_key(outer)}:{name}"
+        return None
+
+    def _represent_back(self, value: Any, path: Path) -> pyyaml.Node:
+        """Write a container that this is inside of, where the place can be filled once the container is there."""
+        parent = next(reversed(self._open.values()))
+        can_be_filled = isinstance(parent, (list, dict)) or (not isinstance(parent, tuple) and parts_of(parent))
+        if id(value) not in self._held.containers or not can_be_filled:
+            raise UnsupportedObjectError(
+                f"{self._say(path)} is a {type(value).__qualname__} inside itself, which a config cannot say",
+                fix="Cycles are kept through lists, dicts and dataclasses, and through attributes of components.",
+            )
+        return self._represent_reference(BackLink(""), self._held.containers[id(value)])
+
+    def _represent_link(self, link: Link, path: Path) -> pyyaml.Node:
         """Write a link relative to the root, or what it stands for where that is not inside the root."""
         tag = "call" if isinstance(link, FunctionCallLink) else "@"
         symbol = f"!{tag}"
@@ -188,16 +287,25 @@ class Representer:
                 return [*known, *link.schematic_path[depth:]]
         return link.schematic_path
 
-    def _represent_stashed(self, value: Any, path: str) -> pyyaml.Node:
+    def _represent_stashed(self, value: Any, path: Path) -> pyyaml.Node:
         if self.stash is None:
             raise UnsupportedObjectError(
-                f"YAML cannot hold {path or 'this'}, a {type(value).__qualname__}",
+                f"YAML cannot hold {self._say(path)}, a {type(value).__qualname__}",
                 fix="Save the object with save(), which keeps such values in the stash.",
             )
         if id(value) not in self._stashed:
-            self._stashed[id(value)] = str(len(self.stash))
-            self.stash[self._stashed[id(value)]] = value
+            self._stashed[id(value)] = name = str(len(self.stash))
+            is_module = isinstance(value, torch.nn.Module)
+            self.stash[name] = skeleton(value, self._held.holds, self._say(path)) if is_module else value
+            self._alive.append(value)
+            if isinstance(self.stash, Stash):
+                self.stash.paths[name] = self._say(path)
         return self.represent_scalar("!$", self._stashed[id(value)])
+
+    def _say(self, path: Path) -> str:
+        """Return a path for a message: ``model.layers[3].hook``."""
+        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+        return text.removeprefix(".") or f"the {type(self._root).__qualname__} itself"
 
     def _tag(self, cls: type, factory: str | None, created_with: str | None) -> str:
         tag = created_with if created_with and TAGS.means(created_with, cls, factory) else TAGS.tag_of(cls, factory)
@@ -210,6 +318,43 @@ def describe(obj: Any) -> Schema | None:
     adapter = find_adapter(obj)
     found = adapter.describe(obj) if adapter is not None else None
     return found if isinstance(found, Schema) else schema_of(obj)
+
+
+def _parameters_in(root: Any) -> dict[int, list[tuple[tuple[str, ...], str]]]:
+    """Return where in a config the parameters and buffers of modules are: id -> (keys of the module, name inside)."""
+    found: dict[int, list[tuple[tuple[str, ...], str]]] = {}
+    seen: set[int] = set()
+    stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    while stack:
+        keys, item = stack.pop()
+        if id(item) in seen or type(item) in _PLAIN:
+            continue
+        seen.add(id(item))
+        item = unwrapped(item)
+        if keys and isinstance(item, torch.nn.Module):
+            for name, tensor in (*item.named_parameters(), *item.named_buffers()):
+                found.setdefault(id(tensor), []).append((keys, name))
+        stack.extend(((*keys, key), value) for key, value in reversed(_inner(item)))
+    return found
+
+
+def _inner(item: Any) -> list[tuple[str, Any]]:
+    """Return what is in a value, by the keys that lead there in its config."""
+    kind, schema = type(item), schema_of(item)
+    if schema is not None:
+        return list(schema.keywords.items())
+    if kind in (list, tuple):
+        return [(str(index), value) for index, value in enumerate(item)]
+    if kind in (dict, OrderedDict) and all(map(_is_plain_key, item)):
+        return [(str(key), value) for key, value in item.items()]
+    return list((parts_of(item) or {}).items())
+
+
+def _is_plain_key(key: Any) -> bool:
+    """Whether a key, or a set's item, is one when the config is read, before anything is built."""
+    if type(key) in (tuple, frozenset):
+        return all(map(_is_plain_key, key))
+    return type(key) in _PLAIN or (type(key) in BY_TYPE and type(key) is not range)
 
 
 def _has_plain_offset(value: Any) -> bool:
@@ -242,9 +387,9 @@ _PLAIN: dict[type, Any] = {
 }
 
 
-def config_text(obj: Any, stash: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
+def config_text(obj: Any, stash: dict[str, Any] | None, held: Held | None = None) -> tuple[str, dict[str, str]]:
     """Return an object's config, and the dotted path of the class that each tag in it means."""
-    representer = Representer(obj, stash)
+    representer = Representer(obj, stash, held)
     nodes: list[pyyaml.Node] = [representer.represent_data(obj)]
     if representer.extensions:
         nodes.insert(0, Representer(None).represent_data(dict(sorted(representer.extensions.items()))))

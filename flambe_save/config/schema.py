@@ -11,10 +11,11 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
-from typing import Any
+from typing import Any, NamedTuple
 
 from flambe_save.config.arguments import call_with, replace_items, replacing, signature_of
 from flambe_save.config.deep import Call, Steps, run
+from flambe_save.config.parts import is_made_of_parts, maker_of
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.errors import CompilationError, FlambeSaveError, LinkError, UnpreparedLinkError
 from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
@@ -23,6 +24,8 @@ from flambe_save.state import join_key
 __all__ = [
     "Reference",
     "Schema",
+    "Sources",
+    "build",
     "defaults_of",
     "record",
     "schema_of",
@@ -33,6 +36,21 @@ _RECORD = "_schema"  # where a built object keeps the Schema that describes it
 _records: weakref.WeakKeyDictionary[Any, Schema] = weakref.WeakKeyDictionary()
 
 
+class Sources(NamedTuple):
+    """What references are taken from, beside the config that they are in.
+
+    Attributes
+    ----------
+    stash : mapping of str to object
+        What YAML cannot hold, by ids.
+    state : mapping of str to object
+        The save's state.
+    """
+
+    stash: Mapping[str, Any]
+    state: Mapping[str, Any]
+
+
 class Reference(Registrable, should_register=False):
     """Something in a config that stands for an object made elsewhere; building replaces it by that object.
 
@@ -40,13 +58,20 @@ class Reference(Registrable, should_register=False):
     ----------
     is_recorded : bool
         Class attribute: whether what is built records the reference, to be written again, and not the object.
+    is_for_containers : bool
+        Class attribute: whether it can only stand where nothing but containers is around it.
     """
 
     is_recorded = False
+    is_for_containers = False
 
-    def resolve(self, stash: Mapping[str, Any]) -> Any:
+    def resolve(self, sources: Sources) -> Any:
         """Return the object; UnpreparedLinkError while it is not there yet."""
         raise NotImplementedError
+
+    def awaits(self) -> Schema | None:
+        """Return the Schema that is to be built before this can be resolved, or None."""
+        return None
 
     def forget(self) -> None:
         """Drop what an earlier resolve found."""
@@ -202,14 +227,7 @@ class Schema(MutableMapping[str, Any]):
                 f"{self._name} is built already, so {', '.join(overrides)} cannot change",
                 fix="Pass overrides to the first call, or copy the Schema.",
             )
-        if self._compiled is None:
-            for _, item in visit(self):
-                if isinstance(item, Reference):
-                    item.forget()
-        try:
-            return run(self._building(_Building({} if stash is None else stash), overrides, ()))
-        except RecursionError as error:
-            raise LinkError(f"the links of {self._name} lead from one to the next too many times") from error
+        return build(self, Sources({} if stash is None else stash, {}), overrides)
 
     def _building(self, building: _Building, overrides: Mapping[str, Any], path: tuple[str, ...]) -> Steps:
         if self._compiled is not None:
@@ -227,42 +245,42 @@ class Schema(MutableMapping[str, Any]):
             self._compiling = False
 
     def _constructing(self, building: _Building, given: dict[str, Any], path: tuple[str, ...]) -> Steps:
-        cls, stash = self.component_subclass, building.stash
+        cls, sources = self.component_subclass, building.sources
         if inspect.isabstract(cls):
             missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
             raise CompilationError(f"{cls.__name__} is abstract", fix=f"Define {missing}, or use a subclass.")
         if hasattr(cls, "setup_dependencies"):
             cls.setup_dependencies(given)
         ready = {
-            key: replace_items(value, lambda item, _: _resolved_if_possible(item, stash), (), building.ready)
+            key: replace_items(value, lambda item, _: _resolved_if_possible(item, sources), (), building.ready)
             for key, value in given.items()
         }
         if hasattr(cls, "precompile"):
             cls.precompile(**ready)
 
-        def build(item: Any, inner: tuple[str, ...]) -> Any:
-            if isinstance(item, Reference):
-                item = item.resolve(stash)
-            return Call(item._building(building, {}, inner)) if isinstance(item, Schema) else item
-
         built: dict[str, Any] = {}
+        inside = 0 if is_made_of_parts(cls) else 1
+        building.constructors += inside
         for key, value in ready.items():
-            built[key] = yield replacing(value, build, (*path, key), building.built)
-        if stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
+            built[key] = yield replacing(value, building.change, (*path, key), building.built)
+        building.constructors -= inside
+        if sources.stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
             raise CompilationError("the arguments stand for too many values, with what comes from the stash")
         name = dotted_path(cls) + (f".{self.factory_method}" if self.factory_method else "")
         instance = call_with(_callable_of(cls, self.factory_method), built, name)
 
         def keep(item: Any, _: tuple[str, ...]) -> Any:
             if isinstance(item, Reference) and not item.is_recorded:
-                item = item.resolve(stash)
+                item = item.resolve(sources)
             # A copy of a link: the Schema's own is followed anew if it is built again
             return (
                 item._compiled if isinstance(item, Schema) else copy.copy(item) if isinstance(item, Reference) else item
             )
 
-        kept = {key: replace_items(value, keep, (), building.kept) for key, value in given.items()}
         self._compiled = instance
+        if is_made_of_parts(cls):
+            return instance  # it shows what it is
+        kept = {key: replace_items(value, keep, (), building.kept) for key, value in given.items()}
         described = Schema(cls, self.factory_method, **kept)
         described._extensions = self._extensions
         described._created_with_tag = self._created_with_tag
@@ -327,13 +345,57 @@ class Schema(MutableMapping[str, Any]):
 
 
 class _Building:
-    """One call of a Schema and of all Schemas inside it: the stash, and the copies of containers that they share."""
+    """One building of a config and all Schemas inside it: its sources, and the copies of containers that they share."""
 
-    def __init__(self, stash: Mapping[str, Any]) -> None:
-        self.stash = stash
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
         self.ready: dict[int, Any] = {}
         self.built: dict[int, Any] = {}
         self.kept: dict[int, Any] = {}
+        self.constructors = 0  # how many calls of constructors, for whose arguments something is being built
+
+    def change(self, item: Any, path: tuple[str, ...]) -> Any:
+        """Return what takes the place of an item: what a reference stands for, and what a Schema builds."""
+        if isinstance(item, Reference):
+            awaited = item.awaits()
+            if awaited is not None and not awaited._compiling:
+                return Call(self._after(awaited, item, path))
+            if item.is_for_containers and self.constructors:
+                raise LinkError(f"{item!r} is an argument of a constructor", fix="It can stand in containers alone.")
+            item = item.resolve(self.sources)
+        return Call(item._building(self, {}, path)) if isinstance(item, Schema) else item
+
+    def _after(self, awaited: Schema, item: Reference, path: tuple[str, ...]) -> Steps:
+        yield awaited._building(self, {}, path)
+        return item.resolve(self.sources)
+
+
+def build(config: Any, sources: Sources, overrides: Mapping[str, Any] | None = None) -> Any:
+    """Build what a config describes: a Schema's object, or containers with what the Schemas in them build.
+
+    Parameters
+    ----------
+    config : Schema or object
+    sources : Sources
+    overrides : mapping, optional
+        Keywords to use instead of the Schema's own.
+
+    Raises
+    ------
+    CompilationError, LinkError
+        As a call of a Schema.
+    """
+    if not (isinstance(config, Schema) and config._compiled is not None):
+        for _, item in visit(config):
+            if isinstance(item, Reference):
+                item.forget()
+    building = _Building(sources)
+    try:
+        if isinstance(config, Schema):
+            return run(config._building(building, overrides or {}, ()))
+        return run(replacing(config, building.change, (), building.built))
+    except RecursionError as error:
+        raise LinkError("the links of the config lead from one to the next too many times") from error
 
 
 def visit(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -404,7 +466,7 @@ def defaults_of(schema: Schema) -> dict[str, Any]:
 
 def _callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
     if factory is None:
-        return cls
+        return cls if cls in TAGS or not is_made_of_parts(cls) else maker_of(cls)
     found = factory_of(cls, factory)
     if found is None:
         raise CompilationError(
@@ -414,10 +476,10 @@ def _callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
     return found
 
 
-def _resolved_if_possible(item: Any, stash: Mapping[str, Any]) -> Any:
+def _resolved_if_possible(item: Any, sources: Sources) -> Any:
     if not isinstance(item, Reference):
         return item
     try:
-        return item.resolve(stash)
+        return item.resolve(sources)
     except UnpreparedLinkError:
         return item

@@ -27,7 +27,7 @@ def load(source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (
     source : str, stream or path
         A str is YAML text; a path is a ``pathlib.Path``.
     trusted : list of str
-        Extensions that may be imported.
+        Extensions that may be imported, and classes and functions that may be used though nobody registered them.
     auto_install : bool
         Whether missing extensions may be installed with pip.
 
@@ -49,8 +49,9 @@ def load(source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (
     Linear(in_features=2, out_features=3, bias=True)
     """
     extensions, document = split_documents(parse(_read(source)))
-    require(extensions, Trust.of(trusted=trusted, auto_install=auto_install))
-    return document.construct(extensions=extensions)
+    trust = Trust.of(trusted=trusted, auto_install=auto_install)
+    require(extensions, trust)
+    return document.construct(extensions=extensions, trust=trust)
 
 
 def split_documents(documents: list[Document]) -> tuple[dict[str, str], Document]:
@@ -77,12 +78,13 @@ def load_all(
     source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (), auto_install: bool = False
 ) -> list[Any]:
     """Read every document of a config, the extensions section included; parameters and errors as :func:`load`."""
+    trust = Trust.of(trusted=trusted, auto_install=auto_install)
     documents = parse(_read(source))
     first = documents[0].construct() if len(documents) > 1 and not documents[0].tags else None
     if first is None or not is_extensions(first):
-        return [document.construct() for document in documents]
-    require(first, Trust.of(trusted=trusted, auto_install=auto_install))
-    return [first, *(document.construct(extensions=first) for document in documents[1:])]
+        return [document.construct(trust=trust) for document in documents]
+    require(first, trust)
+    return [first, *(document.construct(extensions=first, trust=trust) for document in documents[1:])]
 
 
 def _read(source: str | IO[str] | os.PathLike[str]) -> str:

@@ -41,6 +41,7 @@ from flambe_save.layout import (
     encode_name,
     same_on_some_disk,
 )
+from flambe_save.state import Stash
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode, join_prefix, place_key, prefixed, state_from_tree, walk
 
@@ -105,7 +106,7 @@ class DirectoryFormat:
         if path and decode_name(folder.rstrip("/").rpartition("/")[2]) is None:
             metadata.setdefault("", {})[KEY_KEY] = path[-1]
         values._metadata = metadata  # type: ignore[attr-defined]
-        for name, content in ((STATE_FILE, values), (STASH_FILE, dict(node.object_stash))):
+        for name, content in ((STATE_FILE, values), (STASH_FILE, Stash.of(node.object_stash))):
             buffer = io.BytesIO()
             try:
                 opaque = _CODEC.dump(content, buffer, options)

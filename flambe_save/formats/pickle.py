@@ -26,7 +26,7 @@ from flambe_save.layout import (
     VERSION_KEY,
     what_it_is,
 )
-from flambe_save.state import State
+from flambe_save.state import Stash, State
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
 
@@ -50,7 +50,10 @@ class PickleFormat:
         """Pickle the State, as an OrderedDict, so that reading it needs none of our classes."""
         state = state_from_tree(root)
         plain: OrderedDict[str, Any] = OrderedDict(state)
-        plain._metadata = OrderedDict(state._metadata)  # type: ignore[attr-defined]
+        plain._metadata = OrderedDict(  # type: ignore[attr-defined]
+            (key, {**local, STASH_KEY: Stash.of(local[STASH_KEY])} if STASH_KEY in local else local)
+            for key, local in state._metadata.items()
+        )
         plain._metadata[DIRECTORIES_KEY] = sorted(state.components)  # type: ignore[attr-defined]
         buffer = io.BytesIO()
         opaque = _CODEC.dump(plain, buffer, options)

@@ -5,6 +5,7 @@ Payloads do no more than make an empty file, the marker. cases.py has them all.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
@@ -112,6 +113,13 @@ class Anything(Component):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
+
+
+@dataclasses.dataclass
+class Record:
+    """The sum of its parts."""
+
+    x: Any = None
 
 
 class Trap:

@@ -134,7 +134,9 @@ config(
 config("unhashable_key", value("{[1]: 2}"), ConfigError, "key", "a key can be hashed")
 config("three_documents", "a: b\n---\n!casebook.Holder {}\n---\n1\n", ConfigError, "", "a config is one document")
 config("no_document", "# nothing\n", (ConfigError, LoadError), "", "a config is one document")
-config("no_object", "[1, 2]\n", (ConfigError, LoadError), "not an object", "a save's config builds an object")
+config(
+    "other_object", "[1, 2]\n", LoadError, "not wanted", "a state that the config's object does not want is an error"
+)
 config("a_link_alone", "!@ a\n", (ConfigError, LoadError), "", "a save's config builds an object")
 config("no_text", b"\xff\xfe\x00value", (LoadError, ConfigError), "UTF-8|text", "a config is UTF-8")
 config("null_bytes", value("a\0b"), ConfigError, "YAML", "YAML has no such characters")
@@ -202,14 +204,74 @@ config("unknown_tag", "!nowhere.Nothing {}\n", RegistrationError, "nowhere", "a 
 config(
     "unknown_module", "!os.system {command: ls}\n", RegistrationError, "os", "a tag is of a class that is registered"
 )
-config("builtin_class", "!subprocess.Popen {args: ls}\n", RegistrationError, "subprocess", "as before")
+config("builtin_class", "!subprocess.Popen {args: ls}\n", UntrustedError, "subprocess", "as before")
+config("plain_class", "!casebook.Trap {path: x}\n", UntrustedError, "Trap", "a class is registered, not only imported")
+config("class_as_a_value", value("!type subprocess.Popen"), UntrustedError, "Popen", "as before, for what is handed on")
+config("function", value("!function os.system"), UntrustedError, "os.system", "a function is handed on only with trust")
+config("function_of_torch", value("!function torch.load"), UntrustedError, "torch.load", "as before")
 config(
-    "plain_class", "!casebook.Trap {path: x}\n", RegistrationError, "Trap", "a class is registered, not only imported"
+    "function_in_a_partial",
+    value("!functools.partial {func: !function os.system, args: [x], keywords: {}}"),
+    UntrustedError,
+    "os.system",
+    "as before",
 )
+config("function_imported", value("!function casebook.os.system"), UntrustedError, "system", "as before")
+config("function_that_is_none", value("!function os.nothing"), UntrustedError, "nothing", "as before")
+config(
+    "partial_of_a_class",
+    value("!functools.partial {func: !type subprocess.Popen, args: [x], keywords: {}}"),
+    UntrustedError,
+    "Popen",
+    "as before",
+)
+config(
+    "enum_of_no_member", value("!enum.Enum {name: __class__}"), ConfigError, "parts", "members are looked up by name"
+)
+config(
+    "dunder_field", value("!casebook.Record {x: 1, __class__: 2}"), ConfigError, "__class__", "fields are set by name"
+)
+config(
+    "namespace_of_parts",
+    value("!types.SimpleNamespace {a: !function os.system}"),
+    UntrustedError,
+    "os.system",
+    "as before",
+)
+config("unhashable", value("!builtins.set {items: [[1]]}"), ConfigError, "parts", "parts that do not fit are an error")
+config("parts_missing", value("!collections.deque {}"), ConfigError, "parts", "as before")
+config("deque_of_nothing", value("!collections.deque {items: 5, maxlen: -1}"), ConfigError, "parts", "as before")
+config(
+    "back_to_nowhere",
+    value("[!back a.b]"),
+    (LinkError, LoadError),
+    "no container|BackLink",
+    "a link back is to what is around it",
+)
+config("tensor_of_nowhere", value("!tensor nothing"), LinkError, "nothing", "a tensor is one of the state")
+config(
+    "parameter_of_nowhere", value("!parameter nothing:weight"), LinkError, "nothing", "a parameter is one of the config"
+)
+config("parameter_of_itself", "!casebook.Holder {value: !parameter value:weight}\n", LinkError, "", "as before")
+config(
+    "parameter_private",
+    "!casebook.Holder {value: [!torch.Linear {in_features: 1, out_features: 1}, !parameter 'value.0:__dict__']}\n",
+    LinkError,
+    "no such parameter",
+    "names are looked up in a module's tables",
+)
+config(
+    "decimal_of_much",
+    value("!decimal.Decimal {value: [1]}"),
+    ConfigError,
+    "parts",
+    "parts that do not fit are an error",
+)
+config("pattern_of_nothing", value("!re.Pattern {pattern: '(', flags: 0}"), ConfigError, "parts", "as before")
 config("torch_function", "!torch.load {f: x}\n", RegistrationError, "load", "torch's tags are classes of modules")
 config("torch_path", "!torch.hub.load {f: x}\n", RegistrationError, "load", "torch's tags are classes of modules")
 config("torch_private", "!torch._C {f: x}\n", RegistrationError, "_C", "torch's tags are classes of modules")
-config("torch_tensor", "!torch.Tensor {f: x}\n", RegistrationError, "Tensor", "torch's tags are classes of modules")
+config("torch_tensor", "!torch.Tensor {f: x}\n", UntrustedError, "Tensor", "torch's tags are classes of modules")
 config("torch_lazy", "!torch.onnx {f: x}\n", RegistrationError, "onnx", "torch's tags are classes of modules")
 config("own_module", "!flambe_save.api.load {path: x}\n", RegistrationError, "load", "tags are classes")
 config("schema", "!Schema {component_subclass: x}\n", RegistrationError, "Schema", "Schemas are no objects of configs")

@@ -48,6 +48,7 @@ from flambe_save import (
     MissingExtensionError,
     RegistrationError,
     SourceChangedWarning,
+    StateMismatchWarning,
     UntrustedError,
     load,
     load_state_from_file,
@@ -295,11 +296,19 @@ def test_nothing_else_calls(config: str, options: dict[str, Any], tmp_path: Path
         load(with_config(tmp_path, config), **options)
 
 
-def test_trust_in_a_pickle_opens_no_tag(tmp_path: Path) -> None:
-    """A trusted module may be imported for a tag, and still its plain classes and functions are no tags."""
-    for config in ("!posix.system {command: x}\n", "!casebook.Trap {path: x}\n", "!subprocess.Popen {args: x}\n"):
+def test_trust_makes_tags_of_classes_alone(tmp_path: Path) -> None:
+    """A trusted module's classes may be built by tags; its functions, and what it imports from others, may not."""
+    for config in ("!posix.system {command: x}\n", "!casebook.Path {args: x}\n", "!casebook.zlib.crc32 {data: x}\n"):
         with pytest.raises(RegistrationError):
-            load(with_config(_folder(tmp_path, config[1:6]), config), trusted=["posix", "casebook", "subprocess"])
+            load(with_config(_folder(tmp_path, config[1:14]), config), trusted=["posix", "casebook", "zlib"])
+    target = marker(tmp_path)
+    path = with_config(_folder(tmp_path, "trap"), f"!casebook.Trap {{path: {target}}}\n")
+    with pytest.raises(UntrustedError, match="Trap"):
+        load(path, trusted=["posix"])
+    assert not target.exists()
+    with pytest.warns(StateMismatchWarning, match="value"):
+        load(path, trusted=["casebook.Trap"], strict=False)
+    assert target.exists()
 
 
 def test_only_one_module_of_two(tmp_path: Path) -> None:

@@ -1,0 +1,257 @@
+"""How torch.nn's own modules were built.
+
+A built-in module's arguments are read off its attributes and then checked: what they build on the meta device must
+be the same module but for the numbers in it. Where that fails, nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+from flambe_save.adapters.parametrized import effective
+from flambe_save.config.link import Link
+from flambe_save.config.registrable import TAGS, Registrable
+from flambe_save.config.schema import Schema, defaults_of
+from flambe_save.errors import RegistrationError
+
+__all__ = ["Parametrized", "agree", "builtin_schema"]
+
+
+def builtin_schema(module: nn.Module) -> Schema | None:
+    """Return a Schema that builds a module of torch.nn again, or None where its arguments cannot be told."""
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        return _parametrized_schema(module)
+    if not cls.__module__.startswith("torch.nn.modules."):
+        return None
+    try:
+        TAGS.tag_of(cls)
+    except RegistrationError:
+        return None
+    if cls in _CONTAINERS:
+        return Schema(cls, **_CONTAINERS[cls](module)) if _trimmings(module) == _trimmings(cls()) else None
+    arguments = _arguments(module)
+    if arguments is None or not _rebuilds(module, arguments):
+        return None
+    return Schema(cls, **arguments)
+
+
+_UNKNOWN = object()
+
+_CONTAINERS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    nn.Sequential: lambda module: _sequential(module),
+    nn.ModuleList: lambda module: {"modules": list(module)},
+    nn.ModuleDict: lambda module: {"modules": dict(module.items())},
+    nn.ParameterList: lambda module: {"values": list(module)},
+    nn.ParameterDict: lambda module: {"parameters": dict(module.items())},
+}
+
+
+def _sequential(module: nn.Sequential) -> dict[str, Any]:
+    names = list(module._modules)
+    if names == [str(index) for index in range(len(names))]:
+        return {"args": list(module)}
+    return {"args": [OrderedDict(module._modules)]}
+
+
+def _layer(module: Any) -> dict[str, Any]:
+    """Return the arguments that a transformer's layers, and the whole of it, have in common."""
+    activations = {nn.functional.relu: "relu", nn.functional.gelu: "gelu"}
+    return {
+        "d_model": module.self_attn.embed_dim,
+        "nhead": module.self_attn.num_heads,
+        "dim_feedforward": module.linear1.out_features,
+        "dropout": module.dropout.p,
+        "activation": activations.get(module.activation, module.activation),
+        "layer_norm_eps": module.norm1.eps,
+        "batch_first": module.self_attn.batch_first,
+        "norm_first": module.norm_first,
+        "bias": module.linear1.bias is not None,
+    }
+
+
+def _stack(module: Any, layer: str) -> dict[str, Any]:
+    return {layer: module.layers[0], "num_layers": module.num_layers, "norm": module.norm}
+
+
+# Built-ins whose arguments are not attributes of the same names.
+_DERIVED: dict[type, Callable[[Any], dict[str, Any]]] = {
+    nn.TransformerEncoderLayer: _layer,
+    nn.TransformerDecoderLayer: _layer,
+    nn.TransformerEncoder: lambda module: {
+        **_stack(module, "encoder_layer"),
+        "enable_nested_tensor": module.enable_nested_tensor,
+        "mask_check": module.mask_check,
+    },
+    nn.TransformerDecoder: lambda module: _stack(module, "decoder_layer"),
+    nn.Transformer: lambda module: {
+        **_layer(module.encoder.layers[0]),
+        "num_encoder_layers": module.encoder.num_layers,
+        "num_decoder_layers": module.decoder.num_layers,
+    },
+    nn.PairwiseDistance: lambda module: {"p": module.norm, "eps": module.eps, "keepdim": module.keepdim},
+    nn.AdaptiveLogSoftmaxWithLoss: lambda module: {
+        "in_features": module.in_features,
+        "n_classes": module.n_classes,
+        "cutoffs": module.cutoffs[:-1],
+        "div_value": module.div_value,
+        "head_bias": module.head_bias,
+    },
+}
+
+# Constructors that only say *args, **kwargs.
+_RNN = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size")
+_PARAMETERS: dict[type, tuple[str, ...]] = {
+    nn.LSTM: _RNN,
+    nn.GRU: _RNN[:-1],
+    nn.RNN: (*_RNN[:-1], "nonlinearity"),
+}
+
+
+def _arguments(module: nn.Module) -> dict[str, Any] | None:
+    """Read constructor arguments off a module's attributes of the same names; None where one is not to be found."""
+    if type(module) in _DERIVED:
+        try:
+            return _DERIVED[type(module)](module)
+        except (AttributeError, IndexError):  # somebody took it apart
+            return None
+    arguments: dict[str, Any] = {}
+    parameters = inspect.signature(type(module)).parameters
+    for name in _PARAMETERS.get(type(module), parameters):
+        if name in ("device", "dtype", "args", "kwargs") or name.startswith("_"):
+            continue  # the state tells type and device, and private arguments only fill in weights
+        value = getattr(module, name, _UNKNOWN)
+        if name == "bias" and not isinstance(value, bool):
+            value = any(inner.startswith(("bias", "in_proj_bias")) for inner in _tensor_names(module))
+        if value is _UNKNOWN and parameters[name].default is inspect.Parameter.empty:
+            return None
+        if value is not _UNKNOWN:  # else the check that follows decides whether the default was meant
+            arguments[name] = value
+    return arguments
+
+
+def _tensor_names(module: nn.Module) -> list[str]:
+    return [name for name, value in module._parameters.items() if value is not None]
+
+
+def agree(recorded: Schema, now: Schema) -> bool:
+    """Whether the arguments that a module was built from, defaults included, are those that it shows now."""
+    known = {name: value() if isinstance(value, Link) else value for name, value in recorded.keywords.items()}
+    known = {**defaults_of(recorded), **known}
+    for name, value in now.keywords.items():
+        other = known.get(name, _UNKNOWN)
+        if type(value) is not type(other) or isinstance(value, torch.Tensor) or value != other:
+            return False
+    return True
+
+
+def _rebuilds(module: nn.Module, arguments: dict[str, Any]) -> bool:
+    """Whether arguments build the same module: type, repr, names and shapes, and plain attributes."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it has been told when the module was made
+            other = type(module)(**arguments)
+    except Exception:  # whatever a constructor refuses, these are not its arguments
+        return False
+    return repr(other) == repr(module) and _outline(other) == _outline(module)
+
+
+def _outline(module: nn.Module) -> Any:
+    """What two modules must share to be alike but for their numbers."""
+    tensors = {
+        name: None if nn.parameter.is_lazy(value) else tuple(value.shape)
+        for name, value in module.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    plain = {
+        f"{prefix}.{name}": value
+        for prefix, inner in module.named_modules()
+        for name, value in vars(inner).items()
+        if isinstance(value, (bool, int, float, str, tuple, type(None))) and name != "training"
+    }
+    kinds = [(prefix, type(inner), _trimmings(inner)) for prefix, inner in module.named_modules()]
+    return tensors, plain, kinds
+
+
+def _trimmings(module: nn.Module) -> Any:
+    """What somebody may have hung on a module: the names of its attributes, and how many hooks of each kind it has."""
+    hooks = {name: len(value) for name, value in vars(module).items() if name.endswith("_hooks") and value is not None}
+    return {*vars(module)} - _NO_TRIMMINGS, hooks
+
+
+# What frameworks note on modules, and what torch puts there when a module is compiled
+_NO_TRIMMINGS = {"_schema", "_compiled_call_impl", "_is_torch_compile", "_is_hf_initialized"}
+
+
+# ------------------------------------------------------------------------------------------- parametrizations
+
+# How torch's own parametrizations tell what they were made with
+_TOLD: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
+    "_WeightNorm": ("weight_norm", lambda part: {"dim": part.dim}),
+    "_SpectralNorm": (
+        "spectral_norm",
+        lambda part: {"n_power_iterations": part.n_power_iterations, "eps": part.eps, "dim": part.dim},
+    ),
+    "_Orthogonal": (
+        "orthogonal",
+        lambda part: {"orthogonal_map": part.orthogonal_map.name, "use_trivialization": hasattr(part, "base")},
+    ),
+}
+
+
+class Parametrized(Registrable, tag_override="parametrized"):
+    """In a config, a module some of whose tensors are computed: ``!parametrized {module: ..., weight: [...]}``.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Changed in place, and what is returned.
+    **parts : list
+        For each tensor, what computes it: modules, or mappings of torch's own, ``{kind: weight_norm, dim: 0}``.
+    """
+
+    def __new__(cls, module: Any, /, **parts: Any) -> Any:
+        """Return the module."""
+        for name, several in parts.items():
+            for part in several:
+                if isinstance(part, nn.Module):
+                    parametrize.register_parametrization(module, name, part, unsafe=True)
+                    continue
+                kind, options = part["kind"], {key: value for key, value in part.items() if key != "kind"}
+                if kind not in [told for told, _ in _TOLD.values()]:
+                    raise ValueError(f"torch has no parametrization {kind!r}")
+                getattr(parametrizations, kind)(module, name, **options)
+        return module
+
+
+def _parametrized_schema(module: Any) -> Schema | None:
+    """Return the Schema of the plain module with what computes its tensors, where the plain one is known."""
+    cls: Any = parametrize.type_before_parametrizations(module)
+    plain = cls.__new__(cls)
+    vars(plain).update(vars(module))
+    plain._load_state_dict_pre_hooks = OrderedDict()  # one of them is the parametrization's
+    plain._modules = {name: child for name, child in module._modules.items() if name != "parametrizations"}
+    plain._parameters = {
+        **module._parameters,
+        **{key: nn.Parameter(effective(module)[key]) for key in module.parametrizations},
+    }
+    schema = builtin_schema(plain)
+    if schema is None:
+        return None
+    parts = {name: [_told(part) for part in several] for name, several in module.parametrizations.items()}
+    return Schema(Parametrized, module=schema, **parts)
+
+
+def _told(part: nn.Module) -> Any:
+    if type(part).__module__ != parametrizations.__name__:
+        return part
+    kind, tell = _TOLD[type(part).__name__]
+    return {"kind": kind, **tell(part)}

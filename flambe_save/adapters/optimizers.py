@@ -1,0 +1,318 @@
+"""Optimizers, schedulers and gradient scalers: their state by the names of the parameters that it belongs to.
+
+An optimizer is built on the parameters of the module that the same config builds, so what it moves is the model. They
+are visited after everything else, when the parameters are what they will be.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim import swa_utils
+
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place
+from flambe_save.adapters.stateful import StatefulAdapter, add_entries
+from flambe_save.config.link import ParameterLink
+from flambe_save.config.registrable import Registrable
+from flambe_save.config.schema import Schema, schema_of
+from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
+from flambe_save.state import State, join_key, split_key
+
+__all__ = ["OPTIMIZER", "SCALER", "SCHEDULER", "Averaging", "averaging"]
+
+_GROUPS = "param_groups"
+_STATE = "state"
+
+
+class OptimizerAdapter:
+    """Optimizers, by parameter name: reordering groups or freezing layers does not shift moments."""
+
+    comes_last = True
+
+    def describe(self, obj: torch.optim.Optimizer) -> Schema:
+        """Return a Schema with the optimizer's defaults, on the parameters of the modules around it.
+
+        Raises
+        ------
+        UnsupportedObjectError
+            If its class has arguments that are neither defaults nor recorded.
+        """
+        recorded = schema_of(obj)
+        known = {**obj.defaults, **({} if recorded is None else recorded.keywords)}
+        arguments: dict[str, Any] = {"params": _described_groups(obj)}
+        unknown = []
+        for name, parameter in list(inspect.signature(type(obj)).parameters.items())[1:]:
+            if name in known:
+                arguments[name] = known[name]
+            elif parameter.default is parameter.empty and parameter.kind not in (
+                parameter.VAR_POSITIONAL,
+                parameter.VAR_KEYWORD,
+            ):
+                unknown.append(name)
+        if unknown:
+            raise UnsupportedObjectError(
+                f"it is not known what a {type(obj).__qualname__} was given as {', '.join(unknown)}",
+                fix="Build it inside `with flambe_save.recording():`, or register_adapter() for its class.",
+            )
+        return Schema(type(obj), **arguments)
+
+    def children(self, obj: torch.optim.Optimizer) -> Iterable[Child]:
+        """Return nothing: the parameters are the model's."""
+        return ()
+
+    def get_state(self, place: Place, state: State) -> Later:
+        """Add the groups, their parameters by name, and what is kept for each parameter under its name."""
+        own = place.obj.state_dict()
+        names = _names_of(place)
+        groups = [{**group, "params": [names[index] for index in group["params"]]} for group in own.pop(_GROUPS)]
+        for index, entries in own.pop(_STATE).items():
+            for name, value in entries.items():
+                state[f"{place.key_prefix}{_STATE}.{names[index]}.{join_key([str(name)])}"] = value
+        for name, value in {_GROUPS: groups, **own}.items():
+            state[place.key_prefix + join_key([str(name)])] = value
+        return None
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
+        """Give each parameter what was kept for the one of its name; by position where names are not known."""
+        own = place.obj.state_dict()
+        extra = [str(name) for name in own if name != _STATE]
+        keys = {name: place.key_prefix + join_key([name]) for name in extra}
+        missing = [key for key in keys.values() if key not in state]
+        mismatch.missing += missing
+        mismatch.consumed.update(keys.values())
+        if missing:
+            return None
+        groups = state[keys[_GROUPS]]
+        if not _are_groups(groups):
+            mismatch.errors.append(f"{keys[_GROUPS]} does not list the groups of an optimizer")
+            return None
+        saved = [name for group in groups for name in group["params"]]
+        here = _names_of(place)
+        if not set(saved) & set(here):
+            if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own[_GROUPS]]:
+                mismatch.errors.append(
+                    f"{place.prefix or 'the optimizer'} has {len(saved)} parameters in the save ({quote_some(saved)}), "
+                    f"and {len(here)} others here ({quote_some(here)})"
+                )
+                return None
+            here = saved
+        kept = _entries(place, state, saved)
+        mismatch.consumed.update(key for entries in kept.values() for key, _ in entries.values())
+        lost, fresh = sorted(kept.keys() - set(here)), [name for name in here if kept and name not in saved]
+        if lost or fresh:
+            what = [f"no parameter here is called {quote_some(lost)}"] if lost else []
+            what += [f"the save knows no parameter {quote_some(fresh)}"] if fresh else []
+            warn(
+                f"of the optimizer at {place.prefix or 'the root'}, {'; '.join(what)}: what was kept for the others is "
+                "loaded by their names",
+                StateMismatchWarning,
+            )
+        filled: dict[str, Any] = {name: state[key] for name, key in keys.items()}
+        filled[_STATE] = {
+            index: {name: value for name, (_, value) in kept[parameter].items()}
+            for index, parameter in enumerate(here)
+            if parameter in kept
+        }
+        filled[_GROUPS] = [_filled_group(index, group, here, groups) for index, group in enumerate(own[_GROUPS])]
+        try:
+            place.obj.load_state_dict(filled)
+        except Exception as error:  # it is given what is in the save, which may be anything
+            mismatch.errors.append(
+                f"{place.prefix or 'the root'}: {type(place.obj).__qualname__}.load_state_dict raised "
+                f"{type(error).__name__}: {str(error)[:200]}"
+            )
+        return None
+
+
+def _described_groups(obj: torch.optim.Optimizer) -> list[Any]:
+    groups = []
+    for group in obj.param_groups:
+        links = [ParameterLink("", tensor) for tensor in group["params"]]
+        named = group.get("param_names")
+        # Options are part of the state; names that somebody gave decide how the constructor reads the list
+        groups.append({"params": [list(pair) for pair in zip(named, links, strict=True)] if named else links})
+    return groups if len(groups) != 1 else groups[0]["params"]
+
+
+def _names_of(place: Place) -> list[str]:
+    """Return what the parameters of an optimizer are called: in the tree, else as it was told, else by position."""
+    names: list[str] = []
+    for group in place.obj.param_groups:
+        told = group.get("param_names") or [None] * len(group["params"])
+        for tensor, name in zip(group["params"], told, strict=True):
+            names.append(place.name_of(tensor) or name or str(len(names)))
+    return names
+
+
+def _are_groups(groups: Any) -> bool:
+    return isinstance(groups, list) and all(
+        isinstance(group, dict)
+        and isinstance(group.get("params"), list)
+        and all(isinstance(name, str) for name in group["params"])
+        for group in groups
+    )
+
+
+def _entries(place: Place, state: State, names: list[str]) -> dict[str, dict[str, tuple[str, Any]]]:
+    """Return what is kept for each parameter: name -> entry -> (key, value)."""
+    begin = f"{place.key_prefix}{_STATE}."
+    known = set(names)
+    found: dict[str, dict[str, tuple[str, Any]]] = {}
+    for key, value in state.items():
+        parameter, _, entry = key[len(begin) :].rpartition(".") if key.startswith(begin) else ("", "", "")
+        if parameter in known:
+            found.setdefault(parameter, {})[split_key(entry)[0]] = (key, value)
+    return found
+
+
+def _filled_group(index: int, group: dict[str, Any], here: list[str], saved: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a group of the optimizer with the options of the saved group that has most of its parameters."""
+    mine = {here[position] for position in group["params"]}
+    shared = [len(mine & set(other["params"])) for other in saved]
+    if not any(shared):
+        return group
+    best = index if index < len(saved) and shared[index] == max(shared) else shared.index(max(shared))
+    options = {name: value for name, value in saved[best].items() if name != "param_names"}
+    return {**options, **{name: group[name] for name in ("params", "param_names") if name in group}}
+
+
+# ------------------------------------------------------------------------------------------------- schedulers
+
+
+class SchedulerAdapter(StatefulAdapter):
+    """Learning rate schedulers, built on the optimizer that they drive."""
+
+    comes_last = True
+
+    def describe(self, obj: Any) -> Schema:
+        """Return a Schema of the scheduler's arguments, as its attributes show them, or as it was built.
+
+        Raises
+        ------
+        UnsupportedObjectError
+            If neither is known.
+        """
+        recorded = schema_of(obj)
+        read = _FIXED.get(type(obj).__name__) if type(obj).__module__.startswith("torch.optim.") else None
+        try:
+            arguments = _same_names(obj) if read is None else read(obj)
+        except (AttributeError, LookupError, TypeError) as error:
+            if recorded is not None:
+                return recorded
+            raise UnsupportedObjectError(
+                f"it is not known what a {type(obj).__qualname__} was built with: {error}",
+                fix="Build it inside `with flambe_save.recording():`, or register_adapter() for its class.",
+            ) from error
+        return Schema(type(obj), optimizer=obj.optimizer, **arguments)
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return the optimizer, which is gone into here only where nothing else leads to it."""
+        optimizer = getattr(obj, "optimizer", None)
+        return [Child("optimizer", optimizer, is_borrowed=True)] if optimizer is not None else []
+
+    def get_state(self, place: Place, state: State) -> Later:
+        """Add the entries of the ``state_dict`` but functions, which the constructor makes."""
+        own = {name: value for name, value in place.obj.state_dict().items() if not inspect.isroutine(value)}
+        add_entries(place, own, state)
+        return None
+
+
+_FIXED: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "LambdaLR": lambda obj: {"lr_lambda": list(obj.lr_lambdas)},
+    "MultiplicativeLR": lambda obj: {"lr_lambda": list(obj.lr_lambdas)},
+    "MultiStepLR": lambda obj: {"milestones": sorted(Counter(obj.milestones).elements()), "gamma": obj.gamma},
+    "SequentialLR": lambda obj: {"schedulers": list(obj._schedulers), "milestones": list(obj._milestones)},
+    "ChainedScheduler": lambda obj: {"schedulers": list(obj._schedulers)},
+    "CyclicLR": lambda obj: {
+        "base_lr": list(obj.base_lrs),
+        "max_lr": list(obj.max_lrs),
+        "step_size_up": obj.total_size * obj.step_ratio,
+        "step_size_down": obj.total_size * (1 - obj.step_ratio),
+        "mode": obj.mode,
+        "gamma": obj.gamma,
+        "scale_fn": obj._scale_fn_custom,
+        "scale_mode": obj.scale_mode,
+        "cycle_momentum": obj.cycle_momentum,
+    },
+    "OneCycleLR": lambda obj: {
+        "max_lr": [group["max_lr"] for group in obj.optimizer.param_groups],
+        "total_steps": obj.total_steps,
+        "three_phase": len(obj._schedule_phases) == 3,
+        "cycle_momentum": obj.cycle_momentum,
+    },
+    "ReduceLROnPlateau": lambda obj: {
+        **{
+            name: getattr(obj, name)
+            for name in ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown")
+        },
+        "min_lr": list(obj.min_lrs),
+        "eps": obj.eps,
+    },
+    "SWALR": lambda obj: {
+        "swa_lr": [group["swa_lr"] for group in obj.optimizer.param_groups],
+        "anneal_epochs": obj.anneal_epochs,
+        "anneal_strategy": "linear" if "linear" in obj.anneal_func.__name__ else "cos",
+    },
+}
+
+
+def _same_names(obj: Any) -> dict[str, Any]:
+    """Read arguments off the attributes of the same names; what they set is in the scheduler's state as well."""
+    parameters = list(inspect.signature(type(obj)).parameters)[1:]
+    return {name: getattr(obj, name) for name in parameters if name not in ("last_epoch", "verbose")}
+
+
+class ScalerAdapter(StatefulAdapter):
+    """Gradient scalers of mixed precision."""
+
+    def describe(self, obj: Any) -> Schema | None:
+        """Return a Schema with the scaler's settings."""
+        names = ("growth_factor", "backoff_factor", "growth_interval")
+        if type(obj) is not torch.amp.GradScaler:
+            return schema_of(obj)
+        if not obj.is_enabled():
+            return Schema(type(obj), device=obj._device, enabled=False)
+        known = {name: getattr(obj, f"_{name}") for name in names}
+        return Schema(type(obj), device=obj._device, init_scale=obj._init_scale, **known)
+
+
+OPTIMIZER = OptimizerAdapter()
+SCHEDULER = SchedulerAdapter()
+SCALER = ScalerAdapter()
+
+
+# ------------------------------------------------------------------------------------------------- averaging
+
+
+class Averaging(Registrable, tag_override="averaging"):
+    """In a config, one of torch's functions that average weights: ``!averaging {name: ema_multi_avg_fn, decay: 0.99}``.
+
+    Parameters
+    ----------
+    name : {"ema_avg_fn", "ema_multi_avg_fn", "swa_avg_fn", "swa_multi_avg_fn"}
+    decay : float, optional
+    """
+
+    def __new__(cls, name: str, decay: float | None = None) -> Any:
+        """Return the function."""
+        if name not in ("ema_avg_fn", "ema_multi_avg_fn", "swa_avg_fn", "swa_multi_avg_fn"):
+            raise ValueError(f"no averaging {name!r}")
+        make = getattr(swa_utils, f"get_{name}")
+        return make() if decay is None else make(decay)
+
+
+def averaging(function: Any) -> Any:
+    """Return the Schema of a function that torch made to average weights; any other as it is."""
+    maker = getattr(function, "__qualname__", "").partition(".<locals>")[0]
+    if not isinstance(function, types.FunctionType) or function.__module__ != swa_utils.__name__:
+        return function
+    values = {
+        name: cell.cell_contents
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    }
+    return Schema(Averaging, name=maker.removeprefix("get_"), **{k: v for k, v in values.items() if k == "decay"})

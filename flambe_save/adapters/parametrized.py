@@ -1,0 +1,82 @@
+"""Parametrized modules (``torch.nn.utils.parametrize``: weight_norm and its like), to and from plain ones.
+
+What a parametrization computes is saved beside what it computes it from, so that a plain module can take it; and a
+plain module's tensor can be given to a parametrized one, which turns it into its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from flambe_save.adapters.protocol import Mismatch
+
+__all__ = ["effective", "give_effective", "split_effective"]
+
+_ORIGINAL = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\..+")
+
+
+def _parametrized(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield the key of each tensor that is computed, the module that it is of, and its name there."""
+    for path, inner in module.named_modules():
+        if parametrize.is_parametrized(inner):
+            for name in inner.parametrizations:
+                yield (f"{path}.{name}" if path else name), inner, name
+
+
+def effective(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors that parametrizations inside a module compute, by their keys; nothing is changed."""
+    found = {}
+    for key, inner, name in _parametrized(module):
+        parts = list(inner.parametrizations[name].modules())  # type: ignore[union-attr,index]
+        modes = [part.training for part in parts]
+        try:
+            for part in parts:
+                part.training = False  # some take a step of an iteration each time they are asked in training
+            with torch.no_grad():
+                found[key] = getattr(inner, name).detach()
+        finally:
+            for part, mode in zip(parts, modes, strict=True):
+                part.training = mode
+    return found
+
+
+def split_effective(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Return the keys that a module has no use for, and the tensors that its parametrizations are to be given.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    own : mapping of str to object
+        What was saved of it.
+    """
+    here = {key: (inner, name) for key, inner, name in _parametrized(module)}
+    originals: dict[str, list[str]] = {}
+    for key in own:
+        match = _ORIGINAL.fullmatch(key)
+        if match is not None:
+            originals.setdefault(match["module"] + match["name"], []).append(key)
+    unused = [key for key in here if key in own and key in originals]
+    unused += [key for target, keys in originals.items() if target in own and target not in here for key in keys]
+    return unused, {key: own[key] for key in here if key in own and key not in originals}
+
+
+def give_effective(module: nn.Module, values: Mapping[str, Any], mismatch: Mismatch) -> set[str]:
+    """Let parametrizations turn tensors into their own; return the keys of what these hold."""
+    filled: set[str] = set()
+    for key, inner, name in _parametrized(module):
+        if key not in values:
+            continue
+        try:
+            with torch.no_grad():
+                setattr(inner, name, values[key])
+        except Exception as error:  # a parametrization that has no inverse, a shape that differs, no tensor at all
+            mismatch.errors.append(f"{key} cannot be given to its parametrization: {str(error)[:200]}")
+        begin = key[: len(key) - len(name)] + f"parametrizations.{name}."
+        filled.update(held for held in module.state_dict() if held.startswith(begin))
+    return filled

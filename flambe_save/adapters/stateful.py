@@ -1,0 +1,84 @@
+"""Anything with ``state_dict`` and ``load_state_dict``: samplers, loaders, metrics, whatever follows that protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place
+from flambe_save.config.schema import Schema, schema_of
+from flambe_save.errors import SaveError
+from flambe_save.layout import ENTRIES_KEY
+from flambe_save.state import State, join_key
+
+__all__ = ["STATEFUL", "StatefulAdapter"]
+
+_WHOLE = "state"  # the key of a state_dict that is no mapping of names
+
+
+class StatefulAdapter:
+    """Anything else with ``state_dict`` and ``load_state_dict``, by the names of its entries."""
+
+    comes_last = False
+
+    def describe(self, obj: Any) -> Schema | None:
+        """Return the Schema that the object was built from, where that is known."""
+        return schema_of(obj)
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return nothing: the object's ``state_dict`` is all of it."""
+        return ()
+
+    def get_state(self, place: Place, state: State) -> Later:
+        """Add each entry of the ``state_dict``, or all of it where it is no mapping of names."""
+        try:
+            own = place.obj.state_dict()
+        except Exception as error:
+            raise SaveError(
+                f"{type(place.obj).__qualname__}.state_dict raised {type(error).__name__}: {str(error)[:200]}",
+                node=place.prefix,
+                fix="Nothing was written.",
+            ) from error
+        add_entries(place, own, state)
+        return None
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
+        """Give the object a ``state_dict`` of the saved entries."""
+        own = take_entries(place, state, mismatch)
+        if own is not None:
+            try:
+                place.obj.load_state_dict(own)
+            except Exception as error:  # it is given what is in the save, which may be anything
+                mismatch.errors.append(
+                    f"{place.prefix or 'the root'}: {type(place.obj).__qualname__}.load_state_dict raised "
+                    f"{type(error).__name__}: {str(error)[:200]}"
+                )
+        return None
+
+
+def add_entries(place: Place, own: Any, state: State) -> None:
+    """Add a ``state_dict`` under a place's prefix, and the names of its entries to the metadata."""
+    if not isinstance(own, Mapping) or not all(isinstance(name, str) for name in own):
+        own = {_WHOLE: own}
+        names: list[str] | None = None
+    else:
+        names = list(own)
+    for name, value in own.items():
+        state[place.key_prefix + join_key([name])] = value
+    state._metadata.setdefault(place.prefix, {})[ENTRIES_KEY] = names
+
+
+def take_entries(place: Place, state: State, mismatch: Mismatch) -> Any:
+    """Return the ``state_dict`` that :func:`add_entries` added; None, and the keys noted, where entries are missing."""
+    names = state._metadata.get(place.prefix, {}).get(ENTRIES_KEY)
+    expected = [_WHOLE] if not isinstance(names, list) else [str(name) for name in names]
+    keys = {name: place.key_prefix + join_key([name]) for name in expected}
+    missing = [key for key in keys.values() if key not in state]
+    mismatch.missing += missing
+    mismatch.consumed.update(keys.values())
+    if missing:
+        return None
+    return state[keys[_WHOLE]] if not isinstance(names, list) else {name: state[key] for name, key in keys.items()}
+
+
+STATEFUL = StatefulAdapter()

@@ -1,0 +1,49 @@
+"""The skeleton of a module: a copy without the weights that the state holds, for the stash of a save."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from flambe_save.errors import UnsupportedObjectError
+
+__all__ = ["skeleton"]
+
+
+def skeleton(module: torch.nn.Module, holds: Callable[[torch.Tensor], bool], path: str) -> torch.nn.Module:
+    """Return a copy of a module in which tensors that the state holds are one zero, repeated.
+
+    They have their shapes and types and can be computed with, take no memory, and are given some by a load.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Left as it is.
+    holds : callable
+        Whether the state holds a tensor.
+    path : str
+        Where in the object the module is, for messages.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If something in the module cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if id(tensor) not in memo and holds(tensor):
+            zeros = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+            is_parameter = type(tensor) is torch.nn.Parameter
+            memo[id(tensor)] = torch.nn.Parameter(zeros, tensor.requires_grad) if is_parameter else zeros
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # whatever is in a module
+        raise UnsupportedObjectError(
+            f"{path}, a {type(module).__qualname__}, cannot be copied without its weights: "
+            f"{type(error).__name__}: {str(error)[:200]}",
+            fix="Build it inside `with flambe_save.recording():`, so that its arguments are known; register an adapter "
+            "for its class; or leave it out.",
+        ) from error
