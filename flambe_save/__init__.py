@@ -2,11 +2,22 @@
 
 from flambe_save._version import __version__
 from flambe_save.adapters import Adapter, register_adapter
-from flambe_save.api import load, load_state, load_state_from_file, save, save_state_to_file, untrusted, verify
+from flambe_save.adapters.migrations import Migrated, migration
+from flambe_save.api import (
+    load,
+    load_state,
+    load_state_from_file,
+    migrate,
+    save,
+    save_state_to_file,
+    untrusted,
+    verify,
+)
 from flambe_save.component import Component, dynamic_component, make_component
 from flambe_save.config import yaml
 from flambe_save.config.link import FunctionCallLink, Link, PickledDataLink, create_link_str, parse_link_str
 from flambe_save.config.mapped import MappedRegistrable
+from flambe_save.config.moves import moved_from
 from flambe_save.config.recording import recorded, recording
 from flambe_save.config.registrable import (
     Registrable,
@@ -34,6 +45,7 @@ __all__ = [
     "Limits",
     "Link",
     "MappedRegistrable",
+    "Migrated",
     "PickledDataLink",
     "Registrable",
     "SaveTreeNode",
@@ -48,6 +60,9 @@ __all__ = [
     "load_state",
     "load_state_from_file",
     "make_component",
+    "migrate",
+    "migration",
+    "moved_from",
     "parse_link_str",
     "recorded",
     "recording",

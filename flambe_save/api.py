@@ -15,6 +15,7 @@ import dill
 
 from flambe_save.adapters import Fit, get_state, restore_ties
 from flambe_save.adapters import load_state as load_state_into
+from flambe_save.adapters.migrations import Migrated, migrate_state
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
 from flambe_save.config.audit import asks_for
 from flambe_save.errors import (
@@ -23,6 +24,7 @@ from flambe_save.errors import (
     FlambeSaveError,
     MissingExtensionError,
     NeedsTrustWarning,
+    PackageVersionWarning,
     RegistrationError,
     SaveError,
     UnsupportedObjectError,
@@ -30,15 +32,25 @@ from flambe_save.errors import (
     warn,
 )
 from flambe_save.formats import Damage, Format, ReadOptions, format_of
-from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, TAGS_KEY
-from flambe_save.loading import audit, build, bytes_of, needed, read, reading, state_of, tell_all
+from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ties
+from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, STASH_KEY, TAGS_KEY
+from flambe_save.loading import audit, build, bytes_of, needed, read, reading, shape_of, state_of, tell_all
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
 from flambe_save.storage import check_outside, check_replaceable, create_store, open_store
 from flambe_save.tree import state_from_tree, tree_from_state
 from flambe_save.trust import Limits, Trust
 
-__all__ = ["load", "load_state", "load_state_from_file", "save", "save_state_to_file", "untrusted", "verify"]
+__all__ = [
+    "load",
+    "load_state",
+    "load_state_from_file",
+    "migrate",
+    "save",
+    "save_state_to_file",
+    "untrusted",
+    "verify",
+]
 
 _READ_AGAIN = 64 << 20  # bytes
 
@@ -141,8 +153,21 @@ def save_state_to_file(
         raise SaveError(f"pickle protocol {pickle_protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
     if digest not in (None, "sha256"):
         raise SaveError(f"no digest {digest!r} is known", fix="Pass digest='sha256', or none.")
-    tree = tree_from_state(state)
     options = DumpOptions(pickle_module, pickle_protocol, digest)
+    return _write(state, final, compress, pickle_only, overwrite, durable, options)
+
+
+def _write(
+    state: Mapping[str, Any],
+    final: str,
+    compress: bool,
+    pickle_only: bool,
+    overwrite: bool,
+    durable: bool,
+    options: DumpOptions,
+) -> str:
+    """Write a State to just this path, whatever it ends in."""
+    tree = tree_from_state(state)
     size = bytes_of(state)
     chosen: Format = FORMATS["pickle" if pickle_only else "directory"]
     try:
@@ -237,14 +262,19 @@ def load(
     -----
     SourceChangedWarning, VersionMismatchWarning
         If a class changed since the save.
+    PackageVersionWarning
+        If the major or minor version of a package did that the manifest lists.
     """
     trust = Trust.of(weights_only, trusted, auto_install, use_saved_source, limits)
     where = os.fspath(path)
     try:
         saved = read(path, node, LoadOptions(trust, map_location, pickle_module))
+        changed = changed_packages(saved.packages)
+        if changed:
+            warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
         state = state_from_tree(saved.tree)
         obj = build(saved, state, trust, node, where)
-        load_state_into(obj, state, strict=strict, fit=Fit(map_location))
+        loaded = load_state_into(obj, state, strict=strict, fit=Fit(map_location))
     except (UntrustedError, MissingExtensionError, RegistrationError) as error:
         tell_all(error, path, node, trust)
         error.locate(file=where)
@@ -252,7 +282,8 @@ def load(
     except FlambeSaveError as error:
         error.locate(file=where)
         raise
-    restore_ties(obj, saved.ties)
+    # A migration may have renamed what is tied
+    restore_ties(obj, saved.ties if loaded.keys() == state.keys() else find_ties(loaded))
     return obj
 
 
@@ -331,6 +362,81 @@ def load_state(
     except FlambeSaveError as error:
         error.locate(file=where)
         raise
+
+
+def migrate(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    dry_run: bool = False,
+    map_location: MapLocation = None,
+    pickle_module: PickleModule = dill,
+    weights_only: bool = True,
+    trusted: Iterable[str] = (),
+    limits: Limits | None = None,
+) -> list[Migrated]:
+    """Bring a save up to date with the classes of this program, so that it loads without their migrations.
+
+    Migrations are applied to all components whose classes are imported, parents first; classes that moved are called
+    by their present names. No object is built, and arguments in configs stay as they are. The save is replaced in one
+    step, by one of the same shape, with the requirements and package versions that it had.
+
+    Parameters
+    ----------
+    path : str or path
+        A whole save.
+    out : str or path, optional
+        Where to write the result, in place of replacing the save.
+    dry_run : bool
+        Only tell what would change.
+    map_location, limits
+        As :func:`load`. Where tensors are put is where the new save says that they were.
+    pickle_module, weights_only, trusted
+        As :func:`load`; a stash that is more than data is opened, and written again. Without that trust it cannot be
+        kept, and is refused.
+
+    Returns
+    -------
+    list of Migrated
+        ``(node, class_name, before, after)`` for each component that changes. Where it is empty, nothing is written.
+
+    Raises
+    ------
+    VersionMismatchError
+        If migrations of a class do not lead to its present major version.
+    CorruptSaveError
+        If the save is damaged.
+    LoadError, ConfigError, SaveError
+        If a migration raises, the save cannot be read, or cannot be written. The save is as it was.
+    """
+    trust = Trust.of(weights_only, trusted, limits=limits)
+    where = os.fspath(path)
+    damage = verify(path, limits=limits)
+    if damage:
+        raise CorruptSaveError(
+            f"{where!r} is damaged: {damage[0].problem}", node=damage[0].node, file=damage[0].file or where
+        )
+    try:
+        saved = read(path, "", LoadOptions(trust, map_location, pickle_module))
+        state = state_from_tree(saved.tree)
+        rows = migrate_state(state, saved.tags)
+        for prefix in state.components if rows else ():
+            dict(state._metadata[prefix].get(STASH_KEY, {}))  # opens it
+    except UntrustedError as error:
+        tell_all(error, path, "", trust)
+        error.fix = error.fix and error.fix.replace("load(...", "migrate(...")
+        raise
+    except FlambeSaveError as error:
+        error.locate(file=where)
+        raise
+    if rows and not dry_run:
+        is_archive, is_single, requirements = shape_of(path, limits)
+        if requirements is not None and not requirements.startswith(HAS_MANIFEST):  # Flambe's
+            requirements = f"{HAS_MANIFEST}\n{requirements}"
+        options = DumpOptions(pickle_module, 2, saved.digest, requirements, saved.packages or None)
+        final = _final_path(path, False, False) if out is None else _final_path(out, is_archive, is_single)
+        _write(state, final, is_archive, is_single, out is None, False, options)
+    return rows
 
 
 def untrusted(path: str | os.PathLike[str], *, node: str = "", limits: Limits | None = None) -> list[Finding]:

@@ -12,6 +12,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import unified_diff
 from textwrap import dedent
@@ -20,10 +21,12 @@ from typing import Any, TypeVar, cast
 import torch
 
 from flambe_save import api
+from flambe_save.adapters.migrations import check_major, migrate_component, numbers
 from flambe_save.adapters.protocol import PLUMBING, Child, Fit, Later, Mismatch, Place, ValueAdapter, adapter_for
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import holds, load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state, load_state
+from flambe_save.config.moves import old_names
 from flambe_save.config.recording import RecordsCall
 from flambe_save.config.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
 from flambe_save.config.schema import Schema, schema_of
@@ -33,7 +36,6 @@ from flambe_save.errors import (
     SourceChangedWarning,
     StateMismatchWarning,
     UnsupportedObjectError,
-    VersionMismatchError,
     VersionMismatchWarning,
     quote,
     warn,
@@ -92,8 +94,10 @@ class _ComponentAdapter:
         return finish
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        obj, local = place.obj, state._metadata.get(place.prefix, {})
-        _check_version(type(obj), local, place.prefix)
+        obj = place.obj
+        saved = migrate_component(type(obj), state, place.prefix)
+        local = state._metadata.get(place.prefix, {})
+        _check_version(type(obj), local, place.prefix, saved)
         try:
             type(obj)._load_state(
                 obj,
@@ -163,7 +167,8 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
     ----------
     _flambe_version : str
         Class attribute. Above "0.0.0" it opts in to semantic versions: a load fails where the major number differs
-        and warns where the minor one does. Otherwise a load warns where the source differs.
+        and warns where the minor one does, unless functions in the class that are decorated with :func:`migration`
+        carry the state over. Otherwise a load warns where the source differs.
 
     Examples
     --------
@@ -414,30 +419,30 @@ def make_component(class_: type, tag_namespace: str, only_module: str | None = N
     TAGS.provide(tag_namespace, lookup)
 
 
-def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str) -> None:
-    """Compare a class with what the save says of it: by version where it opted in to that, else by source."""
+def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str, saved: str) -> None:
+    """Compare a class with what the save says of it: by version where it opted in to that, else by source.
+
+    ``saved`` is the version before migrations, which ``local`` tells no more.
+    """
     saved_class = local.get(CLASS_KEY)
-    if saved_class and saved_class != cls.__name__:
+    before_names = old_names(cls)
+    if saved_class and saved_class not in (cls.__name__, *before_names):
         warn(
             f"the save says that node {quote(prefix)} is a {quote(saved_class)}, and what the config around it builds "
             f"there is a {cls.__qualname__}: its values are loaded into that",
             StateMismatchWarning,
         )
-    saved = local.get(VERSION_KEY, NO_VERSION)
-    if _numbers(saved) > (0, 0, 0):
-        here, there = _numbers(cls._flambe_version), _numbers(saved)
-        text = f"{cls.__qualname__} has version {cls._flambe_version} here and {saved} in the save (node {prefix!r})"
-        if here[0] != there[0]:
-            raise VersionMismatchError(
-                text, node=prefix, fix="Load it with the code of that major version, or migrate the save."
-            )
+    reached = local.get(VERSION_KEY, NO_VERSION)
+    here, there = numbers(cls._flambe_version) or (0, 0, 0), numbers(reached) or (0, 0, 0)
+    if there > (0, 0, 0):
+        text = check_major(cls, saved, reached, prefix)
         if here[1] != there[1]:
             warn(text, VersionMismatchWarning)
         elif here != there:
             logger.debug(text)
         return
     before, now = dedent(local.get(SOURCE_KEY, "")), dedent(source_of(cls))
-    if before and now and before != now:
+    if before and now and _without_moves(before, cls, before_names) != _without_moves(now, cls, before_names):
         diff = ["(too long to be shown)"]
         if max(len(before), len(now)) < _MAX_SHOWN:  # finding the differences takes the square of that
             diff = [*unified_diff(before.splitlines(), now.splitlines(), "in the save", "here", lineterm="")]
@@ -447,8 +452,8 @@ def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str) 
         )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    try:
-        return (*(int(part) for part in version.split(".")), 0, 0, 0)[:3]
-    except ValueError:
-        return (0, 0, 0)
+def _without_moves(source: str, cls: type, old: set[str]) -> str:
+    """Return a source as it would be had the class never moved: that alone is no change worth a warning."""
+    source = re.sub(r"^@(\w+\.)*moved_from\(.*\)\n", "", source, flags=re.MULTILINE)
+    names = "|".join(map(re.escape, old)) or "(?!)"
+    return re.sub(rf"^class ({names})\b", f"class {cls.__name__}", source, count=1, flags=re.MULTILINE)

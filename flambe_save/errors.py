@@ -29,6 +29,7 @@
     |-- SourceChangedWarning             the class was edited since the save; shows a unified diff
     |-- VersionMismatchWarning           a minor version differs
     |-- StateMismatchWarning             what ``strict=False`` let pass
+    |-- PackageVersionWarning            a package's major or minor version differs from when it was saved
     |-- UncheckedSaveWarning             the manifest is gone: fewer checks, and ties are not restored
     `-- NeedsTrustWarning                what was just saved needs trust to load again
 
@@ -57,6 +58,7 @@ __all__ = [
     "MissingDependencyError",
     "MissingExtensionError",
     "NeedsTrustWarning",
+    "PackageVersionWarning",
     "ProtocolError",
     "RegistrationError",
     "SaveError",
@@ -275,6 +277,10 @@ class SourceChangedWarning(FlambeSaveWarning):
 
 class VersionMismatchWarning(FlambeSaveWarning):
     """The minor version of a class differs from the one in the save."""
+
+
+class PackageVersionWarning(FlambeSaveWarning):
+    """Packages that a save depends on have another major or minor version here, or are gone."""
 
 
 class StateMismatchWarning(FlambeSaveWarning):

@@ -38,13 +38,15 @@ from flambe_save.errors import (
 )
 from flambe_save.formats import ReadOptions, Saved, format_of
 from flambe_save.formats.directory import DIRECTORY
-from flambe_save.layout import CONFIG_FILE
+from flambe_save.layout import CONFIG_FILE, REQUIREMENTS_FILE
+from flambe_save.registry import FORMATS
 from flambe_save.state import State, split_key
 from flambe_save.storage import open_store, whole_save
+from flambe_save.storage.tar import TarStore
 from flambe_save.tree import SaveTreeNode, join_prefix, prefixed, state_from_tree, walk
-from flambe_save.trust import Trust
+from flambe_save.trust import Limits, Trust
 
-__all__ = ["audit", "build", "bytes_of", "read", "reading", "state_of", "tell_all"]
+__all__ = ["audit", "build", "bytes_of", "read", "reading", "shape_of", "state_of", "tell_all"]
 
 R = TypeVar("R")
 
@@ -104,6 +106,21 @@ def state_of(path: str | os.PathLike[str], node: str, options: LoadOptions) -> S
         if node != outer and not part:
             read(path, node, options)  # says what there is
         return part
+
+
+def shape_of(path: str | os.PathLike[str], limits: Limits | None) -> tuple[bool, bool, str | None]:
+    """Return whether a save is an archive, whether it is a single pickle, and its requirements where it has them."""
+    where = os.fspath(path)
+
+    def attempt() -> tuple[bool, bool, str | None]:
+        requirements = None
+        with open_store(path, limits) as store:
+            if REQUIREMENTS_FILE in store.names():
+                with store.reader(REQUIREMENTS_FILE) as file:
+                    requirements = file.read().decode()
+            return isinstance(store, TarStore), format_of(store, where) is FORMATS["pickle"], requirements
+
+    return reading(attempt, where)
 
 
 def bytes_of(state: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ from flambe_save.errors import MissingDependencyError
 
 T = TypeVar("T")
 
-__all__ = ["ADAPTERS", "FORMATS", "Registry", "find_adapter"]
+__all__ = ["ADAPTERS", "FORMATS", "MOVED", "Registry", "find_adapter"]
 
 
 class Registry(Generic[T]):
@@ -109,6 +109,9 @@ class Registry(Generic[T]):
 # Values are typed where they are used: the protocols live in higher layers.
 FORMATS: Registry[Any] = Registry("format", "flambe_save.formats")
 ADAPTERS: Registry[Any] = Registry("adapter", "flambe_save.adapters")
+
+# Old dotted path -> the class that was there; config/registrable.py fills it, and unpickling looks into it too
+MOVED: dict[str, type] = {}
 
 
 def find_adapter(obj: Any) -> Any:

@@ -15,7 +15,7 @@ import pytest
 import flambe_save
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/configs.md"]
+PAGES = ["README.md", "docs/configs.md", "docs/versions.md"]
 MODULES = [item.name for item in pkgutil.walk_packages(flambe_save.__path__, "flambe_save.")]
 
 

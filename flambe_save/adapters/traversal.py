@@ -123,7 +123,7 @@ def _warn_of_left_out(obj: Any, visited: set[int]) -> None:
             )
 
 
-def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None = None) -> None:
+def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None = None) -> State:
     """Load a State into an object and all components inside it. Inverse of :func:`get_state`.
 
     Parameters
@@ -136,6 +136,11 @@ def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None =
         Whether keys that are missing or not wanted are an error; otherwise they are a warning.
     fit : Fit, optional
         That the object's tensors first take the types and devices of the state's.
+
+    Returns
+    -------
+    State
+        What was loaded: the state as migrations and hooks of the object changed it.
 
     Raises
     ------
@@ -161,6 +166,7 @@ def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None =
             fix = "Build the object as it was when it was saved"
             raise StateMismatchError(text, fix=f"{fix}." if mismatch.errors else f"{fix}, or load with strict=False.")
         warn(text, StateMismatchWarning)
+    return state
 
 
 def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:

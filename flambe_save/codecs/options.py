@@ -41,11 +41,17 @@ class DumpOptions:
         The pickle protocol of everything pickled.
     digest : {"sha256"}, optional
         A digest to note for each file, beside its checksum.
+    requirements : str, optional
+        What was installed when the object was saved, where that was not now.
+    packages : mapping of str to str, optional
+        Versions of packages, likewise.
     """
 
     pickle_module: PickleModule = dill
     pickle_protocol: int = 2
     digest: str | None = None
+    requirements: str | None = None
+    packages: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from flambe_save.codecs.unpickler import (
 )
 from flambe_save.errors import CorruptSaveError, LoadError, UnknownFormatError, UnsupportedObjectError
 from flambe_save.layout import what_it_is
+from flambe_save.registry import MOVED
 from flambe_save.state import State
 
 __all__ = ["TorchCodec", "unpickle_data", "unpickle_trusting", "unpicklable"]
@@ -395,6 +396,8 @@ def _trusting_module(options: LoadOptions) -> Any:
                 return State
             if (module, name) == ("torch.storage", "_load_from_bytes"):
                 return load_from_bytes
+            if f"{module}.{name}" in MOVED:
+                return MOVED[f"{module}.{name}"]
             return super().find_class(module, name)
 
     def load(file: Any, **arguments: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from flambe_save.codecs.rebuild import Dtype, build_array, check, check_key, data_global, real_types
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError, LoadError
+from flambe_save.registry import MOVED
 from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import State
 from flambe_save.trust import Trust
@@ -163,6 +164,7 @@ class DataUnpickler(CarefulUnpickler):
         self._expanded = 0
         self._used_trust = False
         self._has_types = False
+        self._moved: set[type] = set()  # classes that were found by an old name
 
     def unpickle(self) -> Any:  # not read: the machine keeps a function of that name in each object
         """Unpickle one object.
@@ -211,11 +213,14 @@ class DataUnpickler(CarefulUnpickler):
             if dotted in _MAKE_TENSORS:
                 return self._within_size(found)
             return self._within_budget(found) if dotted in _COPY_BYTES else found
-        if not self._trust.allows(dotted):
+        if not self._allows(dotted):
             self._refuse_unknown([dotted, *globals_of(self._rest())])
         if self._trust.findings is not None:
             return Inert
         self._used_trust = True
+        if dotted in MOVED:  # the program itself says that this is the class; there is no module to import
+            self._moved.add(MOVED[dotted])
+            return MOVED[dotted]
         found = super().find_class(module, name)
         self._check_home(found, dotted)
         return found
@@ -269,7 +274,7 @@ class DataUnpickler(CarefulUnpickler):
 
     def may_fill(self, item: Any) -> bool:
         """Whether it is a container, or an object of a trusted class."""
-        return super().may_fill(item) or self._trust.allows(f"{type(item).__module__}.{type(item).__qualname__}")
+        return super().may_fill(item) or self._allows_type(type(item))
 
     def load_build(self) -> None:
         state, item = self.stack.pop(), self.stack[-1]
@@ -285,9 +290,8 @@ class DataUnpickler(CarefulUnpickler):
         elif type(item).__module__ == "numpy" and type(item).__name__ == "ndarray":
             build_array(item, state)
         else:
-            kind = type(item)
-            if not self._trust.allows(f"{kind.__module__}.{kind.__qualname__}"):
-                raise pickle.UnpicklingError(f"a state for a {kind.__qualname__}, which takes none")
+            if not self._allows_type(type(item)):
+                raise pickle.UnpicklingError(f"a state for a {type(item).__qualname__}, which takes none")
             self.stack.append(state)
             _Machine.load_build(self)
 
@@ -303,8 +307,18 @@ class DataUnpickler(CarefulUnpickler):
             if not self._trust.allows(real):
                 self._refuse([real])
 
+    def _allows(self, dotted: str) -> bool:
+        """Whether a global is trusted, by its name or, where it is declared to have moved, by its present one."""
+        moved = MOVED.get(dotted)
+        present = dotted if moved is None else f"{moved.__module__}.{moved.__qualname__}"
+        return self._trust.allows(dotted) or self._trust.allows(present)
+
+    def _allows_type(self, kind: type) -> bool:
+        return kind in self._moved or self._trust.allows(f"{kind.__module__}.{kind.__qualname__}")
+
     def _refuse_unknown(self, names: Iterable[str]) -> None:
-        self._refuse([item for item in names if data_global(item) is None and item not in (_NESTED, _DILL_TYPE)])
+        unknown = [item for item in names if data_global(item) is None and item not in (_NESTED, _DILL_TYPE)]
+        self._refuse([item for item in unknown if not self._allows(item)])
 
     def _refuse(self, names: list[str]) -> None:
         self._trust.check_globals(names, node=self._node, file=self._file)

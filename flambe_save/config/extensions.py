@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flambe_save.config.moves import is_moved
 from flambe_save.errors import MissingExtensionError, quote
 from flambe_save.trust import Trust
 
@@ -78,7 +79,8 @@ def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trus
     for tag in tags if trust.findings is None else ():
         path = recorded.get(tag, tag)
         parts = path.split(".")[:-1]
-        if parts and trust.allows(path) and parts[0] not in _ALWAYS_THERE:
+        has_moved = is_moved(tag, recorded.get(tag))  # to a class that is imported
+        if parts and trust.allows(path) and parts[0] not in _ALWAYS_THERE and not has_moved:
             _import_outer(parts)
             found = True
     return found

@@ -120,7 +120,7 @@ class Document:
         ConfigError
             If a value does not fit its tag.
         """
-        result = Constructor(self, self.classes(recorded, trust), trust).values[id(self.root)]
+        result = Constructor(self, self.classes(recorded, trust), recorded, trust).values[id(self.root)]
         for _, item in visit(result):
             if isinstance(item, Reference):
                 item.within(result)
@@ -244,11 +244,16 @@ class Constructor:
     """Builds the values of a document, children first; a class's ``from_yaml`` is handed this and its node."""
 
     def __init__(
-        self, document: Document, classes: Mapping[str, tuple[type, str | None]], trust: Trust = NO_TRUST
+        self,
+        document: Document,
+        classes: Mapping[str, tuple[type, str | None]],
+        recorded: Mapping[str, str] | None = None,
+        trust: Trust = NO_TRUST,
     ) -> None:
         self.values: dict[int, Any] = {}
         self._trust = trust
         self._classes = classes
+        self._recorded = recorded or {}
         self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
         for node in document.nodes:
             self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in _children(node))
@@ -356,7 +361,7 @@ class Constructor:
             return found
         if is_known and isinstance(found, type):
             return found
-        cls, factory_name = TAGS.resolve(path, allows=self._trust.allows)
+        cls, factory_name = TAGS.resolve(path, self._recorded.get(path), self._trust.allows)
         if factory_name is not None:
             raise ConfigError(f"{quote(path)} is a factory, and !type takes a class")
         return cls

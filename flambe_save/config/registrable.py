@@ -24,6 +24,7 @@ from flambe_save.config.imported import find_imported
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import RegistrationError
+from flambe_save.registry import MOVED
 
 __all__ = [
     "NEEDS_TRUST",
@@ -71,12 +72,21 @@ class Tags:
     def __contains__(self, cls: type) -> bool:
         return self._classes.get(dotted_path(cls)) is cls
 
+    def at(self, path: str) -> type | None:
+        """Return the class that is registered under a dotted path, or None."""
+        return self._classes.get(path)
+
     def add(self, cls: type, tag: str | None = None) -> None:
         """Register a class under its own name and, where ``tag`` is given, under that tag, now its preferred one."""
         if tag in BY_TAG or tag == "type":
             raise RegistrationError(f"the tag '!{tag}' is one of the dialect's own values", fix="Choose another alias.")
         path = dotted_path(cls)
         if self._classes.get(path) is not cls:
+            if path in MOVED:
+                raise RegistrationError(
+                    f"{dotted_path(MOVED[path])} is said to have moved from {path}, where there is another class now",
+                    fix="Remove that class, or the @moved_from.",
+                )
             self._classes[path] = cls
             self._own_tags[path] = []
             for paths in self._explicit.values():
@@ -131,29 +141,55 @@ class Tags:
             If the tag fits no class, or several; the message names them, or what to import.
         """
         owner, _, last = tag.rpartition(".")
+        if recorded in MOVED:
+            return self._moved(tag, [recorded]) or (MOVED[recorded], self._factory_in(tag, MOVED[recorded]))
         if recorded in self._classes:
             cls = self._classes[recorded]
             if self._fits(recorded, tag):
                 return cls, None
             if factory_of(cls, last) is not None and self._fits(recorded, owner):
                 return cls, last
-        found = self._only(tag)
+        found = self._here(tag) or self._moved(tag, MOVED)
         if found is not None:
-            return found, None
-        provided = self._provided(owner, last)
-        if provided is not None:
-            return provided, None
-        maker = self._only(owner) if owner else None
-        if maker is not None and factory_of(maker, last) is not None:
-            return maker, last
+            return found
         if recorded in self._classes:  # it is there, and only the name that it was written by is gone
-            is_factory = factory_of(self._classes[recorded], last) is not None
-            return self._classes[recorded], last if is_factory else None
+            return self._classes[recorded], self._factory_in(tag, self._classes[recorded])
         path = recorded or tag
         imported = find_imported(path)
         if isinstance(imported, type) and (is_made_of_parts(imported) or (allows is not None and allows(path))):
             return imported, None
         raise self._unknown(tag, recorded)
+
+    def _here(self, tag: str) -> tuple[type, str | None] | None:
+        """Return the class that a tag means by where classes are now, and the factory it names; None for neither."""
+        owner, _, last = tag.rpartition(".")
+        found = self._only(tag)
+        if found is None:
+            found = self._provided(owner, last)
+        if found is not None:
+            return found, None
+        maker = self._only(owner) if owner else None
+        return (maker, last) if maker is not None and factory_of(maker, last) is not None else None
+
+    def _moved(self, tag: str, paths: Iterable[str]) -> tuple[type, str | None] | None:
+        """Return the class that a tag means by one of the paths where classes were, and the factory it names."""
+        owner, _, last = tag.rpartition(".")
+        found: dict[type, str | None] = {MOVED[path]: None for path in paths if self._fits(path, tag)} or {
+            MOVED[path]: last for path in paths if owner and self._fits(path, owner) and factory_of(MOVED[path], last)
+        }
+        if len(found) > 1:
+            names = ", ".join(sorted(map(dotted_path, found)))
+            raise RegistrationError(
+                f"the tag '!{tag}' fits the old places of several classes: {names}",
+                fix="Write the full dotted path of one of them.",
+            )
+        return next(iter(found.items()), None)
+
+    def _factory_in(self, tag: str, cls: type) -> str | None:
+        """Return the end of a tag where it is a factory of the class: the rest is a name that the class had."""
+        last = tag.rpartition(".")[2]
+        is_alias = tag in self._own_tags[dotted_path(cls)]
+        return last if not is_alias and factory_of(cls, last) is not None else None
 
     def _only(self, tag: str) -> type | None:
         """Return the one class that a tag fits, or None."""
@@ -166,7 +202,8 @@ class Tags:
         return self._classes[found[0]] if found else None
 
     def _fits(self, path: str, tag: str) -> bool:
-        return tag in self._own_tags[path] or path.endswith("." + tag) or tag in (path, _short_tag(path))
+        is_own = tag in self._own_tags.get(path, ())
+        return is_own or path.endswith("." + tag) or tag in (path, _short_tag(path))
 
     def knows(self, tag: str, recorded: str | None = None) -> bool:
         """Whether a tag names a class that is to be had."""
@@ -177,9 +214,9 @@ class Tags:
         return True
 
     def means(self, tag: str, cls: type, factory: str | None) -> bool:
-        """Whether a tag names just this class and factory."""
+        """Whether a tag names just this class and factory, and not by where the class was."""
         try:
-            return self.resolve(tag) == (cls, factory)
+            return self._here(tag) == (cls, factory)
         except RegistrationError:
             return False
 
@@ -244,7 +281,7 @@ class Tags:
             return RegistrationError(
                 what,
                 fix=f"import {module} first, or load(..., trusted=[{module!r}]); a class that moved takes "
-                "@alias(its old tag).",
+                f"@moved_from({recorded!r}).",
             )
         namespace, _, name = tag.rpartition(".")
         names = [*self._named, *self._explicit, *(dir(torch.nn) + dir(torch.optim) if namespace == "torch" else ())]

@@ -64,7 +64,7 @@ class DirectoryFormat:
         folders = _folders_of(root)
         nodes = [(path, folders[path], node) for path, node in walk(root)]
         escaped = any(folder.rstrip("/").rpartition("/")[2] != path[-1] for path, folder, _ in nodes if path)
-        manifest = Manifest(protocol=ESCAPED_PROTOCOL if escaped else PROTOCOL, packages=packages())
+        manifest = Manifest(protocol=ESCAPED_PROTOCOL if escaped else PROTOCOL)
 
         def put(name: str, data: bytes) -> None:
             with store.writer(name) as file:
@@ -86,7 +86,8 @@ class DirectoryFormat:
             manifest.tags |= node.state._metadata.get("", {}).get(TAGS_KEY, {})
         manifest.tags = dict(sorted(manifest.tags.items()))
         manifest.ties = find_ties(state_from_tree(root))
-        put(REQUIREMENTS_FILE, requirements().encode())
+        manifest.packages = dict(options.packages or packages(manifest.tags.values()))
+        put(REQUIREMENTS_FILE, (options.requirements or requirements()).encode())
         with store.writer(MANIFEST_FILE) as file:
             file.write(manifest.to_json())
         return manifest.needs_trust
@@ -161,13 +162,15 @@ class DirectoryFormat:
             if folder != top:
                 parent = _parent(folder, built)
                 built[parent].children[_relative(keys[parent], keys[folder])] = node
-        ties, tags = [], {}
+        ties, tags, saved_with, digest = [], {}, {}, None
         if manifest is not None:
-            tags = manifest.tags
+            tags, saved_with = manifest.tags, manifest.packages
+            digest = "sha256" if any("sha256" in entry for entry in manifest.files.values()) else None
             built[top].state._metadata[""][TAGS_KEY] = tags
             begin = f"{options.node}." if options.node else ""
             ties = [[key[len(begin) :] for key in group if key.startswith(begin)] for group in manifest.ties]
-        saved = Saved(built[top], [group for group in ties if len(group) > 1], tags, manifest is not None)
+        ties = [group for group in ties if len(group) > 1]
+        saved = Saved(built[top], ties, tags, manifest is not None, saved_with, digest)
         _restore_ties(saved)
         return saved
 

@@ -10,10 +10,11 @@ import hashlib
 import json
 import platform
 import re
+import sys
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distributions, version
 from typing import Any
 
 import torch
@@ -23,11 +24,13 @@ from flambe_save.codecs.data import tie_key
 from flambe_save.errors import CorruptSaveError, ProtocolError, quote, quote_some
 from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
 
-__all__ = ["HAS_MANIFEST", "Manifest", "find_ties", "packages", "requirements", "tensor_facts"]
+__all__ = ["HAS_MANIFEST", "Manifest", "changed_packages", "find_ties", "packages", "requirements", "tensor_facts"]
 
 _FORMAT = "flambe_save"
 MANIFEST_VERSION = 1
 HAS_MANIFEST = "# of a save by flambe_save, which has a manifest.json"  # what tells that one is gone
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a package
+_MOST_NAMES = 100  # that are looked up
 _ENDING = b',\n  "crc32": "%08x"\n}\n'  # of all the bytes before it
 _ENDING_PATTERN = re.compile(rb',\n  "crc32": "([0-9a-f]{8})"\n}\n\Z')
 
@@ -42,7 +45,7 @@ class Manifest:
     writer : str
         The package and version that wrote it.
     packages : dict of str to str
-        Versions of Python and of the core packages.
+        Versions of Python, of the core packages, and of those whose classes the tags name.
     tags : dict of str to str
         Tag -> dotted path of its class.
     nodes : dict of str to dict
@@ -188,7 +191,7 @@ class Manifest:
         tables: tuple[Mapping[str, Any], ...] = (self.packages, self.tags, self.nodes, self.files)
         if not all(isinstance(table, dict) for table in tables):
             raise TypeError("a table is no table")
-        texts = [self.writer, *self.tags.values(), *self.needs_trust]
+        texts = [self.writer, *self.packages.values(), *self.tags.values(), *self.needs_trust]
         if not isinstance(self.needs_trust, list) or not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is no text")
         for entry in self.files.values():
@@ -240,12 +243,44 @@ def _installed() -> dict[str, str]:
     return {item.metadata["Name"]: item.version for item in distributions() if item.metadata and item.metadata["Name"]}
 
 
-def packages() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide whether a save reads the same."""
-    core = {
-        name: version for name, version in _installed().items() if name.lower() in ("torch", "dill", "pyyaml", "numpy")
-    }
-    return {"python": platform.python_version(), **dict(sorted(core.items()))}
+def packages(classes: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide whether a save reads the same.
+
+    Parameters
+    ----------
+    classes : iterable of str
+        Dotted paths of the classes in the save. Those whose top-level module is called as what installs it count.
+    """
+    modules = {path.partition(".")[0] for path in classes} - {"flambe_save", "__main__", *sys.stdlib_module_names}
+    found = {name: _version_of(name) for name in {"torch", "dill", "PyYAML", "numpy"} | modules}
+    known = {name: number for name, number in sorted(found.items()) if number is not None}
+    return {"python": platform.python_version(), **known}
+
+
+def changed_packages(saved: Mapping[str, str]) -> list[str]:
+    """Say, for each package whose major or minor version is another one here, or that is gone, both versions."""
+    changed = []
+    for name, number in [item for item in saved.items() if _NAME.fullmatch(item[0])][:_MOST_NAMES]:
+        here = platform.python_version() if name == "python" else _version_of(name)
+        if here is None:
+            changed.append(f"{name} {number[:40]} when saved, not installed here")
+        elif _major_minor(here) != _major_minor(number):
+            changed.append(f"{name} {number[:40]} when saved, {here} here")
+    return changed
+
+
+@functools.cache
+def _version_of(name: str) -> str | None:
+    try:
+        return version(name)
+    except (PackageNotFoundError, ValueError):
+        return None
+
+
+def _major_minor(number: str) -> tuple[int, int] | str:
+    """Return the first two numbers of a version, however it goes on; what has none is compared as it is."""
+    found = re.match(r"(?:\d{1,9}!)?v?(\d{1,9})(?:\.(\d{1,9}))?", number)
+    return (int(found[1]), int(found[2] or 0)) if found is not None else number
 
 
 def requirements() -> str:

@@ -64,7 +64,7 @@ class PickleFormat:
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Unpickle the State and cut it into its tree."""
-        data, is_vouched_for = _read_checked(store, options.where)
+        data, trailer = _read_checked(store, options.where)
         values = _CODEC.load(io.BytesIO(data), replace(options.values, file=options.where))
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise UnknownFormatError(
@@ -87,11 +87,12 @@ class PickleFormat:
                 file=options.where,
                 fix=f"Its nodes are: {', '.join(repr(prefix) for prefix in state.components if prefix)[:400]}.",
             )
+        digest = "sha256" if trailer is not None and trailer[3] is not None else None
         tags: dict[str, str] = {}
         for local in state._metadata.values():
             if isinstance(local, dict) and isinstance(local.get(TAGS_KEY), dict):
-                tags |= local[TAGS_KEY]
-        return Saved(node, find_ties(state_from_tree(node)), tags, is_vouched_for)
+                tags |= {tag: path for tag, path in local[TAGS_KEY].items() if isinstance(path, str)}
+        return Saved(node, find_ties(state_from_tree(node)), tags, trailer is not None, digest=digest)
 
     def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
         """Yield what is wrong with the file, if anything is."""
@@ -128,8 +129,8 @@ def _trailer(data: bytes, digest: str | None) -> bytes:
     return begin + b" crc32 %08x\n" % zlib.crc32(begin, zlib.crc32(data))
 
 
-def _read_checked(store: Store, where: str, *, digests: bool = False) -> tuple[bytes, bool]:
-    """Return the pickle, compared with the checksum behind it, and whether it has one: Flambe's have none.
+def _read_checked(store: Store, where: str, *, digests: bool = False) -> tuple[bytes, re.Match[bytes] | None]:
+    """Return the pickle, compared with the checksum behind it, and that trailer, where it has one: Flambe's have none.
 
     Raises
     ------
@@ -149,7 +150,7 @@ def _read_checked(store: Store, where: str, *, digests: bool = False) -> tuple[b
     except pickle.UnpicklingError as error:
         raise CorruptSaveError(f"the pickle cannot be read: {error}", file=where, fix=_FIX) from error
     if len(data) == end:
-        return data, False
+        return data, None
     body = data[:end]
     found = _TRAILER.fullmatch(data, end)
     is_whole = (
@@ -160,4 +161,4 @@ def _read_checked(store: Store, where: str, *, digests: bool = False) -> tuple[b
     )
     if not is_whole:
         raise CorruptSaveError("the file is damaged: it does not match its checksum", file=where, fix=_FIX)
-    return body, True
+    return body, found

@@ -43,12 +43,18 @@ class Saved:
         What the tags in configs meant when they were written: tag -> dotted path of the class.
     is_vouched_for : bool
         Whether checksums over the whole save say that its parts belong together.
+    packages : dict of str to str
+        Versions of packages when it was saved; empty where that is not known.
+    digest : str or None
+        The digest that was noted beside checksums.
     """
 
     tree: SaveTreeNode
     ties: list[list[str]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     is_vouched_for: bool = False
+    packages: dict[str, str] = field(default_factory=dict)
+    digest: str | None = None
 
 
 class Damage(NamedTuple):
