@@ -282,8 +282,8 @@ def load(
     except FlambeSaveError as error:
         error.locate(file=where)
         raise
-    # A migration may have renamed what is tied
-    restore_ties(obj, saved.ties if loaded.keys() == state.keys() else find_ties(loaded))
+    is_as_saved = loaded.keys() == state.keys() and all(loaded[key] is value for key, value in state.items())
+    restore_ties(obj, saved.ties if is_as_saved else find_ties(loaded))  # a migration may have renamed what is tied
     return obj
 
 

@@ -25,6 +25,7 @@ from flambe_save import (
     Migrated,
     PackageVersionWarning,
     RegistrationError,
+    SaveError,
     State,
     UntrustedError,
     VersionMismatchError,
@@ -487,6 +488,10 @@ def test_migrate_to_another_place(old: Path) -> None:
     check(load(old / "copy.tar.gz"))
     with pytest.raises(FileExistsError):
         migrate(old / "run", old / "run.pkl")
+    with pytest.raises(SaveError, match="is a save itself"):
+        migrate(old / "run" / "left")
+    assert [row.node for row in migrate(old / "run" / "left", old / "part")] == [""]
+    assert load(old / "part").scale.tolist() == [1.0, 0.0]
     assert (old / "run" / "manifest.json").read_bytes() == before
 
 

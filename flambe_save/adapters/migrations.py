@@ -86,7 +86,7 @@ def migration(since: str, until: str) -> Callable[[Callable[[State], State]], An
     Raises
     ------
     RegistrationError
-        If these are no versions of up to three numbers, or ``until`` is not the later one.
+        If these are no versions, or ``until`` is not the later one.
 
     Examples
     --------
@@ -115,8 +115,8 @@ def migration(since: str, until: str) -> Callable[[Callable[[State], State]], An
 
 
 def numbers(version: Any) -> tuple[int, ...] | None:
-    """Return a version's three numbers, or None where it is none; what it leaves out is 0."""
-    if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}", version):
+    """Return a version's first three numbers, or None where it is none; what it leaves out is 0."""
+    if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,9}", version):
         return None
     return (*map(int, version.split(".")), 0, 0)[:3]
 
@@ -158,7 +158,7 @@ def check_major(cls: Any, saved: str, reached: str, prefix: str) -> str:
     )
     if here[0] != there[0]:
         missing = f"A @migration from {reached!r} to {cls._flambe_version!r} is missing. " if here > there else ""
-        raise VersionMismatchError(text, node=prefix, fix=f"{missing}Or load it with the code of that major version.")
+        raise VersionMismatchError(text, node=prefix, fix=f"{missing}The code of that major version loads it.")
     return text
 
 

@@ -33,10 +33,10 @@ def moved_from(path: str) -> Callable[[C], C]:
     Examples
     --------
     >>> from flambe_save import Component, yaml
-    >>> @moved_from("models.layers.Conv")
+    >>> @moved_from("nets.old.Conv")
     ... class Convolution(Component):
     ...     pass
-    >>> yaml.load("!models.layers.Conv")
+    >>> yaml.load("!nets.old.Conv")
     Schema(Convolution)
     """
 

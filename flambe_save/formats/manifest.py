@@ -269,7 +269,7 @@ def changed_packages(saved: Mapping[str, str]) -> list[str]:
     return changed
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1000)
 def _version_of(name: str) -> str | None:
     try:
         return version(name)
