@@ -395,6 +395,7 @@ def outer_to_3(state: State) -> State:
     assert state._metadata[""]["_flambe_class"] == "Outer"
     assert state._metadata["left"]["_flambe_version"] == "1.0.0"
     assert {"steps", "first.weight", "left.weight"} <= state.keys()
+    state._metadata["left"]["seen"] = True
     state["count"] = state.pop("steps") * 10
     for key in [key for key in state if key.startswith("second.")]:
         state[key.replace("second", "last")] = state.pop(key)
@@ -624,6 +625,7 @@ def test_a_state_in_memory_is_migrated_and_left_alone(old: Path) -> None:
     model: Any = Outer(Inner(2), Inner(3))
     model.load_state(state, strict=True)
     assert "steps" in state
+    assert "seen" not in state._metadata["left"]
     assert state._metadata["left"]["_flambe_version"] == "1.0.0"
     assert model.left.scale.tolist() == [1.0, 0.0]
     assert model.count == 70
