@@ -3,6 +3,7 @@
 from flambe_save._version import __version__
 from flambe_save.adapters import Adapter, register_adapter
 from flambe_save.adapters.migrations import Migrated, migration
+from flambe_save.adapters.random import RandomStates
 from flambe_save.api import (
     load,
     load_state,
@@ -47,6 +48,7 @@ __all__ = [
     "MappedRegistrable",
     "Migrated",
     "PickledDataLink",
+    "RandomStates",
     "Registrable",
     "SaveTreeNode",
     "Schema",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-from flambe_save import save
+from flambe_save import save, verify
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -80,6 +82,24 @@ def test_links(tmp_path: Path) -> None:
     assert "words: !@ vocabulary.size" in whole
     assert "words: 8" in part
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system that kills processes")
+def test_resume(tmp_path: Path) -> None:
+    """It is killed in a save, goes on from the checkpoint before, and ends with equal weights and one checkpoint."""
+    output = run("resume.py", tmp_path)
+    straight, doomed, *_, resumed, compared = output.split("\n\n")[:5]
+    losses = [re.findall(r"epoch (\d): loss (\S+)", part) for part in (straight, doomed, resumed)]
+    assert [epoch for epoch, _ in losses[0]] == list("123456")
+    assert losses[1:] == [losses[0][:4], losses[0][3:]]
+    assert "killed while it writes checkpoint 4" in doomed
+    assert re.search(r"in the folder: \.checkpoint\.\S+, checkpoint", doomed)
+    assert "equal, bit for bit" in compared
+
+    path = Path(output.splitlines()[-1].removeprefix("The checkpoint is yours to look at: "))
+    assert left_behind(tmp_path) == [path.parent]
+    assert [saved.name for saved in path.parent.iterdir()] == ["checkpoint"]
+    assert verify(path) == []
 
 
 def test_read_by_hand(tmp_path: Path) -> None:

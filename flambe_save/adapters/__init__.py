@@ -57,6 +57,10 @@ for _module, _adapter, _types in (
         "torch.optim.lr_scheduler.LRScheduler torch.optim.lr_scheduler.ReduceLROnPlateau",
     ),
     ("optimizers", "SCALER", "torch.amp.grad_scaler.GradScaler"),
+    ("random", "TORCH_GENERATOR", "torch._C.Generator"),
+    ("random", "NUMPY_GENERATOR", "numpy.random._generator.Generator"),
+    ("random", "NUMPY_RANDOM_STATE", "numpy.random.mtrand.RandomState"),
+    ("random", "PYTHON_RANDOM", "random.Random"),
     ("stateful", "STATEFUL", "state_dict"),
 ):
     for _type in _types.split():

@@ -224,7 +224,16 @@ def step(link: Reference, current: Any, key: str) -> Any:
 
 
 def _is_function(value: Any) -> bool:
-    """Whether a value is there to be called: a function, a class, or one with arguments filled in."""
+    """Whether a value is there to be called: a function, a class, one with arguments filled in, or a tuple with one.
+
+    numpy's bit generators have a tuple of C functions as an attribute, which would take any number for an address.
+    """
+    return any(map(_is_callable, value)) if isinstance(value, tuple) else _is_callable(value)
+
+
+def _is_callable(value: Any) -> bool:
+    if any(base.__module__ in ("_ctypes", "_cffi_backend") for base in type(value).__mro__):
+        return True
     return inspect.isroutine(value) or inspect.ismodule(value) or isinstance(value, (type, functools.partial))
 
 

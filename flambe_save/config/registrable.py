@@ -3,7 +3,8 @@
 Classes are registered by being imported (subclasses of :class:`Registrable`) or by name (:func:`register`). A tag is
 the class's top-level module and its name, ``!textnet.Encoder``; where two classes would share one, both are written
 with their full dotted path, and what a reader cannot tell apart is an error, never a silent winner. torch's own
-modules, optimizers and schedulers are found under ``!torch.`` when a config first names them.
+modules, optimizers and schedulers are found under ``!torch.`` when a config first names them, and so are the random
+generators of torch, numpy and Python.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -453,3 +455,19 @@ def _torch_class(name: str) -> type | None:
 
 
 TAGS.provide("torch", _torch_class)
+
+
+# ------------------------------------------------------------------------ random generators; nothing else of theirs
+
+_NUMPY_RANDOM = frozenset(("Generator", "RandomState", "MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"))
+
+
+def _numpy_class(name: str) -> type | None:
+    """Find a generator of numpy's, where numpy is imported."""
+    numpy: Any = sys.modules.get("numpy")
+    return getattr(numpy.random, name, None) if numpy is not None and name in _NUMPY_RANDOM else None
+
+
+TAGS.provide("torch", lambda name: torch.Generator if name == "Generator" else None)
+TAGS.provide("numpy", _numpy_class)
+TAGS.provide("random", lambda name: random.Random if name == "Random" else None)
