@@ -34,6 +34,7 @@ class Registry(Generic[T]):
         self.group = group
         self._entries: dict[str, T | str] = {}
         self._hints: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
         self._by_type: dict[type, T | None] = {}
         self._traits: dict[tuple[str, ...], str] = {}
         self._plugins_read = False
@@ -45,12 +46,13 @@ class Registry(Generic[T]):
         self._read_plugins()
         return iter(self._entries)
 
-    def add(self, name: str, value: T | str, *, hint: str = "") -> None:
+    def add(self, name: str, value: T | str, *, hint: str = "", note: str = "") -> None:
         """Register ``value``, or ``"package.module:Name"`` to import it from when first asked for.
 
-        ``hint`` is the pip line to show when that import fails.
+        ``hint`` is the pip line to show when that import fails; ``note`` says in the docs what the entry does.
         """
         self._entries[name] = value
+        self.notes[name] = note
         self._hints[name] = hint
         self._by_type.clear()
 

@@ -40,30 +40,41 @@ __all__ = [
     "restore_ties",
 ]
 
-for _module, _adapter, _types in (
-    ("containers", "SEQUENCE", "builtins.list builtins.tuple collections.deque"),
-    ("containers", "MAPPING", "builtins.dict"),
-    ("containers", "SET", "builtins.set builtins.frozenset"),
+# What is kept of each kind, the adapter that does it, and the types that it is for; docs/kinds.md is made from this
+for _note, _adapter, _types in (
+    ("items in order, of exact types", "containers:SEQUENCE", "builtins.list builtins.tuple collections.deque"),
+    ("items by any keys; ordered, default and counting ones too", "containers:MAPPING", "builtins.dict"),
+    ("items that hold no state of their own", "containers:SET", "builtins.set builtins.frozenset"),
     (
-        *("containers", "PARTS"),
+        "its parts; no constructor and no `__post_init__` is run by a load",
+        "containers:PARTS",
         "dataclass enum.Enum functools.partial types.SimpleNamespace datetime.timedelta decimal.Decimal "
         "fractions.Fraction uuid.UUID re.Pattern",
     ),
-    ("arrays", "ARRAY", "torch.Tensor numpy.ndarray"),
-    ("torch", "MODULE", "torch.nn.modules.module.Module"),
-    ("optimizers", "OPTIMIZER", "torch.optim.optimizer.Optimizer"),
+    ("its values, in the state; of a view its own bytes", "arrays:ARRAY", "torch.Tensor numpy.ndarray"),
     (
-        *("optimizers", "SCHEDULER"),
-        "torch.optim.lr_scheduler.LRScheduler torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "its `state_dict`, which parameters are frozen, which modules train; its arguments where they are known",
+        "torch:MODULE",
+        "torch.nn.modules.module.Module",
     ),
-    ("optimizers", "SCALER", "torch.amp.grad_scaler.GradScaler"),
-    ("random", "TORCH_GENERATOR", "torch._C.Generator"),
-    ("random", "NUMPY_GENERATOR", "numpy.random._generator.Generator"),
-    ("random", "NUMPY_RANDOM_STATE", "numpy.random.mtrand.RandomState"),
-    ("random", "PYTHON_RANDOM", "random.Random"),
-    ("stateful", "STATEFUL", "state_dict"),
+    (
+        "its groups, and what it keeps for each parameter, by the parameter's name",
+        "optimizers:OPTIMIZER",
+        "torch.optim.optimizer.Optimizer",
+    ),
+    (
+        "its `state_dict`, and its arguments; built on the optimizer that it drives",
+        "optimizers:SCHEDULER",
+        "torch.optim.lr_scheduler.LRScheduler",
+    ),
+    ("its scale and settings", "optimizers:SCALER", "torch.amp.grad_scaler.GradScaler"),
+    ("where it is in its stream", "random:TORCH_GENERATOR", "torch._C.Generator"),
+    ("where it is in its stream", "random:NUMPY_GENERATOR", "numpy.random._generator.Generator"),
+    ("where it is in its stream", "random:NUMPY_RANDOM_STATE", "numpy.random.mtrand.RandomState"),
+    ("where it is in its stream", "random:PYTHON_RANDOM", "random.Random"),
+    ("the entries of its `state_dict`, by name", "stateful:STATEFUL", "state_dict"),
 ):
     for _type in _types.split():
-        ADAPTERS.add(_type, f"flambe_save.adapters.{_module}:{_adapter}")
+        ADAPTERS.add(_type, f"flambe_save.adapters.{_adapter}", note=_note)
 ADAPTERS.add_trait(("__dataclass_fields__",), "dataclass")
 ADAPTERS.add_trait(("state_dict", "load_state_dict"), "state_dict")

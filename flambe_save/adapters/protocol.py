@@ -201,7 +201,7 @@ def is_component(obj: Any) -> bool:
     return hasattr(type(obj), "__flambe_adapter__")
 
 
-def register_adapter(kind: type | str, adapter: Adapter | str, *, hint: str = "") -> None:
+def register_adapter(kind: type | str, adapter: Adapter | str, *, hint: str = "", note: str = "") -> None:
     """Register an adapter for a type, given itself or by its dotted path, and for its subclasses.
 
     Parameters
@@ -212,6 +212,8 @@ def register_adapter(kind: type | str, adapter: Adapter | str, *, hint: str = ""
         The adapter, or ``"package.module:NAME"`` to import it from when it is first needed.
     hint : str
         The pip line to show when that import fails.
+    note : str
+        What is kept of this kind, for a table of kinds.
     """
     name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-    ADAPTERS.add(name, adapter, hint=hint)
+    ADAPTERS.add(name, adapter, hint=hint, note=note)
