@@ -269,6 +269,21 @@ def test_inside_a_component(tmp_path: Path) -> None:
     assert draws() == expected
 
 
+class Drawing(Component):
+    """Draws numbers while it is loaded."""
+
+    def _load_state(self, *args: Any) -> None:
+        torch.rand(3)
+
+
+def test_is_loaded_last(tmp_path: Path) -> None:
+    """What draws numbers while it is loaded does not disturb it, wherever it stands."""
+    path = save({"states": RandomStates(), "other": Drawing()}, tmp_path / "run")
+    expected = draws()
+    load(path)
+    assert draws() == expected
+
+
 def test_across_processes(tmp_path: Path) -> None:
     """A new process goes on where this one was saved."""
     path = save(RandomStates(), tmp_path / "run")

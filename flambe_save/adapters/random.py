@@ -279,15 +279,19 @@ NUMPY_RANDOM_STATE = _RandomAdapter(_describe_random_state, _random_state_parts)
 # -------------------------------------------------------------------------------------------------- the process
 
 
+class _ProcessAdapter(_RandomAdapter):
+    comes_last = True  # hooks of what else is loaded may draw numbers
+
+
 class RandomStates(Registrable):
     """Stands for the random states of the whole process: saving one reads them, and loading it sets them.
 
     They are torch's CPU generator, those of all CUDA devices and of mps, numpy's global one where numpy is imported,
     and that of Python's ``random``. The object itself holds nothing.
 
-    What is loaded after it may draw random numbers, if a hook of its own does; so it is best the last thing in a dict.
-    Devices, or numpy, that the save has states of and this machine has not, are left out, with a
-    :class:`~flambe_save.StateMismatchWarning`; what the save has no state of stays as it is.
+    Wherever it stands, it is loaded last, because what else is loaded may draw numbers. Devices, or numpy, that the
+    save has states of and this machine has not, are left out, with a :class:`~flambe_save.StateMismatchWarning`; what
+    the save has no state of stays as it is.
 
     Examples
     --------
@@ -301,7 +305,7 @@ class RandomStates(Registrable):
     True
     """
 
-    __flambe_adapter__ = _RandomAdapter(lambda obj: Schema(RandomStates), lambda obj: _process_parts())
+    __flambe_adapter__ = _ProcessAdapter(lambda obj: Schema(RandomStates), lambda obj: _process_parts())
 
     def __repr__(self) -> str:
         names = [name for name, part in _process_parts().items() if name != "cuda" and part.read() is not None]
