@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 
 import flambe_save
+from flambe_save.registry import ADAPTERS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/configs.md", "docs/versions.md"]
+PAGES = ["README.md", "docs/configs.md", "docs/kinds.md", "docs/versions.md"]
 MODULES = [item.name for item in pkgutil.walk_packages(flambe_save.__path__, "flambe_save.")]
 
 
@@ -42,6 +44,31 @@ def test_examples_in_docstrings(name: str) -> None:
     """The examples in a module's docstrings give what they say."""
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
+
+
+def kinds_table() -> str:
+    """Return the table of kinds as the registry has it."""
+    types: dict[str, list[str]] = {}
+    for name in ADAPTERS:
+        note = ADAPTERS.notes.get(name)
+        if note:
+            short = name.rpartition(".")[2] if name.startswith(("builtins.", "torch.")) else name
+            prefix = "torch." if name.startswith("torch.") else ""
+            types.setdefault(note, []).append(f"`{prefix}{short}`")
+    rows = [f"| {', '.join(names)} | {note} |" for note, names in types.items()]
+    return "\n".join(["| type | what is kept |", "|---|---|", *rows]) + "\n"
+
+
+def test_the_table_of_kinds_is_the_registry() -> None:
+    """The page of kinds has a row for each adapter; UPDATE_DOCS=1 writes it anew."""
+    page = ROOT / "docs/kinds.md"
+    head, table, tail = re.split(
+        r"(?<=test_docs.py -->\n)(.*?)(?=<!-- end of kinds)", page.read_text(), flags=re.DOTALL
+    )
+    if os.environ.get("UPDATE_DOCS"):
+        page.write_text(head + kinds_table() + tail)
+        table = kinds_table()
+    assert table == kinds_table()
 
 
 def test_relative_links_lead_somewhere() -> None:

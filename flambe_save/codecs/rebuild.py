@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, cast
@@ -117,7 +118,9 @@ def _rebuild_qtensor(
     held = _untyped(storage).nbytes()
     check(math.prod(size) * storage.dtype.itemsize <= held, "a quantized tensor larger than its storage")
     rebuild: Any = torch._utils._rebuild_qtensor
-    return cast(torch.Tensor, rebuild(storage, offset, size, stride, quantizer, requires_grad, hooks))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that typed storages are to go, which is torch's own affair
+        return cast(torch.Tensor, rebuild(storage, offset, size, stride, quantizer, requires_grad, hooks))
 
 
 def _rebuild_sparse_tensor(layout: Any, data: Any) -> torch.Tensor:
