@@ -17,7 +17,7 @@ import torch
 from flambe_save.adapters import close_cycles
 from flambe_save.codecs import LoadOptions
 from flambe_save.config import yaml
-from flambe_save.config.audit import check_tags, contradiction
+from flambe_save.config.audit import check_arguments, check_tags, contradiction
 from flambe_save.config.budget import BuildBudget
 from flambe_save.config.extensions import import_trusted, require
 from flambe_save.config.parsing import NAMING_TAGS, Document, parse
@@ -152,7 +152,7 @@ def build(saved: Saved, state: Mapping[str, Any], trust: Trust, node: str, where
     if not saved.is_vouched_for:
         _compare_configs(document, saved.tree)
     stash = dict(saved.tree.object_stash) if "$" in document.tags else {}
-    with BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else nullcontext():
+    with trust.in_force(), BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else nullcontext():
         obj = build_config(config, Sources(stash, state))
     return close_cycles(obj) if "back" in document.tags else obj
 
@@ -165,6 +165,7 @@ def _document(config: str, saved: Saved, trust: Trust, node: str) -> tuple[dict[
     asked_for = [*document.tags, *(path for tag in NAMING_TAGS for path in document.named(tag))]
     if import_trusted(asked_for, saved.tags, trust):
         check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
+    check_arguments(document, saved.tags, trust, node=node, file=CONFIG_FILE)
     return extensions, document
 
 
@@ -237,7 +238,7 @@ def tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, tr
     """Give an error the rows of all that the save asks for, so that nobody has to find them one by one."""
     first = len(error.rows)
     try:
-        error.rows = audit(path, node, trust)
+        error.rows = audit(path, node, trust) or error.rows
     except (FlambeSaveError, OSError):
         return  # what was found first is what there is to say
     names = _names_in(list(error.rows))

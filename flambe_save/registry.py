@@ -92,12 +92,18 @@ class Registry(Generic[T]):
         return entry
 
     def for_type(self, cls: type) -> T | None:
-        """Return the entry of the nearest class that ``cls`` inherits from, by its dotted path; else one by trait."""
+        """Return the entry of the nearest class that ``cls`` inherits from; else one by trait.
+
+        A class is named by its dotted path; ``package.*`` names all classes of a package, where they share no base.
+        """
         if cls not in self._by_type:
-            names = [f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__]
+            names = [
+                name
+                for base in cls.__mro__
+                for name in (f"{base.__module__}.{base.__qualname__}", f"{base.__module__.partition('.')[0]}.*")
+            ]
             names += [name for traits, name in self._traits.items() if all(hasattr(cls, trait) for trait in traits)]
-            found = (self.get(name) for name in names)
-            self._by_type[cls] = next((entry for entry in found if entry is not None), None)
+            self._by_type[cls] = next((entry for entry in map(self.get, names) if entry is not None), None)
         return self._by_type[cls]
 
     def _read_plugins(self) -> None:

@@ -7,12 +7,14 @@ decides. An audit asks the same questions, and gets them written down in place o
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from flambe_save.errors import Finding, LimitError, LoadError, MissingExtensionError, UntrustedError, quote
 
-__all__ = ["NO_TRUST", "Limits", "Trust"]
+__all__ = ["NO_TRUST", "Limits", "Trust", "trust_in_force"]
 
 
 # Of the standard library, what a stash may well hold; a message never suggests trusting the rest of it
@@ -216,6 +218,34 @@ class Trust:
                 UntrustedError(text, node=node, file=file, fix=fix + self.advice([path])),
             )
 
+    def check_argument(self, cls: str, what: str, *, node: str | None = None, file: str | None = None) -> None:
+        """Refuse an argument that makes a library's class read, download or run something else.
+
+        Raises
+        ------
+        UntrustedError
+        """
+        if not self.weights_only:
+            return
+        self._refuse(
+            [Finding(node, file, f"{cls} with {what[:200]}", "weights_only=False")],
+            UntrustedError(
+                f"the config builds a {cls} with {what[:200]}",
+                node=node,
+                file=file,
+                fix="Take it out of config.yaml. If you know who wrote it: load(..., weights_only=False).",
+            ),
+        )
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Be what :func:`trust_in_force` returns, inside the ``with``."""
+        token = _in_force.set(self)
+        try:
+            yield
+        finally:
+            _in_force.reset(token)
+
     def check_import(
         self, module: str, requirement: str = "", *, node: str | None = None, file: str | None = None
     ) -> None:
@@ -269,3 +299,9 @@ class Trust:
 
 
 NO_TRUST = Trust()
+_in_force: ContextVar[Trust | None] = ContextVar("trust in force", default=None)
+
+
+def trust_in_force() -> Trust:
+    """Return the policy of the load that is building now; outside of any, the program builds what it likes."""
+    return _in_force.get() or Trust(weights_only=False)

@@ -223,9 +223,9 @@ def test_any_nesting(value: Any, tmp_path: Path) -> None:
     try:
         path = save(value, tmp_path / "run", overwrite=True)
     except UnsupportedObjectError as error:
-        assert "read alike" in str(error)
-        return
-    assert exactly(load(path)) == exactly(value)
+        path = ""
+        reason = str(error)
+    assert exactly(load(path)) == exactly(value) if path else "read alike" in reason
 
 
 def test_another_process_needs_the_classes_imported(tmp_path: Path) -> None:

@@ -118,3 +118,27 @@ def test_read_by_hand_reads_any_save(tmp_path: Path) -> None:
     assert "!torch.Linear" in output
     assert "weight, float32 of shape (3, 2)" in output
     assert (path / "manifest.json").is_file()
+
+
+def test_transformers_classifier(tmp_path: Path) -> None:
+    """It learns, shows a folder for the base model and one for the adapter, and reads as well in a new process."""
+    pytest.importorskip("peft", reason="pip install transformers peft")
+    output = run("transformers_classifier.py", tmp_path)
+    before, after = (float(number) for number in re.findall(r"accuracy ([\d.]+)", output))
+    assert before > 0.8
+    assert after == before
+    assert "classifier/adapters.default: 16 tensors" in output
+    assert "model: !transformers.BertForSequenceClassification" in output
+    assert left_behind(tmp_path) == []
+
+
+def test_tied_language_model(tmp_path: Path) -> None:
+    """It writes the same in a new process, where its tied weights are one."""
+    pytest.importorskip("transformers", reason="pip install transformers")
+    output = run("tied_language_model.py", tmp_path)
+    before, after = re.findall(r"it writes '(.*)'", output)
+    assert after == before
+    assert "one tensor: True" in output
+    assert "[['transformer.wte.weight', 'lm_head.weight']]" in output
+    assert "max_new_tokens: 24" in output
+    assert left_behind(tmp_path) == []

@@ -94,6 +94,6 @@ def test_import_is_quiet() -> None:
         f"flambe_save.config.link.{name}"
         for name in ("BackLink", "FunctionCallLink", "Link", "ParameterLink", "PickledDataLink", "TensorLink")
     ]
-    adapters = ("builtins.Parametrized", "optimizers.Averaging", "random.RandomStates")
+    adapters = ("builtins.Averaging", "builtins.Parametrized", "random.RandomStates")
     own = [*(f"flambe_save.adapters.{name}" for name in adapters), *links]
     assert (result.stdout, result.stderr) == (f"set() {own}\n", "")

@@ -30,7 +30,6 @@ from flambe_save import (
 )
 from flambe_save.adapters import get_state
 from flambe_save.testing import AdapterContract
-from flambe_save.testing.codec import same
 
 OPTIMIZERS = sorted(
     name
@@ -83,21 +82,26 @@ def test_every_optimizer_goes_on(name: str, flags: dict[str, bool], tmp_path: Pa
     """Each of torch's goes on where it was, after some steps, without trust."""
     model = net()
     if name == "SparseAdam":
-        model = nn.Sequential(nn.Linear(3, 4))
-        model[0].weight.register_hook(lambda grad: grad.to_sparse())
-        model[0].bias.requires_grad_(False)
+        model = nn.Sequential(Words())
     parameters = [value for value in model.parameters() if value.ndim == 2 or name != "Muon"]
-    optimizer = getattr(torch.optim, name)([value for value in parameters if value.requires_grad])
+    optimizer = getattr(torch.optim, name)(parameters)
     train(model, optimizer)
-    if name == "SparseAdam":
-        model[0].weight._backward_hooks = None
-        path = save({"model": model, "optimizer": optimizer}, tmp_path / "run", **flags)
-        assert same(get_state(load(path)), get_state({"model": model, "optimizer": optimizer}))
-        return
     run = {"model": model, "optimizer": optimizer}
     path = save(run, tmp_path / "run", **flags)
     assert untrusted(path) == []
     assert goes_on_alike(run, path)
+
+
+class Words(Component, nn.Module):
+    """Looks up rows, so that its gradient is sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(4, 2, sparse=True)
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        """Return the rows that data's signs tell."""
+        return self.table((data > 0).long())
 
 
 def half(epoch: int) -> float:
@@ -189,7 +193,7 @@ def test_classes_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedObjectError, match=r"(?s)Wanted was given as secret.*recording") as info:
         save({"model": model, "optimizer": Wanted(model.parameters(), 3)}, tmp_path / "run")
     assert os.listdir(tmp_path) == []
-    assert info.value.node == "optimizer" or "optimizer" in str(info.value)
+    assert str(info.value).startswith("optimizer: ")
     with recording():
         optimizer = Wanted(model.parameters(), 3)
     scheduler = Slow(optimizer, 0.5)
@@ -249,7 +253,10 @@ def test_new_layers_begin_afresh(tmp_path: Path) -> None:
     here = net(5)
     extra = nn.Linear(2, 2)
     other = torch.optim.Adam([*here.parameters(), *extra.parameters()], 0.7)
-    with pytest.warns(StateMismatchWarning, match=r"the save knows no parameter .*more\.bias"):
+    with (
+        pytest.warns(StateMismatchWarning, match=r"the save knows no parameter .*more\.bias"),
+        pytest.warns(StateMismatchWarning, match=r"missing from the save: more\.bias, more\.weight"),
+    ):
         load_state({"model": here, "optimizer": other, "more": extra}, path, strict=False)
     assert len(other.state) == 4
 
@@ -426,7 +433,7 @@ class TestOptimizer(AdapterContract):
         """What describe returns is written with links to parameters, so it is a save that builds it."""
         schema = self.adapter().describe(self.make_object(1))
         assert schema is not None
-        assert list(schema)[0] == "params"
+        assert next(iter(schema)) == "params"
 
 
 class TestScheduler(AdapterContract):

@@ -8,7 +8,6 @@ too.
 from __future__ import annotations
 
 from flambe_save.adapters.containers import close_cycles
-from flambe_save.adapters.optimizers import Averaging
 from flambe_save.adapters.protocol import (
     Adapter,
     Child,
@@ -21,11 +20,11 @@ from flambe_save.adapters.protocol import (
     register_adapter,
 )
 from flambe_save.adapters.traversal import get_state, load_state, restore_ties
+from flambe_save.config.registrable import TAGS
 from flambe_save.registry import ADAPTERS
 
 __all__ = [
     "Adapter",
-    "Averaging",
     "Child",
     "Fit",
     "Mismatch",
@@ -72,9 +71,17 @@ for _note, _adapter, _types in (
     ("where it is in its stream", "random:NUMPY_GENERATOR", "numpy.random._generator.Generator"),
     ("where it is in its stream", "random:NUMPY_RANDOM_STATE", "numpy.random.mtrand.RandomState"),
     ("where it is in its stream", "random:PYTHON_RANDOM", "random.Random"),
+    # Of other libraries; nothing of these adapters is imported before the program has imported the library
+    ("its config, and its weights", "huggingface:MODEL", "transformers.modeling_utils.PreTrainedModel"),
+    ("its plain values", "huggingface:CONFIG", "transformers.configuration_utils.PreTrainedConfig"),
+    ("the base model and each adapter, in folders of their own", "peft:MODEL", "peft.peft_model.PeftModel"),
+    ("its plain values", "peft:CONFIG", "peft.config.PeftConfigMixin"),
+    ("the name of its factory, where that builds it again, and its weights", "timm:MODEL", "timm.*"),
     ("the entries of its `state_dict`, by name", "stateful:STATEFUL", "state_dict"),
 ):
     for _type in _types.split():
         ADAPTERS.add(_type, f"flambe_save.adapters.{_adapter}", note=_note)
 ADAPTERS.add_trait(("__dataclass_fields__",), "dataclass")
 ADAPTERS.add_trait(("state_dict", "load_state_dict"), "state_dict")
+for _library, _adapter in (("transformers", "huggingface"), ("peft", "peft"), ("timm", "timm")):
+    TAGS.provide(_library, f"flambe_save.adapters.{_adapter}:public_class")

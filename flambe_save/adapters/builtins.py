@@ -7,6 +7,7 @@ be the same module but for the numbers in it. Where that fails, nothing is claim
 from __future__ import annotations
 
 import inspect
+import types
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.optim import swa_utils
 
 from flambe_save.adapters.parametrized import effective
 from flambe_save.config.link import Link
@@ -22,7 +24,7 @@ from flambe_save.config.registrable import TAGS, Registrable
 from flambe_save.config.schema import Schema, defaults_of
 from flambe_save.errors import RegistrationError
 
-__all__ = ["Parametrized", "agree", "builtin_schema"]
+__all__ = ["Averaging", "Parametrized", "agree", "builtin_schema", "outline"]
 
 
 def builtin_schema(module: nn.Module) -> Schema | None:
@@ -30,6 +32,8 @@ def builtin_schema(module: nn.Module) -> Schema | None:
     cls = type(module)
     if parametrize.is_parametrized(module):
         return _parametrized_schema(module)
+    if cls is swa_utils.AveragedModel:
+        return _averaged_schema(module)
     if not cls.__module__.startswith("torch.nn.modules."):
         return None
     try:
@@ -164,13 +168,18 @@ def _rebuilds(module: nn.Module, arguments: dict[str, Any]) -> bool:
     return repr(other) == repr(module) and _outline(other) == _outline(module)
 
 
-def _outline(module: nn.Module) -> Any:
-    """What two modules must share to be alike but for their numbers."""
-    tensors = {
+def outline(module: nn.Module) -> dict[str, tuple[int, ...] | None]:
+    """Return the names and shapes of what a module's state holds; None for a shape that is not known yet."""
+    return {
         name: None if nn.parameter.is_lazy(value) else tuple(value.shape)
         for name, value in module.state_dict().items()
         if isinstance(value, torch.Tensor)
     }
+
+
+def _outline(module: nn.Module) -> Any:
+    """What two modules must share to be alike but for their numbers."""
+    tensors = outline(module)
     plain = {
         f"{prefix}.{name}": value
         for prefix, inner in module.named_modules()
@@ -255,3 +264,38 @@ def _told(part: nn.Module) -> Any:
         return part
     kind, tell = _TOLD[type(part).__name__]
     return {"kind": kind, **tell(part)}
+
+
+# ------------------------------------------------------------------------------------------------- averages
+
+
+class Averaging(Registrable, tag_override="averaging"):
+    """In a config, one of torch's functions that average weights: ``!averaging {name: ema_multi_avg_fn, decay: 0.99}``.
+
+    Parameters
+    ----------
+    name : {"ema_avg_fn", "ema_multi_avg_fn", "swa_avg_fn", "swa_multi_avg_fn"}
+    decay : float, optional
+    """
+
+    def __new__(cls, name: str, decay: float | None = None) -> Any:
+        """Return the function."""
+        if name not in ("ema_avg_fn", "ema_multi_avg_fn", "swa_avg_fn", "swa_multi_avg_fn"):
+            raise ValueError(f"no averaging {name!r}")
+        make = getattr(swa_utils, f"get_{name}")
+        return make() if decay is None else make(decay)
+
+
+def _averaged_schema(module: Any) -> Schema:
+    functions = {name: _averaging(getattr(module, name)) for name in ("avg_fn", "multi_avg_fn")}
+    return Schema(type(module), model=module.module, **functions, use_buffers=module.use_buffers)
+
+
+def _averaging(function: Any) -> Any:
+    """Return the Schema of a function that torch made to average weights; any other as it is."""
+    made = inspect.unwrap(function) if isinstance(function, types.FunctionType) else None
+    if made is None or made.__module__ != swa_utils.__name__:
+        return function
+    maker = made.__qualname__.partition(".<locals>")[0]
+    kept = dict(zip(made.__code__.co_freevars, (cell.cell_contents for cell in made.__closure__ or ()), strict=True))
+    return Schema(Averaging, name=maker.removeprefix("get_"), **({"decay": kept["decay"]} if "decay" in kept else {}))

@@ -7,23 +7,21 @@ are visited after everything else, when the parameters are what they will be.
 from __future__ import annotations
 
 import inspect
-import types
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch.optim import swa_utils
 
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place
 from flambe_save.adapters.stateful import StatefulAdapter, add_entries
 from flambe_save.config.link import ParameterLink
-from flambe_save.config.registrable import Registrable
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
+from flambe_save.layout import ENTRIES_KEY
 from flambe_save.state import State, join_key, split_key
 
-__all__ = ["OPTIMIZER", "SCALER", "SCHEDULER", "Averaging", "averaging"]
+__all__ = ["OPTIMIZER", "SCALER", "SCHEDULER"]
 
 _GROUPS = "param_groups"
 _STATE = "state"
@@ -67,7 +65,7 @@ class OptimizerAdapter:
 
     def get_state(self, place: Place, state: State) -> Later:
         """Add the groups, their parameters by name, and what is kept for each parameter under its name."""
-        own = place.obj.state_dict()
+        own, before = place.obj.state_dict(), set(state)
         names = _names_of(place)
         groups = [{**group, "params": [names[index] for index in group["params"]]} for group in own.pop(_GROUPS)]
         for index, entries in own.pop(_STATE).items():
@@ -75,6 +73,8 @@ class OptimizerAdapter:
                 state[f"{place.key_prefix}{_STATE}.{names[index]}.{join_key([str(name)])}"] = value
         for name, value in {_GROUPS: groups, **own}.items():
             state[place.key_prefix + join_key([str(name)])] = value
+        begin = len(place.key_prefix)
+        state._metadata.setdefault(place.prefix, {})[ENTRIES_KEY] = [key[begin:] for key in state if key not in before]
         return None
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
@@ -82,7 +82,9 @@ class OptimizerAdapter:
         own = place.obj.state_dict()
         extra = [str(name) for name in own if name != _STATE]
         keys = {name: place.key_prefix + join_key([name]) for name in extra}
-        missing = [key for key in keys.values() if key not in state]
+        entries = state._metadata.get(place.prefix, {}).get(ENTRIES_KEY)
+        expected = [place.key_prefix + str(entry) for entry in entries] if isinstance(entries, list) else keys.values()
+        missing = [key for key in {**dict.fromkeys(keys.values()), **dict.fromkeys(expected)} if key not in state]
         mismatch.missing += missing
         mismatch.consumed.update(keys.values())
         if missing:
@@ -284,35 +286,3 @@ class ScalerAdapter(StatefulAdapter):
 OPTIMIZER = OptimizerAdapter()
 SCHEDULER = SchedulerAdapter()
 SCALER = ScalerAdapter()
-
-
-# ------------------------------------------------------------------------------------------------- averaging
-
-
-class Averaging(Registrable, tag_override="averaging"):
-    """In a config, one of torch's functions that average weights: ``!averaging {name: ema_multi_avg_fn, decay: 0.99}``.
-
-    Parameters
-    ----------
-    name : {"ema_avg_fn", "ema_multi_avg_fn", "swa_avg_fn", "swa_multi_avg_fn"}
-    decay : float, optional
-    """
-
-    def __new__(cls, name: str, decay: float | None = None) -> Any:
-        """Return the function."""
-        if name not in ("ema_avg_fn", "ema_multi_avg_fn", "swa_avg_fn", "swa_multi_avg_fn"):
-            raise ValueError(f"no averaging {name!r}")
-        make = getattr(swa_utils, f"get_{name}")
-        return make() if decay is None else make(decay)
-
-
-def averaging(function: Any) -> Any:
-    """Return the Schema of a function that torch made to average weights; any other as it is."""
-    maker = getattr(function, "__qualname__", "").partition(".<locals>")[0]
-    if not isinstance(function, types.FunctionType) or function.__module__ != swa_utils.__name__:
-        return function
-    values = {
-        name: cell.cell_contents
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    }
-    return Schema(Averaging, name=maker.removeprefix("get_"), **{k: v for k, v in values.items() if k == "decay"})

@@ -9,7 +9,7 @@ import datetime
 import io
 import pathlib
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -107,6 +107,11 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
                 copy[visit(key, f"{path}[{key!r}]")] = visit(item, inside)
             if kind in (OrderedDict, State) and value.__dict__:
                 copy.__dict__.update(visit(value.__dict__, path))
+        elif kind is Counter:
+            copy = memo[id(value)] = Counter()
+            copy.update(
+                {visit(key, f"{path}[{key!r}]"): visit(item, f"{path}[{key!r}]") for key, item in value.items()}
+            )
         elif kind is list:
             copy = memo[id(value)] = []
             copy.extend(visit(item, f"{path}[{index}]") for index, item in enumerate(value))

@@ -9,7 +9,7 @@ import math
 import pickle
 import re
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -167,6 +167,7 @@ def _layout(name: str) -> torch.layout:
 
 # ------------------------------------------------------------------------------------------------ numpy
 
+_RECONSTRUCT = tuple(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core"))
 _ARRAY = object()  # stands for the class numpy.ndarray, which arrays name and which nothing here calls
 
 
@@ -272,6 +273,15 @@ def _numpy_reconstruct(kind: Any, shape: Any, code: Any) -> Any:
     return numpy.ndarray((0,), "b")
 
 
+def _dill_array(make: Any, arguments: Any, state: Any, attributes: Any = None) -> Any:
+    """Stand in for ``dill._dill._create_array``, by which dill writes arrays that are parts of other objects."""
+    check(isinstance(make, Stand) and make in map(data_global, _RECONSTRUCT), "an array of an unknown kind")
+    check(isinstance(arguments, tuple) and len(arguments) == 3 and not attributes, "an array of an unknown kind")
+    array = _numpy_reconstruct(*arguments)
+    build_array(array, state)
+    return array
+
+
 def _numpy_scalar(proxy: Any, data: bytes = b"") -> Any:
     import numpy
 
@@ -326,6 +336,11 @@ def _mapping_of(kind: type) -> Callable[..., Any]:
     return make
 
 
+def _counter(counts: Any = ()) -> Any:
+    check(type(counts) is dict, "a counter of nothing")
+    return Counter(counts)
+
+
 def _size(items: Any = ()) -> torch.Size:
     check(_is_shape(tuple(items)) if isinstance(items, (list, tuple)) else False, "a size of no numbers")
     return torch.Size(items)
@@ -354,6 +369,7 @@ _VALUES: dict[str, Any] = {
 
 _CALLABLES: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _mapping_of(OrderedDict),
+    "collections.Counter": _counter,
     "builtins.set": _set_of(set),
     "builtins.frozenset": _set_of(frozenset),
     "builtins.complex": complex,
@@ -380,7 +396,8 @@ _CALLABLES: dict[str, Callable[..., Any]] = {
         if kind.__module__.startswith("pathlib")
     },
     "numpy.dtype": Dtype,
-    **{f"numpy.{core}.multiarray._reconstruct": _numpy_reconstruct for core in ("core", "_core")},
+    **dict.fromkeys(_RECONSTRUCT, _numpy_reconstruct),
+    "dill._dill._create_array": _dill_array,
     **{f"numpy.{core}.multiarray.scalar": _numpy_scalar for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _numpy_frombuffer for core in ("core", "_core")},
 }

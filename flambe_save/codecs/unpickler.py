@@ -23,6 +23,7 @@ __all__ = ["CarefulUnpickler", "DataUnpickler", "Inert", "broken_pickle", "globa
 _PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _NESTED = "torch.storage._load_from_bytes"
 _DILL_TYPE = "dill._dill._load_type"
+_DILL_ARRAY = "dill._dill._create_array"
 _COPY_BYTES = frozenset(("builtins.bytearray", "builtins.bytes", "_codecs.encode"))
 _MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
 _BUDGET = 1 << 20
@@ -209,6 +210,8 @@ class DataUnpickler(CarefulUnpickler):
         if dotted == _DILL_TYPE and not self._trust.allows(dotted):
             return self._dill_type
         found = data_global(dotted)
+        if dotted == _DILL_ARRAY and not (self._used_trust or self._trust.allows(dotted)):
+            self._refuse_unknown([dotted, *globals_of(self._rest())])
         if found is not None:
             if dotted in _MAKE_TENSORS:
                 return self._within_size(found)
@@ -317,7 +320,11 @@ class DataUnpickler(CarefulUnpickler):
         return kind in self._moved or self._trust.allows(f"{kind.__module__}.{kind.__qualname__}")
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
-        unknown = [item for item in names if data_global(item) is None and item not in (_NESTED, _DILL_TYPE)]
+        listed = list(names)
+        unknown = [item for item in listed if data_global(item) is None and item not in (_NESTED, _DILL_TYPE)]
+        if not unknown and _DILL_ARRAY in listed:
+            # Plain arrays are pickled otherwise: this is a part of what needs trust, or holds objects
+            unknown = [_DILL_ARRAY]
         self._refuse([item for item in unknown if not self._allows(item)])
 
     def _refuse(self, names: list[str]) -> None:

@@ -11,15 +11,17 @@ from typing import Any
 
 import yaml as pyyaml
 
+from flambe_save.config.builders import builder_of
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import FunctionCallLink
 from flambe_save.config.parsing import NAMING_TAGS, Document
 from flambe_save.config.registrable import TAGS, needs_trust
+from flambe_save.config.schema import Schema, visit
 from flambe_save.config.values import BY_TAG
-from flambe_save.errors import RegistrationError
+from flambe_save.errors import ConfigError, RegistrationError
 from flambe_save.trust import Trust
 
-__all__ = ["asks_for", "check_tags", "contradiction"]
+__all__ = ["asks_for", "check_arguments", "check_tags", "contradiction"]
 
 
 def check_tags(
@@ -68,6 +70,32 @@ def check_tags(
         found = find_imported(path)
         if isinstance(found, type) and not is_harmless(found) and not TAGS.knows(path):
             trust.check_class(path, node=node, file=file)
+
+
+def check_arguments(
+    document: Document, recorded: Mapping[str, str], trust: Trust, *, node: str | None, file: str | None
+) -> None:
+    """Refuse arguments that make a library's class do more than be built; what links stand for is asked about later.
+
+    Parameters and errors are those of :func:`check_tags`.
+    """
+    tags = (
+        tag
+        for tag in document.tags
+        if tag not in BY_TAG and tag not in NAMING_TAGS and TAGS.knows(tag, recorded.get(tag))
+    )
+    if not any(builder_of(TAGS.resolve(tag, recorded.get(tag))[0]) for tag in tags):
+        return
+    try:
+        config = document.construct(recorded, trust=trust)
+    except ConfigError:
+        return  # a load will say what is wrong with it
+    for _, item in visit(config):
+        if isinstance(item, Schema) and item.factory_method is None:
+            cls = item.component_subclass
+            builder = builder_of(cls)
+            for what in builder.asks(cls, item.keywords) if builder is not None else ():
+                trust.check_argument(cls.__name__, what, node=node, file=file)
 
 
 def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from flambe_save.config.builders import builder_of
 from flambe_save.errors import CompilationError
 from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import ordered
@@ -101,6 +102,8 @@ def is_made_of_parts(cls: Any) -> bool:
     """Whether objects of a class can be taken apart and put together without running its code."""
     if cls in _KINDS or issubclass(cls, enum.Enum) or _is_named_tuple(cls):
         return True
+    if builder_of(cls) is not None:
+        return False  # its adapter looks at the arguments, and calls the constructor
     return dataclasses.is_dataclass(cls) and cls.__new__ is object.__new__ and not hasattr(cls, "__del__")
 
 

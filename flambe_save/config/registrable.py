@@ -65,7 +65,7 @@ class Tags:
         self._named: dict[str, list[str]] = {}  # last part of a tag -> dotted paths it may mean
         self._explicit: dict[str, list[str]] = {}  # alias -> dotted paths
         self._own_tags: dict[str, list[str]] = {}  # dotted path -> its aliases, the newest last
-        self._providers: dict[str, list[Callable[[str], type | None]]] = {}  # namespace -> lookups by name
+        self._providers: dict[str, list[Callable[[str], type | None] | str]] = {}  # namespace -> lookups by name
         self._tag_cache: dict[type, str] = {}
 
     def __repr__(self) -> str:
@@ -100,9 +100,23 @@ class Tags:
             self._own_tags[path] = [*(old for old in self._own_tags[path] if old != tag), tag]
         self._tag_cache.clear()
 
-    def provide(self, namespace: str, lookup: Callable[[str], type | None]) -> None:
-        """Let ``lookup`` find classes by name under a namespace, when a tag is first used."""
+    def provide(self, namespace: str, lookup: Callable[[str], type | None] | str) -> None:
+        """Let ``lookup`` find classes by name under a namespace, when a tag is first used.
+
+        One that is given as ``"package.module:function"`` is for the package that the namespace names: it is imported,
+        and asked, only where the program has imported that package.
+        """
         self._providers.setdefault(namespace, []).append(lookup)
+
+    def _lookups(self, namespace: str) -> Iterator[Callable[[str], type | None]]:
+        lookups = self._providers.get(namespace, [])
+        for index, lookup in enumerate(lookups):
+            if isinstance(lookup, str):
+                if namespace not in sys.modules:
+                    continue
+                module, _, name = lookup.partition(":")
+                lookup = lookups[index] = getattr(importlib.import_module(module), name)
+            yield lookup
 
     def tag_of(self, cls: type, factory: str | None = None) -> str:
         """Return the tag that a class is written with, without its ``!``.
@@ -232,8 +246,8 @@ class Tags:
 
     def _provider_of(self, cls: type) -> str | None:
         """Return the namespace under which a lookup finds a class."""
-        for namespace, lookups in self._providers.items():
-            if any(lookup(cls.__name__) is cls for lookup in lookups):
+        for namespace in self._providers:
+            if any(lookup(cls.__name__) is cls for lookup in self._lookups(namespace)):
                 return namespace
         return None
 
@@ -262,7 +276,7 @@ class Tags:
         return list(dict.fromkeys(exact)) or own or [path for path in paths if path.endswith("." + tag)]
 
     def _provided(self, namespace: str, name: str) -> type | None:
-        for lookup in self._providers.get(namespace.partition(".")[0], ()):
+        for lookup in self._lookups(namespace.partition(".")[0]):
             found = lookup(name)
             if found is None:
                 continue

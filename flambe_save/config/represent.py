@@ -180,7 +180,11 @@ class Representer:
         if hasattr(value, "to_yaml") and type(value) in TAGS:
             tag = self._tag(type(value), None, getattr(value, "_created_with_tag", None))
             return value.to_yaml(self, value, tag)
-        schema = describe(value)
+        try:
+            schema = describe(value)
+        except UnsupportedObjectError as error:
+            error.message = f"{self._say(path)}: {error.message}"
+            raise
         if schema is not None and TAGS.has_name(schema.component_subclass):
             # Defaults of torch's own classes (device, dtype) would only be noise
             return (yield self._schema(schema, defaults_of(schema) if type(value) in TAGS else {}, path))

@@ -7,6 +7,7 @@ inside are built, then the class or its factory is called with the result.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -14,6 +15,7 @@ from reprlib import recursive_repr
 from typing import Any, NamedTuple
 
 from flambe_save.config.arguments import call_with, replace_items, replacing, signature_of
+from flambe_save.config.builders import build_with, builder_of
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.parts import is_made_of_parts, maker_of
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
@@ -466,6 +468,9 @@ def defaults_of(schema: Schema) -> dict[str, Any]:
 
 def _callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
     if factory is None:
+        builder = builder_of(cls)
+        if builder is not None:
+            return functools.partial(build_with, builder, cls)
         return cls if cls in TAGS or not is_made_of_parts(cls) else maker_of(cls)
     found = factory_of(cls, factory)
     if found is None:

@@ -1,0 +1,338 @@
+"""peft models: the base model in a folder of its own, as plain as it was, and each adapter's weights in another.
+
+Nothing here imports peft: what is asked about are its objects, so the program has.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import enum
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
+from flambe_save.adapters.source import source_of
+from flambe_save.adapters.torch import load_module, module_children, module_state
+from flambe_save.config.represent import describe
+from flambe_save.config.schema import Reference, Schema
+from flambe_save.errors import UnsupportedObjectError, quote
+from flambe_save.layout import CLASS_KEY, SOURCE_KEY
+from flambe_save.state import State, join_key
+from flambe_save.tree import join_prefix
+
+__all__ = ["CONFIG", "MODEL", "public_class"]
+
+_MODEL, _ADAPTERS = "model", "adapters"  # arguments of our Schemas, and the keys of the folders
+
+# Kinds that inject layers, and whose configs hold no more than numbers and names of layers
+_KINDS = ("IA3Config", "LoHaConfig", "LoKrConfig", "LoraConfig")
+
+# How an adapter's weights are begun with, which no longer matters, or where the model and the library came from
+_NOT_KEPT = frozenset(
+    [
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "eva_config",
+        "loftq_config",
+        "lora_ga_config",
+        "peft_type",
+        "peft_version",
+        "revision",
+        "runtime_config",
+    ]
+)
+_BEGINNINGS = ("corda", "eva", "loftq", "lora_ga")  # of init_lora_weights; they need what is not kept
+
+# Fields that import modules, read files or pass arguments on
+_REACHING = frozenset(["arrow_config", "megatron_config", "megatron_core", "monteclora_config", "velora_config"])
+
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def public_class(name: str) -> type | None:
+    """Return the model class, or the config class of a known kind, of a name in a peft that is imported; else None."""
+    library: Any = sys.modules.get("peft")
+    found = vars(library).get(name) if library is not None and not name.startswith("_") else None
+    is_model = isinstance(found, type) and issubclass(found, library.PeftModel)
+    return found if isinstance(found, type) and (is_model or name in _KINDS) else None
+
+
+# ------------------------------------------------------------------------------------------------ configs
+
+
+class _ConfigAdapter:
+    """A ``PeftConfig``: the values that its class does not have anyway."""
+
+    def describe(self, obj: Any) -> Schema:
+        """Return a Schema that builds the config again, but for where the base model came from."""
+        arguments = {}
+        for field in dataclasses.fields(obj):
+            value = _plain(getattr(obj, field.name))
+            if field.name == "init_lora_weights" and value in _BEGINNINGS:
+                value = True
+            default = field.default if field.default is not dataclasses.MISSING else None
+            if field.default_factory is not dataclasses.MISSING:
+                default = _plain(field.default_factory())
+            if field.init and field.name not in _NOT_KEPT and value != default:
+                arguments[field.name] = value
+        return Schema(type(obj), **arguments)
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """A config has no parts with a state."""
+        return ()
+
+    def get_state(self, place: Place, state: State) -> None:
+        """A config has none."""
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
+        """A config has none."""
+
+    def asks(self, cls: type, arguments: Mapping[str, Any]) -> Iterator[str]:
+        """Yield fields that import modules, read files or name repositories, and what is more than a plain value."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name, value in arguments.items():
+            if isinstance(value, Reference) or value is None:
+                continue
+            if name in _NOT_KEPT | _REACHING or name not in known:
+                yield f"{quote(name)}={quote(repr(value)[:80])}"
+            elif not _is_plain(value):
+                yield f"{quote(name)} that is a {type(value).__name__}"
+            elif name == "init_lora_weights" and value in _BEGINNINGS:
+                yield f"{name}={value!r}, which needs a model or files of its own"
+
+    def build(self, cls: type, arguments: Mapping[str, Any]) -> Any:
+        """Build a config."""
+        return cls(**arguments)
+
+
+CONFIG = _ConfigAdapter()
+
+
+def _plain(value: Any) -> Any:
+    """Return what a config's class takes for a value: text for an enum, a sorted list for a set of names."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, list):
+        return list(dict.fromkeys(value)) if all(isinstance(item, str) for item in value) else list(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (*_PLAIN, Reference))
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+class _ModelAdapter:
+    """A ``PeftModel``: its base model, and adapters by name."""
+
+    def describe(self, obj: Any) -> Schema:
+        """Return a Schema of the base model without its adapters, their configs, and which of them are active.
+
+        Raises
+        ------
+        UnsupportedObjectError
+            If the adapters are of a kind that injects no layers, or are merged, or it is not known how the base model
+            was built.
+        """
+        _check(obj)
+        adapters = dict(obj.peft_config)
+        arguments: dict[str, Any] = {_MODEL: _plain_base(obj), _ADAPTERS: adapters}
+        active = list(obj.active_adapters)
+        if active != list(adapters)[:1]:
+            arguments["active_adapter"] = active[0] if len(active) == 1 else active
+        return Schema(type(obj), **arguments)
+
+    def children(self, obj: Any) -> Iterator[Child]:
+        """Return the base model and each adapter: they are components, with folders of their own."""
+        base = obj.get_base_model()
+        yield Child(_MODEL, base if is_component(base) else _Part(base, obj), covered=True)
+        for name, config in obj.peft_config.items():
+            yield Child(join_key([_ADAPTERS, name]), _Part(config, obj), covered=True)
+
+    def get_state(self, place: Place, state: State) -> None:
+        """Add the tensors, each under the key that it has in its component."""
+        if not place.covered:
+            module_state(place, state)
+        begin = place.key_prefix
+        for raw, saved in _names(place.obj).items():
+            if begin + raw in state:
+                if begin + saved in state:
+                    raise UnsupportedObjectError(f"two tensors would get the key {begin + saved!r}", node=place.prefix)
+                state[begin + saved] = state.pop(begin + raw)
+        modules = _module_names(place.obj)
+        for raw, _ in place.obj.named_modules():
+            local = state._metadata.pop(begin + raw, None) if raw else None
+            if local is not None and raw in modules:
+                state._metadata[begin + modules[raw]] = local
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
+        """Give the tensors the keys that the module knows them by, and load them."""
+        begin = place.key_prefix
+        for raw, saved in _names(place.obj).items():
+            if begin + saved in state:
+                state[begin + raw] = state.pop(begin + saved)
+        for raw, saved in _module_names(place.obj).items():
+            if begin + saved in state._metadata:
+                state._metadata[begin + raw] = state._metadata[begin + saved]
+        return None if place.covered else lambda: load_module(place, state, mismatch, fit)
+
+    def asks(self, cls: type, arguments: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what is no base model, no config of a known kind, or no argument of ours."""
+        for name, value in arguments.items():
+            if isinstance(value, Reference):
+                continue
+            if name == _ADAPTERS:
+                if not isinstance(value, dict) or not all(isinstance(item, (Reference, str)) for item in value):
+                    yield f"adapters that are a {type(value).__name__}"
+                    continue
+                for item in value.values():
+                    kind = item.component_subclass if isinstance(item, Schema) else type(item)
+                    if not isinstance(item, Reference) and public_class(kind.__name__) is not kind:
+                        yield f"an adapter that is a {kind.__name__}"
+            elif name == "active_adapter":
+                if not _is_plain(value):
+                    yield f"active_adapter that is a {type(value).__name__}"
+            elif name != _MODEL:
+                yield f"{quote(name)}, which is no argument of it"
+
+    def build(self, cls: type, arguments: Mapping[str, Any]) -> Any:
+        """Build a peft model around the base model, with fresh adapters."""
+        adapters, active = dict(arguments[_ADAPTERS]), arguments.get("active_adapter")
+        model: Any = None
+        for name, config in adapters.items():
+            beginning = copy.deepcopy(config)
+            if not isinstance(getattr(beginning, "init_lora_weights", True), bool):
+                beginning.init_lora_weights = True  # some of the others take long, and all are overwritten
+            if model is None:
+                model = cls(arguments[_MODEL], beginning, name)
+            else:
+                model.add_adapter(name, beginning)
+            for field in ("init_lora_weights", "modules_to_save"):  # some models add their head to these once more
+                if hasattr(config, field):
+                    setattr(model.peft_config[name], field, getattr(config, field))
+        if active is not None:
+            (model.set_adapter if isinstance(active, str) else model.base_model.set_adapter)(active)
+        return model
+
+
+MODEL = _ModelAdapter()
+
+
+class _PartAdapter:
+    """The base model or an adapter of a peft model: their tensors are the peft model's, their config their own."""
+
+    def describe(self, obj: _Part) -> Schema | None:
+        return describe(_plain_base(obj.owner) if obj.is_base else obj.obj)
+
+    def children(self, obj: _Part) -> Iterable[Child]:
+        return module_children(obj.obj) if obj.is_base else ()
+
+    def get_state(self, place: Place, state: State) -> None:
+        kind = type(place.obj.obj)
+        state._metadata[place.prefix] |= {CLASS_KEY: kind.__name__, SOURCE_KEY: source_of(kind)}
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
+        pass
+
+
+class _Part:
+    """Makes a folder of its own for what is a part of a peft model."""
+
+    __flambe_adapter__ = _PartAdapter()
+
+    def __init__(self, obj: Any, owner: Any) -> None:
+        self.obj = obj
+        self.owner = owner
+        self.is_base = isinstance(obj, nn.Module)
+
+
+def _check(model: Any) -> None:
+    for name, config in model.peft_config.items():
+        if public_class(type(config).__name__) is not type(config):
+            raise UnsupportedObjectError(
+                f"the adapter {name!r} is a {type(config).__name__}; only {', '.join(_KINDS)} are known here",
+                fix="Save its state_dict() alone with save_state_to_file.",
+            )
+    if any(getattr(module, "merged", False) is True for module in model.modules()):
+        raise UnsupportedObjectError(
+            "the adapters are merged into the base model's weights, so that neither can be saved",
+            fix="Call unmerge_adapter() first, or save what merge_and_unload() returns.",
+        )
+
+
+def _plain_base(model: Any) -> Any:
+    """Return the base model as it was before adapters were put into it: a copy on the meta device.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If it is not known how it was built.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    base = copy.deepcopy(model, memo).unload()
+    if describe(base) is None:
+        raise UnsupportedObjectError(
+            f"it is not known how the base model, a {type(base).__qualname__}, was built",
+            fix="Make its class a Component, or save the model's state_dict() alone with save_state_to_file.",
+        )
+    return base
+
+
+def _module_names(model: Any) -> dict[str, str]:
+    """Return the names of the base model's modules as they are inside the peft model, and where they are saved."""
+    begin = ["base_model", "model"]
+    wrappers = {name for name, module in model.named_modules() if hasattr(module, "adapter_layer_names")}
+    found = {}
+    for name, _ in model.named_modules():
+        parts = name.split(".")
+        if parts[:2] != begin or name in wrappers:
+            continue
+        plain = [_MODEL]
+        for end in range(2, len(parts)):
+            if ".".join(parts[:end]) not in wrappers:
+                plain.append(parts[end])
+            elif parts[end] not in ("base_layer", "original_module"):
+                break  # an adapter's own
+        else:
+            found[name] = ".".join(plain)
+    return found
+
+
+def _names(model: Any) -> dict[str, str]:
+    """Return the keys of a peft model's state, and the ones that they are saved by."""
+    library: Any = sys.modules["peft"]
+    raw = model.state_dict()
+    keys = {id(value): key for key, value in raw.items()}
+    found: dict[str, str] = {}
+    for name in model.peft_config:
+        own = library.get_peft_model_state_dict(
+            model, state_dict=dict(raw), adapter_name=name, save_embedding_layers=False
+        )
+        for key, value in own.items():
+            if id(value) in keys:
+                found.setdefault(keys[id(value)], join_prefix(join_key([_ADAPTERS, name]), key))
+    modules = _module_names(model)
+    for key in raw:
+        owner, _, last = key.rpartition(".")
+        if key not in found and owner in modules:
+            found[key] = f"{modules[owner]}.{last}"
+    return found
