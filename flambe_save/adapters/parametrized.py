@@ -69,12 +69,15 @@ def split_effective(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str
 def give_effective(module: nn.Module, values: Mapping[str, Any], mismatch: Mismatch) -> set[str]:
     """Let parametrizations turn tensors into their own; return the keys of what these hold."""
     filled: set[str] = set()
+    now = effective(module) if values else {}
     for key, inner, name in _parametrized(module):
         if key not in values:
             continue
         try:
+            if values[key].shape != now[key].shape:  # some parametrizations would take it all the same
+                raise ValueError(f"its shape is {tuple(values[key].shape)}, not {tuple(now[key].shape)}")
             with torch.no_grad():
-                setattr(inner, name, values[key])
+                setattr(inner, name, values[key].to(now[key]))
         except Exception as error:  # a parametrization that has no inverse, a shape that differs, no tensor at all
             mismatch.errors.append(f"{key} cannot be given to its parametrization: {str(error)[:200]}")
         begin = key[: len(key) - len(name)] + f"parametrizations.{name}."

@@ -29,7 +29,7 @@ from flambe_save.config.registrable import TAGS, dotted_path
 from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of, visit
 from flambe_save.config.skeleton import skeleton
 from flambe_save.config.values import BY_TYPE, fits
-from flambe_save.config.wrappers import unwrapped
+from flambe_save.config.wrappers import plain_keys, unwrapped
 from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError
 from flambe_save.registry import find_adapter
 from flambe_save.state import Stash, join_key
@@ -336,8 +336,9 @@ def _parameters_in(root: Any) -> dict[int, list[tuple[tuple[str, ...], str]]]:
         seen.add(id(item))
         item = unwrapped(item)
         if keys and isinstance(item, torch.nn.Module):
-            for name, tensor in (*item.named_parameters(), *item.named_buffers()):
-                found.setdefault(id(tensor), []).append((keys, name))
+            tensors = {**dict(item.named_parameters()), **dict(item.named_buffers())}
+            for name, plain in plain_keys(item, tensors).items():
+                found.setdefault(id(tensors[name]), []).append((keys, plain))
         stack.extend(((*keys, key), value) for key, value in reversed(_inner(item)))
     return found
 

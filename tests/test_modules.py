@@ -1,0 +1,455 @@
+"""Modules that are no Components: recorded, as skeletons, wrapped, parametrized, frozen, quantized."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+from flambe_save import (
+    CompilationError,
+    Component,
+    NeedsTrustWarning,
+    SaveNotFoundError,
+    StateMismatchError,
+    UntrustedError,
+    load,
+    load_state,
+    load_state_from_file,
+    recorded,
+    recording,
+    register_adapter,
+    save,
+    save_state_to_file,
+    untrusted,
+    verify,
+)
+from flambe_save.adapters import Place, get_state
+from flambe_save.registry import ADAPTERS
+from flambe_save.testing.codec import same
+
+
+class Net(nn.Module):
+    """Knows nothing of this package."""
+
+    def __init__(self, size: int = 2, act: Any = torch.tanh) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, size)
+        self.act = act
+        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("scratch", torch.full((2,), 5.0), persistent=False)
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        """Return a value."""
+        return self.act(self.layer(data)) + self.seen
+
+
+class Owner(Component, nn.Module):
+    """Holds a module that it is given."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+
+@recorded
+class Recorded(Net):
+    """Records its arguments, and may be built by any config."""
+
+
+def alike(one: nn.Module, other: nn.Module, size: int) -> bool:
+    """Whether two modules compute the same."""
+    data = torch.linspace(-1, 1, 3 * size).reshape(3, size)
+    return torch.equal(one(data), other(data))
+
+
+# ------------------------------------------------------------------------------------------------ records
+
+
+@pytest.mark.parametrize("flags", [{}, {"compress": True}, {"pickle_only": True}], ids=str)
+def test_a_recorded_class_needs_no_trust(flags: dict[str, bool], tmp_path: Path) -> None:
+    """Its arguments are its config; a copy has them too."""
+    model = copy.deepcopy(Recorded(3, nn.functional.silu))
+    path = save(model, tmp_path / "run", **flags)
+    assert untrusted(path) == []
+    again = load(path)
+    assert type(again) is Recorded
+    assert alike(again, model, 3)
+
+
+def test_what_is_recorded_needs_its_class_to_be_trusted(tmp_path: Path) -> None:
+    """Inside the context arguments are known, so that nothing is pickled; the class is named in the error."""
+    with recording():
+        model = Net(3, act=nn.functional.gelu)
+        plain = nn.Sequential(Net(2), nn.Linear(2, 1))
+    for each, size in ((model, 3), (plain, 2)):
+        with pytest.warns(
+            NeedsTrustWarning, match=r"config\.yaml: it builds test_modules\.Net, which is not registered"
+        ):
+            path = save(each, tmp_path / "run", overwrite=True)
+        assert [row.argument for row in untrusted(path)] == ["trusted=['test_modules.Net']"]
+        with pytest.raises(UntrustedError, match=r"(?s)test_modules\.Net.*trusted=\['test_modules\.Net'\]"):
+            load(path)
+        assert alike(load(path, trusted=["test_modules"]), each, size)
+
+
+def test_nothing_is_recorded_outside(tmp_path: Path) -> None:
+    """What is made before, after, or as a copy inside, has no record that could be wrong."""
+    before = Net(3)
+    with recording():
+        twin = copy.deepcopy(before)
+    after = Net(3)
+    for model in (before, twin, after):
+        with pytest.warns(NeedsTrustWarning, match=r"stash\.pkl"):
+            save(model, tmp_path / "run", overwrite=True)
+    assert untrusted(tmp_path / "run")
+
+
+def test_a_failing_constructor_says_so(tmp_path: Path) -> None:
+    """Arguments that the class no longer takes are an error with the class's signature."""
+    path = Path(save(Recorded(3), tmp_path / "run"))
+    (path / "manifest.json").unlink()
+    text = (path / "config.yaml").read_text().replace("size:", "width:")
+    (path / "config.yaml").write_text(text)
+    with pytest.raises(CompilationError, match="width"):
+        load(path)
+
+
+# ------------------------------------------------------------------------------------------------ skeletons
+
+
+def test_a_skeleton_has_no_weights_and_loads_with_trust(tmp_path: Path) -> None:
+    """The stash is small, the weights are in the state, and what no state holds comes from the skeleton."""
+    model = nn.Sequential(Net(300, nn.functional.relu))
+    model[0].seen += 1
+    model[0].scratch += 1
+    model[0].extra = {"a": [1]}
+    with pytest.warns(NeedsTrustWarning, match=r"stash\.pkl: args\[0\] is a test_modules\.Net") as caught:
+        path = Path(save(model, tmp_path / "run"))
+    assert len(caught) == 1
+    assert (path / "stash.pkl").stat().st_size < 10_000 < (path / "state.pt").stat().st_size
+    with pytest.raises(UntrustedError, match=r"test_modules\.Net"):
+        load(path)
+    again = load(path, trusted=["test_modules", "torch.nn"])
+    assert alike(again, model, 300)
+    assert (again[0].scratch.tolist(), again[0].extra) == ([6, 6], {"a": [1]})
+    again[0].layer.weight.data.add_(1)  # it has memory of its own
+    assert not alike(again, model, 300)
+
+
+def test_a_state_needs_no_trust(tmp_path: Path) -> None:
+    """Weights are readable, and fill a model that is there: the whole, a part, and one layer."""
+    model = nn.ModuleDict({"a": Net(3), "b": nn.Sequential(nn.Linear(3, 3))})
+    with pytest.warns(NeedsTrustWarning):
+        path = save({"model": model}, tmp_path / "run")
+    assert torch.equal(load_state_from_file(path)["model.a.layer.weight"], model["a"].layer.weight)
+    whole, part, layer = nn.ModuleDict({"a": Net(3), "b": nn.Sequential(nn.Linear(3, 3))}), Net(3), nn.Linear(3, 3)
+    load_state(whole, path, node="model")
+    load_state(part, path, node="model.a")
+    load_state(layer, path, node="model.b.0")
+    assert alike(whole["a"], model["a"], 3)
+    assert alike(part, model["a"], 3)
+    assert alike(layer, model["b"], 3)
+    with pytest.raises(SaveNotFoundError, match="nothing"):
+        load_state(layer, path, node="model.nothing")
+    with pytest.raises(StateMismatchError, match="missing"):
+        load_state(part, path, node="model.b")
+
+
+def test_a_module_given_to_a_component(tmp_path: Path) -> None:
+    """As an argument it is a skeleton too, for the component's state has its weights."""
+    owner = Owner(Net(200, nn.functional.relu))
+    with pytest.warns(NeedsTrustWarning, match=r"stash\.pkl: net is a"):
+        path = Path(save(owner, tmp_path / "run"))
+    assert (path / "stash.pkl").stat().st_size < 10_000
+    assert alike(load(path, trusted=["test_modules", "torch.nn"]).net, owner.net, 200)
+
+
+def test_ties_inside_a_skeleton(tmp_path: Path) -> None:
+    """Parameters that are one stay one, and an optimizer moves them."""
+    model = nn.Sequential(Net(2, nn.functional.relu), Net(2, nn.functional.relu))
+    model[1].layer.weight = model[0].layer.weight
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.warns(NeedsTrustWarning):
+        path = save({"optimizer": optimizer, "model": model}, tmp_path / "run")
+    again = load(path, trusted=["test_modules", "torch.nn"])
+    assert again["model"][0].layer.weight is again["model"][1].layer.weight
+    moved = {id(value) for value in again["optimizer"].param_groups[0]["params"]}
+    assert moved == {id(value) for value in again["model"].parameters()}
+
+
+def test_what_hangs_on_a_module_is_not_dropped(tmp_path: Path) -> None:
+    """A built-in with an attribute or a hook of somebody's is more than its arguments, so it becomes a skeleton."""
+    for change in (lambda layer: setattr(layer, "note", [1]), lambda layer: layer.register_forward_hook(print)):
+        for model in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))):
+            change(model)
+            with pytest.warns(NeedsTrustWarning, match=r"stash\.pkl"):
+                path = save(model, tmp_path / "run", overwrite=True)
+    again = load(path, weights_only=False)
+    assert list(again._forward_hooks.values()) == [print]
+
+
+# ------------------------------------------------------------------------------------------------ modes
+
+
+def test_frozen_parameters_and_modes(tmp_path: Path) -> None:
+    """What was frozen is frozen, what was in training is in training, also where the constructor says otherwise."""
+
+    class Freezes(Component, nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(1, 1).requires_grad_(False), nn.Linear(1, 1)
+            self.a.eval()
+
+    model = Freezes()
+    model.a.requires_grad_(True).train()
+    model.b.bias.requires_grad_(False)
+    model.eval()
+    model.b.train()
+    again = load(save(model, tmp_path / "run"))
+    assert [value.requires_grad for value in again.parameters()] == [True, True, True, False]
+    assert [inner.training for inner in again.modules()] == [False, False, True]
+    other = Freezes()
+    load_state(other, tmp_path / "run")
+    assert [value.requires_grad for value in other.parameters()] == [False, False, True, True]
+
+
+# ------------------------------------------------------------------------------------------------ wrappers
+
+
+def base() -> nn.Sequential:
+    """Return a model with a name that wrappers use inside it."""
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(2, 2), nn.ModuleDict({"module": nn.Linear(2, 2)}))
+
+
+def wrap_inside(model: nn.Module) -> nn.Module:
+    """Return a model a part of which is wrapped, twice."""
+    return nn.ModuleList([model[0], nn.DataParallel(nn.DataParallel(model[1]))])
+
+
+def compiled(model: nn.Module) -> Any:
+    """Return a compiled model; the compiler's first import warns of what torch itself still uses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.compile(model)
+
+
+WRAPPERS: dict[str, Any] = {
+    "plain": lambda model: model,
+    "compiled": compiled,
+    "data parallel": nn.DataParallel,
+    "compiled data parallel": lambda model: compiled(nn.DataParallel(model)),
+}
+
+
+@pytest.mark.parametrize("saved", WRAPPERS)
+@pytest.mark.parametrize("filled", WRAPPERS)
+def test_wrapped_and_plain_are_one(saved: str, filled: str, tmp_path: Path) -> None:
+    """A save of either fills either, and loads as the plain module."""
+    path = save({"model": WRAPPERS[saved](base())}, tmp_path / "run")
+    assert untrusted(path) == []
+    again = load(path)["model"]
+    assert type(again) is nn.Sequential
+    assert same(again.state_dict(), base().state_dict())
+    other = base()
+    for value in other.parameters():
+        value.data.zero_()
+    load_state({"model": WRAPPERS[filled](other)}, path)
+    assert same(other.state_dict(), base().state_dict())
+
+
+def test_wrappers_inside_a_model(tmp_path: Path) -> None:
+    """Keys are those of the modules inside; so are frozen parameters, and an optimizer's names."""
+    model = wrap_inside(base())
+    model[1].module.module["module"].bias.requires_grad_(False)
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], 0.1, momentum=0.9)
+    path = save({"model": model, "optimizer": optimizer}, tmp_path / "run")
+    keys = [key for key in load_state_from_file(path) if key.startswith("model")]
+    assert keys == ["model.0.weight", "model.0.bias", "model.1.module.weight", "model.1.module.bias"]
+    again = load(path)
+    assert not again["model"][1]["module"].bias.requires_grad
+    assert len(again["optimizer"].param_groups[0]["params"]) == 3
+    load_state(wrap_inside(base()), path, node="model")
+
+
+def test_a_compiled_model_saved_by_torch(tmp_path: Path) -> None:
+    """A state_dict that somebody else saved from a compiled model fills the plain one."""
+    path = save_state_to_file(compiled(base()).state_dict(), tmp_path / "run")
+    other = base()
+    other[0].weight.data.zero_()
+    load_state(other, path)
+    assert same(other.state_dict(), base().state_dict())
+
+
+def test_distributed(tmp_path: Path) -> None:
+    """DistributedDataParallel is looked through like the others."""
+    if not torch.distributed.is_available():
+        pytest.skip("torch was built without torch.distributed")
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(base())
+        path = save(model, tmp_path / "run")
+        load_state(model, path)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert same(load(path).state_dict(), base().state_dict())
+
+
+# ------------------------------------------------------------------------------------------------ parametrizations
+
+
+def weight_normed() -> nn.Sequential:
+    """Return a model with each of torch's parametrizations."""
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3, bias=False))
+    parametrizations.weight_norm(model[0])
+    parametrizations.spectral_norm(model[1], n_power_iterations=2)
+    parametrizations.orthogonal(model[2], orthogonal_map="cayley")
+    return model
+
+
+def test_parametrized_modules(tmp_path: Path) -> None:
+    """They are built again with what computes their weights, without trust, and a save changes nothing."""
+    model = weight_normed()
+    before = copy.deepcopy(model.state_dict())
+    path = save(model, tmp_path / "run")
+    assert same(model.state_dict(), before)
+    assert untrusted(path) == []
+    again = load(path)
+    assert all(map(parametrize.is_parametrized, again))
+    assert same(again.state_dict(), model.state_dict())
+    assert alike(again.eval(), model.eval(), 3)
+
+
+def test_parametrized_to_plain_and_back(tmp_path: Path) -> None:
+    """A plain module takes what was computed; a parametrized one takes plain weights and makes them its own."""
+    model, plain = weight_normed().eval(), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3, bias=False))
+    load_state(plain, save(model, tmp_path / "run"))
+    assert alike(plain, model, 3)
+    normed = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3)), nn.Linear(3, 3), nn.Linear(3, 3, bias=False))
+    load_state(normed, save(plain, tmp_path / "plain"))
+    data = torch.ones(1, 3)
+    assert torch.allclose(normed(data), model(data))
+    other = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 3, bias=False))
+    with pytest.raises(StateMismatchError, match=r"0\.weight cannot be given to its parametrization"):
+        load_state(normed, save(other, tmp_path / "other"))
+
+
+def test_quantized_modules(tmp_path: Path) -> None:
+    """A dynamically quantized module is a skeleton; its packed weights are in the state."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this way of quantizing is to go
+        model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear})
+        data = torch.randn(2, 4)
+        with pytest.warns(NeedsTrustWarning):
+            path = save(model, tmp_path / "run")
+        with pytest.raises(UntrustedError):
+            load(path)
+        assert torch.equal(load(path, weights_only=False)(data), model(data))
+
+
+# ------------------------------------------------------------------------------------------------ kinds of one's own
+
+
+class Thermometer:
+    """A kind that nobody knows."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit, self.reading = unit, torch.zeros(1)
+
+
+class _ThermometerAdapter:
+    """Reads a thermometer."""
+
+    def describe(self, obj: Thermometer) -> Any:
+        from flambe_save import Schema
+
+        return Schema(Thermometer, unit=obj.unit)
+
+    def children(self, obj: Thermometer) -> Any:
+        return ()
+
+    def get_state(self, place: Place, state: Any) -> None:
+        state[place.key_prefix + "reading"] = place.obj.reading
+
+    def load_state(self, place: Place, state: Any, mismatch: Any, fit: Any) -> None:
+        key = place.key_prefix + "reading"
+        mismatch.consumed.add(key)
+        place.obj.reading = state[key]
+
+
+def test_a_kind_of_ones_own(tmp_path: Path) -> None:
+    """An adapter is all that a new kind takes; its class needs trust, as nobody registered it."""
+    register_adapter(Thermometer, _ThermometerAdapter(), note="its reading")
+    try:
+        thermometer = Thermometer("K")
+        thermometer.reading += 300
+        with pytest.warns(NeedsTrustWarning, match="Thermometer"):
+            path = save({"inside": thermometer}, tmp_path / "run")
+        again = load(path, trusted=[__name__])["inside"]
+    finally:
+        ADAPTERS._entries.pop(f"{__name__}.Thermometer")
+        ADAPTERS._by_type.clear()
+    assert (again.unit, again.reading.tolist()) == ("K", [300])
+
+
+def test_an_object_of_no_kind_goes_to_the_stash(tmp_path: Path) -> None:
+    """Alone, and in a dict; with trust it comes back."""
+    for value in (Thermometer("K"), {"a": [Thermometer("K")]}):
+        with pytest.warns(NeedsTrustWarning, match=r"(the Thermometer itself|a\[0\]) is a test_modules\.Thermometer"):
+            path = save(value, tmp_path / "run", overwrite=True)
+        again = load(path, trusted=[__name__])
+        assert (again["a"][0] if isinstance(again, dict) else again).unit == "K"
+    assert verify(path) == []
+
+
+def test_a_script_in_another_process(tmp_path: Path) -> None:
+    """Saved in one program, loaded in another that has only imported the module."""
+    (tmp_path / "zoo.py").write_text(
+        textwrap.dedent(
+            """
+            import torch, flambe_save
+            @flambe_save.recorded
+            class Zebra(torch.nn.Module):
+                def __init__(self, stripes):
+                    super().__init__()
+                    self.layer = torch.nn.Linear(stripes, 1)
+            """
+        )
+    )
+    steps = [
+        "import zoo; model = zoo.Zebra(3); torch.nn.init.constant_(model.layer.weight, 7.0)\n"
+        "flambe_save.save({'model': model, 'optimizer': torch.optim.Adam(model.parameters())}, 'run')",
+        "import zoo; run = flambe_save.load('run')\n"
+        "assert run['optimizer'].param_groups[0]['params'][0] is run['model'].layer.weight\n"
+        "print(run['model'].layer.weight.tolist())",
+        "print(flambe_save.load('run/model', trusted=['zoo']).layer.weight.tolist())",
+    ]
+    shown = []
+    for step in steps:
+        code = f"import sys; sys.path.insert(0, '.'); import torch, flambe_save\n{step}"
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ}
+        )
+        assert result.returncode == 0, result.stderr
+        shown.append(result.stdout)
+    assert shown == ["", "[[7.0, 7.0, 7.0]]\n", "[[7.0, 7.0, 7.0]]\n"]
+
+
+def test_two_states_of_one_object_are_equal() -> None:
+    """Collecting a state changes neither the object nor what the next one collects."""
+    model = weight_normed()
+    run = {"model": model, "optimizer": torch.optim.Adam(model.parameters())}
+    assert same(get_state(run), get_state(run))
