@@ -18,7 +18,8 @@ import warnings
 import zipfile
 import zlib
 import zoneinfo
-from collections import Counter, OrderedDict
+from collections import OrderedDict
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -616,8 +617,8 @@ def test_all_names_are_listed(kind: str, protocol: int) -> None:
     assert all(f"'{name}'" in text for name in ("shutil.copyfile", "shutil.rmtree", "zlib.adler32"))
     assert "These can run anything" in text  # shutil can: nobody is told to trust it
     assert "set'" not in text
-    harmless, data = hostile_files([Evil(Counter, "abc"), Evil(Fraction, 1)], protocol)[kind]
-    with pytest.raises(UntrustedError, match=r"trusted=\['collections\.Counter', 'fractions\.Fraction'\]"):
+    harmless, data = hostile_files([Evil(Decimal, "1"), Evil(Fraction, 1)], protocol)[kind]
+    with pytest.raises(UntrustedError, match=r"trusted=\['decimal\.Decimal', 'fractions\.Fraction'\]"):
         load(harmless, data)
 
 

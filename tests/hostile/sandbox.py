@@ -17,7 +17,10 @@ from contextlib import contextmanager
 from typing import Any
 
 # Python's own tables of characters, which zipfile and others look up by name
-HARMLESS = ("encodings",)
+HARMLESS = (
+    "flambe_save.adapters.",
+    "encodings",
+)
 PAGE = resource.getpagesize()
 
 

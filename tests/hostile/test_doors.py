@@ -424,7 +424,7 @@ def test_a_manifest_that_lies_changes_nothing(name: str, tmp_path: Path) -> None
     path = listed(outer(_folder(tmp_path, "bad")), LIES[name])
     try:
         found = load(path)
-    except FlambeSaveError:
+    except (FlambeSaveError, flambe_save.PackageVersionWarning):
         return
     assert type(found.inner) is type(truth.inner)
     assert torch.equal(found.lin.weight, truth.lin.weight)
