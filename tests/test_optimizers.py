@@ -275,6 +275,18 @@ def test_an_optimizer_alone_is_matched_by_its_own_names_or_by_position(tmp_path:
         load_state(torch.optim.Adam([here[0].weight]), path, node="optimizer")
 
 
+def test_named_parameters(tmp_path: Path) -> None:
+    """An optimizer that was told names is built on names again, in one group or more."""
+    model = net()
+    one = torch.optim.Adam(model.named_parameters())
+    two = torch.optim.SGD([{"params": list(layer.named_parameters())} for layer in (model[0], model[2])], 0.1)
+    for optimizer in (one, two):
+        train(model, optimizer)
+        again = load(save({"model": model, "optimizer": optimizer}, tmp_path / "run", overwrite=True))
+        assert str(again["optimizer"].state_dict()) == str(optimizer.state_dict())
+        assert "param_names" in again["optimizer"].param_groups[0]
+
+
 def test_what_was_kept_is_called_by_names(tmp_path: Path) -> None:
     """The keys of the state say whose moments they are."""
     _, _, path = checkpoint(tmp_path)

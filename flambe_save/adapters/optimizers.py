@@ -137,7 +137,7 @@ def _described_groups(obj: torch.optim.Optimizer) -> list[Any]:
         links = [ParameterLink("", tensor) for tensor in group["params"]]
         named = group.get("param_names")
         # Options are part of the state; names that somebody gave decide how the constructor reads the list
-        groups.append({"params": [list(pair) for pair in zip(named, links, strict=True)] if named else links})
+        groups.append({"params": list(zip(named, links, strict=True)) if named else links})
     return groups if len(groups) != 1 else groups[0]["params"]
 
 
