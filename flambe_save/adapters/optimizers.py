@@ -179,8 +179,9 @@ def _filled_group(index: int, group: dict[str, Any], here: list[str], saved: lis
     if not any(shared):
         return group
     best = index if index < len(saved) and shared[index] == max(shared) else shared.index(max(shared))
-    options = {name: value for name, value in saved[best].items() if name != "param_names"}
-    return {**options, **{name: group[name] for name in ("params", "param_names") if name in group}}
+    own = {name: group[name] for name in ("params", "param_names") if name in group}
+    options = {name: value for name, value in saved[best].items() if name != "param_names" or name in own}
+    return {**options, **own}
 
 
 # ------------------------------------------------------------------------------------------------- schedulers
