@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dill
+import torch
 
 from flambe_save.adapters import Fit, get_state, restore_ties
 from flambe_save.adapters import load_state as load_state_into
@@ -36,9 +37,9 @@ from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ti
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, STASH_KEY, TAGS_KEY
 from flambe_save.loading import audit, build, bytes_of, needed, read, reading, shape_of, state_of, tell_all
 from flambe_save.registry import FORMATS
-from flambe_save.state import State
+from flambe_save.state import Stash, State
 from flambe_save.storage import check_outside, check_replaceable, create_store, open_store
-from flambe_save.tree import state_from_tree, tree_from_state
+from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_state
 from flambe_save.trust import Limits, Trust
 
 __all__ = [
@@ -53,6 +54,10 @@ __all__ = [
 ]
 
 _READ_AGAIN = 64 << 20  # bytes
+_RECORDING = (
+    ". A module that is made inside `with flambe_save.recording():`, or whose class is decorated with "
+    "@flambe_save.recorded, is not pickled; its weights need no trust either way: load_state(model, path)"
+)
 
 
 def save(
@@ -198,8 +203,14 @@ def _write(
         shown = "; ".join(opaque[:5]) + (f"; and {len(opaque) - 5} more" if len(opaque) > 5 else "")
         # Finding the names reads the save again, which is not worth it where that takes long
         what = needed(final) if size < _READ_AGAIN else "what untrusted(path) lists"
-        warn(f"{final!r} holds more than data ({shown}), so a load needs {what}", NeedsTrustWarning)
+        hint = _RECORDING if any(map(_holds_a_module, prefixed(tree).values())) else ""
+        warn(f"{final!r} holds more than data ({shown}), so a load needs {what}{hint}", NeedsTrustWarning)
     return final
+
+
+def _holds_a_module(node: SaveTreeNode) -> bool:
+    values = node.object_stash.values() if isinstance(node.object_stash, Stash) else ()
+    return any(isinstance(value, torch.nn.Module) for value in values)
 
 
 def load(

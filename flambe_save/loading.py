@@ -139,10 +139,12 @@ def build(saved: Saved, state: Mapping[str, Any], trust: Trust, node: str, where
     """Parse the config, see what it asks for, open what it refers to, and only then build the object."""
     if not saved.tree.config.strip():
         raise LoadError(
-            "the save tells no config, so the object cannot be built from it",
+            f"the save does not tell how {f'node {quote(node)}' if node else 'this object'} is built"
+            + (" without what is around it" if node or saved.tree.class_name else ""),
             node=node,
             file=where,
-            fix="Build the object yourself, and give it the state of load_state_from_file(path).",
+            fix="Load the whole of it, or build the object yourself, and fill it: load_state(obj, path"
+            + (f", node={quote(node)})." if node else ")."),
         )
     extensions, document = _document(saved.tree.config, saved, trust, node)
     if trust.use_saved_source:
@@ -231,7 +233,9 @@ def needed(path: str | os.PathLike[str]) -> str:
 def _names_in(rows: list[Finding]) -> list[str]:
     """Return the names that ``trusted=[...]`` would have to hold for rows."""
     arguments = (row.argument.removeprefix("trusted=") for row in rows if row.argument.startswith("trusted="))
-    return [*dict.fromkeys(name for argument in arguments for name in ast.literal_eval(argument))]
+    names = (name for argument in arguments for name in ast.literal_eval(argument))
+    # A pickled module names a class for each kind of layer
+    return [*dict.fromkeys("torch.nn" if name.startswith("torch.nn.") else name for name in names)]
 
 
 def tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:

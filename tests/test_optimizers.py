@@ -16,6 +16,7 @@ from torch.optim import lr_scheduler, swa_utils
 
 from flambe_save import (
     Component,
+    LoadError,
     NeedsTrustWarning,
     StateMismatchError,
     StateMismatchWarning,
@@ -480,3 +481,32 @@ def test_every_scheduler_is_tried() -> None:
     }
     tried = {name.partition(" ")[0] for name in SCHEDULERS} | {"LambdaLR", "MultiplicativeLR", "LRScheduler"}
     assert known - tried == set()
+
+
+def test_a_layer_of_another_size_begins_afresh(tmp_path: Path) -> None:
+    """Moments of another shape are not installed; the parameter is named in the warning and training goes on."""
+    _, _, path = checkpoint(tmp_path)
+    here = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5))
+    groups = [{"params": here[0].parameters()}, {"params": here[2].parameters()}]
+    for optimizer in (torch.optim.Adam(here.named_parameters()), torch.optim.Adam(groups)):
+        with pytest.warns(StateMismatchWarning, match=r"the shape has changed of .*2\.weight"):
+            load_state(optimizer, path, node="optimizer")
+        assert len(optimizer.state) == 2
+        train(here, optimizer)
+
+
+def test_names_inside_a_dict_are_those_without_it(tmp_path: Path) -> None:
+    """The save calls a parameter by the key of its model too; an optimizer that was told the model's names finds them."""
+    model, optimizer, path = checkpoint(tmp_path)
+    here = net(5)
+    other = torch.optim.Adam([*here.named_parameters()][::-1])
+    load_state(other, path, node="optimizer")
+    assert moments(here, other) == moments(model, optimizer)
+
+
+def test_an_optimizer_of_a_run_is_not_loaded_alone(tmp_path: Path) -> None:
+    """Its folder holds its state and none of the model; the error says to load the whole."""
+    _, _, path = checkpoint(tmp_path)
+    assert (Path(path) / "optimizer" / "config.yaml").read_text() == ""
+    with pytest.raises(LoadError, match=r"(?s)without what is around it.*Load the whole.*node='optimizer'"):
+        load(path, node="optimizer")

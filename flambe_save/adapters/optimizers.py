@@ -18,7 +18,7 @@ from flambe_save.adapters.stateful import StatefulAdapter, add_entries
 from flambe_save.config.link import ParameterLink
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
-from flambe_save.layout import ENTRIES_KEY
+from flambe_save.layout import ENTRIES_KEY, SHAPES_KEY
 from flambe_save.state import State, join_key, split_key
 
 __all__ = ["OPTIMIZER", "SCALER", "SCHEDULER"]
@@ -74,7 +74,9 @@ class OptimizerAdapter:
         for name, value in {_GROUPS: groups, **own}.items():
             state[place.key_prefix + join_key([str(name)])] = value
         begin = len(place.key_prefix)
-        state._metadata.setdefault(place.prefix, {})[ENTRIES_KEY] = [key[begin:] for key in state if key not in before]
+        local = state._metadata.setdefault(place.prefix, {})
+        local[ENTRIES_KEY] = [key[begin:] for key in state if key not in before]
+        local[SHAPES_KEY] = dict(zip(names, _shapes_of(place.obj), strict=True))
         return None
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
@@ -82,7 +84,8 @@ class OptimizerAdapter:
         own = place.obj.state_dict()
         extra = [str(name) for name in own if name != _STATE]
         keys = {name: place.key_prefix + join_key([name]) for name in extra}
-        entries = state._metadata.get(place.prefix, {}).get(ENTRIES_KEY)
+        local, reshaped = state._metadata.get(place.prefix, {}), list[str]()
+        entries = local.get(ENTRIES_KEY)
         expected = [place.key_prefix + str(entry) for entry in entries] if isinstance(entries, list) else keys.values()
         missing = [key for key in {**dict.fromkeys(keys.values()), **dict.fromkeys(expected)} if key not in state]
         mismatch.missing += missing
@@ -95,20 +98,28 @@ class OptimizerAdapter:
             return None
         saved = [name for group in groups for name in group["params"]]
         here = _names_of(place)
+        here = _called_alike(here, saved)
         if not set(saved) & set(here):
             if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own[_GROUPS]]:
                 mismatch.errors.append(
                     f"{place.prefix or 'the optimizer'} has {len(saved)} parameters in the save ({quote_some(saved)}), "
-                    f"and {len(here)} others here ({quote_some(here)})"
+                    f"and {len(here)} others here ({quote_some(here)}): fill it together with its model, in a "
+                    "dict as the one that was saved"
                 )
                 return None
             here = saved
         kept = _entries(place, state, saved)
+        shapes = local.get(SHAPES_KEY)
+        for name, shape in zip(here, _shapes_of(place.obj), strict=True):
+            if isinstance(shapes, dict) and shapes.get(name, shape) != shape:
+                reshaped.append(name)
+                mismatch.consumed.update(key for key, _ in kept.pop(name, {}).values())
         mismatch.consumed.update(key for entries in kept.values() for key, _ in entries.values())
         lost, fresh = sorted(kept.keys() - set(here)), [name for name in here if kept and name not in saved]
-        if lost or fresh:
+        if lost or fresh or reshaped:
             what = [f"no parameter here is called {quote_some(lost)}"] if lost else []
             what += [f"the save knows no parameter {quote_some(fresh)}"] if fresh else []
+            what += [f"the shape has changed of {quote_some(reshaped)}"] if reshaped else []
             warn(
                 f"of the optimizer at {place.prefix or 'the root'}, {'; '.join(what)}: what was kept for the others is "
                 "loaded by their names",
@@ -151,6 +162,21 @@ def _names_of(place: Place) -> list[str]:
     return names
 
 
+def _shapes_of(optimizer: torch.optim.Optimizer) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for group in optimizer.param_groups for tensor in group["params"]]
+
+
+def _called_alike(here: list[str], saved: list[str]) -> list[str]:
+    """Return the saved names for parameters, where one is the end of the other: the model was in a dict, or is."""
+    if set(here) & set(saved):
+        return here
+    found = []
+    for name in here:
+        ends = [other for other in saved if f".{other}".endswith(f".{name}") or f".{name}".endswith(f".{other}")]
+        found.append(ends[0] if len(ends) == 1 else name)
+    return found if len(set(found)) == len(found) else here
+
+
 def _are_groups(groups: Any) -> bool:
     return isinstance(groups, list) and all(
         isinstance(group, dict)
@@ -179,7 +205,7 @@ def _filled_group(index: int, group: dict[str, Any], here: list[str], saved: lis
     if not any(shared):
         return group
     best = index if index < len(saved) and shared[index] == max(shared) else shared.index(max(shared))
-    own = {name: group[name] for name in ("params", "param_names") if name in group}
+    own: dict[str, Any] = {name: group[name] for name in ("params", "param_names") if name in group}
     options = {name: value for name, value in saved[best].items() if name != "param_names" or name in own}
     return {**options, **own}
 

@@ -164,6 +164,8 @@ def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None =
         text = f"the saved state does not fit this {type(obj).__qualname__}:\n  {mismatch}"
         if strict or mismatch.errors:
             fix = "Build the object as it was when it was saved"
+            if any("size mismatch" in text for text in mismatch.errors):
+                fix += ", or leave out the values whose sizes differ: load_state_from_file(path) has them all"
             raise StateMismatchError(text, fix=f"{fix}." if mismatch.errors else f"{fix}, or load with strict=False.")
         warn(text, StateMismatchWarning)
     return state
@@ -316,6 +318,8 @@ def _add_config(place: Place, state: State, held: Held) -> None:
     """Write down how an object is built again, and what of that YAML cannot hold."""
     if is_component(place.obj) and describe(place.obj) is None:
         return  # it was not built by calling its class; its state is saved all the same
+    if place.prefix and getattr(adapter_for(place.obj), "comes_last", False):
+        return  # it is built on others, which are outside of its folder
     local, prefix = state._metadata[place.prefix], place.prefix
     stash = Stash()
     try:

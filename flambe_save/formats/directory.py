@@ -271,7 +271,9 @@ def _find_folder(keys: Mapping[str, str], options: ReadOptions) -> str:
             return folder
     known = ", ".join(sorted(repr(prefix) for prefix in keys.values() if prefix)[:10]) or "none but the root"
     raise SaveNotFoundError(
-        f"the save has no node {options.node!r}", file=options.where, fix=f"Its nodes are: {known}."
+        f"the save has no node {options.node!r}",
+        file=options.where,
+        fix=f"Its nodes are: {known}. What is none is a part of the config, or of the state, of the node around it.",
     )
 
 
