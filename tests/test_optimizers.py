@@ -496,7 +496,7 @@ def test_a_layer_of_another_size_begins_afresh(tmp_path: Path) -> None:
 
 
 def test_names_inside_a_dict_are_those_without_it(tmp_path: Path) -> None:
-    """The save calls a parameter by the key of its model too; an optimizer that was told the model's names finds them."""
+    """A parameter is called by the key of its model too; an optimizer that was told the model's names finds it."""
     model, optimizer, path = checkpoint(tmp_path)
     here = net(5)
     other = torch.optim.Adam([*here.named_parameters()][::-1])

@@ -14,8 +14,8 @@ import yaml as pyyaml
 from flambe_save.config.builders import builder_of
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import FunctionCallLink
-from flambe_save.config.parsing import NAMING_TAGS, Document
-from flambe_save.config.registrable import TAGS, needs_trust
+from flambe_save.config.parsing import NAMING_TAGS, Document, may_be_called
+from flambe_save.config.registrable import TAGS, dotted_path, needs_trust
 from flambe_save.config.schema import Schema, visit
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, RegistrationError
@@ -68,8 +68,13 @@ def check_tags(
             trust.check_function(path, node=node, file=file)
     for path in document.named("type"):
         found = find_imported(path)
-        if isinstance(found, type) and not is_harmless(found) and not TAGS.knows(path):
-            trust.check_class(path, node=node, file=file)
+        try:
+            found = TAGS.resolve(path, recorded.get(path))[0]
+            is_open = may_be_called(found)
+        except RegistrationError:
+            is_open = False
+        if isinstance(found, type) and not (is_open or is_harmless(found)):
+            trust.check_class(dotted_path(found), node=node, file=file)
 
 
 def check_arguments(

@@ -15,10 +15,12 @@ from typing import Any, cast
 
 import yaml as pyyaml
 
+from flambe_save.config.builders import builder_of
 from flambe_save.config.dialect import CORE, SCALARS, Loader
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import Link, parse_link_str
-from flambe_save.config.registrable import TAGS
+from flambe_save.config.parts import is_made_of_parts
+from flambe_save.config.registrable import TAGS, dotted_path
 from flambe_save.config.schema import Reference, Schema, visit
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, FlambeSaveError, quote
@@ -240,6 +242,15 @@ def line_of(node: Any) -> int:
     return int(node.start_mark.line) + 1
 
 
+def may_be_called(cls: Any) -> bool:
+    """Whether a config may hand a class to an object: calling it is no more than a config may do itself by its tag.
+
+    Objects made of their parts, and those of builders, are not made by calling their classes; references are no objects
+    of anybody's.
+    """
+    return not (issubclass(cls, Reference) or is_made_of_parts(cls) or builder_of(cls) is not None)
+
+
 class Constructor:
     """Builds the values of a document, children first; a class's ``from_yaml`` is handed this and its node."""
 
@@ -364,6 +375,8 @@ class Constructor:
         cls, factory_name = TAGS.resolve(path, self._recorded.get(path), self._trust.allows)
         if factory_name is not None:
             raise ConfigError(f"{quote(path)} is a factory, and !type takes a class")
+        if not (may_be_called(cls) or self._trust.allows(dotted_path(cls))):
+            raise ConfigError(f"{quote(path)} is a class that a config may not hand to an object, which could call it")
         return cls
 
     def _core(self, node: pyyaml.Node, kind: str) -> Any:

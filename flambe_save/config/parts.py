@@ -53,6 +53,20 @@ def _items(value: Mapping[Any, Any]) -> list[list[Any]]:
     return [[key, item] for key, item in value.items()]
 
 
+def _function(value: Any) -> Any:
+    """Refuse objects that can be called: what is called later was named by ``!type`` or ``!function``."""
+    if not isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, functools.partial)):
+        raise ValueError(f"a {type(value).__qualname__} is neither a function nor a class")
+    return value
+
+
+def _namespace(parts: Parts) -> types.SimpleNamespace:
+    special = [name for name in parts if name.startswith("__")]
+    if special:  # copy and pickle look these up on the object
+        raise ValueError(f"{special[0]!r} is no attribute of a namespace")
+    return types.SimpleNamespace(**parts)
+
+
 def _pattern(pattern: Any, flags: int) -> re.Pattern[Any]:
     return re.compile(pattern, flags)
 
@@ -67,7 +81,9 @@ _KINDS: dict[type, _Kind] = {
     ),
     collections.defaultdict: _Kind(
         lambda value: {"default_factory": value.default_factory, "items": _items(value)},
-        lambda default_factory, items: collections.defaultdict(default_factory, _mapping(items)),
+        lambda default_factory, items: collections.defaultdict(
+            default_factory if default_factory is None else _function(default_factory), _mapping(items)
+        ),
     ),
     collections.deque: _Kind(
         lambda value: {"items": list(value), "maxlen": value.maxlen},
@@ -75,13 +91,13 @@ _KINDS: dict[type, _Kind] = {
     ),
     set: _Kind(lambda value: {"items": ordered(value)}, lambda items: set(_hashable(items))),
     frozenset: _Kind(lambda value: {"items": ordered(value)}, lambda items: frozenset(_hashable(items))),
-    types.SimpleNamespace: _Kind(lambda value: dict(vars(value)), types.SimpleNamespace),
+    types.SimpleNamespace: _Kind(lambda value: dict(vars(value)), lambda **parts: _namespace(parts)),
     types.MappingProxyType: _Kind(
         lambda value: {"items": _items(value)}, lambda items: types.MappingProxyType(_mapping(items))
     ),
     functools.partial: _Kind(
         lambda value: {"func": value.func, "args": list(value.args), "keywords": dict(value.keywords)},
-        lambda func, args, keywords: functools.partial(func, *args, **keywords),
+        lambda func, args, keywords: functools.partial(_function(func), *args, **keywords),
     ),
     datetime.timedelta: _Kind(
         lambda value: {"days": value.days, "seconds": value.seconds, "microseconds": value.microseconds},
@@ -100,11 +116,45 @@ _KINDS: dict[type, _Kind] = {
 @functools.cache
 def is_made_of_parts(cls: Any) -> bool:
     """Whether objects of a class can be taken apart and put together without running its code."""
-    if cls in _KINDS or issubclass(cls, enum.Enum) or _is_named_tuple(cls):
+    if cls in _KINDS:
         return True
     if builder_of(cls) is not None:
         return False  # its adapter looks at the arguments, and calls the constructor
-    return dataclasses.is_dataclass(cls) and cls.__new__ is object.__new__ and not hasattr(cls, "__del__")
+    is_plain = dataclasses.is_dataclass(cls) and cls.__new__ is object.__new__
+    return (is_plain or issubclass(cls, enum.Enum) or _is_named_tuple(cls)) and _only_holds(cls)
+
+
+# What a class may define whose objects only hold values: nothing that Python, torch or copy would call when one is used
+_PASSIVE = frozenset(
+    [
+        *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__class_getitem__"),
+        *("__dataclass_fields__", "__dataclass_params__", "__delattr__", "__dict__", "__doc__", "__eq__"),
+        *("__firstlineno__", "__ge__", "__getnewargs__", "__gt__", "__hash__", "__init__", "__init_subclass__"),
+        *("__le__", "__lt__", "__match_args__", "__module__", "__ne__", "__new__", "__orig_bases__", "__parameters__"),
+        *("__post_init__", "__qualname__", "__replace__", "__repr__", "__setattr__", "__slots__"),
+        *("__static_attributes__", "__str__", "__weakref__"),
+    ]
+)
+# And what the module enum gives to the classes of its members
+_OF_ENUMS = _PASSIVE | {
+    *("__and__", "__bool__", "__contains__", "__dir__", "__format__", "__invert__", "__iter__", "__len__", "__or__"),
+    *("__rand__", "__reduce_ex__", "__ror__", "__rxor__", "__xor__"),
+}
+_BASES = frozenset(("builtins", "enum", "typing", "abc"))
+
+
+def _only_holds(cls: type) -> bool:
+    """Whether using an object of a class runs no more of its code than to compare, hash or show it."""
+    own = [vars(base) for base in cls.__mro__ if base.__module__ not in _BASES]
+    special = {
+        name
+        for names in own
+        for name, value in names.items()
+        if name.startswith("__") and name.endswith("__") and getattr(value, "__module__", None) != "dataclasses"
+    }
+    if issubclass(cls, enum.Enum):
+        return special <= _OF_ENUMS and not any("_missing_" in names for names in own)
+    return special <= _PASSIVE
 
 
 def _is_named_tuple(cls: type) -> bool:
@@ -193,8 +243,10 @@ def _dataclass(cls: Any, parts: Mapping[str, Any]) -> Any:
     for field in dataclasses.fields(cls):
         if field.name not in values and field.default is not dataclasses.MISSING:
             values[field.name] = field.default
-        elif field.name not in values and field.default_factory is not dataclasses.MISSING:
+        elif field.name not in values and field.default_factory in (list, dict, set, tuple):
             values[field.name] = field.default_factory()
+        elif field.name not in values and field.default_factory is not dataclasses.MISSING:
+            raise ValueError(f"its field {field.name!r} is new, and only code of the class makes its default")
     for name, value in values.items():
         slot = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
         if isinstance(slot, types.MemberDescriptorType):

@@ -6,6 +6,7 @@ Payloads do no more than make an empty file, the marker. cases.py has them all.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import io
 import json
 import pickle
@@ -120,6 +121,44 @@ class Record:
     """The sum of its parts."""
 
     x: Any = None
+
+
+@dataclasses.dataclass
+class Caller:
+    """Does something when it is called."""
+
+    x: Any = None
+
+    def __call__(self, *args: Any) -> None:
+        """Spring."""
+        Path(str(self.x)).touch()
+
+
+def _spring() -> None:
+    raise SystemExit("a default was made")
+
+
+@dataclasses.dataclass
+class Grown:
+    """Has a field whose default is made by code."""
+
+    x: Any = dataclasses.field(default_factory=_spring)
+
+
+class Mood(enum.Enum):
+    """A member."""
+
+    GOOD = 1
+
+
+class Finder(enum.Flag):
+    """Finds members by code."""
+
+    ONE = 1
+
+    @classmethod
+    def _missing_(cls, value: Any) -> Any:
+        raise SystemExit("a member was looked for")
 
 
 class Trap:

@@ -206,68 +206,67 @@ config(
 )
 config("builtin_class", "!subprocess.Popen {args: ls}\n", UntrustedError, "subprocess", "as before")
 config("plain_class", "!casebook.Trap {path: x}\n", UntrustedError, "Trap", "a class is registered, not only imported")
-config("class_as_a_value", value("!type subprocess.Popen"), UntrustedError, "Popen", "as before, for what is handed on")
-config("function", value("!function os.system"), UntrustedError, "os.system", "a function is handed on only with trust")
-config("function_of_torch", value("!function torch.load"), UntrustedError, "torch.load", "as before")
+# What a config may hand to an object, put together without a constructor, or point to
+HANDED = "what an object is handed to call was registered, or is torch's"
+PARTS = "objects are made of parts only where using them runs nothing, and of parts that fit"
+POINT = "a link leads to what the state or the config holds"
+PARTIAL = "!functools.partial {{func: {}, args: [x], keywords: {{}}}}"
+LINEAR = "!torch.Linear {in_features: 1, out_features: 1}"
+ANY: tuple[type[BaseException], ...] = (ConfigError, UntrustedError)
+for _name, _content, _errors, _message, _rule in (
+    ("class_as_a_value", "!type subprocess.Popen", UntrustedError, "Popen", HANDED),
+    ("class_of_a_link", "!type call", ANY, "all", HANDED),
+    ("class_of_a_stash_link", "!type $", ANY, "", HANDED),
+    ("class_of_parts", "!type casebook.Record", UntrustedError, "Record", HANDED),
+    ("class_of_an_enum", "!type casebook.Mood", UntrustedError, "Mood", HANDED),
+    ("function", "!function os.system", UntrustedError, "os.system", HANDED),
+    ("function_of_torch", "!function torch.load", UntrustedError, "torch.load", HANDED),
+    ("function_imported", "!function casebook.os.system", UntrustedError, "system", HANDED),
+    ("function_that_is_none", "!function os.nothing", UntrustedError, "nothing", HANDED),
+    ("function_in_a_partial", PARTIAL.format("!function os.system"), UntrustedError, "os.system", HANDED),
+    ("class_in_a_partial", PARTIAL.format("!type subprocess.Popen"), UntrustedError, "Popen", HANDED),
+    ("object_in_a_partial", PARTIAL.format("!casebook.Record {x: 1}"), ConfigError, "neither a function", HANDED),
+    ("call_in_a_partial", PARTIAL.format("!casebook.Caller {x: 1}"), UntrustedError, "Caller", HANDED),
+    (
+        *("object_as_a_factory", "!collections.defaultdict {default_factory: !casebook.Record {}, items: []}"),
+        *(ConfigError, "neither a function", HANDED),
+    ),
+    ("function_in_a_namespace", "!types.SimpleNamespace {a: !function os.system}", UntrustedError, "system", HANDED),
+    ("reduce_in_a_namespace", "!types.SimpleNamespace {__reduce__: 1}", ConfigError, "__reduce__", PARTS),
+    ("dataclass_that_is_called", "!casebook.Caller {x: 1}", UntrustedError, "Caller", PARTS),
+    ("dataclass_with_a_new_field", "!casebook.Grown {}", ConfigError, "only code of the class", PARTS),
+    ("dunder_field", "!casebook.Record {x: 1, __class__: 2}", ConfigError, "__class__", PARTS),
+    ("enum_that_looks_members_up", "!casebook.Finder {value: 7}", UntrustedError, "Finder", PARTS),
+    ("enum_of_no_member", "!casebook.Mood {name: __class__}", ConfigError, "parts", PARTS),
+    ("unhashable", "!builtins.set {items: [[1]]}", ConfigError, "parts", PARTS),
+    ("parts_missing", "!collections.deque {}", ConfigError, "parts", PARTS),
+    ("deque_of_nothing", "!collections.deque {items: 5, maxlen: -1}", ConfigError, "parts", PARTS),
+    ("decimal_of_a_list", "!decimal.Decimal {value: [1]}", ConfigError, "parts", PARTS),
+    ("pattern_of_nothing", "!re.Pattern {pattern: '(', flags: 0}", ConfigError, "parts", PARTS),
+    ("back_to_nowhere", "[!back a.b]", (LinkError, LoadError), "BackLink", POINT),
+    ("tensor_of_nowhere", "!tensor nothing", LinkError, "nothing", POINT),
+    ("parameter_of_nowhere", "!parameter nothing:weight", LinkError, "nothing", POINT),
+    ("parameter_of_itself", "!parameter value:weight", LinkError, "", POINT),
+    ("parameter_private", f"[{LINEAR}, !parameter 'value.0:__dict__']", LinkError, "no such parameter", POINT),
+):
+    config(_name, value(_content), _errors, _message, _rule)
 config(
-    "function_in_a_partial",
-    value("!functools.partial {func: !function os.system, args: [x], keywords: {}}"),
-    UntrustedError,
-    "os.system",
-    "as before",
-)
-config("function_imported", value("!function casebook.os.system"), UntrustedError, "system", "as before")
-config("function_that_is_none", value("!function os.nothing"), UntrustedError, "nothing", "as before")
-config(
-    "partial_of_a_class",
-    value("!functools.partial {func: !type subprocess.Popen, args: [x], keywords: {}}"),
-    UntrustedError,
-    "Popen",
-    "as before",
-)
-config(
-    "enum_of_no_member", value("!enum.Enum {name: __class__}"), ConfigError, "parts", "members are looked up by name"
-)
-config(
-    "dunder_field", value("!casebook.Record {x: 1, __class__: 2}"), ConfigError, "__class__", "fields are set by name"
-)
-config(
-    "namespace_of_parts",
-    value("!types.SimpleNamespace {a: !function os.system}"),
-    UntrustedError,
-    "os.system",
-    "as before",
-)
-config("unhashable", value("!builtins.set {items: [[1]]}"), ConfigError, "parts", "parts that do not fit are an error")
-config("parts_missing", value("!collections.deque {}"), ConfigError, "parts", "as before")
-config("deque_of_nothing", value("!collections.deque {items: 5, maxlen: -1}"), ConfigError, "parts", "as before")
-config(
-    "back_to_nowhere",
-    value("[!back a.b]"),
-    (LinkError, LoadError),
-    "no container|BackLink",
-    "a link back is to what is around it",
-)
-config("tensor_of_nowhere", value("!tensor nothing"), LinkError, "nothing", "a tensor is one of the state")
-config(
-    "parameter_of_nowhere", value("!parameter nothing:weight"), LinkError, "nothing", "a parameter is one of the config"
-)
-config("parameter_of_itself", "!casebook.Holder {value: !parameter value:weight}\n", LinkError, "", "as before")
-config(
-    "parameter_private",
-    "!casebook.Holder {value: [!torch.Linear {in_features: 1, out_features: 1}, !parameter 'value.0:__dict__']}\n",
-    LinkError,
-    "no such parameter",
-    "names are looked up in a module's tables",
-)
-config(
-    "decimal_of_much",
-    value("!decimal.Decimal {value: [1]}"),
+    "program_of_parts",
+    "!torch.AveragedModel\nmodel: !types.SimpleNamespace {__reduce_ex__: null, __reduce__: "
+    + PARTIAL.format("!type builtins.tuple")
+    + "}\n",
     ConfigError,
-    "parts",
-    "parts that do not fit are an error",
+    "__reduce",
+    "copying an object of parts runs nothing that a config names",
 )
-config("pattern_of_nothing", value("!re.Pattern {pattern: '(', flags: 0}"), ConfigError, "parts", "as before")
+config(
+    "schedule_that_constructs",
+    f"!casebook.Anything\nl: {LINEAR}\no: !torch.SGD {{params: [!parameter 'l:weight'], lr: 0.1}}\n"
+    f"s: !torch.LambdaLR {{optimizer: !@ o, lr_lambda: {PARTIAL.format('!type casebook.Record')}}}\n",
+    UntrustedError,
+    "Record",
+    HANDED,
+)
 config("torch_function", "!torch.load {f: x}\n", RegistrationError, "load", "torch's tags are classes of modules")
 config("torch_path", "!torch.hub.load {f: x}\n", RegistrationError, "load", "torch's tags are classes of modules")
 config("torch_private", "!torch._C {f: x}\n", RegistrationError, "_C", "torch's tags are classes of modules")
