@@ -44,7 +44,7 @@ from flambe_save.state import State, split_key
 from flambe_save.storage import open_store, whole_save
 from flambe_save.storage.tar import TarStore
 from flambe_save.tree import SaveTreeNode, join_prefix, prefixed, state_from_tree, walk
-from flambe_save.trust import Limits, Trust
+from flambe_save.trust import Limits, Trust, needs_everything
 
 __all__ = ["audit", "build", "bytes_of", "read", "reading", "shape_of", "state_of", "tell_all"]
 
@@ -227,7 +227,7 @@ def needed(path: str | os.PathLike[str]) -> str:
     names = _names_in(rows)
     trusted = f"trusted={names}" if names else ""
     is_call = any(row.argument == "weights_only=False" for row in rows)
-    return "weights_only=False" if is_call or not trusted or len(trusted) > 300 else trusted
+    return "weights_only=False" if is_call or not trusted or len(trusted) > 300 or needs_everything(names) else trusted
 
 
 def _names_in(rows: list[Finding]) -> list[str]:

@@ -7,14 +7,14 @@ decides. An audit asks the same questions, and gets them written down in place o
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from flambe_save.errors import Finding, LimitError, LoadError, MissingExtensionError, UntrustedError, quote
 
-__all__ = ["NO_TRUST", "Limits", "Trust", "trust_in_force"]
+__all__ = ["NO_TRUST", "Limits", "Trust", "needs_everything", "trust_in_force"]
 
 
 # Of the standard library, what a stash may well hold; a message never suggests trusting the rest of it
@@ -29,6 +29,12 @@ def _runs_anything(name: str) -> bool:
     if module in ("torch", "numpy", "dill"):
         return not name.startswith(("torch.nn.", "torch.optim."))
     return module in sys.stdlib_module_names and module not in _HARMLESS
+
+
+def needs_everything(names: Sequence[str]) -> bool:
+    """Whether a pickle holds what dill writes by functions of its own, which trust in names does not make again."""
+    is_made_by_dill = (name.startswith("dill.") and not name.startswith("dill._dill._load_type(") for name in names)
+    return any(is_made_by_dill) or any(name.endswith(".__dict__") for name in names)
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,11 @@ class Trust:
         """Return what to do about names that were refused."""
         refused = [*dict.fromkeys(names)]
         if any(map(_runs_anything, refused)):
+            if needs_everything(refused):
+                return (
+                    "This holds code, or what names alone do not make again: do not load it unless you know who wrote it; "
+                    "then load(..., weights_only=False)."
+                )
             fix = (
                 "These can run anything: do not load it unless you know who wrote it, and why it needs them; then "
                 f"load(..., trusted={[*self.trusted, *refused]})."

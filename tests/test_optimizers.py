@@ -272,6 +272,9 @@ def test_an_optimizer_alone_is_matched_by_its_own_names_or_by_position(tmp_path:
     named = torch.optim.Adam(((f"model.{name}", value) for name, value in [*here.named_parameters()][::-1]), 0.7)
     load_state(named, path, node="optimizer")
     assert moments(here, named) == moments(model, optimizer)
+    foreign = torch.optim.Adam([(f"p{index}", value) for index, value in enumerate([*here.parameters()][::-1])], 0.7)
+    with pytest.warns(StateMismatchWarning, match=r"'p0'.*matched by their positions"):
+        load_state(foreign, save(named, tmp_path / "alone"))
     with pytest.raises(StateMismatchError, match=r"4 parameters in the save .* 1 others here"):
         load_state(torch.optim.Adam([here[0].weight]), path, node="optimizer")
 

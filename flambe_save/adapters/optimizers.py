@@ -107,6 +107,12 @@ class OptimizerAdapter:
                     "dict as the one that was saved"
                 )
                 return None
+            if here != list(map(str, range(len(here)))):
+                warn(
+                    f"the optimizer's parameters are called {quote_some(here)} here and {quote_some(saved)} in the save: "
+                    "they are matched by their positions",
+                    StateMismatchWarning,
+                )
             here = saved
         kept = _entries(place, state, saved)
         shapes = local.get(SHAPES_KEY)
