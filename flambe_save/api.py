@@ -258,8 +258,8 @@ def load(
     Returns
     -------
     object
-        As it was: modules train, and parameters are frozen, that did and were when they were saved. A save by Flambe does
-        not say; there it is as constructors leave it.
+        As it was: modules train, and parameters are frozen, that did and were when they were saved. A save by Flambe
+        does not say; there it is as constructors leave it.
 
     Raises
     ------

@@ -160,8 +160,8 @@ class Trust:
         if any(map(_runs_anything, refused)):
             if needs_everything(refused):
                 return (
-                    "This holds code, or what names alone do not make again: do not load it unless you know who wrote it; "
-                    "then load(..., weights_only=False)."
+                    "This holds code, or what names alone do not make again: do not load it unless you know who wrote "
+                    "it; then load(..., weights_only=False)."
                 )
             fix = (
                 "These can run anything: do not load it unless you know who wrote it, and why it needs them; then "

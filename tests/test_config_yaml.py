@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from flambe_save import Component, ConfigError, FlambeSaveError, Schema, UnsupportedObjectError, yaml
 from flambe_save.config import parsing
+from flambe_save.config.represent import serialize
 from flambe_save.config.schema import visit
 
 GOLDEN = Path(__file__).parent / "golden" / "flambe_0_4"
@@ -460,6 +461,20 @@ def test_what_is_deep_but_can_be_read_builds_and_dumps_or_is_an_error_of_ours(te
         except RecursionError:
             done.append("RecursionError")
     assert "RecursionError" not in done
+
+
+def test_what_is_too_deep_to_be_read_is_not_written() -> None:
+    """A hundred thousand levels do not end the process, and no config is written that nothing reads."""
+    value: Any = 1
+    node: Any = pyyaml.ScalarNode("tag:yaml.org,2002:int", "1")
+    for _ in range(100_000):
+        value, node = [value], pyyaml.SequenceNode("tag:yaml.org,2002:seq", [node], flow_style=True)
+    with pytest.raises(ConfigError, match="nested deeper"):
+        yaml.dump(value)
+    with pytest.raises(ConfigError, match="nested deeper"):
+        serialize([node])
+    while isinstance(value, list):
+        value = value[0]
 
 
 def laughs(levels: int, tag: str = "") -> str:

@@ -109,8 +109,8 @@ class OptimizerAdapter:
                 return None
             if here != list(map(str, range(len(here)))):
                 warn(
-                    f"the optimizer's parameters are called {quote_some(here)} here and {quote_some(saved)} in the save: "
-                    "they are matched by their positions",
+                    f"the optimizer's parameters are called {quote_some(here)} here and {quote_some(saved)} in the "
+                    "save: they are matched by their positions",
                     StateMismatchWarning,
                 )
             here = saved

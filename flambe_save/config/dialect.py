@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml as pyyaml
 
-__all__ = ["CORE", "SCALARS", "Dumper", "Loader"]
+__all__ = ["CORE", "MAX_DEPTH", "SCALARS", "Dumper", "Loader"]
 
 CORE = "tag:yaml.org,2002:"
+MAX_DEPTH = 10_000  # collections in one another, read or written
 
 _Base: Any = getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)
 _DumperBase: Any = getattr(pyyaml, "CSafeDumper", pyyaml.SafeDumper)

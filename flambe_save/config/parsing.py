@@ -16,7 +16,7 @@ from typing import Any, cast
 import yaml as pyyaml
 
 from flambe_save.config.builders import builder_of
-from flambe_save.config.dialect import CORE, SCALARS, Loader
+from flambe_save.config.dialect import CORE, MAX_DEPTH, SCALARS, Loader
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import Link, parse_link_str
 from flambe_save.config.parts import is_made_of_parts
@@ -32,7 +32,6 @@ __all__ = ["NAMING_TAGS", "Constructor", "Document", "parse"]
 NAMING_TAGS = ("type", "function")  # they hand a class or a function to an object by its name
 
 _MAX_CHARS = 64 << 20
-_MAX_DEPTH = 10_000
 _MAX_NODES = 5_000_000
 _MAX_UNFOLDED = 1_000_000
 _MAX_ALIASES = 100_000
@@ -201,8 +200,8 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
                 anchors[event.anchor] = opened
             open_nodes.append(opened)
             pending.append([])
-            if len(open_nodes) > _MAX_DEPTH:
-                raise ConfigError(f"a config nested deeper than {_MAX_DEPTH}")
+            if len(open_nodes) > MAX_DEPTH:
+                raise ConfigError(f"a config nested deeper than {MAX_DEPTH}")
             continue
         else:  # the end of a collection
             node = open_nodes.pop()

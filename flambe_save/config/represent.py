@@ -13,7 +13,7 @@ import torch
 import yaml as pyyaml
 
 from flambe_save.config.deep import Steps, run
-from flambe_save.config.dialect import CORE, Dumper
+from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper
 from flambe_save.config.imported import import_path, is_harmless
 from flambe_save.config.link import (
     BackLink,
@@ -39,6 +39,7 @@ __all__ = ["Held", "Representer", "config_text", "describe", "serialize"]
 _DEEP = 32  # levels that are indented
 _MANY = 10_000  # plain values that a config holds in one container
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict)
+_TOO_DEEP = f"a config nested deeper than {MAX_DEPTH}"
 _BY_HASH = (set, frozenset, OrderedDict)
 
 Path: TypeAlias = "tuple[str | int, ...]"  # the keys and indices that lead to a value
@@ -113,6 +114,8 @@ class Representer:
             return self._represent_link(value, path)
         if id(value) in self._open:
             return self._represent_back(value, path)
+        if len(self._open) > MAX_DEPTH:  # before the paths to so many levels fill the memory
+            raise ConfigError(f"{_TOO_DEEP} cannot be written", fix="Flatten the object.")
         self._open[id(value)] = value
         try:
             node = yield self._object(value, path)
@@ -312,7 +315,7 @@ class Representer:
         return self.represent_scalar("!$", self._stashed[id(value)])
 
     def _is_large_data(self, value: Any) -> bool:
-        """Whether a container holds more plain values than anybody reads, which a pickle holds in a tenth of the time."""
+        """Whether a container holds more plain values than anybody reads; a pickle of them takes a fraction of the time."""
         if id(value) in self._small:
             return False
         seen, count, waiting = {id(value)}, 0, [value]
@@ -428,6 +431,10 @@ def config_text(obj: Any, stash: dict[str, Any] | None, held: Held | None = None
 
 def serialize(nodes: list[pyyaml.Node]) -> str:
     """Return the text of documents."""
+    if (
+        _depth(nodes) > MAX_DEPTH
+    ):  # nothing would read it again, and the emitter runs out of the stack, which no error tells
+        raise ConfigError(f"{_TOO_DEEP} cannot be written", fix="Flatten the object.")
     options: dict[str, Any] = {"allow_unicode": True, "width": 1 << 20, "explicit_start": len(nodes) > 1}
     try:
         text = str(pyyaml.serialize_all(nodes, Dumper=Dumper, **options))
@@ -436,3 +443,20 @@ def serialize(nodes: list[pyyaml.Node]) -> str:
     except RecursionError as error:
         raise ConfigError("the object is nested too deep to be written") from error
     return text[:-4] if text.endswith("\n...\n") else text  # a lone scalar ends in a mark that nothing needs
+
+
+def _depth(nodes: list[pyyaml.Node]) -> int:
+    """Return how deep documents are nested; what has an anchor is gone into where it stands first, as when written."""
+    deepest = 0
+    seen: set[int] = set()
+    waiting: list[tuple[Any, int]] = [(node, 1) for node in reversed(nodes)]
+    while waiting:
+        node, depth = waiting.pop()
+        if isinstance(node, pyyaml.ScalarNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        deepest = max(deepest, depth)
+        pairs = isinstance(node, pyyaml.MappingNode)
+        inner = [item for pair in node.value for item in pair] if pairs else node.value
+        waiting.extend((item, depth + 1) for item in reversed(inner))
+    return deepest
