@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from flambe_save import Component, Schema, load, register, register_adapter, save
-from flambe_save.adapters import Child, Fit, Mismatch, Place, adapter_for
+from flambe_save import Component, LinkError, Schema, load, register, register_adapter, save
+from flambe_save.adapters import Child, Fit, Mismatch, Place, adapter_for, close_cycles
+from flambe_save.config.link import BackLink
 from flambe_save.config.schema import schema_of
 from flambe_save.registry import ADAPTERS, Registry
 from flambe_save.state import State
@@ -161,3 +162,12 @@ def test_unknown_kinds_have_no_adapter() -> None:
     """What nobody registered has none, and no record of how it was built."""
     assert adapter_for(object()) is None
     assert schema_of(object()) is None
+
+
+@pytest.mark.parametrize(
+    "config", [BackLink("x"), [{BackLink("")}], {BackLink(""): 1}, [BackLink("x")], ([BackLink("1")],)]
+)
+def test_links_back_that_nothing_can_fill_are_refused(config: Any) -> None:
+    """A link to a container that stands in none, or where no container could be put, is left in no object."""
+    with pytest.raises(LinkError):
+        close_cycles(config)

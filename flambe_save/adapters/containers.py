@@ -77,6 +77,8 @@ def close_cycles(root: Any) -> Any:
     LinkError
         If a link leads to no container around it.
     """
+    if isinstance(root, BackLink):
+        raise LinkError(f"{root!r} stands in no container", fix="Correct the config.")
     seen: set[int] = set()
     waiting: list[tuple[Any, dict[str, Any]]] = [(root, {"": root})]
     while waiting:
@@ -84,6 +86,8 @@ def close_cycles(root: Any) -> Any:
         if id(holder) in seen:
             continue
         seen.add(id(holder))
+        if isinstance(holder, (set, frozenset, dict)) and any(isinstance(item, BackLink) for item in holder):
+            raise LinkError("a link to a container is a key or an item of a set", fix="Correct the config.")
         here = next(key for key, value in reversed(around.items()) if value is holder)
         for child in _values(holder):
             if isinstance(child.obj, BackLink):
