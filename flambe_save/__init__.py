@@ -34,6 +34,7 @@ from flambe_save.errors import Finding
 from flambe_save.errors import __all__ as _errors
 from flambe_save.formats import Damage
 from flambe_save.state import State, traverse
+from flambe_save.structure import build_structure, deserialise, load_structure, serialise
 from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
 from flambe_save.trust import Limits
 
@@ -56,11 +57,14 @@ __all__ = [
     "__version__",
     "alias",
     "all_subclasses",
+    "build_structure",
     "create_link_str",
+    "deserialise",
     "dynamic_component",
     "load",
     "load_state",
     "load_state_from_file",
+    "load_structure",
     "make_component",
     "migrate",
     "migration",
@@ -74,6 +78,7 @@ __all__ = [
     "registration_context",
     "save",
     "save_state_to_file",
+    "serialise",
     "state_from_tree",
     "traverse",
     "tree_from_state",

@@ -20,7 +20,7 @@ LAYERS = [
     ["formats", "adapters"],
     ["loading", "api"],
     ["component"],
-    ["testing"],
+    ["testing", "structure"],
     ["__init__"],
 ]
 PACKAGES = {"storage", "codecs", "config", "formats", "adapters", "testing"}
