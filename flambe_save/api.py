@@ -286,6 +286,7 @@ def load(
             warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
         state = state_from_tree(saved.tree)
         obj = build(saved, state, trust, node, where)
+        restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
         loaded = load_state_into(obj, state, strict=strict, fit=Fit(map_location))
     except (UntrustedError, MissingExtensionError, RegistrationError) as error:
         tell_all(error, path, node, trust)

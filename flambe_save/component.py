@@ -22,9 +22,9 @@ import torch
 
 from flambe_save import api
 from flambe_save.adapters.migrations import check_major, migrate_component, numbers
-from flambe_save.adapters.protocol import PLUMBING, Child, Fit, Later, Mismatch, Place, ValueAdapter, adapter_for
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
 from flambe_save.adapters.source import source_of
-from flambe_save.adapters.torch import holds, load_module, module_children, module_state
+from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state, load_state
 from flambe_save.config.moves import old_names
 from flambe_save.config.recording import RecordsCall
@@ -63,9 +63,7 @@ class _ComponentAdapter:
         if isinstance(obj, torch.nn.Module):
             yield from module_children(obj)
             return
-        for name, value in list(vars(obj).items()):
-            if name not in PLUMBING and holds(value, _is_part):
-                yield Child(name, value)
+        yield from attribute_children(obj)
 
     def get_state(self, place: Place, state: State) -> Later:
         obj = place.obj
@@ -133,11 +131,6 @@ class _ComponentAdapter:
         if isinstance(obj, torch.nn.Module) and not place.covered:
             return lambda: load_module(place, state, mismatch, fit)
         return None
-
-
-def _is_part(value: Any) -> bool:
-    adapter = adapter_for(value)
-    return adapter is not None and not isinstance(adapter, ValueAdapter)
 
 
 class _CompileMethod:

@@ -16,7 +16,7 @@ MAX_UNFOLDED = 10_000_000  # values in what a pickle, or a constructor's argumen
 
 
 def unfolded_size(value: Any, most: int) -> int:
-    """Return how many values there are in nested lists, tuples, sets and dicts; ``most + 1`` for any number above.
+    """Return how many values there are in nested lists, tuples, sets, dicts and dataclasses, up to ``most + 1``.
 
     What is in several places counts in each; a container inside itself counts once. The walk goes into each
     container once.
@@ -27,7 +27,7 @@ def unfolded_size(value: Any, most: int) -> int:
     >>> unfolded_size([pair, pair], most=100)
     7
     """
-    if not isinstance(value, _CONTAINERS):
+    if not _is_container(value):
         return 1
     sizes: dict[int, int] = {id(value): 1}  # of containers that are gone through, or being gone through
     stack: list[tuple[Any, list[Any]]] = [(value, [*_items(value)])]
@@ -35,7 +35,7 @@ def unfolded_size(value: Any, most: int) -> int:
         container, waiting = stack[-1]
         if waiting:
             item = waiting.pop()
-            if not isinstance(item, _CONTAINERS):
+            if not _is_container(item):
                 sizes[id(container)] += 1
             elif id(item) in sizes:
                 sizes[id(container)] += sizes[id(item)]
@@ -55,7 +55,13 @@ def unfolded_size(value: Any, most: int) -> int:
 _CONTAINERS = (list, tuple, set, frozenset, dict)
 
 
+def _is_container(value: Any) -> bool:
+    return isinstance(value, _CONTAINERS) or hasattr(type(value), "__dataclass_fields__")
+
+
 def _items(container: Any) -> Iterable[Any]:
     if isinstance(container, dict):
         return (item for pair in container.items() for item in pair)
-    return container  # type: ignore[no-any-return]
+    if not isinstance(container, _CONTAINERS):
+        return (getattr(container, name, None) for name in type(container).__dataclass_fields__)
+    return container

@@ -78,10 +78,12 @@ for _note, _adapter, _types in (
     ("its plain values", "peft:CONFIG", "peft.config.PeftConfigMixin"),
     ("the name of its factory, where that builds it again, and its weights", "timm:MODEL", "timm.*"),
     ("the entries of its `state_dict`, by name", "stateful:STATEFUL", "state_dict"),
+    ("its arguments, and what holds a state in its attributes", "stateful:RECORDED", "recorded"),
 ):
     for _type in _types.split():
         ADAPTERS.add(_type, f"flambe_save.adapters.{_adapter}", note=_note)
 ADAPTERS.add_trait(("__dataclass_fields__",), "dataclass")
 ADAPTERS.add_trait(("state_dict", "load_state_dict"), "state_dict")
+ADAPTERS.add_trait(("__flambe_recorded__",), "recorded")
 for _library, _adapter in (("transformers", "huggingface"), ("peft", "peft"), ("timm", "timm")):
     TAGS.provide(_library, f"flambe_save.adapters.{_adapter}:public_class")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from flambe_save.adapters.protocol import Fit, Later, Mismatch, Place, ValueAdapter
+from flambe_save.errors import UnsupportedObjectError
 from flambe_save.state import State
 
 __all__ = ["ARRAY", "ArrayAdapter"]
@@ -20,6 +21,10 @@ class ArrayAdapter(ValueAdapter):
 
     def get_state(self, place: Place, state: State) -> Later:
         """Put the array itself under the place's name; it is shared."""
+        if isinstance(place.obj, torch.Tensor) and torch.nn.parameter.is_lazy(place.obj):
+            raise UnsupportedObjectError(
+                "a parameter that has no shape yet", node=place.prefix, fix="Run the model once, and save it then."
+            )
         state[key_of(place)] = place.obj
         return None
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for
 from flambe_save.config.link import BackLink
+from flambe_save.config.parts import set_part
 from flambe_save.errors import LinkError, UnsupportedObjectError
 from flambe_save.state import join_key
 
@@ -70,34 +70,55 @@ PARTS = _Parts()
 
 
 def close_cycles(root: Any) -> Any:
-    """Put containers where links to them stand inside of them; return the root.
+    """Put containers where links to them stand; return the root.
 
     Raises
     ------
     LinkError
-        If a link leads to no container around it.
+        If a link leads to no container, or stands where none can be put.
     """
     if isinstance(root, BackLink):
         raise LinkError(f"{root!r} stands in no container", fix="Correct the config.")
+    links: list[tuple[Any, str, BackLink]] = []
     seen: set[int] = set()
-    waiting: list[tuple[Any, dict[str, Any]]] = [(root, {"": root})]
+    waiting: list[Any] = [root]
     while waiting:
-        holder, around = waiting.pop()
+        holder = waiting.pop()
         if id(holder) in seen:
             continue
         seen.add(id(holder))
         if isinstance(holder, (set, frozenset, dict)) and any(isinstance(item, BackLink) for item in holder):
             raise LinkError("a link to a container is a key or an item of a set", fix="Correct the config.")
-        here = next(key for key, value in reversed(around.items()) if value is holder)
         for child in _values(holder):
             if isinstance(child.obj, BackLink):
-                if child.obj.key not in around:
-                    raise LinkError(f"{child.obj!r} leads to no container around it", fix="Correct the config.")
-                _put(holder, child.name, around[child.obj.key])
+                links.append((holder, child.name, child.obj))
             elif isinstance(adapter_for(child.obj), ValueAdapter):
-                key = f"{here}.{child.name}" if here else child.name
-                waiting.append((child.obj, {**around, key: child.obj}))
+                waiting.append(child.obj)
+    found = _containers_at(root, {link.key for _, _, link in links})
+    for holder, name, link in links:
+        if link.key not in found:
+            raise LinkError(f"{link!r} leads to no container", fix="Correct the config.")
+        _put(holder, name, found[link.key])
     return root
+
+
+def _containers_at(root: Any, keys: set[str]) -> dict[str, Any]:
+    """Return the containers that keys lead to; only along the way to them anything is looked at."""
+    found: dict[str, Any] = {}
+    wanted: dict[str, Any] = {}  # a tree of the parts of keys; under "" what ends there, which is no part
+    for key in keys:
+        branch = wanted
+        for part in key.split(".") if key else ():
+            branch = branch.setdefault(part, {})
+        branch[""] = key
+    waiting: list[tuple[Any, dict[str, Any]]] = [(root, wanted)]
+    while waiting:
+        holder, branch = waiting.pop()
+        if "" in branch and isinstance(adapter_for(holder), ValueAdapter):
+            found[branch[""]] = holder
+        if branch.keys() - {""}:
+            waiting.extend((child.obj, branch[child.name]) for child in _values(holder) if child.name in branch)
+    return found
 
 
 def _values(holder: Any) -> Iterator[Child]:
@@ -112,7 +133,5 @@ def _put(holder: Any, name: str, value: Any) -> None:
         holder[int(name)] = value
     elif isinstance(holder, dict):
         holder[next(key for key in holder if join_key([str(key)]) == name)] = value
-    elif dataclasses.is_dataclass(holder) or hasattr(holder, "__dict__"):
-        object.__setattr__(holder, name, value)  # frozen or not
     else:
-        raise LinkError(f"a {type(holder).__qualname__} cannot be filled", fix="Correct the config.")
+        set_part(holder, name, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -24,6 +24,9 @@ __all__ = [
     "Place",
     "ValueAdapter",
     "adapter_for",
+    "attribute_children",
+    "holds",
+    "holds_state",
     "is_component",
     "register_adapter",
 ]
@@ -194,6 +197,34 @@ def adapter_for(obj: Any) -> Adapter | None:
     """Return the adapter of an object's type, or None where it is of no known kind."""
     found: Adapter | None = find_adapter(obj)
     return found
+
+
+def holds(value: Any, wanted: Callable[[Any], bool]) -> bool:
+    """Whether a value is what is wanted, or a list, tuple or dict with one in it, however deep."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if type(item) not in (list, tuple, dict):
+            if wanted(item):
+                return True
+        elif id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if type(item) is dict else item)
+    return False
+
+
+def holds_state(value: Any) -> bool:
+    """Whether an object is of a kind that holds a state of its own, as values do not."""
+    adapter = adapter_for(value)
+    return adapter is not None and not isinstance(adapter, ValueAdapter)
+
+
+def attribute_children(obj: Any) -> Iterator[Child]:
+    """Yield the attributes of an object that hold a state, or are containers with such an object in them."""
+    for name, value in list(getattr(obj, "__dict__", {}).items()):
+        if name not in PLUMBING and holds(value, holds_state):
+            yield Child(name, value)
 
 
 def is_component(obj: Any) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import SaveError
 from flambe_save.layout import ENTRIES_KEY
 from flambe_save.state import State, join_key
 
-__all__ = ["STATEFUL", "StatefulAdapter"]
+__all__ = ["RECORDED", "STATEFUL", "StatefulAdapter"]
 
 _WHOLE = "state"  # the key of a state_dict that is no mapping of names
 
@@ -82,3 +82,26 @@ def take_entries(place: Place, state: State, mismatch: Mismatch) -> Any:
 
 
 STATEFUL = StatefulAdapter()
+
+
+class _RecordedAdapter:
+    """Objects of a decorated class that is nothing else: as Components, but for what these register themselves."""
+
+    def describe(self, obj: Any) -> Schema | None:
+        """Return the Schema of the arguments."""
+        return schema_of(obj)
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return what holds a state in the attributes."""
+        return attribute_children(obj)
+
+    def get_state(self, place: Place, state: State) -> Later:
+        """Add nothing: the object itself is its arguments."""
+        return None
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
+        """Take nothing."""
+        return None
+
+
+RECORDED = _RecordedAdapter()

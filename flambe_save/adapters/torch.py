@@ -18,8 +18,8 @@ from flambe_save.adapters.protocol import (
     Later,
     Mismatch,
     Place,
-    ValueAdapter,
-    adapter_for,
+    holds,
+    holds_state,
     is_component,
 )
 from flambe_save.codecs.options import placer
@@ -29,7 +29,7 @@ from flambe_save.errors import FlambeSaveError, UnsupportedObjectError
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.state import State
 
-__all__ = ["MODULE", "ModuleAdapter", "holds", "load_module", "module_children", "module_state"]
+__all__ = ["MODULE", "ModuleAdapter", "load_module", "module_children", "module_state"]
 
 
 class ModuleAdapter:
@@ -74,25 +74,7 @@ def module_children(module: nn.Module) -> Iterator[Child]:
 
 
 def _is_part_of_module(value: Any) -> bool:
-    adapter = adapter_for(value)
-    return is_component(value) or not (
-        adapter is None or isinstance(adapter, ValueAdapter) or isinstance(value, nn.Module)
-    )
-
-
-def holds(value: Any, wanted: Callable[[Any], bool]) -> bool:
-    """Whether a value is what is wanted, or a list, tuple or dict with one in it, however deep."""
-    seen: set[int] = set()
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if type(item) not in (list, tuple, dict):
-            if wanted(item):
-                return True
-        elif id(item) not in seen:
-            seen.add(id(item))
-            waiting.extend(item.values() if type(item) is dict else item)
-    return False
+    return is_component(value) or (holds_state(value) and not isinstance(value, nn.Module))
 
 
 def module_state(place: Place, state: State) -> None:
@@ -176,7 +158,7 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     except FlambeSaveError:
         raise
     except Exception as error:  # torch raises RuntimeError for shapes, and anything for values of other kinds
-        mismatch.errors.append(str(error))
+        mismatch.errors.append(f"{place.prefix}: {error}" if place.prefix else str(error))
         mismatch.consumed.update(called[key] for key in own)
         return
     if fit is not None:

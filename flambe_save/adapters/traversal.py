@@ -99,7 +99,7 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
         if isinstance(adapter, ArrayAdapter):
             arrays.setdefault(id(place.obj), key_of(place))
         elif is_value and place.is_open:
-            containers[id(place.obj)] = place.prefix
+            containers.setdefault(id(place.obj), place.prefix)
         return adapter.get_state(place._replace(keep_vars=keep_vars), found)
 
     _walk(obj, prefix, enter)
@@ -182,11 +182,15 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
         State keys; those that are no tensors of modules are left alone.
     """
     where: dict[str, tuple[torch.nn.Module, str]] = {}
+    optimizers: list[torch.optim.Optimizer] = []
+    replaced: dict[int, tuple[Any, Any]] = {}
 
     def enter(place: Place, adapter: Adapter) -> Later:
         if isinstance(place.obj, torch.nn.Module):
             for name in (*place.obj._parameters, *place.obj._buffers):
                 where[place.key_prefix + name] = place.obj, name
+        elif isinstance(place.obj, torch.optim.Optimizer):
+            optimizers.append(place.obj)
         return None
 
     groups = [list(group) for group in groups]
@@ -201,6 +205,13 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
             other = getattr(module, name)
             if other is not first and type(other) is type(first) and other.shape == first.shape:
                 setattr(module, name, first)
+                replaced[id(other)] = other, first
+    for optimizer in optimizers if replaced else ():
+        for group in optimizer.param_groups:
+            group["params"] = [replaced[id(item)][1] if id(item) in replaced else item for item in group["params"]]
+        for other, first in replaced.values():
+            if other in optimizer.state:
+                optimizer.state[first] = optimizer.state.pop(other)
 
 
 def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> None:

@@ -6,6 +6,7 @@ holds them as a class and its parts; a load needs no trust for them, only that t
 
 from __future__ import annotations
 
+import argparse
 import collections
 import dataclasses
 import datetime
@@ -24,9 +25,11 @@ from flambe_save.errors import CompilationError
 from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import ordered
 
-__all__ = ["from_parts", "is_made_of_parts", "maker_of", "parts_of"]
+__all__ = ["from_parts", "is_made_of_parts", "maker_of", "parts_of", "set_part"]
 
 Parts = dict[str, Any]
+
+_MAX_PATTERN = 1000
 
 
 class _Kind(NamedTuple):
@@ -53,21 +56,34 @@ def _items(value: Mapping[Any, Any]) -> list[list[Any]]:
     return [[key, item] for key, item in value.items()]
 
 
+def _is_function(value: Any) -> bool:
+    return isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, functools.partial))
+
+
 def _function(value: Any) -> Any:
     """Refuse objects that can be called: what is called later was named by ``!type`` or ``!function``."""
-    if not isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, functools.partial)):
+    if not _is_function(value):
         raise ValueError(f"a {type(value).__qualname__} is neither a function nor a class")
     return value
 
 
-def _namespace(parts: Parts) -> types.SimpleNamespace:
+def _integer(value: Any) -> int:
+    """Refuse numbers that take long to turn into a fraction."""
+    if type(value) is not int:
+        raise ValueError(f"a {type(value).__qualname__} is no integer")
+    return value
+
+
+def _namespace(cls: Any, parts: Parts) -> Any:
     special = [name for name in parts if name.startswith("__")]
     if special:  # copy and pickle look these up on the object
         raise ValueError(f"{special[0]!r} is no attribute of a namespace")
-    return types.SimpleNamespace(**parts)
+    return cls(**parts)
 
 
 def _pattern(pattern: Any, flags: int) -> re.Pattern[Any]:
+    if len(pattern) > _MAX_PATTERN:
+        raise ValueError(f"a pattern of more than {_MAX_PATTERN} characters takes long to compile")
     return re.compile(pattern, flags)
 
 
@@ -91,7 +107,10 @@ _KINDS: dict[type, _Kind] = {
     ),
     set: _Kind(lambda value: {"items": ordered(value)}, lambda items: set(_hashable(items))),
     frozenset: _Kind(lambda value: {"items": ordered(value)}, lambda items: frozenset(_hashable(items))),
-    types.SimpleNamespace: _Kind(lambda value: dict(vars(value)), lambda **parts: _namespace(parts)),
+    types.SimpleNamespace: _Kind(
+        lambda value: dict(vars(value)), lambda **parts: _namespace(types.SimpleNamespace, parts)
+    ),
+    argparse.Namespace: _Kind(lambda value: dict(vars(value)), lambda **parts: _namespace(argparse.Namespace, parts)),
     types.MappingProxyType: _Kind(
         lambda value: {"items": _items(value)}, lambda items: types.MappingProxyType(_mapping(items))
     ),
@@ -106,7 +125,7 @@ _KINDS: dict[type, _Kind] = {
     decimal.Decimal: _Kind(lambda value: {"value": str(value)}, lambda value: decimal.Decimal(str(value))),
     fractions.Fraction: _Kind(
         lambda value: {"numerator": value.numerator, "denominator": value.denominator},
-        lambda numerator, denominator: fractions.Fraction(numerator, denominator),
+        lambda numerator, denominator: fractions.Fraction(_integer(numerator), _integer(denominator)),
     ),
     uuid.UUID: _Kind(lambda value: {"hex": value.hex}, lambda hex: uuid.UUID(hex=hex)),
     re.Pattern: _Kind(lambda value: {"pattern": value.pattern, "flags": value.flags}, _pattern),
@@ -168,8 +187,10 @@ def parts_of(obj: Any) -> Parts | None:
     if not is_made_of_parts(cls):
         return None
     if cls in _KINDS:
-        if cls is functools.partial and vars(obj):
-            return None  # attributes of its own
+        if cls is functools.partial and (vars(obj) or not _is_function(obj.func)):
+            return None  # attributes of its own, or an object that is called
+        if cls is re.Pattern and len(obj.pattern) > _MAX_PATTERN:
+            return None
         return _KINDS[cls].take(obj)
     if isinstance(obj, enum.Enum):
         is_member = cls._member_map_.get(obj._name_ or "") is obj
@@ -248,11 +269,25 @@ def _dataclass(cls: Any, parts: Mapping[str, Any]) -> Any:
         elif field.name not in values and field.default_factory is not dataclasses.MISSING:
             raise ValueError(f"its field {field.name!r} is new, and only code of the class makes its default")
     for name, value in values.items():
-        slot = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
-        if isinstance(slot, types.MemberDescriptorType):
-            slot.__set__(made, value)
-        elif name.startswith("__") or not hasattr(made, "__dict__"):
-            raise ValueError(f"it has no field {name!r}")
-        else:
-            made.__dict__[name] = value  # frozen or not, and no setter is run
+        set_part(made, name, value)
     return made
+
+
+def set_part(obj: Any, name: str, value: Any) -> None:
+    """Set an attribute of an object that is made of parts, frozen or not; no setter of its class is run.
+
+    Raises
+    ------
+    CompilationError
+        If it can have none of that name.
+    """
+    slot = next((vars(base)[name] for base in type(obj).__mro__ if name in vars(base)), None)
+    if isinstance(slot, types.MemberDescriptorType):
+        slot.__set__(obj, value)
+    elif name.startswith("__") or not hasattr(obj, "__dict__"):
+        raise CompilationError(
+            f"a {type(obj).__qualname__} has no field {name!r}",
+            fix="The class may have changed since the config was written; edit one or the other.",
+        )
+    else:
+        obj.__dict__[name] = value

@@ -132,5 +132,6 @@ def recorded(cls: C) -> C:
 
     cls.__new__ = make  # type: ignore[method-assign]
     cls.__signature__ = _Signature()  # type: ignore[attr-defined]
+    cls.__flambe_recorded__ = True  # type: ignore[attr-defined]  # what adapters know it by
     TAGS.add(cls)
     return cls

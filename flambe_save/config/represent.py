@@ -24,7 +24,7 @@ from flambe_save.config.link import (
     TensorLink,
     create_link_str,
 )
-from flambe_save.config.parts import parts_of
+from flambe_save.config.parts import is_made_of_parts, parts_of
 from flambe_save.config.registrable import TAGS, dotted_path
 from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of, visit
 from flambe_save.config.skeleton import skeleton
@@ -88,6 +88,8 @@ class Representer:
         self._parameters: dict[int, list[tuple[tuple[str, ...], str]]] | None = None
         self._open: dict[int, Any] = {}
         self._small: set[int] = set()
+        self._copies: dict[int, Any] = {}
+        self._constructors = 0  # how many constructors' arguments are being written
         self._alive: list[Any] = []  # ids are only unique while their objects live
 
     def represent_data(self, value: Any, path: Path = ()) -> pyyaml.Node:
@@ -121,7 +123,9 @@ class Representer:
             node = yield self._object(value, path)
         finally:
             del self._open[id(value)]
-        if not isinstance(node, pyyaml.ScalarNode) and kind is not tuple:
+        # Python itself makes one of constant tuples, so one of plain values says nothing
+        is_constant = kind is tuple and all(isinstance(item, pyyaml.ScalarNode) for item in node.value)
+        if not isinstance(node, pyyaml.ScalarNode) and not is_constant:
             self._alive.append(value)
             self._nodes[id(value)] = node
         return node
@@ -201,7 +205,10 @@ class Representer:
     def _schema(self, schema: Schema, defaults: Mapping[str, Any], path: Path) -> Steps:
         tag = self._tag(schema.component_subclass, schema.factory_method, schema._created_with_tag)
         self.extensions.update(schema._extensions)
+        inside = 0 if is_made_of_parts(schema.component_subclass) else 1
+        self._constructors += inside
         node = yield self._mapping(tag, schema.keywords, path)
+        self._constructors -= inside
         for name, default in defaults.items():
             # A default that needs a stash is left to the class: it will be the same default when it is built again.
             pure = Representer(self._root)
@@ -234,8 +241,8 @@ class Representer:
 
     def _represent_tensor(self, value: Any, path: Path) -> pyyaml.Node:
         """Write a tensor that the state holds: as a parameter where it is one, else by its key."""
-        found = self._parameter(value, path)
-        if found is not None:
+        found = self._parameter(value, path) if not self._constructors else None
+        if found is not None:  # not for a constructor: it may be that of the module that it leads to
             return self._represent_reference(ParameterLink(found), found)
         key = self._held.tensors[id(value)]
         return self._represent_reference(TensorLink(key), key)
@@ -245,7 +252,12 @@ class Representer:
         found = self._parameter(link.tensor, path)
         if found is not None:
             return self._represent_reference(link, found)
-        return self._represent_stashed(link.tensor, path)
+        key = self._held.tensors.get(id(link.tensor))
+        return (
+            self._represent_stashed(link.tensor, path)
+            if key is None
+            else self._represent_reference(TensorLink(key), key)
+        )
 
     def _parameter(self, tensor: Any, path: Path) -> str | None:
         """Return the text of a link to a parameter of a module in the config that is not around the place itself."""
@@ -308,14 +320,14 @@ class Representer:
         if id(value) not in self._stashed:
             self._stashed[id(value)] = name = str(len(self.stash))
             is_module = isinstance(value, torch.nn.Module)
-            self.stash[name] = skeleton(value, self._held.holds, self._say(path)) if is_module else value
+            self.stash[name] = skeleton(value, self._held.holds, self._say(path), self._copies) if is_module else value
             self._alive.append(value)
             if isinstance(self.stash, Stash):
                 self.stash.paths[name] = self._say(path)
         return self.represent_scalar("!$", self._stashed[id(value)])
 
     def _is_large_data(self, value: Any) -> bool:
-        """Whether a container holds more plain values than anybody reads; a pickle of them takes a fraction of the time."""
+        """Whether a container holds more plain values than anybody reads: a pickle of them takes far less time."""
         if id(value) in self._small:
             return False
         seen, count, waiting = {id(value)}, 0, [value]
@@ -378,7 +390,8 @@ def _inner(item: Any) -> list[tuple[str, Any]]:
         return list(schema.keywords.items())
     if kind in (list, tuple):
         return [(str(index), value) for index, value in enumerate(item)]
-    if kind in (dict, OrderedDict) and all(map(_is_plain_key, item)):
+    is_mapping = kind is OrderedDict and all(map(_is_plain_key, item))
+    if is_mapping or (kind is dict and all(type(key) in _PLAIN for key in item)):
         return [(str(key), value) for key, value in item.items()]
     return list((parts_of(item) or {}).items())
 

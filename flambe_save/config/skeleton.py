@@ -13,7 +13,9 @@ from flambe_save.errors import UnsupportedObjectError
 __all__ = ["skeleton"]
 
 
-def skeleton(module: torch.nn.Module, holds: Callable[[torch.Tensor], bool], path: str) -> torch.nn.Module:
+def skeleton(
+    module: torch.nn.Module, holds: Callable[[torch.Tensor], bool], path: str, memo: dict[int, Any]
+) -> torch.nn.Module:
     """Return a copy of a module in which tensors that the state holds are one zero, repeated.
 
     They have their shapes and types and can be computed with, take no memory, and are given some by a load.
@@ -26,18 +28,24 @@ def skeleton(module: torch.nn.Module, holds: Callable[[torch.Tensor], bool], pat
         Whether the state holds a tensor.
     path : str
         Where in the object the module is, for messages.
+    memo : dict
+        As that of :func:`copy.deepcopy`: what skeletons with one memo share, they share.
 
     Raises
     ------
     UnsupportedObjectError
         If something in the module cannot be copied.
     """
-    memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         if id(tensor) not in memo and holds(tensor):
-            zeros = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+            shape = () if tensor.numel() > 1 else tensor.shape
+            zeros = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
             is_parameter = type(tensor) is torch.nn.Parameter
             memo[id(tensor)] = torch.nn.Parameter(zeros, tensor.requires_grad) if is_parameter else zeros
+    for inner in module.modules():
+        for value in vars(inner).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:  # what a hook has computed, and will again
+                memo.setdefault(id(value), value.detach().clone())
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:  # whatever is in a module
