@@ -461,3 +461,71 @@ def test_lambdas_go_to_the_stash_with_a_warning(tmp_path: Path) -> None:
     with pytest.raises(UntrustedError):
         load(path)
     assert load(path, weights_only=False)["a"]["b"][1](1) == 2
+
+
+def ring() -> list[Any]:
+    """Return dataclasses that lead to each other."""
+    nodes = [Plain(index) for index in range(3)]
+    for one, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
+        one.y = other
+    return nodes
+
+
+def two_places() -> dict[str, Any]:
+    """Return a cycle that is entered at two places."""
+    one: dict[str, Any] = {}
+    other: dict[str, Any] = {"one": one}
+    one["other"] = other
+    return {"a": [one], "b": [other]}
+
+
+@pytest.mark.parametrize("flags", SHAPES, ids=str)
+def test_cycles_that_are_entered_twice(flags: dict[str, bool], tmp_path: Path) -> None:
+    """A ring of objects in a list, and a cycle of dicts in two lists."""
+    again = load(save({"ring": ring(), **two_places()}, tmp_path / "run", **flags))
+    assert [node.y for node in again["ring"]] == [*again["ring"][1:], again["ring"][0]]
+    assert again["ring"][0].y.y.y is again["ring"][0]
+    assert again["a"][0]["other"] is again["b"][0]
+    assert again["b"][0]["one"] is again["a"][0]
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        Plain,
+        Point,
+        lambda item: functools.partial(torch.nn.functional.gelu, item),
+        lambda item: types.SimpleNamespace(x=item),
+        lambda item: collections.deque([item]),
+        lambda item: collections.defaultdict(list, {"a": item}),
+        lambda item: {(0, 1): item},
+        lambda item: (1, item),
+    ],
+    ids=["dataclass", "named tuple", "partial", "namespace", "deque", "defaultdict", "tuple key", "tuple"],
+)
+def test_what_two_kinds_hold_is_one(hold: Any, tmp_path: Path) -> None:
+    """A list inside an object and beside it is one list; and so is the object that is in two places."""
+    items = [1]
+    held = hold(items)
+    again = load(save([held, held, items], tmp_path / "run"))
+    assert again[0] is again[1]
+    again[2].append(2)
+    (inside,) = [value for value in _parts(again[0]) if isinstance(value, list)]
+    assert inside == [1, 2]
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, functools.partial):
+        return list(value.args)
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, (tuple, collections.deque)) else list(vars(value).values())
+
+
+def test_long_data_is_pickled_without_trust(tmp_path: Path) -> None:
+    """What nobody reads stands in the stash as data."""
+    value = {"losses": [0.5] * 20_000, "words": {f"w{index}": index for index in range(20_000)}, "few": [1]}
+    path = Path(save(value, tmp_path / "run"))
+    assert (path / "config.yaml").stat().st_size < 200
+    assert untrusted(path) == []
+    assert load(path) == value

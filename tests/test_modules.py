@@ -453,3 +453,48 @@ def test_two_states_of_one_object_are_equal() -> None:
     model = weight_normed()
     run = {"model": model, "optimizer": torch.optim.Adam(model.parameters())}
     assert same(get_state(run), get_state(run))
+
+
+@recorded
+class Keeper:
+    """No module, and no Component; it keeps modules in several ways."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.more = model, {"list": [nn.Linear(2, 2)]}
+        self.optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+
+def test_a_recorded_class_that_is_no_module(tmp_path: Path) -> None:
+    """The modules that it holds keep their weights."""
+    keeper = Keeper(nn.Linear(2, 2))
+    again = load(save({"keeper": keeper}, tmp_path / "run"))["keeper"]
+    assert same(again.model.state_dict(), keeper.model.state_dict())
+    assert same(again.more["list"][0].state_dict(), keeper.more["list"][0].state_dict())
+    assert again.optimizer.param_groups[0]["params"][0] is again.model.weight
+
+
+def test_skeletons_share_what_they_shared(tmp_path: Path) -> None:
+    """A part of two modules that are pickled is one part of two."""
+    part = Net(2, nn.functional.relu)
+    with pytest.warns(NeedsTrustWarning):
+        path = save({"a": Wraps(part), "b": Wraps(part)}, tmp_path / "run")
+    again = load(path, trusted=["test_modules", "torch.nn"])
+    assert again["a"].part is again["b"].part
+
+
+class Wraps(nn.Module):
+    """Holds a part."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+
+def test_old_weight_norm(tmp_path: Path) -> None:
+    """What a hook computes is no leaf, and is computed again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is to go
+        model = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 3)))
+    with pytest.warns(NeedsTrustWarning):
+        path = save(model, tmp_path / "run")
+    assert alike(load(path, weights_only=False), model, 3)

@@ -513,3 +513,50 @@ def test_an_optimizer_of_a_run_is_not_loaded_alone(tmp_path: Path) -> None:
     assert (Path(path) / "optimizer" / "config.yaml").read_text() == ""
     with pytest.raises(LoadError, match=r"(?s)without what is around it.*Load the whole.*node='optimizer'"):
         load(path, node="optimizer")
+
+
+@pytest.mark.parametrize("flags", [{}, {"pickle_only": True}], ids=str)
+def test_an_optimizer_moves_what_is_in_the_save(flags: dict[str, bool], tmp_path: Path) -> None:
+    """Parameters tied across modules, in any order; tensors of no module; modules under keys that are no texts."""
+    one, other, loose = nn.Linear(2, 2), nn.Linear(2, 2), torch.ones(3, requires_grad=True)
+    other.weight = one.weight
+    optimizer = torch.optim.Adam([*one.parameters(), other.bias, loose])
+    (one(torch.ones(1, 2)) + other(torch.ones(1, 2))).sum().add(loose.sum()).backward()
+    optimizer.step()
+    again = load(
+        save(
+            {"b": other, "o": optimizer, (0, 1): [one], "list": nn.ParameterList([one.weight]), "w": loose},
+            tmp_path / "run",
+            **flags,
+        )
+    )
+    moved = again["o"].param_groups[0]["params"]
+    expected = [again[0, 1][0].weight, again[0, 1][0].bias, again["b"].bias, again["w"]]
+    assert [value is item for value, item in zip(moved, expected, strict=True)] == [True] * 4
+    assert again["b"].weight is again[0, 1][0].weight is again["list"][0]
+    assert [again["o"].state[value]["step"].item() for value in expected] == [1.0] * 4
+
+
+def test_a_parameter_that_is_nowhere_else(tmp_path: Path) -> None:
+    """It comes with its optimizer, and costs the others nothing."""
+    one, other = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.Adam([one, other])
+    (one.sum() + other.sum()).backward()
+    optimizer.step()
+    again = load(save({"o": optimizer, "one": one}, tmp_path / "run"))
+    assert again["o"].param_groups[0]["params"][0] is again["one"]
+    assert str(again["o"].state_dict()) == str(optimizer.state_dict())
+
+
+def test_a_scheduler_takes_no_foreign_entries(tmp_path: Path) -> None:
+    """Entries become attributes, so names that are none of the scheduler's are refused."""
+    from flambe_save.adapters import load_state as fill
+
+    optimizer = torch.optim.SGD(net().parameters(), 0.1)
+    scheduler = lr_scheduler.StepLR(optimizer, 2)
+    state = get_state({"s": scheduler})
+    state["s.step"] = 1
+    state._metadata["s"]["entries"].append("step")
+    with pytest.raises(StateMismatchError, match="has no 'step'"):
+        fill({"s": scheduler}, state)
+    assert callable(scheduler.step)

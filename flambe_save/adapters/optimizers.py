@@ -256,6 +256,18 @@ class SchedulerAdapter(StatefulAdapter):
         add_entries(place, own, state)
         return None
 
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
+        """Give the scheduler its entries, and none by other names: its ``load_state_dict`` sets them as attributes."""
+        known = place.obj.state_dict()
+        names = state._metadata.get(place.prefix, {}).get(ENTRIES_KEY)
+        strange = [name for name in names if name not in known] if isinstance(names, list) else []
+        if strange:
+            mismatch.errors.append(
+                f"{place.prefix or 'the root'}: a {type(place.obj).__qualname__} has no {strange[0]!r}"
+            )
+            return None
+        return super().load_state(place, state, mismatch, fit)
+
 
 _FIXED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "LambdaLR": lambda obj: {"lr_lambda": list(obj.lr_lambdas)},

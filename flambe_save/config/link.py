@@ -48,7 +48,7 @@ def parse_link_str(link_str: str) -> tuple[list[str], list[str]]:
     (['model', 'encoder'], ['rnn', 'hidden_size'])
     """
     match = _LINK.fullmatch(link_str)
-    if match is None:
+    if match is None or "__" in (match["root"][:2], *(key[:2] for key in re.findall(r"\[([^\[\]]+)\]", match["keys"]))):
         raise MalformedLinkError(
             f"{quote(link_str)} is no link",
             fix="Write root[key][key].attribute, as in 'model[encoder].size'.",
@@ -232,7 +232,9 @@ def _is_function(value: Any) -> bool:
 
 
 def _is_callable(value: Any) -> bool:
-    if any(base.__module__ in ("_ctypes", "_cffi_backend") for base in type(value).__mro__):
+    if type(value).__name__ == "PyCapsule" or any(
+        base.__module__ in ("_ctypes", "_cffi_backend") for base in type(value).__mro__
+    ):
         return True
     return inspect.isroutine(value) or inspect.ismodule(value) or isinstance(value, (type, functools.partial))
 

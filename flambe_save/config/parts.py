@@ -49,7 +49,10 @@ def _hashable(items: Any) -> Any:
 
 def _mapping(items: Any) -> dict[Any, Any]:
     _hashable(key for key, _ in items)
-    return {key: value for key, value in items}  # noqa: C416  (it also says no to pairs that are none)
+    found = {key: value for key, value in items}  # noqa: C416  (it also says no to pairs that are none)
+    if len(found) != len(items):
+        raise ValueError("a key comes twice")
+    return found
 
 
 def _items(value: Mapping[Any, Any]) -> list[list[Any]]:

@@ -478,8 +478,8 @@ _NUMPY_RANDOM = frozenset(("Generator", "RandomState", "MT19937", "PCG64", "PCG6
 
 def _numpy_class(name: str) -> type | None:
     """Find a generator of numpy's, where numpy is imported."""
-    numpy: Any = sys.modules.get("numpy")
-    return getattr(numpy.random, name, None) if numpy is not None and name in _NUMPY_RANDOM else None
+    module: Any = sys.modules.get("numpy.random")
+    return getattr(module, name, None) if module is not None and name in _NUMPY_RANDOM else None
 
 
 TAGS.provide("torch", lambda name: torch.Generator if name == "Generator" else None)

@@ -367,13 +367,13 @@ def describe(obj: Any) -> Schema | None:
 def _parameters_in(root: Any) -> dict[int, list[tuple[tuple[str, ...], str]]]:
     """Return where in a config the parameters and buffers of modules are: id -> (keys of the module, name inside)."""
     found: dict[int, list[tuple[tuple[str, ...], str]]] = {}
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # with the items, for parts are made anew, and ids are only unique while they live
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while stack:
         keys, item = stack.pop()
         if id(item) in seen or type(item) in _PLAIN:
             continue
-        seen.add(id(item))
+        seen[id(item)] = item
         item = unwrapped(item)
         if keys and isinstance(item, torch.nn.Module):
             tensors = {**dict(item.named_parameters()), **dict(item.named_buffers())}

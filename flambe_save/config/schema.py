@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
 from typing import Any, NamedTuple
 
+import torch
+
 from flambe_save.config.arguments import call_with, replace_items, replacing, signature_of
 from flambe_save.config.builders import build_with, builder_of
 from flambe_save.config.deep import Call, Steps, run
@@ -266,6 +268,7 @@ class Schema(MutableMapping[str, Any]):
         for key, value in ready.items():
             built[key] = yield replacing(value, building.change, (*path, key), building.built)
         building.constructors -= inside
+        _check_names(cls, built)
         if sources.stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
             raise CompilationError("the arguments stand for too many values, with what comes from the stash")
         name = dotted_path(cls) + (f".{self.factory_method}" if self.factory_method else "")
@@ -395,7 +398,9 @@ def build(config: Any, sources: Sources, overrides: Mapping[str, Any] | None = N
     try:
         if isinstance(config, Schema):
             return run(config._building(building, overrides or {}, ()))
-        return run(replacing(config, building.change, (), building.built))
+        # In the two steps that a Schema's arguments take, so that what both hold is one
+        ready = replace_items(config, lambda item, _: _resolved_if_possible(item, sources), (), building.ready)
+        return run(replacing(ready, building.change, (), building.built))
     except RecursionError as error:
         raise LinkError("the links of the config lead from one to the next too many times") from error
 
@@ -464,6 +469,18 @@ def defaults_of(schema: Schema) -> dict[str, Any]:
         for name, parameter in parameters.items()
         if parameter.default is not inspect.Parameter.empty and name not in schema.keywords
     }
+
+
+def _check_names(cls: type, arguments: Mapping[str, Any]) -> None:
+    """Refuse names that torch would set as attributes over a module's own: its class, its tables, its methods."""
+    names = arguments.get("parameters") if issubclass(cls, torch.nn.ParameterDict) else None
+    if names is None:
+        return
+    taken = {*dir(torch.nn.ParameterDict), *vars(torch.nn.ParameterDict())}
+    pairs = names if isinstance(names, Mapping) else [pair[0] for pair in names if isinstance(pair, (list, tuple))]
+    for name in pairs:
+        if not isinstance(name, str) or name in taken or name.startswith("__"):
+            raise CompilationError(f"{name!r} is no name of a parameter", fix="Correct the config.")
 
 
 def _callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
