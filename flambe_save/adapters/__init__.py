@@ -20,6 +20,7 @@ from flambe_save.adapters.protocol import (
     register_adapter,
 )
 from flambe_save.adapters.traversal import get_state, load_state, restore_ties
+from flambe_save.config.provided import numpy_class, random_class, torch_class
 from flambe_save.config.registrable import TAGS
 from flambe_save.registry import ADAPTERS
 
@@ -85,5 +86,7 @@ for _note, _adapter, _types in (
 ADAPTERS.add_trait(("__dataclass_fields__",), "dataclass")
 ADAPTERS.add_trait(("state_dict", "load_state_dict"), "state_dict")
 ADAPTERS.add_trait(("__flambe_recorded__",), "recorded")
+for _namespace, _lookup in (("torch", torch_class), ("numpy", numpy_class), ("random", random_class)):
+    TAGS.provide(_namespace, _lookup)
 for _library, _adapter in (("transformers", "huggingface"), ("peft", "peft"), ("timm", "timm")):
     TAGS.provide(_library, f"flambe_save.adapters.{_adapter}:public_class")

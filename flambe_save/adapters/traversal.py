@@ -24,7 +24,8 @@ from flambe_save.adapters.protocol import (
 )
 from flambe_save.adapters.source import source_of
 from flambe_save.codecs.data import tie_key
-from flambe_save.config.represent import Held, config_text, describe
+from flambe_save.config.held import Held
+from flambe_save.config.represent import config_text, describe
 from flambe_save.config.schema import visit
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import (

@@ -14,7 +14,6 @@ import difflib
 import functools
 import importlib
 import inspect
-import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -445,43 +444,3 @@ def all_subclasses(class_: type) -> set[type]:
                 found.add(sub)
                 stack.append(sub)
     return found
-
-
-# --------------------------------------------------------------------------------------------- torch's own classes
-
-
-@functools.cache
-def _torch_class(name: str) -> type | None:
-    """Find a public class of torch.nn, torch.optim, its schedulers and averages, or torch.amp by its bare name."""
-    kinds: Iterable[tuple[str, type]] = (
-        ("torch.nn", torch.nn.Module),
-        ("torch.optim", torch.optim.Optimizer),
-        ("torch.optim.lr_scheduler", torch.optim.lr_scheduler.LRScheduler),
-        ("torch.optim.swa_utils", torch.optim.lr_scheduler.LRScheduler),
-        ("torch.optim.swa_utils", torch.nn.Module),
-        ("torch.amp", torch.amp.GradScaler),
-    )
-    for module, kind in kinds:
-        found = getattr(importlib.import_module(module), name, None)
-        if isinstance(found, type) and issubclass(found, kind) and not name.startswith("_"):
-            return found
-    return None
-
-
-TAGS.provide("torch", _torch_class)
-
-
-# ------------------------------------------------------------------------ random generators; nothing else of theirs
-
-_NUMPY_RANDOM = frozenset(("Generator", "RandomState", "MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"))
-
-
-def _numpy_class(name: str) -> type | None:
-    """Find a generator of numpy's, where numpy is imported."""
-    module: Any = sys.modules.get("numpy.random")
-    return getattr(module, name, None) if module is not None and name in _NUMPY_RANDOM else None
-
-
-TAGS.provide("torch", lambda name: torch.Generator if name == "Generator" else None)
-TAGS.provide("numpy", _numpy_class)
-TAGS.provide("random", lambda name: random.Random if name == "Random" else None)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import datetime
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias, cast
 
 import torch
 import yaml as pyyaml
 
 from flambe_save.config.deep import Steps, run
 from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper
+from flambe_save.config.held import Held, parameters_in
 from flambe_save.config.imported import import_path, is_harmless
 from flambe_save.config.link import (
     BackLink,
@@ -26,15 +25,16 @@ from flambe_save.config.link import (
 )
 from flambe_save.config.parts import is_made_of_parts, parts_of
 from flambe_save.config.registrable import TAGS, dotted_path
+from flambe_save.config.scalars import PLAIN, has_plain_offset, is_plain_key
 from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of, visit
 from flambe_save.config.skeleton import skeleton
 from flambe_save.config.values import BY_TYPE, fits
-from flambe_save.config.wrappers import plain_keys, unwrapped
+from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError
 from flambe_save.registry import find_adapter
 from flambe_save.state import Stash, join_key
 
-__all__ = ["Held", "Representer", "config_text", "describe", "serialize"]
+__all__ = ["Representer", "config_text", "describe", "serialize"]
 
 _DEEP = 32  # levels that are indented
 _MANY = 10_000  # plain values that a config holds in one container
@@ -43,24 +43,6 @@ _TOO_DEEP = f"a config nested deeper than {MAX_DEPTH}"
 _BY_HASH = (set, frozenset, OrderedDict)
 
 Path: TypeAlias = "tuple[str | int, ...]"  # the keys and indices that lead to a value
-
-
-class Held(NamedTuple):
-    """What a save's state holds of the values that a config is about, so that the config need not.
-
-    Attributes
-    ----------
-    tensors : dict of int to str
-        The ids of tensors and arrays that stand in containers -> their keys in the state.
-    containers : dict of int to str
-        The ids of containers that nothing but containers is around -> what they are called.
-    holds : callable
-        Whether the state holds a tensor's values.
-    """
-
-    tensors: Mapping[int, str] = types.MappingProxyType({})
-    containers: Mapping[int, str] = types.MappingProxyType({})
-    holds: Callable[[torch.Tensor], bool] = lambda tensor: False
 
 
 class Representer:
@@ -105,9 +87,9 @@ class Representer:
     def _data(self, value: Any, path: Path) -> Steps:
         value = unwrapped(value)
         kind = type(value)
-        if kind in _PLAIN and _has_plain_offset(value):
+        if kind in PLAIN and has_plain_offset(value):
             try:
-                return _PLAIN[kind](value)
+                return PLAIN[kind](value)
             except ValueError as error:  # a number of too many digits
                 raise UnsupportedObjectError(f"YAML cannot hold {self._say(path)}: {error}") from error
         if id(value) in self._nodes:
@@ -169,9 +151,9 @@ class Representer:
             return self._represent_stashed(value, path)
         if kind is list:
             return (yield self._sequence(CORE + "seq", value, path))
-        if kind is dict and all(type(key) in _PLAIN for key in value):
+        if kind is dict and all(type(key) in PLAIN for key in value):
             return (yield self._mapping(CORE + "map", value, path))
-        if kind in BY_TYPE and fits(value) and (kind not in _BY_HASH or all(map(_is_plain_key, value))):
+        if kind in BY_TYPE and fits(value) and (kind not in _BY_HASH or all(map(is_plain_key, value))):
             entry = BY_TYPE[kind]
             plain = entry.plain(value)
             if isinstance(plain, str):
@@ -262,7 +244,7 @@ class Representer:
     def _parameter(self, tensor: Any, path: Path) -> str | None:
         """Return the text of a link to a parameter of a module in the config that is not around the place itself."""
         if self._parameters is None:
-            self._parameters = _parameters_in(self._root)
+            self._parameters = parameters_in(self._root)
         keys = tuple(map(str, path))
         for outer, name in self._parameters.get(id(tensor), ()):
             if keys[: len(outer)] != outer:
@@ -284,7 +266,7 @@ class Representer:
         """Write a link relative to the root, or what it stands for where that is not inside the root."""
         tag = "call" if isinstance(link, FunctionCallLink) else "@"
         symbol = f"!{tag}"
-        if tag == "call" and link.is_resolved and type(link.resolved) in (*_PLAIN, list, dict, tuple):
+        if tag == "call" and link.is_resolved and type(link.resolved) in (*PLAIN, list, dict, tuple):
             return self.represent_data(link.resolved, path)  # a plain result spares the reader the call
         if self._paths is None:
             self._paths = {}
@@ -294,7 +276,7 @@ class Representer:
             self.tags[tag] = dotted_path(type(link))
             return self.represent_scalar(symbol, create_link_str(self._unbuilt_path(link), link.attr_path))
         keys_to_target = self._paths.get(id(link.target_leaf)) if link.target_leaf is not None else None
-        if not keys_to_target or type(link.target_leaf) in _PLAIN:
+        if not keys_to_target or type(link.target_leaf) in PLAIN:
             return self.represent_data(link.resolved, path)
         try:
             text = create_link_str(keys_to_target, link.attr_path)
@@ -337,7 +319,7 @@ class Representer:
             for item in items:
                 count += 1
                 if type(item) not in _CONTAINERS:
-                    if type(item) not in _PLAIN:
+                    if type(item) not in PLAIN:
                         return False
                 elif id(item) not in seen:
                     seen.add(id(item))
@@ -362,75 +344,6 @@ def describe(obj: Any) -> Schema | None:
     adapter = find_adapter(obj)
     found = adapter.describe(obj) if adapter is not None else None
     return found if isinstance(found, Schema) else schema_of(obj)
-
-
-def _parameters_in(root: Any) -> dict[int, list[tuple[tuple[str, ...], str]]]:
-    """Return where in a config the parameters and buffers of modules are: id -> (keys of the module, name inside)."""
-    found: dict[int, list[tuple[tuple[str, ...], str]]] = {}
-    seen: dict[int, Any] = {}  # with the items, for parts are made anew, and ids are only unique while they live
-    stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
-    while stack:
-        keys, item = stack.pop()
-        if id(item) in seen or type(item) in _PLAIN:
-            continue
-        seen[id(item)] = item
-        item = unwrapped(item)
-        if keys and isinstance(item, torch.nn.Module):
-            tensors = {**dict(item.named_parameters()), **dict(item.named_buffers())}
-            for name, plain in plain_keys(item, tensors).items():
-                found.setdefault(id(tensors[name]), []).append((keys, plain))
-        stack.extend(((*keys, key), value) for key, value in reversed(_inner(item)))
-    return found
-
-
-def _inner(item: Any) -> list[tuple[str, Any]]:
-    """Return what is in a value, by the keys that lead there in its config."""
-    kind, schema = type(item), schema_of(item)
-    if schema is not None:
-        return list(schema.keywords.items())
-    if kind in (list, tuple):
-        return [(str(index), value) for index, value in enumerate(item)]
-    is_mapping = kind is OrderedDict and all(map(_is_plain_key, item))
-    if is_mapping or (kind is dict and all(type(key) in _PLAIN for key in item)):
-        return [(str(key), value) for key, value in item.items()]
-    return list((parts_of(item) or {}).items())
-
-
-def _is_plain_key(key: Any) -> bool:
-    """Whether a key, or a set's item, is one when the config is read, before anything is built."""
-    if type(key) in (tuple, frozenset):
-        return all(map(_is_plain_key, key))
-    return type(key) in _PLAIN or (type(key) in BY_TYPE and type(key) is not range)
-
-
-def _has_plain_offset(value: Any) -> bool:
-    """Whether YAML can say a time's offset, in whole minutes; also of what is no time."""
-    zone = getattr(value, "tzinfo", None) if type(value) is datetime.datetime else None
-    return zone is None or (type(zone) is datetime.timezone and not value.utcoffset() % datetime.timedelta(minutes=1))
-
-
-def _scalar(tag: str, text: str, style: str | None = None) -> pyyaml.Node:
-    return pyyaml.ScalarNode(CORE + tag, text, style=style)
-
-
-def _float(value: float) -> pyyaml.Node:
-    text = repr(value)
-    if text in ("inf", "-inf", "nan"):
-        return _scalar("float", text.replace("inf", ".inf").replace("nan", ".nan"))
-    # YAML 1.1 knows no float without a point
-    return _scalar("float", text if "." in text or "e" not in text else text.replace("e", ".0e"))
-
-
-_PLAIN: dict[type, Any] = {
-    type(None): lambda value: _scalar("null", "null"),
-    bool: lambda value: _scalar("bool", "true" if value else "false"),
-    int: lambda value: _scalar("int", str(value)),
-    float: _float,
-    str: lambda value: _scalar("str", value, "|" if "\n" in value else None),
-    bytes: lambda value: _scalar("binary", base64.b64encode(value).decode("ascii")),
-    datetime.date: lambda value: _scalar("timestamp", value.isoformat()),
-    datetime.datetime: lambda value: _scalar("timestamp", value.isoformat(" ")),
-}
 
 
 def config_text(obj: Any, stash: dict[str, Any] | None, held: Held | None = None) -> tuple[str, dict[str, str]]:
