@@ -31,6 +31,7 @@ class OptimizerAdapter:
     """Optimizers, by parameter name: reordering groups or freezing layers does not shift moments."""
 
     comes_last = True
+    stands_alone = False
 
     def describe(self, obj: torch.optim.Optimizer) -> Schema:
         """Return a Schema with the optimizer's defaults, on the parameters of the modules around it.
@@ -223,6 +224,7 @@ class SchedulerAdapter(StatefulAdapter):
     """Learning rate schedulers, built on the optimizer that they drive."""
 
     comes_last = True
+    stands_alone = False
 
     def describe(self, obj: Any) -> Schema:
         """Return a Schema of the scheduler's arguments, as its attributes show them, or as it was built.

@@ -330,7 +330,7 @@ def _add_config(place: Place, state: State, held: Held) -> None:
     """Write down how an object is built again, and what of that YAML cannot hold."""
     if is_component(place.obj) and describe(place.obj) is None:
         return  # it was not built by calling its class; its state is saved all the same
-    if place.prefix and getattr(adapter_for(place.obj), "comes_last", False):
+    if place.prefix and not getattr(adapter_for(place.obj), "stands_alone", True):
         return  # it is built on others, which are outside of its folder
     local, prefix = state._metadata[place.prefix], place.prefix
     stash = Stash()
