@@ -22,6 +22,7 @@ from flambe_save import (
     NeedsTrustWarning,
     SaveNotFoundError,
     StateMismatchError,
+    StateMismatchWarning,
     UntrustedError,
     load,
     load_state,
@@ -498,3 +499,12 @@ def test_old_weight_norm(tmp_path: Path) -> None:
     with pytest.warns(NeedsTrustWarning):
         path = save(model, tmp_path / "run")
     assert alike(load(path, weights_only=False), model, 3)
+
+
+def test_modules_that_torch_does_not_know_of(tmp_path: Path) -> None:
+    """A plain list of layers is no part of a module's state: a save says so, and names it."""
+    model = Recorded(2)
+    model.layer.more = {"a": [nn.Linear(2, 2)]}
+    with pytest.warns(StateMismatchWarning, match=r"layer\.more.*nn\.ModuleList"):
+        save(model, tmp_path / "run")
+    assert "layer.more.a.0.weight" not in load_state_from_file(tmp_path / "run")

@@ -25,7 +25,7 @@ from flambe_save.adapters.protocol import (
 from flambe_save.codecs.options import placer
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.config.wrappers import plain_keys, wrapped_keys
-from flambe_save.errors import FlambeSaveError, UnsupportedObjectError
+from flambe_save.errors import FlambeSaveError, StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.state import State
 
@@ -96,6 +96,29 @@ def module_state(place: Place, state: State) -> None:
             continue  # a submodule of that name: torch's version of it has no place
         state._metadata[full] = {**local, **state._metadata.get(full, {})}
     state._metadata.setdefault(place.prefix, {})[MODES_KEY] = _modes(place.obj)
+    _warn_of_hidden(place)
+
+
+def _warn_of_hidden(place: Place) -> None:
+    """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""
+    known = {id(inner) for inner in place.obj.modules()}
+
+    def is_hidden(value: Any) -> bool:
+        hides = isinstance(value, nn.Module) and id(value) not in known and not is_component(value)
+        return hides and next(value.parameters(), None) is not None
+
+    hidden = [
+        f"{path}.{name}" if path else name
+        for path, inner in place.obj.named_modules()
+        for name, value in vars(inner).items()
+        if type(value) in (list, tuple, dict) and name not in PLUMBING and holds(value, is_hidden)
+    ]
+    if hidden:
+        warn(
+            f"{quote_some([place.key_prefix + name for name in hidden])} holds modules that torch does not know of, so "
+            "their weights are not saved: keep them in an nn.ModuleList or nn.ModuleDict",
+            StateMismatchWarning,
+        )
 
 
 def _modes(module: nn.Module) -> dict[str, Any]:
