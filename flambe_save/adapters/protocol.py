@@ -141,6 +141,10 @@ class Adapter(Protocol):
     Saving and loading both visit an object before its children: ``get_state`` or ``load_state`` of the object, then
     all of the same for each of ``children``, then what the object's own call returned, where it returned something
     to do.
+
+    An adapter may also say, by attributes of its own: ``comes_last = True``, for objects that refer to others and are
+    visited after all of these; ``stands_alone = False``, for those that are built on others, so that their own folder
+    holds no config; and, with ``build`` and ``asks``, how its objects are built (config/builders.py).
     """
 
     def describe(self, obj: Any) -> Schema | None:
