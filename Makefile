@@ -21,7 +21,7 @@ test: $(READY)
 
 # The long form of the tests that kill, cut, fill up and damage; docs/reliability.md has the figures of one run
 torture: $(READY)
-	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest --numprocesses auto -rP tests/durability tests/hostile/test_fuzz.py
+	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest --numprocesses auto -rP tests/durability tests/hostile/test_fuzz.py tests/test_round_trip.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
