@@ -280,6 +280,7 @@ def test_cycles_come_back() -> None:
 # ------------------------------------------------------------------------------------------------ what holds a state
 
 
+@pytest.mark.filterwarnings("ignore:'part' holds modules that torch does not know of")
 def test_modules_come_back_with_zeros() -> None:
     """Parameters and buffers have the described shapes, types and gradients' flags, ties too; all of them are zeros."""
     net = Net(2, [nn.Linear(1, 3), torch.ones(2)], torch.ones(1)).bfloat16()
