@@ -178,17 +178,7 @@ class Trust:
         ------
         UntrustedError
         """
-        if not self.weights_only:
-            return
-        self._refuse(
-            [Finding(node, file, f"a call of {quote(what)}", "weights_only=False")],
-            UntrustedError(
-                f"the config asks to call {quote(what)}",
-                node=node,
-                file=file,
-                fix="If you know who wrote it: load(..., weights_only=False).",
-            ),
-        )
+        self._check_all(f"a call of {quote(what)}", f"the config asks to call {quote(what)}", "", node=node, file=file)
 
     def check_class(self, path: str, *, node: str | None = None, file: str | None = None) -> None:
         """Refuse to build, or hand on, a class that is imported, but that nobody registered for configs.
@@ -236,17 +226,18 @@ class Trust:
         ------
         UntrustedError
         """
-        if not self.weights_only:
-            return
-        self._refuse(
-            [Finding(node, file, f"{cls} with {what[:200]}", "weights_only=False")],
-            UntrustedError(
-                f"the config builds a {cls} with {what[:200]}",
-                node=node,
-                file=file,
-                fix="Take it out of config.yaml. If you know who wrote it: load(..., weights_only=False).",
-            ),
-        )
+        row = f"{cls} with {what[:200]}"
+        self._check_all(row, f"the config builds a {row}", "Take it out of config.yaml. ", node=node, file=file)
+
+    def _check_all(self, row: str, text: str, fix: str, *, node: str | None, file: str | None) -> None:
+        """Refuse what only a load that trusts everything may do."""
+        if self.weights_only:
+            self._refuse(
+                [Finding(node, file, row, "weights_only=False")],
+                UntrustedError(
+                    text, node=node, file=file, fix=f"{fix}If you know who wrote it: load(..., weights_only=False)."
+                ),
+            )
 
     @contextmanager
     def in_force(self) -> Iterator[None]:

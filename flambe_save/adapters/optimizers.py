@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place
-from flambe_save.adapters.stateful import StatefulAdapter, add_entries
+from flambe_save.adapters.stateful import StatefulAdapter, add_entries, give_state_dict
 from flambe_save.config.link import ParameterLink
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
@@ -139,13 +139,7 @@ class OptimizerAdapter:
             if parameter in kept
         }
         filled[_GROUPS] = [_filled_group(index, group, here, groups) for index, group in enumerate(own[_GROUPS])]
-        try:
-            place.obj.load_state_dict(filled)
-        except Exception as error:  # it is given what is in the save, which may be anything
-            mismatch.errors.append(
-                f"{place.prefix or 'the root'}: {type(place.obj).__qualname__}.load_state_dict raised "
-                f"{type(error).__name__}: {str(error)[:200]}"
-            )
+        give_state_dict(place, filled, mismatch)
         return None
 
 

@@ -46,14 +46,19 @@ class StatefulAdapter:
         """Give the object a ``state_dict`` of the saved entries."""
         own = take_entries(place, state, mismatch)
         if own is not None:
-            try:
-                place.obj.load_state_dict(own)
-            except Exception as error:  # it is given what is in the save, which may be anything
-                mismatch.errors.append(
-                    f"{place.prefix or 'the root'}: {type(place.obj).__qualname__}.load_state_dict raised "
-                    f"{type(error).__name__}: {str(error)[:200]}"
-                )
+            give_state_dict(place, own, mismatch)
         return None
+
+
+def give_state_dict(place: Place, own: Any, mismatch: Mismatch) -> None:
+    """Call an object's ``load_state_dict``; what it raises is noted, for it is given what is in the save."""
+    try:
+        place.obj.load_state_dict(own)
+    except Exception as error:
+        mismatch.errors.append(
+            f"{place.prefix or 'the root'}: {type(place.obj).__qualname__}.load_state_dict raised "
+            f"{type(error).__name__}: {str(error)[:200]}"
+        )
 
 
 def add_entries(place: Place, own: Any, state: State) -> None:
