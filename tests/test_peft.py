@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from other_process import run_python
+from other_process import there_and_here
 from torch import nn
 
 from flambe_save import (
@@ -126,17 +126,6 @@ MODELS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "lokr": (other_kind("LoKrConfig"), NUMBERS),
 }
 
-IN_ANOTHER_PROCESS = """
-import json, pathlib, sys, torch, warnings, peft, flambe_save
-from test_peft import MODELS, facts
-folder, told = pathlib.Path(sys.argv[1]), {}
-for name, (_, inputs) in MODELS.items():
-    model = flambe_save.load(folder / name)
-    expected = torch.load(folder / f"{name}.pt")
-    told[name] = {**facts(model, inputs)[0], "same outputs": torch.equal(facts(model, inputs)[1], expected)}
-print(json.dumps(told))
-"""
-
 
 def facts(model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
     """Return what shall be as it was, as JSON has it, and the outputs."""
@@ -175,15 +164,8 @@ def trained(make: Callable[[], Any]) -> Any:
 @pytest.fixture(scope="module")
 def round_trips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Save each model here, load all in another process, and return the folder and what both tell."""
-    folder = tmp_path_factory.mktemp("models")
-    here = {}
-    for name, (make, inputs) in MODELS.items():
-        model = trained(make)
-        told, outputs = facts(model, inputs)
-        here[name] = {**told, "same outputs": True}
-        save(model, folder / name)
-        torch.save(outputs, folder / f"{name}.pt")
-    return folder, here, run_python(IN_ANOTHER_PROCESS, folder)
+    made = {name: trained(make) for name, (make, _) in MODELS.items()}
+    return there_and_here(tmp_path_factory.mktemp("models"), made, __name__)
 
 
 @pytest.mark.parametrize("name", MODELS)

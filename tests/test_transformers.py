@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from other_process import run_python
+from other_process import run_python, there_and_here
 from torch import nn
 
 import flambe_save
@@ -124,17 +124,6 @@ MODELS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "wav2vec2": (wav2vec2, {"input_values": torch.linspace(-1, 1, 400).reshape(2, 200)}),
 }
 
-IN_ANOTHER_PROCESS = """
-import json, pathlib, sys, torch, transformers, flambe_save
-from test_transformers import MODELS, facts
-folder, told = pathlib.Path(sys.argv[1]), {}
-for name, (_, inputs) in MODELS.items():
-    model = flambe_save.load(folder / name)
-    expected = torch.load(folder / f"{name}.pt")
-    told[name] = {**facts(model, inputs)[0], "same outputs": torch.equal(facts(model, inputs)[1], expected)}
-print(json.dumps(told))
-"""
-
 
 def facts(model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
     """Return what shall be as it was, as JSON has it, and all outputs in one tensor."""
@@ -164,16 +153,13 @@ def facts(model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Any], torch.Ten
 @pytest.fixture(scope="module")
 def round_trips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Save each model here, load all in another process, and return the folder and what both tell."""
-    folder = tmp_path_factory.mktemp("models")
-    here = {}
-    for seed, (name, (make, inputs)) in enumerate(MODELS.items()):
+
+    def make_seeded(seed: int, make: Any) -> Any:
         torch.manual_seed(seed)
-        model = make()
-        told, outputs = facts(model, inputs)
-        here[name] = {**told, "same outputs": True}
-        save(model, folder / name)
-        torch.save(outputs, folder / f"{name}.pt")
-    return folder, here, run_python(IN_ANOTHER_PROCESS, folder)
+        return make()
+
+    made = {name: make_seeded(seed, make) for seed, (name, (make, _)) in enumerate(MODELS.items())}
+    return there_and_here(tmp_path_factory.mktemp("models"), made, __name__)
 
 
 @pytest.mark.parametrize("name", MODELS)
