@@ -23,6 +23,7 @@ from flambe_save.errors import (
     CorruptSaveError,
     Finding,
     FlambeSaveError,
+    LoadError,
     MissingExtensionError,
     NeedsTrustWarning,
     PackageVersionWarning,
@@ -36,6 +37,7 @@ from flambe_save.formats import Damage, Format, ReadOptions, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ties
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, STASH_KEY, TAGS_KEY
 from flambe_save.loading import audit, build, bytes_of, needed, read, reading, shape_of, state_of, tell_all
+from flambe_save.parallel import check_threads
 from flambe_save.registry import FORMATS
 from flambe_save.state import Stash, State
 from flambe_save.storage import check_outside, check_replaceable, create_store, open_store
@@ -71,6 +73,7 @@ def save(
     *,
     durable: bool = False,
     digest: str | None = None,
+    threads: int | None = None,
 ) -> str:
     """Save an object as a folder that can be opened by hand; :func:`load` is the inverse.
 
@@ -94,6 +97,8 @@ def save(
         another always is, before the old one goes.
     digest : {"sha256"}, optional
         A digest to note for each file in the manifest, to sign it or to find it by content.
+    threads : int, optional
+        How many threads write at once; by default as many as there are cores, up to four.
 
     Returns
     -------
@@ -132,6 +137,7 @@ def save(
         pickle_protocol,
         durable=durable,
         digest=digest,
+        threads=threads,
     )
 
 
@@ -146,6 +152,7 @@ def save_state_to_file(
     *,
     durable: bool = False,
     digest: str | None = None,
+    threads: int | None = None,
 ) -> str:
     """Save a State, or a bare ``state_dict``; :func:`load_state_from_file` is the inverse.
 
@@ -158,7 +165,7 @@ def save_state_to_file(
         raise SaveError(f"pickle protocol {pickle_protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
     if digest not in (None, "sha256"):
         raise SaveError(f"no digest {digest!r} is known", fix="Pass digest='sha256', or none.")
-    options = DumpOptions(pickle_module, pickle_protocol, digest)
+    options = DumpOptions(pickle_module, pickle_protocol, digest, threads=check_threads(threads, SaveError))
     return _write(state, final, compress, pickle_only, overwrite, durable, options)
 
 
@@ -175,6 +182,7 @@ def _write(
     tree = tree_from_state(state)
     size = bytes_of(state)
     chosen: Format = FORMATS["pickle" if pickle_only else "directory"]
+    plan = chosen.plan(tree, options)
     try:
         check_outside(final)
         if overwrite:
@@ -187,7 +195,7 @@ def _write(
             durable=durable,
             size=size,
         ) as store:
-            opaque = chosen.write(tree, store, options)
+            plan.write(store, options.threads)
     except FlambeSaveError:
         raise
     except OSError as error:
@@ -198,7 +206,7 @@ def _write(
             fix="Nothing was left behind; check space and permissions, and save again.",
         ) from error
     asked = asks_for(tree.config, tree.state._metadata[""].get(TAGS_KEY, {}))
-    opaque = [*opaque, *(f"config.yaml: {what}" for what in asked)]
+    opaque = [*plan.opaque, *(f"config.yaml: {what}" for what in asked)]
     if opaque:
         shown = "; ".join(opaque[:5]) + (f"; and {len(opaque) - 5} more" if len(opaque) > 5 else "")
         # Finding the names reads the save again, which is not worth it where that takes long
@@ -225,6 +233,9 @@ def load(
     use_saved_source: bool = False,
     limits: Limits | None = None,
     strict: bool = True,
+    mmap: bool = False,
+    verify: bool = True,
+    threads: int | None = None,
 ) -> Any:
     """Load an object: build it from its config, then give it its state. Inverse of :func:`save`.
 
@@ -254,6 +265,14 @@ def load(
         How much an archive may unpack to, and constructors may allocate.
     strict : bool
         Whether keys that are missing, or that the object does not want, are an error; otherwise they are a warning.
+    mmap : bool
+        Whether tensors share memory with the files of a folder, in place of being read: they take memory only as they
+        are used, and other processes share it. What is trained is copied page by page as it is first changed, which
+        takes longer in all than reading; the files never change.
+    verify : bool
+        Whether the checksum of every file is compared. Without, what is mapped is read only when it is used.
+    threads : int, optional
+        How many threads read at once; by default as many as there are cores, up to four.
 
     Returns
     -------
@@ -280,7 +299,9 @@ def load(
     trust = Trust.of(weights_only, trusted, auto_install, use_saved_source, limits)
     where = os.fspath(path)
     try:
-        saved = read(path, node, LoadOptions(trust, map_location, pickle_module))
+        count = check_threads(threads, LoadError)
+        options = LoadOptions(trust, map_location, pickle_module, is_mapped=mmap, is_verified=verify, threads=count)
+        saved = read(path, node, options)
         changed = changed_packages(saved.packages)
         if changed:
             warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
@@ -309,6 +330,9 @@ def load_state_from_file(
     weights_only: bool = True,
     trusted: Iterable[str] = (),
     limits: Limits | None = None,
+    mmap: bool = False,
+    verify: bool = True,
+    threads: int | None = None,
     **pickle_load_args: Any,
 ) -> State:
     """Load a State, building no object; parameters and errors as :func:`load`.
@@ -325,7 +349,8 @@ def load_state_from_file(
         opened, and asks for trust, when it is looked into.
     """
     trust = Trust.of(weights_only, trusted, limits=limits)
-    options = LoadOptions(trust, map_location, pickle_module, pickle_load_args)
+    count = check_threads(threads, LoadError)
+    options = LoadOptions(trust, map_location, pickle_module, pickle_load_args, mmap, verify, threads=count)
     try:
         return state_from_tree(read(path, node, options).tree)
     except UntrustedError as error:
@@ -365,7 +390,7 @@ def load_state(
         As :func:`load`; a StateMismatchError where the save does not fit the object.
     """
     trust = Trust.of(trusted=trusted, limits=limits)
-    options = LoadOptions(trust, map_location)
+    options = LoadOptions(trust, map_location, is_mapped=True)  # each value is copied right away
     where = os.fspath(path)
     try:
         load_state_into(obj, state_of(path, node, options), strict=strict)

@@ -15,7 +15,7 @@ PACKAGE = Path(flambe_save.__file__).parent
 # alone, from modules named before it in its row.
 LAYERS = [
     ["_version", "errors", "layout", "registry"],
-    ["sizes", "state", "tree", "trust"],
+    ["sizes", "state", "tree", "trust", "checksum", "parallel"],
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
     ["loading", "api"],

@@ -22,7 +22,7 @@ from flambe_save.adapters.protocol import (
     holds_state,
     is_component,
 )
-from flambe_save.codecs.options import placer
+from flambe_save.codecs.options import Placer
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.config.wrappers import plain_keys, wrapped_keys
 from flambe_save.errors import FlambeSaveError, StateMismatchWarning, UnsupportedObjectError, quote_some, warn
@@ -201,7 +201,7 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit) -> None:
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     saved = {id(tensor): own[name] for name, tensor in named if isinstance(own.get(name), torch.Tensor)}
     devices = {tensor.device for tensor in saved.values()}
-    place = placer(devices.pop() if fit.map_location is None and len(devices) == 1 else fit.map_location)
+    place = Placer(devices.pop() if fit.map_location is None and len(devices) == 1 else fit.map_location)
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if nn.parameter.is_lazy(tensor):

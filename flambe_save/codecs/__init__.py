@@ -5,36 +5,42 @@ Both read under the caller's :class:`~flambe_save.trust.Trust`; what counts as d
 
 from __future__ import annotations
 
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from flambe_save.codecs.options import DumpOptions, LoadOptions, MapLocation, PickleModule, placer
+from flambe_save.codecs.drafts import Draft
+from flambe_save.codecs.options import DumpOptions, LoadOptions, MapLocation, PickleModule, Placer
 from flambe_save.codecs.pickle import PickleCodec
+from flambe_save.codecs.sources import HeldSource, Source, open_source
 from flambe_save.codecs.torch import TorchCodec
 from flambe_save.codecs.unpickler import pickle_end
 
 __all__ = [
     "Codec",
+    "Draft",
     "DumpOptions",
+    "HeldSource",
     "LoadOptions",
     "MapLocation",
     "PickleCodec",
     "PickleModule",
+    "Placer",
+    "Source",
     "TorchCodec",
+    "open_source",
     "pickle_end",
-    "placer",
 ]
 
 V = TypeVar("V")
 
 
 class Codec(Protocol[V]):
-    """How values become bytes: ``dump`` into a file that is open for writing, ``load`` from one open for reading."""
+    """How values become bytes: ``dump`` drafts a file, which reads tensors when it is written; ``load`` reads one."""
 
     suffix: str
     needs_pickle: bool
 
-    def dump(self, values: V, file: BinaryIO, options: DumpOptions) -> list[str]:
-        """Write values; say, a sentence each, what in them only a trusting load will read."""
+    def dump(self, values: V, options: DumpOptions) -> Draft:
+        """Draft a file of values; it says what in them only a trusting load will read."""
 
-    def load(self, file: BinaryIO, options: LoadOptions) -> V:
+    def load(self, source: Source, options: LoadOptions) -> V:
         """Read values, on the devices that the options say."""

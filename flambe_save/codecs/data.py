@@ -18,7 +18,7 @@ import torch
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.state import Stash, State, ordered
 
-__all__ = ["ATOMS", "Portable", "say_what", "tie_key", "to_data"]
+__all__ = ["ATOMS", "Portable", "compact", "say_what", "tie_key", "to_data"]
 
 ATOMS: tuple[type, ...] = (
     type(None),
@@ -136,10 +136,10 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
             return tensor
         key = tie_key(tensor)
         if key is None:
-            return wrap(_compact(tensor))
+            return wrap(compact(tensor))
         key = (*key, type(tensor), tensor.requires_grad)
         if key not in memo:
-            memo[key] = wrap(_compact(tensor))
+            memo[key] = wrap(compact(tensor))
         return memo[key]
 
     try:
@@ -159,7 +159,7 @@ def say_what(opaque: list[tuple[str, Any]]) -> list[str]:
     return sentences
 
 
-def _compact(tensor: torch.Tensor) -> torch.Tensor:
+def compact(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor, or a clone where it views a part of a larger storage."""
     if tensor.layout != torch.strided or tensor.is_meta:
         return tensor

@@ -12,13 +12,13 @@ import torch
 from torch.serialization import default_restore_location
 
 from flambe_save.errors import LoadError, quote
+from flambe_save.parallel import default_threads
 from flambe_save.trust import NO_TRUST, Trust
 
-__all__ = ["DumpOptions", "LoadOptions", "MapLocation", "PickleModule", "Place", "placer"]
+__all__ = ["DumpOptions", "LoadOptions", "MapLocation", "PickleModule", "Placer"]
 
 # As torch.load: a device, a mapping of saved to wanted locations, or f(storage, location) -> storage or None.
 MapLocation: TypeAlias = "str | torch.device | Mapping[str, str] | Callable[[Any, str], Any] | None"
-Place: TypeAlias = Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
 
 
 class PickleModule(Protocol):
@@ -45,6 +45,8 @@ class DumpOptions:
         What was installed when the object was saved, where that was not now.
     packages : mapping of str to str, optional
         Versions of packages, likewise.
+    threads : int
+        How many write at once.
     """
 
     pickle_module: PickleModule = dill
@@ -52,6 +54,7 @@ class DumpOptions:
     digest: str | None = None
     requirements: str | None = None
     packages: Mapping[str, str] | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,52 +70,96 @@ class LoadOptions:
         Used only by a load that trusts everything.
     pickle_load_args : mapping
         Further arguments of its Unpickler: ``encoding`` for what Python 2 wrote, say.
+    is_mapped : bool
+        Whether tensors share memory with the file, where the store's files can be mapped.
+    is_verified : bool
+        Whether checksums are compared.
+    is_vouched_for : bool
+        Whether somebody else compares the checksum of the whole file, so that those inside it need not be.
+    threads : int
+        How many read at once.
     """
 
     trust: Trust = NO_TRUST
     map_location: MapLocation = None
     pickle_module: PickleModule = pickle
     pickle_load_args: Mapping[str, Any] = field(default_factory=dict)
+    is_mapped: bool = False
+    is_verified: bool = True
+    is_vouched_for: bool = False
+    threads: int = field(default_factory=default_threads)
     node: str | None = None
     file: str | None = None
 
 
-def placer(map_location: MapLocation) -> Place:
-    """Return the function that puts a storage saved at a location where ``map_location`` wants it.
+class Placer:
+    """Puts storages where ``map_location`` wants them.
 
     Raises
     ------
-    LoadError
-        When called, if that device is not to be had on this machine.
+    TypeError
+        If that is nothing that torch.load takes.
     """
 
-    if not (map_location is None or isinstance(map_location, (str, torch.device, Mapping)) or callable(map_location)):
-        raise TypeError(f"map_location takes a device, a mapping or a callable, not {map_location!r}")
+    def __init__(self, map_location: MapLocation) -> None:
+        if not (
+            map_location is None or isinstance(map_location, (str, torch.device, Mapping)) or callable(map_location)
+        ):
+            raise TypeError(f"map_location takes a device, a mapping or a callable, not {map_location!r}")
+        self._map_location = map_location
 
-    def place(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
-        target = location
-        if isinstance(map_location, (str, torch.device)):
-            target = str(map_location)
-        elif isinstance(map_location, Mapping):
-            target = str(map_location.get(location, location))
-        elif map_location is not None:
+    def __call__(self, storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+        """Return the storage, saved at a location, where it is wanted: itself, or a copy on another device.
+
+        Raises
+        ------
+        LoadError
+            If that device is not to be had on this machine.
+        """
+        map_location = self._map_location
+        if callable(map_location):
             try:
                 result = map_location(storage, location)
             except Exception as error:
                 raise LoadError(f"map_location raised {type(error).__name__}: {str(error)[:200]}") from error
             if result is not None:
                 return cast(torch.UntypedStorage, getattr(result, "_untyped_storage", result))
-        if target == "cpu" and storage.device.type == "cpu":
-            return storage
-        if target.partition(":")[0] == "meta":
-            return torch.UntypedStorage(storage.nbytes(), device="meta")  # type: ignore[no-untyped-call]
-        try:
-            restored: Any = default_restore_location(storage, target)  # type: ignore[no-untyped-call]
-        except (RuntimeError, AssertionError) as error:
-            raise LoadError(
-                f"a tensor cannot be put on {quote(target)}, where it was saved or shall go: {quote(error)}",
-                fix="Pass map_location='cpu', or another device of this machine.",
-            ) from error
-        return cast(torch.UntypedStorage, restored)
+        return _put(storage, self.target(location) or location)
 
-    return place
+    def target(self, location: str) -> str | None:
+        """Return the device for what was saved at a location; None where only a call with the storage tells."""
+        map_location = self._map_location
+        if map_location is None:
+            return location
+        if isinstance(map_location, (str, torch.device)):
+            return str(map_location)
+        return str(map_location.get(location, location)) if isinstance(map_location, Mapping) else None
+
+    def device(self, location: str) -> torch.device | None:
+        """Return the other device that bytes should be read to right away; None for this machine's memory.
+
+        Raises
+        ------
+        LoadError
+            As a call.
+        """
+        target = self.target(location)
+        if target is None or target == "cpu":
+            return None
+        found = _put(torch.UntypedStorage(0), target).device  # type: ignore[no-untyped-call]
+        return None if found.type == "cpu" else found
+
+
+def _put(storage: torch.UntypedStorage, target: str) -> torch.UntypedStorage:
+    if target == "cpu" and storage.device.type == "cpu":
+        return storage
+    if target.partition(":")[0] == "meta":
+        return torch.UntypedStorage(storage.nbytes(), device="meta")  # type: ignore[no-untyped-call]
+    try:
+        restored: Any = default_restore_location(storage, target)  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        raise LoadError(
+            f"a tensor cannot be put on {quote(target)}, where it was saved or shall go: {quote(error)}",
+            fix="Pass map_location='cpu', or another device of this machine.",
+        ) from error
+    return cast(torch.UntypedStorage, restored)

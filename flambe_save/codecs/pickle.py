@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import Any, BinaryIO
+from typing import Any
 
 from flambe_save.codecs.data import Portable, say_what, to_data
+from flambe_save.codecs.drafts import Draft
 from flambe_save.codecs.options import DumpOptions, LoadOptions
+from flambe_save.codecs.sources import Source
 from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
 
 __all__ = ["PickleCodec"]
@@ -19,8 +21,8 @@ class PickleCodec:
     suffix = ".pkl"
     needs_pickle = True
 
-    def dump(self, values: Any, file: BinaryIO, options: DumpOptions) -> list[str]:
-        """Write values; say what in them is more than data.
+    def dump(self, values: Any, options: DumpOptions) -> Draft:
+        """Draft a file of values.
 
         Data is pickled by the standard library, so that it can be read without the pickle module of whoever wrote it.
 
@@ -32,14 +34,13 @@ class PickleCodec:
         prepared, opaque = to_data(values, Portable.wrapper())
         try:
             module = options.pickle_module if opaque else pickle
-            module.dump(prepared, file, protocol=options.pickle_protocol)
-        except OSError:
-            raise
+            buffer = io.BytesIO()
+            module.dump(prepared, buffer, protocol=options.pickle_protocol)
         except Exception as error:
             raise unpicklable(values, opaque, error) from error
-        return say_what(opaque)
+        return Draft(buffer.getvalue(), opaque=say_what(opaque))
 
-    def load(self, file: BinaryIO, options: LoadOptions) -> Any:
+    def load(self, source: Source, options: LoadOptions) -> Any:
         """Read values: data only, unless the caller trusts everything.
 
         Raises
@@ -49,5 +50,5 @@ class PickleCodec:
         CorruptSaveError
             If it is damaged.
         """
-        stream = io.BytesIO(file.read())
+        stream = io.BytesIO(source.piece(0, source.size))
         return (unpickle_data if options.trust.weights_only else unpickle_trusting)(stream, options)

@@ -1,27 +1,32 @@
-"""TorchCodec: values to ``.pt`` files, as ``torch.save`` writes them, and back by a reader of our own.
+"""TorchCodec: values to ``.pt`` files, as ``torch.save`` writes them, and back; both by hand.
 
-The reader takes the zip apart itself: torch checks neither the zip nor its CRCs, and its ``weights_only`` unpickler
-does not know Flambe's idioms. It also reads the files of torch before 1.6, which are no zips. docs/format.md
-describes both.
+torch spends most of a save in a slow CRC, and its reader checks neither the zip (records.py) nor its CRCs, while its
+``weights_only`` unpickler does not know Flambe's idioms. Files of torch before 1.6, which are no zips, are read too.
+docs/format.md describes both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import pickle
-import struct
 import types
-import zipfile
-import zlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
+from torch.serialization import location_tag
 
 from flambe_save.codecs.data import Portable, say_what, to_data
-from flambe_save.codecs.options import DumpOptions, LoadOptions, Place, placer
+from flambe_save.codecs.drafts import Draft, Record, ZipDraft
+from flambe_save.codecs.options import DumpOptions, LoadOptions, Placer
+from flambe_save.codecs.plain import PlainState, dump_plain, load_plain
 from flambe_save.codecs.rebuild import DTYPES, UNTYPED, check
+from flambe_save.codecs.records import ZIP_MAGIC, Records
+from flambe_save.codecs.sources import HeldSource, Source
 from flambe_save.codecs.unpickler import (
     CarefulUnpickler,
     DataUnpickler,
@@ -37,7 +42,7 @@ from flambe_save.state import State
 
 __all__ = ["TorchCodec", "unpickle_data", "unpickle_trusting", "unpicklable"]
 
-_ZIP_MAGIC = b"PK\x03\x04"
+_FOLDER = "archive"  # that the records of a zip lie in; torch takes any name
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
 _LEGACY_PROTOCOL = 1001
@@ -49,8 +54,8 @@ class TorchCodec:
     suffix = ".pt"
     needs_pickle = False
 
-    def dump(self, values: Any, file: BinaryIO, options: DumpOptions) -> list[str]:
-        """Write values with :func:`torch.save`; say what in them is more than data.
+    def dump(self, values: Any, options: DumpOptions) -> Draft:
+        """Draft a file of values, as :func:`torch.save` writes it.
 
         Data is pickled by the standard library, so that it can be read without the pickle module of whoever wrote it.
 
@@ -59,22 +64,23 @@ class TorchCodec:
         UnsupportedObjectError
             If something cannot be pickled; the message names it.
         """
+        plain = dump_plain(values, options.pickle_protocol)
+        if plain is not None:
+            return _zip_of(*plain)
         prepared, opaque = to_data(values)
         module: Any = options.pickle_module if opaque else pickle
-        buffer = io.BytesIO()  # torch writes a zip, which wants to seek; a store's file need not
         try:
             if hasattr(module, "Pickler"):
-                torch.save(prepared, buffer, pickle_module=module, pickle_protocol=options.pickle_protocol)
-            else:  # torch.save could not use it; the reader takes a bare pickle too
-                prepared, _ = to_data(values, Portable.wrapper())
-                module.dump(prepared, buffer, protocol=options.pickle_protocol)
+                return _zip_of(*_pickled(prepared, module, options.pickle_protocol), say_what(opaque))
+            buffer = io.BytesIO()  # a bare pickle then, which the reader takes too
+            prepared, _ = to_data(values, Portable.wrapper())
+            module.dump(prepared, buffer, protocol=options.pickle_protocol)
         except Exception as error:
             raise unpicklable(values, opaque, error) from error
-        file.write(buffer.getbuffer())
-        return say_what(opaque)
+        return Draft(buffer.getvalue(), opaque=say_what(opaque))
 
-    def load(self, file: BinaryIO, options: LoadOptions) -> Any:
-        """Read values; tensors share the memory of one buffer per file.
+    def load(self, source: Source, options: LoadOptions) -> Any:
+        """Read values. Large tensors get memory of their own; small ones share that of one buffer per file.
 
         Raises
         ------
@@ -83,12 +89,11 @@ class TorchCodec:
         CorruptSaveError
             If it is damaged.
         """
-        data = _content(file)
         if not options.trust.weights_only:
-            return _load_trusting(file, data, options)
-        return _load_data(file, data, options)
+            return _load_trusting(source, options)
+        return _load_data(source, options)
 
-    def check(self, file: BinaryIO, options: LoadOptions) -> None:
+    def check(self, source: Source, options: LoadOptions) -> None:
         """Compare every record of the zip with its checksum, and walk through the pickle's opcodes, executing none.
 
         Raises
@@ -96,18 +101,19 @@ class TorchCodec:
         CorruptSaveError
             If it is damaged.
         """
-        data = _content(file)
-        if data[:4] == _ZIP_MAGIC:
-            records = _Records(file, data, options)
+        if _is_zip(source):
+            records = Records(source, options)
             for name in records.names:
-                records.read(name)
-            data = bytearray(records.read("data.pkl"))
+                records.check(name)
+            data: Any = records.read("data.pkl")
+        else:
+            data = source.piece(0, source.size)
         try:
             pickle_end(data)
         except pickle.UnpicklingError as error:
             raise broken_pickle(error, options.node, options.file) from error
 
-    def is_empty(self, data: bytes, options: LoadOptions) -> bool:
+    def is_empty(self, source: Source, options: LoadOptions) -> bool:
         """Whether a file holds an empty dict, told without unpickling it.
 
         Raises
@@ -115,25 +121,65 @@ class TorchCodec:
         CorruptSaveError
             If it is damaged.
         """
-        if data[:4] == _ZIP_MAGIC:
-            data = bytes(_Records(io.BytesIO(data), bytearray(data), options).read("data.pkl"))
-        return is_empty_dict(data)
+        if _is_zip(source):
+            return is_empty_dict(Records(source, options).read("data.pkl"))
+        return is_empty_dict(bytes(source.piece(0, source.size)))
 
 
-def _content(file: BinaryIO) -> bytearray:
-    data = bytearray(file.seek(0, io.SEEK_END))
-    file.seek(0)
-    file.readinto(data)  # type: ignore[attr-defined]
-    return data
+# ------------------------------------------------------------------------------------------------ writing
 
 
-def _load_data(file: BinaryIO, data: bytearray, options: LoadOptions, *, is_nested: bool = False) -> Any:
-    """Read a torch file, zip or legacy, or a bare pickle, as data; ``data`` is the content of ``file``."""
-    place = placer(options.map_location)
-    if data[:4] == _ZIP_MAGIC:
-        return _read_zip(_Records(file, data, options), options, place, is_nested=is_nested)
+def _zip_of(data: bytes, storages: Sequence[torch.UntypedStorage], opaque: Sequence[str] = ()) -> ZipDraft:
+    """Draft a torch file of a pickle and the storages that it numbers."""
+    texts = {"data.pkl": data, ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
+    records = [Record(f"{_FOLDER}/{name}", text, len(text)) for name, text in texts.items()]
+    records += [Record(f"{_FOLDER}/data/{index}", item, item.nbytes()) for index, item in enumerate(storages)]
+    records.append(Record(f"{_FOLDER}/version", b"3\n", 2))
+    return ZipDraft(records, opaque)
+
+
+def _pickled(values: Any, module: Any, protocol: int) -> tuple[bytes, list[torch.UntypedStorage]]:
+    """Pickle values, as torch.save does, with numbers where storages are; return these in order."""
+    numbers: dict[int, int] = {}
+    storages: list[torch.UntypedStorage] = []
+    types: dict[int, torch.dtype] = {}
+
+    class Pickler(module.Pickler):  # type: ignore[misc]
+        def persistent_id(self, obj: Any) -> Any:
+            if isinstance(obj, torch.storage.TypedStorage):
+                untyped: Any = obj._untyped_storage
+                kind, dtype, count = getattr(torch, obj._pickle_storage_type()), obj.dtype, obj._size()  # type: ignore[no-untyped-call]
+            elif isinstance(obj, torch.UntypedStorage):
+                untyped, kind, dtype, count = obj, torch.UntypedStorage, torch.uint8, obj.nbytes()
+            else:
+                return None
+            number = numbers.setdefault(untyped._cdata, len(storages))
+            if number == len(storages):
+                storages.append(untyped)
+            if types.setdefault(number, dtype) is not dtype:
+                raise pickle.PicklingError("tensors of different types view one memory, which torch cannot load")
+            return "storage", kind, str(number), location_tag(untyped), count
+
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol=protocol).dump(values)
+    return buffer.getvalue(), storages
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def _is_zip(source: Source) -> bool:
+    return bytes(source.piece(0, len(ZIP_MAGIC))) == ZIP_MAGIC
+
+
+def _load_data(source: Source, options: LoadOptions, *, is_nested: bool = False) -> Any:
+    """Read a torch file, zip or legacy, or a bare pickle, as data."""
+    place = Placer(options.map_location)
+    if _is_zip(source):
+        return _read_zip(Records(source, options), source, options, place, is_nested=is_nested)
+    data = source.piece(0, source.size)
     found = what_it_is(bytes(data[:200]))
-    if found is not None and _LEGACY_START not in data[:32]:
+    if found is not None and _LEGACY_START not in bytes(data[:32]):
         raise CorruptSaveError(
             f"this is {found[0]}, and no torch file", node=options.node, file=options.file, fix=found[1]
         )
@@ -144,86 +190,67 @@ def _load_data(file: BinaryIO, data: bytearray, options: LoadOptions, *, is_nest
     return _read_legacy(stream, options, place, is_nested=is_nested)
 
 
-def _read_zip(records: _Records, options: LoadOptions, place: Place, *, is_nested: bool) -> Any:
-    if "constants.pkl" in records.names or any(name.startswith("code/") for name in records.names):
+def _read_zip(records: Records, source: Source, options: LoadOptions, place: Placer, *, is_nested: bool) -> Any:
+    if "constants.pkl" in records or any(name.startswith("code/") for name in records.names):
         raise UnknownFormatError(
             "this is a TorchScript archive, which is a program and no data",
             node=options.node,
             file=options.file,
             fix="Load it with torch.jit.load, if you know who wrote it, and save its state_dict().",
         )
-    if "data.pkl" not in records.names:
+    if "data.pkl" not in records:
         raise records.damaged("it holds no data.pkl, so it was not written by torch.save")
-    if "byteorder" in records.names and bytes(records.read("byteorder")) != b"little":
+    if "byteorder" in records and records.read("byteorder") != b"little":
         raise records.damaged("its tensors are big-endian")
     storages: dict[str, torch.UntypedStorage] = {}
 
+    def storage(key: str, location: str, size: int) -> torch.UntypedStorage:
+        found = storages.get(key)
+        if found is None:
+            start, length = records.place(f"data/{key}")
+            check(length == size, f"storage {key} holds {length} bytes, not {size}")
+            device = place.device(location)
+            if device is not None and device.type == "meta":
+                found = torch.UntypedStorage(size, device=device)  # type: ignore[no-untyped-call]
+            else:
+                found = source.storage(start, start + size, device)
+            if options.is_verified and not is_vouched_for:
+                records.check(f"data/{key}")
+            found = storages[key] = found if device is not None else place(found, location)
+        return found
+
+    is_vouched_for = options.is_vouched_for
+    data = records.read("data.pkl")
+    plain = load_plain(data)
+    if plain is not None:
+        try:
+            return _read_plain(plain, storage, options)
+        except pickle.UnpicklingError as error:
+            raise broken_pickle(error, options.node, options.file) from error
+
     def storage_of(pid: Any) -> Any:
         kind, key, location, numel = _checked_pid(pid)
-        if key not in storages:
-            raw = records.read(f"data/{key}")
-            check(len(raw) == numel * _itemsize(kind), f"storage {key} holds {len(raw)} bytes, not {numel} of {kind}")
-            storages[key] = place(_untyped(raw), location)
-        return _typed(storages[key], kind)
+        return _typed(storage(key, location, numel * _itemsize(kind)), kind)
 
-    return unpickle_data(io.BytesIO(bytes(records.read("data.pkl"))), options, storage_of, is_nested=is_nested)
+    return unpickle_data(io.BytesIO(data), options, storage_of, is_nested=is_nested)
 
 
-class _Records:
-    """The records of a torch zip by their names inside its one folder, each checked against its CRC when read."""
-
-    def __init__(self, file: BinaryIO, data: bytearray, options: LoadOptions) -> None:
-        self._data = memoryview(data)  # writable, because tensors will share it
-        self._options = options
-        self.names: dict[str, zipfile.ZipInfo] = {}
-        try:
-            entries = zipfile.ZipFile(file).infolist()
-        except (
-            zipfile.BadZipFile,
-            ValueError,
-            struct.error,
-            NotImplementedError,
-            UnicodeDecodeError,
-        ) as error:
-            raise self.damaged(f"the zip is damaged: {error}") from error
-        seen: set[str] = set()
-        end = 0
-        for info in sorted(entries, key=lambda item: item.header_offset):
-            root, _, name = info.filename.partition("/")
-            if info.filename.lower() in seen or root != entries[0].filename.partition("/")[0]:
-                raise self.damaged(f"its record {info.filename[:200]!r} comes twice, or lies in another folder")
-            if info.compress_type != zipfile.ZIP_STORED or info.header_offset < end:
-                raise self.damaged(f"its record {info.filename[:200]!r} is compressed, or lies on another")
-            seen.add(info.filename.lower())
-            end = info.header_offset + 30 + len(info.filename) + info.file_size
-            self.names[name] = info
-
-    def read(self, name: str) -> memoryview:
-        if name not in self.names:
-            raise self.damaged(f"its record {name[:200]!r} is missing")
-        info = self.names[name]
-        header = bytes(self._data[info.header_offset : info.header_offset + 30])
-        if len(header) < 30 or header[:4] != _ZIP_MAGIC:
-            raise self.damaged(f"its record {name[:200]!r} has no header")
-        name_length, extra_length = struct.unpack("<HH", header[26:30])
-        start = info.header_offset + 30 + name_length + extra_length
-        if self._data[start - extra_length - name_length : start - extra_length] != info.orig_filename.encode():
-            raise self.damaged(f"its record {name[:200]!r} has another name in its own header")
-        record = self._data[start : start + info.file_size]
-        if len(record) != info.file_size or zlib.crc32(record) != info.CRC:
-            raise self.damaged(f"its record {name[:200]!r} does not match its checksum")
-        return record
-
-    def damaged(self, what: str) -> CorruptSaveError:
-        return CorruptSaveError(
-            f"this torch file cannot be read: {what}",
-            node=self._options.node,
-            file=self._options.file,
-            fix="The file was cut or changed since it was saved; take it from a copy.",
-        )
+def _read_plain(plain: PlainState, storage: Any, options: LoadOptions) -> OrderedDict[str, torch.Tensor]:
+    """Put a plain state together from its description and its storages."""
+    values: OrderedDict[str, torch.Tensor] = OrderedDict()
+    for key, (dtype, record, location, shape, stride) in plain.tensors.items():
+        count = math.prod(shape)
+        memory = storage(record, location, count * dtype.itemsize)
+        last = sum([(length - 1) * step for length, step in zip(shape, stride, strict=True)])
+        check(last < count or not count, f"{key!r} reaches past its storage")
+        values[key] = torch.empty(0, dtype=dtype, device=memory.device).set_(memory, 0, shape, stride)
+    if plain.metadata is not None:
+        metadata = unpickle_data(io.BytesIO(plain.metadata), options)
+        values._metadata = metadata  # type: ignore[attr-defined]
+    return values
 
 
-def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Place, *, is_nested: bool) -> Any:
+def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Placer, *, is_nested: bool) -> Any:
     """Read what follows the magic number: protocol, system, the object, the storage keys, then the raw storages."""
     protocol, system = unpickle_data(stream, options), unpickle_data(stream, options)
     if protocol != _LEGACY_PROTOCOL or not (isinstance(system, dict) and system.get("little_endian") is True):
@@ -325,9 +352,9 @@ def _storage_in(data: Any, options: LoadOptions) -> Any:
     """Stand in for ``torch.storage._load_from_bytes``: a pickle holds a whole torch file of one storage."""
     if not isinstance(data, bytes):
         raise pickle.UnpicklingError("a nested torch file that is no bytes")
-    is_torch = data[:4] == _ZIP_MAGIC or _LEGACY_START in data[:32]
+    is_torch = data[:4] == ZIP_MAGIC or _LEGACY_START in data[:32]
     check(is_torch, "a nested torch file that is none")
-    found = _load_data(io.BytesIO(data), bytearray(data), options, is_nested=True)
+    found = _load_data(HeldSource(bytearray(data)), replace(options, is_vouched_for=False), is_nested=True)
     check(isinstance(found, (torch.UntypedStorage, torch.storage.TypedStorage)), "a nested torch file of no storage")
     return found
 
@@ -353,16 +380,21 @@ def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
         return (_trusting_module(options).load if has_unpickler else load)(stream, **options.pickle_load_args)
 
 
-def _load_trusting(file: BinaryIO, data: bytearray, options: LoadOptions) -> Any:
-    if data[:4] == _ZIP_MAGIC:
-        records = _Records(file, data, options)
-        for name in records.names:
-            records.read(name)  # torch itself would read a damaged record without a word
-    elif _LEGACY_START not in data[:32]:
-        return unpickle_trusting(io.BytesIO(data), options)
+def _load_trusting(source: Source, options: LoadOptions) -> Any:
+    if _is_zip(source):
+        records = Records(source, options)
+        plain = load_plain(records.read("data.pkl")) if "data.pkl" in records else None
+        if plain is not None:
+            return _load_data(source, options)
+        if options.is_verified and not options.is_vouched_for:
+            for name in records.names:
+                records.check(name)  # torch itself would read a damaged record without a word
+    data = io.BytesIO(source.piece(0, source.size))
+    if not _is_zip(source) and _LEGACY_START not in data.getbuffer()[:32].tobytes():
+        return unpickle_trusting(data, options)
     with _as_load_errors(options):
         return torch.load(
-            io.BytesIO(data),
+            data,
             cast(Any, options.map_location),
             _trusting_module(options),
             weights_only=False,

@@ -10,12 +10,13 @@ from typing import Protocol
 
 from flambe_save.codecs import DumpOptions
 from flambe_save.errors import UnknownFormatError, quote
+from flambe_save.formats.plan import Plan
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.registry import FORMATS
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode
 
-__all__ = ["Damage", "Format", "ReadOptions", "Saved", "format_of"]
+__all__ = ["Damage", "Format", "Plan", "ReadOptions", "Saved", "format_of"]
 
 FORMATS.add("directory", "flambe_save.formats.directory:DIRECTORY")
 FORMATS.add("pickle", "flambe_save.formats.pickle:PICKLE")
@@ -24,8 +25,8 @@ FORMATS.add("pickle", "flambe_save.formats.pickle:PICKLE")
 class Format(Protocol):
     """One way to keep a tree in a store. The store is open, and committed by whoever opened it."""
 
-    def write(self, root: SaveTreeNode, store: Store, options: DumpOptions) -> list[str]:
-        """Write a tree; say, a sentence each, what only a trusting load will read."""
+    def plan(self, root: SaveTreeNode, options: DumpOptions) -> Plan:
+        """Plan the files of a tree; its tensors are read when the plan is written."""
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Read a tree, or the part of it that the options name."""

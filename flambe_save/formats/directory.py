@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
-from flambe_save.codecs import DumpOptions, TorchCodec
+from flambe_save.codecs import Draft, DumpOptions, TorchCodec
 from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
@@ -21,6 +20,7 @@ from flambe_save.errors import (
 )
 from flambe_save.formats.manifest import HAS_MANIFEST, Manifest, find_ties, packages, requirements, tensor_facts
 from flambe_save.formats.nodes import NodeReader
+from flambe_save.formats.plan import Facts, Plan
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.layout import (
     CARD_FILES,
@@ -59,21 +59,16 @@ class DirectoryFormat:
 
     # -------------------------------------------------------------------------------------------- writing
 
-    def write(self, root: SaveTreeNode, store: Store, options: DumpOptions) -> list[str]:
-        """Write every node's files, then the manifest."""
+    def plan(self, root: SaveTreeNode, options: DumpOptions) -> Plan:
+        """Plan every node's files, and the manifest."""
         folders = _folders_of(root)
         nodes = [(path, folders[path], node) for path, node in walk(root)]
         escaped = any(folder.rstrip("/").rpartition("/")[2] != path[-1] for path, folder, _ in nodes if path)
         manifest = Manifest(protocol=ESCAPED_PROTOCOL if escaped else PROTOCOL)
-
-        def put(name: str, data: bytes) -> None:
-            with store.writer(name) as file:
-                file.write(data)
-            manifest.add_file(name, data, options.digest)
-
+        plan = Plan(digest=options.digest, opaque=manifest.needs_trust)
         for prefix, (path, folder, node) in zip(prefixed(root), nodes, strict=True):
             try:
-                self._write_node(node, path, folder, manifest, put, options)
+                self._plan_node(node, path, folder, manifest, plan, options)
             except FlambeSaveError as error:
                 error.locate(node=prefix)
                 raise
@@ -87,18 +82,22 @@ class DirectoryFormat:
         manifest.tags = dict(sorted(manifest.tags.items()))
         manifest.ties = find_ties(state_from_tree(root))
         manifest.packages = dict(options.packages or packages(manifest.tags.values()))
-        put(REQUIREMENTS_FILE, (options.requirements or requirements()).encode())
-        with store.writer(MANIFEST_FILE) as file:
-            file.write(manifest.to_json())
-        return manifest.needs_trust
+        plan.files[REQUIREMENTS_FILE] = Draft((options.requirements or requirements()).encode())
 
-    def _write_node(
+        def seal(facts: Mapping[str, Facts]) -> tuple[str, bytes]:
+            manifest.add_files(facts)
+            return MANIFEST_FILE, manifest.to_json()
+
+        plan.seal = seal
+        return plan
+
+    def _plan_node(
         self,
         node: SaveTreeNode,
         path: tuple[str, ...],
         folder: str,
         manifest: Manifest,
-        put: Callable[[str, bytes], None],
+        plan: Plan,
         options: DumpOptions,
     ) -> None:
         values = OrderedDict(node.state)
@@ -108,18 +107,19 @@ class DirectoryFormat:
             metadata.setdefault("", {})[KEY_KEY] = path[-1]
         values._metadata = metadata  # type: ignore[attr-defined]
         for name, content in ((STATE_FILE, values), (STASH_FILE, Stash.of(node.object_stash))):
-            buffer = io.BytesIO()
             try:
-                opaque = _CODEC.dump(content, buffer, options)
+                draft = plan.files[folder + name] = _CODEC.dump(content, options)
             except FlambeSaveError as error:
                 error.locate(file=folder + name)
                 raise
-            manifest.needs_trust += [f"{folder}{name}: {sentence}" for sentence in opaque]
-            put(folder + name, buffer.getvalue())
-        put(folder + VERSION_FILE, f"{node.class_name}:{node.version}".encode())
-        put(folder + SOURCE_FILE, node.source_code.encode())
-        put(folder + CONFIG_FILE, node.config.encode())
-        put(folder + PROTOCOL_FILE, str(manifest.protocol).encode())
+            manifest.needs_trust += [f"{folder}{name}: {sentence}" for sentence in draft.opaque]
+        texts = {
+            VERSION_FILE: f"{node.class_name}:{node.version}",
+            SOURCE_FILE: node.source_code,
+            CONFIG_FILE: node.config,
+            PROTOCOL_FILE: str(manifest.protocol),
+        }
+        plan.files.update((folder + name, Draft(text.encode())) for name, text in texts.items())
 
     # -------------------------------------------------------------------------------------------- reading
 

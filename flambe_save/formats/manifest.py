@@ -11,7 +11,6 @@ import json
 import platform
 import re
 import sys
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -20,8 +19,10 @@ from typing import Any
 import torch
 
 from flambe_save._version import __version__
+from flambe_save.checksum import crc32
 from flambe_save.codecs.data import tie_key
 from flambe_save.errors import CorruptSaveError, ProtocolError, quote, quote_some
+from flambe_save.formats.plan import Facts
 from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
 
 __all__ = ["HAS_MANIFEST", "Manifest", "changed_packages", "find_ties", "packages", "requirements", "tensor_facts"]
@@ -70,7 +71,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return the document. Inverse of :meth:`from_json`."""
         body = _pretty({"format": _FORMAT, "manifest": MANIFEST_VERSION, **vars(self)}).removesuffix("\n}").encode()
-        return body + _ENDING % zlib.crc32(body)
+        return body + _ENDING % crc32(body)
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
@@ -84,7 +85,7 @@ class Manifest:
             If it is of a newer version.
         """
         ending = _ENDING_PATTERN.search(data)
-        is_whole = ending is not None and int(ending[1], 16) == zlib.crc32(data[: ending.start()])
+        is_whole = ending is not None and int(ending[1], 16) == crc32(data[: ending.start()])
         try:
             document = json.loads(data)
             version, protocol = document.pop("manifest", None), document.get("protocol")
@@ -110,11 +111,12 @@ class Manifest:
             ) from error
         return manifest
 
-    def add_file(self, name: str, data: bytes, digest: str | None = None) -> None:
-        """Note a file's size and checksum, and its ``"sha256"`` where that digest is asked for."""
-        self.files[name] = {"bytes": len(data), "crc32": f"{zlib.crc32(data):08x}"}
-        if digest is not None:
-            self.files[name][digest] = hashlib.new(digest, data).hexdigest()
+    def add_files(self, facts: Mapping[str, Facts]) -> None:
+        """Note the sizes and checksums of files, and their digests where there are such."""
+        for name, (size, checksum, digest) in facts.items():
+            self.files[name] = {"bytes": size, "crc32": f"{checksum:08x}"}
+            if digest is not None:
+                self.files[name]["sha256"] = digest
 
     def check_names(self, names: Iterable[str]) -> None:
         """Compare the files that are there with the listing.
@@ -164,21 +166,36 @@ class Manifest:
         if size != self.files[name]["bytes"]:
             raise self._damaged(name, f"it has {size} bytes, and {self.files[name]['bytes']} were saved")
 
-    def check_file(self, name: str, data: bytes | bytearray, *, digests: bool = False) -> None:
-        """Compare a file's bytes with its size and checksum, and with ``digests`` also with its SHA-256.
+    def check_file(self, name: str, checksum: int) -> None:
+        """Compare the CRC-32 of a file's bytes.
 
         Raises
         ------
         CorruptSaveError
-            If they differ.
+            If it differs.
         """
-        self.check_size(name, len(data))
-        entry = self.files[name]
-        differs = f"{zlib.crc32(data):08x}" != entry["crc32"]
-        if not differs and digests and "sha256" in entry:
-            differs = hashlib.sha256(data).hexdigest() != entry["sha256"]
-        if differs:
-            raise self._damaged(name, "its content is not what was saved")
+        if f"{checksum:08x}" != self.files[name]["crc32"]:
+            raise self._changed(name)
+
+    def check_digest(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+        """Compare a file's bytes with its SHA-256, where that was noted.
+
+        Raises
+        ------
+        CorruptSaveError
+            If it differs.
+        """
+        noted = self.files[name].get("sha256")
+        if noted is None:
+            return
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        if digest.hexdigest() != noted:
+            raise self._changed(name)
+
+    def _changed(self, name: str) -> CorruptSaveError:
+        return self._damaged(name, "its content is not what was saved")
 
     def _damaged(self, name: str, what: str) -> CorruptSaveError:
         return CorruptSaveError(

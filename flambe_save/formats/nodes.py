@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from flambe_save.codecs import LoadOptions, TorchCodec
+from flambe_save.checksum import crc32
+from flambe_save.codecs import HeldSource, LoadOptions, Source, TorchCodec, open_source
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, ProtocolError, quote, quote_some
 from flambe_save.formats.manifest import Manifest
 from flambe_save.layout import (
@@ -37,6 +39,7 @@ from flambe_save.tree import SaveTreeNode
 __all__ = ["LazyStash", "NodeReader"]
 
 _CODEC = TorchCodec()
+_STEP = 1 << 20  # bytes
 
 
 class LazyStash(Mapping[str, Any]):
@@ -49,7 +52,7 @@ class LazyStash(Mapping[str, Any]):
 
     def _open(self) -> dict[str, Any]:
         if self._data is not None:
-            values = _CODEC.load(io.BytesIO(self._data), self._options)
+            values = _CODEC.load(HeldSource(bytearray(self._data)), self._options)
             if not isinstance(values, dict):
                 raise CorruptSaveError("the stash is no dict", node=self._options.node, file=self._options.file)
             self._values, self._data = values, None
@@ -66,7 +69,9 @@ class LazyStash(Mapping[str, Any]):
 
     def __bool__(self) -> bool:
         # Told without unpickling: most stashes are empty, and whoever asks need not trust the others
-        return bool(self._values) if self._data is None else not _CODEC.is_empty(self._data, self._options)
+        if self._data is None:
+            return bool(self._values)
+        return not _CODEC.is_empty(HeldSource(bytearray(self._data)), self._options)
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
         return dict, (self._open(),)
@@ -193,25 +198,38 @@ class NodeReader:
         return state
 
     def _load(self, name: str, prefix: str | None) -> Any:
-        data = io.BytesIO(self._bytes(name, prefix))
-        try:
-            return _CODEC.load(data, replace(self._options, node=prefix, file=name))
-        except FlambeSaveError as error:
-            error.locate(node=prefix, file=name)
-            raise
+        options = self._options
+        is_listed = self._manifest is not None and options.is_verified
+        with self._opened(name, prefix, None) as file:
+            source = open_source(
+                file, mapped=options.is_mapped, threads=options.threads, is_checked=options.is_verified
+            )
+            if is_listed and source.is_held:
+                self._check_checksum(name, source)
+            values = _CODEC.load(source, replace(options, node=prefix, file=name, is_vouched_for=is_listed))
+            if is_listed and not source.is_held:  # it was taken while the values were read
+                self._check_checksum(name, source)
+        return values
 
     def _text(self, name: str, prefix: str | None) -> str:
         return _decoded(self._bytes(name, prefix, MAX_TEXT), name, prefix)
 
-    def _bytes(self, name: str, prefix: str | None, most: int | None = None, *, digests: bool = False) -> bytes:
+    def _bytes(self, name: str, prefix: str | None, most: int | None = None) -> bytes:
+        with self._opened(name, prefix, most) as file:
+            data = file.read()
+            if self._manifest is not None and self._options.is_verified:
+                self._manifest.check_file(name, crc32(data))
+        return data
+
+    @contextlib.contextmanager
+    def _opened(self, name: str, prefix: str | None, most: int | None) -> Iterator[BinaryIO]:
+        """Open a file of the size that it should have; errors say of which node and file they are."""
         try:
             with self._store.reader(name) as file:
                 size = file.seek(0, io.SEEK_END)
                 file.seek(0)
                 self._check_size(name, size, most, file)
-                data = file.read()
-            if self._manifest is not None:
-                self._manifest.check_file(name, data, digests=digests)
+                yield file
         except FlambeSaveError as error:
             error.locate(node=prefix, file=name)
             raise
@@ -221,7 +239,10 @@ class NodeReader:
             ) from None
         except MemoryError as error:
             raise LoadError("this machine has not the memory to read it", node=prefix, file=name) from error
-        return data
+
+    def _check_checksum(self, name: str, source: Source) -> None:
+        assert self._manifest is not None, "without one there is nothing to compare with"
+        self._manifest.check_file(name, source.checksum())
 
     def _check_size(self, name: str, size: int, most: int | None, file: BinaryIO) -> None:
         if most is not None and size > most:
@@ -246,11 +267,20 @@ class NodeReader:
             If it is damaged.
         """
         is_torch_file = name.rpartition("/")[2] in (STATE_FILE, STASH_FILE)
-        data = self._bytes(name, prefix, None if is_torch_file else MAX_TEXT, digests=True)
-        if is_torch_file:
-            _CODEC.check(io.BytesIO(data), replace(self._options, node=prefix, file=name))
-        else:
-            _decoded(data, name, prefix)
+        options = replace(self._options, node=prefix, file=name)
+        with self._opened(name, prefix, None if is_torch_file else MAX_TEXT) as file:
+            source = open_source(file, threads=options.threads)
+            if self._manifest is not None:
+                self._check_checksum(name, source)
+                self._manifest.check_digest(name, _pieces(source))
+            if is_torch_file:
+                _CODEC.check(source, options)
+            else:
+                _decoded(bytes(source.piece(0, source.size)), name, prefix)
+
+
+def _pieces(source: Source) -> Iterator[memoryview]:
+    return (source.piece(start, min(start + _STEP, source.size)) for start in range(0, source.size, _STEP))
 
 
 def _decoded(data: bytes, name: str, prefix: str | None) -> str:

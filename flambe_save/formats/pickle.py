@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 import re
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flambe_save.codecs import DumpOptions, PickleCodec, pickle_end
+from flambe_save.checksum import crc32
+from flambe_save.codecs import Draft, DumpOptions, HeldSource, PickleCodec, pickle_end
 from flambe_save.errors import CorruptSaveError, SaveNotFoundError, UnknownFormatError
 from flambe_save.formats.manifest import find_ties
+from flambe_save.formats.plan import Plan
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.layout import (
     CLASS_KEY,
@@ -46,7 +46,7 @@ class PickleFormat:
         """Whether the store is a single file."""
         return list(names) == [""]
 
-    def write(self, root: SaveTreeNode, store: Store, options: DumpOptions) -> list[str]:
+    def plan(self, root: SaveTreeNode, options: DumpOptions) -> Plan:
         """Pickle the State, as an OrderedDict, so that reading it needs none of our classes."""
         state = state_from_tree(root)
         plain: OrderedDict[str, Any] = OrderedDict(state)
@@ -55,17 +55,13 @@ class PickleFormat:
             for key, local in state._metadata.items()
         )
         plain._metadata[DIRECTORIES_KEY] = sorted(state.components)  # type: ignore[attr-defined]
-        buffer = io.BytesIO()
-        opaque = _CODEC.dump(plain, buffer, options)
-        with store.writer("") as file:
-            file.write(buffer.getbuffer())
-            file.write(_trailer(buffer.getvalue(), options.digest))
-        return opaque
+        data = bytes(draft := _CODEC.dump(plain, options))
+        return Plan({"": Draft(data, _trailer(data, options.digest))}, opaque=list(draft.opaque))
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Unpickle the State and cut it into its tree."""
         data, trailer = _read_checked(store, options.where)
-        values = _CODEC.load(io.BytesIO(data), replace(options.values, file=options.where))
+        values = _CODEC.load(HeldSource(data), replace(options.values, file=options.where))
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise UnknownFormatError(
                 f"the pickle holds a {type(values).__name__}, not a State",
@@ -126,7 +122,7 @@ def _trailer(data: bytes, digest: str | None) -> bytes:
     """Return what stands behind a pickle; its checksum is of the pickle and of the trailer before the checksum."""
     extra = f" {digest} {hashlib.new(digest, data).hexdigest()}" if digest is not None else ""
     begin = f"\nflambe_save {len(data)} bytes{extra}".encode()
-    return begin + b" crc32 %08x\n" % zlib.crc32(begin, zlib.crc32(data))
+    return begin + b" crc32 %08x\n" % crc32(begin, crc32(data))
 
 
 def _read_checked(store: Store, where: str, *, digests: bool = False) -> tuple[bytes, re.Match[bytes] | None]:
@@ -156,7 +152,7 @@ def _read_checked(store: Store, where: str, *, digests: bool = False) -> tuple[b
     is_whole = (
         found is not None
         and int(found[2]) == end
-        and int(found[4], 16) == zlib.crc32(found[1], zlib.crc32(body))
+        and int(found[4], 16) == crc32(found[1], crc32(body))
         and not (digests and found[3] is not None and hashlib.sha256(body).hexdigest().encode() != found[3])
     )
     if not is_whole:

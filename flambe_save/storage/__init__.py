@@ -37,10 +37,14 @@ __all__ = [
 class Store(Protocol):
     """Names and their bytes. Used with ``with``; open for reading or for writing, never both.
 
-    Writing: each ``writer(name)`` is used with ``with`` and closed before the next one is asked for. Leaving the
-    store's own ``with`` commits: only then does a reader see the save, whole. An exception leaves nothing that a
-    reader accepts.
+    Writing: each ``writer(name)`` is used with ``with`` and closed before the next one is asked for; where the store
+    ``is_concurrent``, by several threads, each for itself. Leaving the store's own ``with`` commits: only then does a
+    reader see the save, whole. An exception leaves nothing that a reader accepts.
+
+    Reading: files of the system's tell their ``fileno``, and may be mapped; any other file is read.
     """
+
+    is_concurrent: bool
 
     def names(self) -> list[str]:
         """Return every name, sorted; ``[""]`` where the save is a single file."""
@@ -48,8 +52,8 @@ class Store(Protocol):
     def reader(self, name: str) -> BinaryIO:
         """Open a name for reading; KeyError where there is none."""
 
-    def writer(self, name: str) -> BinaryIO:
-        """Open a new name for writing."""
+    def writer(self, name: str, size: int | None = None) -> BinaryIO:
+        """Open a new name for writing; ``size`` is how many bytes that will be, where it is known."""
 
     def __enter__(self) -> Store: ...
 

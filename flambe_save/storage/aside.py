@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,8 @@ class Aside:
         self._lock: int | None = None
         self._old: Path | None = None
         self._files: list[str] = []
-        self._folders: list[str] = []
+        self._folders: dict[str, None] = {"": None}  # in the order of their making
+        self._making = threading.Lock()
         self._made_parents: list[Path] = []
         _ours.add(self.path.name)
         try:
@@ -100,29 +102,26 @@ class Aside:
             raise
 
     def create(self, name: str) -> BinaryIO:
-        """Open a new file of a folder for writing, made with the folders that it lies in."""
+        """Open a new file of a folder for writing, made with the folders that it lies in; from any thread."""
         assert self.folder is not None, "a single file has no names"
+        parent = name.rpartition("/")[0]
+        if parent not in self._folders:
+            self._make_folders(parent)
         self._files.append(name)
-        try:
-            return os.fdopen(self.folder.open(name, CREATE_FLAGS), "wb")
-        except FileNotFoundError:
-            self._make_folders(name)
-            return os.fdopen(self.folder.open(name, CREATE_FLAGS), "wb")
+        return os.fdopen(self.folder.open(name, CREATE_FLAGS), "wb")
 
     def _make_folders(self, name: str) -> None:
+        """Make a folder and those that it lies in, where they are missing."""
         assert self.folder is not None
         missing: list[str] = []
-        while name := name.rpartition("/")[0]:
+        while name:
             missing.append(name)
-            try:
-                self.folder.make_folder(name)
-            except FileNotFoundError:
-                continue
-            self._folders.append(missing.pop())
-            break
-        for name in reversed(missing):
-            self.folder.make_folder(name)
-            self._folders.append(name)
+            name = name.rpartition("/")[0]
+        with self._making:
+            for name in reversed(missing):
+                if name not in self._folders:
+                    self.folder.make_folder(name)
+                    self._folders[name] = None
 
     # -------------------------------------------------------------------------------------------- the end
 
@@ -212,7 +211,7 @@ class Aside:
             for name in self._files:
                 with contextlib.suppress(OSError):
                     self.folder.remove(name, folder=False)
-            for name in reversed(self._folders):
+            for name in reversed([name for name in self._folders if name]):
                 with contextlib.suppress(OSError):
                     self.folder.remove(name, folder=True)
         self._let_go()

@@ -20,6 +20,7 @@ class _LocalStore:
     """What folders and files have in common: where they are, and how their ``with`` is entered and left."""
 
     _is_folder: ClassVar[bool]
+    is_concurrent = True
 
     def __init__(
         self,
@@ -133,9 +134,9 @@ class FolderStore(_LocalStore):
     def reader(self, name: str) -> BinaryIO:
         """Open a file of the folder."""
         handle = open_regular(lambda: self._folder.open(name), name, str(self.path / name))
-        return os.fdopen(handle, "rb")
+        return os.fdopen(handle, "rb", buffering=0)  # all is read at once, or not here
 
-    def writer(self, name: str) -> BinaryIO:
+    def writer(self, name: str, size: int | None = None) -> BinaryIO:
         """Create a file, and its folder where needed, aside from the target."""
         assert self._aside is not None, "a store is written inside its with block"
         return self._aside.create(name)
@@ -164,7 +165,7 @@ class FileStore(_LocalStore):
             raise KeyError(name)
         return open_file(self.path)
 
-    def writer(self, name: str) -> BinaryIO:
+    def writer(self, name: str, size: int | None = None) -> BinaryIO:
         """Create the file aside from the target."""
         assert self._aside is not None, "a store is written inside its with block"
         if name:

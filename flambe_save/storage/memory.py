@@ -33,6 +33,8 @@ class MemoryStore:
         What a reader sees; shared with the caller, and replaced as a whole by a commit.
     """
 
+    is_concurrent = True
+
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
         self.files = {} if files is None else files
         self._pending: dict[str, bytes] = {}
@@ -48,7 +50,7 @@ class MemoryStore:
         """Open a committed name."""
         return io.BytesIO(self.files[name])
 
-    def writer(self, name: str) -> BinaryIO:
+    def writer(self, name: str, size: int | None = None) -> BinaryIO:
         """Open a new name; it shows once the store is left."""
         return BufferWriter(functools.partial(self._pending.__setitem__, name))
 

@@ -51,6 +51,8 @@ class TarStore:
         With ``"r"``: what the archive may unpack to.
     """
 
+    is_concurrent = False
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -91,7 +93,7 @@ class TarStore:
         """Open a member."""
         return io.BytesIO(self._files[name])
 
-    def writer(self, name: str) -> BinaryIO:
+    def writer(self, name: str, size: int | None = None) -> BinaryIO:
         """Collect a member in memory; it goes into the archive when its ``with`` is left."""
         if bool(name) == self._single:
             raise SaveError(f"this archive cannot hold {name!r}", file=str(self.path))

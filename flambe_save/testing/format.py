@@ -43,7 +43,9 @@ class FormatContract(abc.ABC):
         """Return the files of a tree that holds only data."""
         files: dict[str, bytes] = {}
         with MemoryStore(files) as store:
-            assert self.make_format().write(tree, store, DumpOptions()) == []
+            plan = self.make_format().plan(tree, DumpOptions())
+            plan.write(store, threads=2)
+        assert plan.opaque == []
         return files
 
     def read(self, files: dict[str, bytes], node: str = "") -> Saved:

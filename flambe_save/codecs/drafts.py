@@ -1,0 +1,190 @@
+"""Drafts: files that are ready to be written, while the tensors in them are still where they are.
+
+A codec makes a draft, which is quick; whoever writes it, in whatever thread, reads the tensors' memory then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from flambe_save.checksum import crc32
+
+__all__ = ["Draft", "Record", "ZipDraft", "memory_of"]
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+Content: TypeAlias = "bytes | torch.UntypedStorage"
+
+_LARGE = 1 << 20  # bytes; smaller pieces are gathered before they are written
+
+
+class Draft:
+    """A file of plain bytes.
+
+    Parameters
+    ----------
+    *pieces : bytes
+    opaque : sequence of str
+        What in it only a trusting load will read, a sentence each.
+
+    Attributes
+    ----------
+    size : int
+        How many bytes the file will have.
+    """
+
+    def __init__(self, *pieces: bytes, opaque: Sequence[str] = ()) -> None:
+        self._pieces = pieces
+        self.opaque = opaque
+        self.size = sum(map(len, pieces))
+
+    @property
+    def storages(self) -> list[torch.UntypedStorage]:
+        """The memory that is read when the file is written."""
+        return []
+
+    def with_storages(self, change: Callable[[torch.UntypedStorage], torch.UntypedStorage]) -> Draft:
+        """Return a draft of the same file that reads other memory, as large as the storages' own."""
+        return self
+
+    def chunks(self) -> Iterator[tuple[Buffer, int]]:
+        """Yield the file's bytes in order, and the CRC-32 of each piece; a piece may change when the next is asked for.
+
+        What is on another device is brought here, one storage at a time.
+        """
+        for piece in self._pieces:
+            yield piece, crc32(piece)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(bytes(chunk) for chunk, _ in self.chunks())
+
+
+def memory_of(storage: torch.UntypedStorage) -> memoryview:
+    """Return the memory of a storage of this machine, shared and writable; it lives as long as the storage."""
+    size = storage.nbytes()
+    if not size:
+        return memoryview(b"")
+    array: Any = ctypes.c_ubyte * size
+    return memoryview(array.from_address(storage.data_ptr())).cast("B")
+
+
+# ------------------------------------------------------------------------------------------------ zips
+
+# Of the zip format (PKWARE's APPNOTE.TXT): a record's own header, its entry in the directory, and the directory's end
+_HEADER = struct.Struct("<4s5H3L2H")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_END = struct.Struct("<4s4H2LH")
+_END_64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR = struct.Struct("<4sLQL")
+_VERSION, _VERSION_64 = 20, 45
+_DATE = 33  # 1980-01-01, the earliest that a zip can say: no clock
+_MOST = 0xFFFFFFFF  # what needs more is written as 64 bits
+_MANY = 0xFFFF
+_ALIGNMENT = 64  # of each record's content in the file, as torch.save has it
+_PADDING = b"FB"  # the extra field in which torch.save puts it
+
+
+class Record(NamedTuple):
+    """A record of a zip.
+
+    Attributes
+    ----------
+    name : str
+    content : bytes or torch.UntypedStorage
+    size : int
+        In bytes.
+    """
+
+    name: str
+    content: Content
+    size: int
+
+
+class ZipDraft(Draft):
+    """A zip of stored records, each aligned to 64 bytes, as torch.save writes them; with zip64 where it needs that."""
+
+    def __init__(self, records: Sequence[Record], opaque: Sequence[str] = ()) -> None:
+        self._records = records
+        self.opaque = opaque
+        self._places: list[tuple[int, bytes, bytes]] = []  # offset, name and padding of each record
+        here = 0
+        large = 0  # bytes of the directory that say what does not fit 32 bits
+        for name, _, size in records:
+            raw = name.encode()
+            begin = here + _HEADER.size + len(raw) + (20 if size >= _MOST else 0)
+            padding = -begin % _ALIGNMENT
+            if 0 < padding < 4:  # an extra field has a header itself
+                padding += _ALIGNMENT
+            self._places.append((here, raw, _padding(padding)))
+            large += _extra_size(size, here)
+            here = begin + padding + size
+        self._directory_at = here
+        self._directory_size = sum(_ENTRY.size + len(raw) for _, raw, _ in self._places) + large
+        self._is_large = here + self._directory_size >= _MOST or len(records) >= _MANY
+        ends = _END.size + (_END_64.size + _LOCATOR.size if self._is_large else 0)
+        self.size = here + self._directory_size + ends
+
+    @property
+    def storages(self) -> list[torch.UntypedStorage]:
+        return [content for _, content, _ in self._records if not isinstance(content, bytes)]
+
+    def with_storages(self, change: Callable[[torch.UntypedStorage], torch.UntypedStorage]) -> ZipDraft:
+        changed = [
+            record if isinstance(record.content, bytes) else record._replace(content=change(record.content))
+            for record in self._records
+        ]
+        return ZipDraft(changed, self.opaque)
+
+    def chunks(self) -> Iterator[tuple[Buffer, int]]:
+        directory = bytearray()
+        small = bytearray()
+        for (_, content, size), (offset, name, padding) in zip(self._records, self._places, strict=True):
+            held = content if isinstance(content, bytes) or content.device.type == "cpu" else content.cpu()  # type: ignore[no-untyped-call]
+            data = held if isinstance(held, bytes) else memory_of(held)
+            checksum = crc32(data)
+            large = size >= _MOST
+            extra = (struct.pack("<2H2Q", 1, 16, size, size) if large else b"") + padding
+            short = _MOST if large else size
+            version = _VERSION_64 if large else _VERSION
+            common = (0, 0, 0, _DATE, checksum, short, short, len(name))
+            small += _HEADER.pack(b"PK\3\4", version, *common, len(extra)) + name + extra
+            if size < _LARGE:
+                small += data
+            else:
+                yield small, crc32(small)
+                small = bytearray()
+                yield data, checksum
+            more = _extra(size, offset)
+            version = _VERSION_64 if more else _VERSION
+            directory += _ENTRY.pack(b"PK\1\2", version, version, *common, len(more), 0, 0, 0, 0, min(offset, _MOST))
+            directory += name + more
+        small += directory + self._end()
+        yield small, crc32(small)
+
+    def _end(self) -> bytes:
+        count, size, offset = len(self._records), self._directory_size, self._directory_at
+        ends = b""
+        if self._is_large:
+            ends = _END_64.pack(b"PK\6\6", _END_64.size - 12, 45, 45, 0, 0, count, count, size, offset)
+            ends += _LOCATOR.pack(b"PK\6\7", 0, offset + size, 1)
+            count, size, offset = min(count, _MANY), min(size, _MOST), min(offset, _MOST)
+        return ends + _END.pack(b"PK\5\6", 0, 0, count, count, size, offset, 0)
+
+
+def _padding(size: int) -> bytes:
+    return struct.pack("<2sH", _PADDING, size - 4) + b"Z" * (size - 4) if size else b""
+
+
+def _extra_size(size: int, offset: int) -> int:
+    numbers = 2 * (size >= _MOST) + (offset >= _MOST)
+    return 4 + 8 * numbers if numbers else 0
+
+
+def _extra(size: int, offset: int) -> bytes:
+    """Return what the directory says of a record in 64 bits, where 32 are too few."""
+    numbers = ([size, size] if size >= _MOST else []) + ([offset] if offset >= _MOST else [])
+    return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""

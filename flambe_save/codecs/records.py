@@ -1,0 +1,206 @@
+"""Records: the directory of a zip as torch writes it, taken apart with nothing taken on trust.
+
+torch checks none of this: names twice, records that lie on each other or are compressed, a directory that says one
+thing and a record's own header another.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from flambe_save.codecs.options import LoadOptions
+from flambe_save.codecs.sources import Source
+from flambe_save.errors import CorruptSaveError, quote
+
+__all__ = ["ZIP_MAGIC", "Records"]
+
+ZIP_MAGIC = b"PK\3\4"
+# As in drafts.py, but only what is read
+_HEADER = struct.Struct("<4s22x2H")  # the lengths of the name and of the extra field
+_ENTRY = struct.Struct("<4s4x2H4x3L4H6xL")
+_END = struct.Struct("<4s4H2LH")
+_END_64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR = struct.Struct("<4sLQL")
+_LONGEST_END = _END.size + 0xFFFF
+_MOST = 0xFFFFFFFF  # stands for a number in 64 bits, elsewhere
+_LARGE = 1 << 20  # bytes of a record from which it is read to memory of its own
+_ENCRYPTED = 1
+
+
+class _Entry(NamedTuple):
+    path: str
+    raw: bytes  # the path, as it is written
+    checksum: int
+    size: int
+    offset: int
+
+
+class Records:
+    """The records of a torch zip by their names inside its one folder.
+
+    Parameters
+    ----------
+    source : Source
+    options : LoadOptions
+
+    Raises
+    ------
+    CorruptSaveError
+        If the directory is damaged, or more than a zip of stored records should hold.
+    """
+
+    def __init__(self, source: Source, options: LoadOptions) -> None:
+        self._source = source
+        self._options = options
+        self._entries: dict[str, _Entry] = {}
+        try:
+            entries = sorted(self._read_directory(), key=lambda entry: entry.offset)
+        except (struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
+            raise self.damaged(f"the zip is damaged: {error}") from error
+        seen: set[str] = set()
+        end = 0
+        root = entries[0].path.partition("/")[0] if entries else ""
+        for entry in entries:
+            folder, _, name = entry.path.partition("/")
+            lower = entry.path.lower()
+            if lower in seen or folder != root:
+                raise self.damaged(f"its record {quote(entry.path)} comes twice, or lies in another folder")
+            if entry.offset < end:
+                raise self.damaged(f"its record {quote(entry.path)} lies on another")
+            seen.add(lower)
+            end = entry.offset + _HEADER.size + len(entry.raw) + entry.size
+            self._entries[name] = entry
+        if end > self._directory_at:
+            raise self.damaged("its last record lies on the directory")
+        large = [self.place(name) for name, entry in self._entries.items() if entry.size >= _LARGE]
+        source.set_apart([(start, start + size) for start, size in large])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Return where a record's content begins, and its size, both in bytes."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise self.damaged(f"its record {quote(name)} is missing")
+        begin = entry.offset + _HEADER.size
+        header = self._source.piece(entry.offset, begin + len(entry.raw))
+        if len(header) < _HEADER.size:
+            raise self.damaged(f"its record {quote(name)} has no header")
+        magic, name_length, extra_length = _HEADER.unpack_from(header)
+        if magic != ZIP_MAGIC:
+            raise self.damaged(f"its record {quote(name)} has no header")
+        if name_length != len(entry.raw) or bytes(header[_HEADER.size :]) != entry.raw:
+            raise self.damaged(f"its record {quote(name)} has another name in its own header")
+        start = begin + name_length + extra_length
+        if start + entry.size > self._directory_at:
+            raise self.damaged(f"its record {quote(name)} is cut short")
+        return start, entry.size
+
+    def check(self, name: str) -> None:
+        """Compare a record with its own checksum.
+
+        Raises
+        ------
+        CorruptSaveError
+            If it differs.
+        """
+        start, size = self.place(name)
+        if self._source.checksum(start, start + size) != self._entries[name].checksum:
+            raise self.damaged(f"its record {quote(name)} does not match its checksum")
+
+    def read(self, name: str) -> bytes:
+        """Return a record's content, compared with its own checksum."""
+        start, size = self.place(name)
+        if self._options.is_verified:
+            self.check(name)
+        return bytes(self._source.piece(start, start + size))
+
+    def damaged(self, what: str) -> CorruptSaveError:
+        return CorruptSaveError(
+            f"this torch file cannot be read: {what}",
+            node=self._options.node,
+            file=self._options.file,
+            fix="The file was cut or changed since it was saved; take it from a copy.",
+        )
+
+    def _read_directory(self) -> list[_Entry]:
+        source = self._source
+        tail_at = max(0, source.size - _LONGEST_END)
+        tail = bytes(source.piece(tail_at, source.size))
+        end_at = tail.rfind(b"PK\5\6")
+        if end_at < 0:
+            raise ValueError("it has no end")
+        _, disk, first_disk, here, count, size, offset, comment = _END.unpack_from(tail, end_at)
+        if end_at + _END.size + comment != len(tail):
+            raise ValueError("something comes after its end")
+        end_at += tail_at
+        locator_at = end_at - _LOCATOR.size
+        if locator_at >= 0 and bytes(source.piece(locator_at, locator_at + 4)) == b"PK\6\7":  # torch always has it
+            _, disk, end_at, _ = _LOCATOR.unpack(source.piece(locator_at, locator_at + _LOCATOR.size))
+            if end_at + _END_64.size != locator_at:
+                raise ValueError("its end in 64 bits is not where it should be")
+            magic, _, _, _, disk, first_disk, here, count, size, offset = _END_64.unpack(
+                source.piece(end_at, locator_at)
+            )
+            if magic != b"PK\6\6":
+                raise ValueError("its end has no 64 bits")
+        if disk or first_disk or here != count or offset + size != end_at:
+            raise ValueError("its end does not fit its directory")
+        self._directory_at: int = offset
+        directory = bytes(source.piece(offset, end_at))
+        entries, at = [], 0
+        for _ in range(count):
+            entry, at = _entry(directory, at)
+            entries.append(entry)
+        if at != len(directory):
+            raise ValueError("its directory is longer than its entries")
+        return entries
+
+
+def _entry(directory: bytes, at: int) -> tuple[_Entry, int]:
+    (
+        magic,
+        flags,
+        method,
+        checksum,
+        packed,
+        size,
+        name_length,
+        extra_length,
+        comment,
+        disk,
+        offset,
+    ) = _ENTRY.unpack_from(directory, at)
+    name_at = at + _ENTRY.size
+    extra_at = name_at + name_length
+    end = extra_at + extra_length + comment
+    if magic != b"PK\1\2" or end > len(directory):
+        raise ValueError("its directory is cut short")
+    if _MOST in (size, packed, offset):
+        packed, size, offset = _in_64_bits(directory[extra_at : extra_at + extra_length], packed, size, offset)
+    if method or packed != size or flags & _ENCRYPTED or disk:
+        raise ValueError("a record is compressed, or not in this file")
+    raw = directory[name_at:extra_at]
+    return _Entry(raw.decode(), raw, checksum, size, offset), end
+
+
+def _in_64_bits(extra: bytes, packed: int, size: int, offset: int) -> tuple[int, int, int]:
+    """Return sizes and offset with those in 64 bits that do not fit 32; they stand in this order in field 1."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        at += 4
+        if kind == 1:
+            numbers = list(struct.unpack_from(f"<{length // 8}Q", extra[: at + length], at))
+            size = numbers.pop(0) if size == _MOST else size
+            packed = numbers.pop(0) if packed == _MOST else packed
+            offset = numbers.pop(0) if offset == _MOST else offset
+            return packed, size, offset
+        at += length
+    raise ValueError("a record's size has no 64 bits")

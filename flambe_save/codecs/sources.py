@@ -1,0 +1,303 @@
+"""Sources: the bytes of a file that is read, kept, mapped, or read to where a tensor wants them. Inverse of drafts.py.
+
+Checksums are taken on the way, so that nothing is read twice to be compared.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import mmap
+import os
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Protocol
+
+import torch
+
+from flambe_save.checksum import combine, crc32
+from flambe_save.codecs.drafts import memory_of
+from flambe_save.errors import CorruptSaveError
+from flambe_save.parallel import in_threads, spans
+
+__all__ = ["FileSource", "HeldSource", "Source", "open_source"]
+
+_SMALL = 1 << 20  # bytes; a file up to here is read at once
+_STEP = 1 << 20  # bytes that are read, and then counted into the checksum while the processor still has them at hand
+_LEAST = 8 << 20  # bytes that are worth a thread of their own
+_HUGE = 4 << 20  # bytes from which memory in huge pages is asked for
+_STAGE = 16 << 20  # bytes that are on their way to another device at a time
+
+
+class Source(Protocol):
+    """The bytes of one file.
+
+    Attributes
+    ----------
+    size : int
+    is_held : bool
+        Whether all bytes are there already, so that a checksum of them costs no reading.
+    """
+
+    size: int
+    is_held: bool
+
+    def piece(self, start: int, stop: int) -> memoryview:
+        """Return some of the bytes: shared, where the source keeps them."""
+
+    def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
+        """Return a storage of these bytes, in this machine's memory or on a device."""
+
+    def checksum(self, start: int = 0, stop: int | None = None) -> int:
+        """Return the CRC-32 of some of the bytes, or of all."""
+
+    def set_apart(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Say which ranges, in order, will be asked for as storages; all others are read now, if they need to be."""
+
+
+class HeldSource:
+    """Bytes that are in memory, or mapped; storages share them.
+
+    Parameters
+    ----------
+    data : buffer
+        Writable.
+    threads : int
+    """
+
+    is_held = True
+
+    def __init__(self, data: Any, threads: int = 1) -> None:
+        self._data = memoryview(data).cast("B")
+        self._threads = threads
+        self.size = len(self._data)
+
+    def piece(self, start: int, stop: int) -> memoryview:
+        return self._data[start:stop]
+
+    def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
+        if start == stop:
+            return torch.UntypedStorage(0, device=device)  # type: ignore[no-untyped-call]
+        shared = torch.frombuffer(self._data[start:stop], dtype=torch.uint8).untyped_storage()
+        return shared if device is None else _moved(shared, device)
+
+    def checksum(self, start: int = 0, stop: int | None = None) -> int:
+        stop = self.size if stop is None else stop
+        parts = spans(start, stop, self._threads, _LEAST)
+        found = in_threads(lambda part: crc32(self._data[part[0] : part[1]]), parts, self._threads)
+        return _joined(found, [end - begin for begin, end in parts])
+
+    def set_apart(self, ranges: Sequence[tuple[int, int]]) -> None:
+        return
+
+
+class FileSource:
+    """Bytes of an open file that are read when they are asked for.
+
+    Parameters
+    ----------
+    descriptor : int
+        Stays the caller's.
+    size : int
+    threads : int
+        How many read at once.
+    is_checked : bool
+        Whether checksums are taken while reading.
+    """
+
+    is_held = False
+
+    def __init__(self, descriptor: int, size: int, threads: int = 1, *, is_checked: bool = True) -> None:
+        self._descriptor = descriptor
+        self._threads = threads
+        self._is_checked = is_checked
+        self.size = size
+        self._blocks: list[tuple[int, memoryview]] = []
+        self._known: dict[int, tuple[int, int]] = {}  # where a piece begins -> where it ends, and its checksum
+
+    def piece(self, start: int, stop: int) -> memoryview:
+        index = bisect.bisect_right(self._blocks, start, key=lambda block: block[0]) - 1
+        if index >= 0:
+            begin, block = self._blocks[index]
+            if stop <= begin + len(block):
+                return block[start - begin : stop - begin]
+        data = memoryview(bytearray(max(0, min(stop, self.size) - start)))
+        self._fill(data, start)
+        return data
+
+    def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
+        if device is not None:
+            return self._storage_on(device, start, stop)
+        storage = new_storage(stop - start)
+        data = memory_of(storage)
+        self._note(start, stop, self._read(data, start))
+        return storage
+
+    def checksum(self, start: int = 0, stop: int | None = None) -> int:
+        total, stop = 0, self.size if stop is None else stop
+        while start < stop:
+            end, found = self._known.get(start, (0, 0))
+            if not start < end <= stop:
+                end = min([begin for begin in self._known if begin > start] + [stop])
+                found = self._count(start, end)
+            total = combine(total, found, end - start)
+            start = end
+        return total
+
+    def set_apart(self, ranges: Sequence[tuple[int, int]]) -> None:
+        here = 0
+        for start, stop in [*ranges, (self.size, self.size)]:
+            if start > here:
+                block = memoryview(bytearray(start - here))
+                self._note(here, start, self._read(block, here))
+                self._blocks.append((here, block))
+            here = stop
+
+    def _note(self, start: int, stop: int, checksum: int) -> None:
+        if self._is_checked:
+            self._known[start] = stop, checksum
+
+    def _read(self, data: memoryview, start: int) -> int:
+        """Fill memory from the file; return the checksum of what was read."""
+        parts = spans(0, len(data), self._threads, _LEAST)
+        found = in_threads(lambda part: self._fill(data[part[0] : part[1]], start + part[0]), parts, self._threads)
+        return _joined(found, [end - begin for begin, end in parts])
+
+    def _fill(self, data: memoryview, start: int) -> int:
+        checksum = 0
+        for here in range(0, len(data), _STEP):
+            part = data[here : here + _STEP]
+            _read_at(self._descriptor, part, start + here)
+            if self._is_checked:
+                checksum = crc32(part, checksum)
+        return checksum
+
+    def _count(self, start: int, stop: int) -> int:
+        """Return the checksum of what is not kept."""
+
+        def count(part: tuple[int, int]) -> int:
+            buffer, checksum = memoryview(bytearray(min(_STEP, part[1] - part[0]))), 0
+            for here in range(*part, _STEP):
+                chunk = buffer[: min(_STEP, part[1] - here)]
+                _read_at(self._descriptor, chunk, here)
+                checksum = crc32(chunk, checksum)
+            return checksum
+
+        parts = spans(start, stop, self._threads, _LEAST)
+        return _joined(in_threads(count, parts, self._threads), [end - begin for begin, end in parts])
+
+    def _storage_on(self, device: torch.device, start: int, stop: int) -> torch.UntypedStorage:
+        """Read to another device by way of two buffers: one is filled while the other is on its way."""
+        storage = torch.UntypedStorage(stop - start, device=device)  # type: ignore[no-untyped-call]
+        target = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
+        is_cuda = device.type == "cuda"
+        stages = [torch.empty(min(_STAGE, stop - start), dtype=torch.uint8, pin_memory=is_cuda) for _ in range(2)]
+        events: list[Any] = [None, None]
+        checksum = 0
+        for count, here in enumerate(range(start, stop, _STAGE)):
+            size, turn = min(_STAGE, stop - here), count % 2
+            if events[turn] is not None:
+                events[turn].synchronize()
+            stage = stages[turn][:size]
+            checksum = combine(checksum, self._read(memory_of(stage.untyped_storage())[:size], here), size)
+            target[here - start : here - start + size].copy_(stage, non_blocking=is_cuda)
+            if is_cuda:
+                events[turn] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                events[turn].record(torch.cuda.current_stream(device))
+        for event in events:
+            if event is not None:
+                event.synchronize()
+        self._note(start, stop, checksum)
+        return storage
+
+
+def open_source(file: BinaryIO, *, mapped: bool = False, threads: int = 1, is_checked: bool = True) -> Source:
+    """Return the source of an open file, which is read to the end only where it is small or no file of the system's.
+
+    Parameters
+    ----------
+    file : file
+        Open for reading, at its beginning; stays the caller's.
+    mapped : bool
+        Whether storages shall share memory with the file, as far as the system can do that. What is written to them
+        never gets into the file.
+    threads : int
+    is_checked : bool
+        Whether checksums will be asked for.
+    """
+    try:
+        descriptor = file.fileno()
+    except (OSError, AttributeError):
+        if hasattr(file, "getbuffer"):
+            return HeldSource(file.getbuffer(), threads)
+        return HeldSource(bytearray(file.read()), threads)
+    size = os.fstat(descriptor).st_size
+    if mapped and size:
+        try:
+            return HeldSource(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY), threads)
+        except (OSError, ValueError):  # a file system that cannot
+            pass
+    if size > _SMALL and hasattr(os, "preadv"):
+        return FileSource(descriptor, size, threads, is_checked=is_checked)
+    data = bytearray(size)
+    filled = 0
+    while filled < size and (count := file.readinto(memoryview(data)[filled:])):  # type: ignore[attr-defined]
+        filled += count
+    return HeldSource(data if filled == size else data[:filled], threads)
+
+
+def new_storage(size: int) -> torch.UntypedStorage:
+    """Return a storage that is not filled yet; a large one in huge pages, which are several times cheaper to touch.
+
+    Raises
+    ------
+    MemoryError
+        If there is not enough.
+    """
+    try:
+        storage = torch.UntypedStorage(size)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise MemoryError(str(error)[:200]) from error
+    if size >= _HUGE and _madvise is not None:
+        page = mmap.PAGESIZE
+        begin = -(-storage.data_ptr() // page) * page
+        end = (storage.data_ptr() + size) // page * page
+        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
+    return storage
+
+
+def _find_madvise() -> Any:
+    try:
+        return ctypes.CDLL(None).madvise if hasattr(mmap, "MADV_HUGEPAGE") else None
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+_madvise = _find_madvise()
+
+
+def _read_at(descriptor: int, data: memoryview, start: int) -> None:
+    """Fill memory from a place in a file.
+
+    Raises
+    ------
+    CorruptSaveError
+        If the file ends before.
+    """
+    while len(data):
+        count = os.preadv(descriptor, [data], start)
+        if not count:
+            raise CorruptSaveError("the file ends too early", fix="Take it from a copy of the save.")
+        data, start = data[count:], start + count
+
+
+def _joined(checksums: Sequence[int], lengths: Sequence[int]) -> int:
+    total = checksums[0]
+    for checksum, length in zip(checksums[1:], lengths[1:], strict=True):
+        total = combine(total, checksum, length)
+    return total
+
+
+def _moved(storage: torch.UntypedStorage, device: torch.device) -> torch.UntypedStorage:
+    target = torch.UntypedStorage(storage.nbytes(), device=device)  # type: ignore[no-untyped-call]
+    target.copy_(storage)
+    return target

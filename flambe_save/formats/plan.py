@@ -1,0 +1,79 @@
+"""Plans: what a save will hold, before any of it is written. A format makes a plan; writing it reads the tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from flambe_save.checksum import combine
+from flambe_save.codecs import Draft
+from flambe_save.parallel import in_threads
+from flambe_save.storage import Store
+
+__all__ = ["Facts", "Plan"]
+
+
+class Facts(NamedTuple):
+    """What is known of a file once it is written.
+
+    Attributes
+    ----------
+    size : int
+        In bytes.
+    checksum : int
+        CRC-32.
+    digest : str or None
+        SHA-256 in hexadecimal, where it was asked for.
+    """
+
+    size: int
+    checksum: int
+    digest: str | None
+
+
+@dataclass
+class Plan:
+    """The files of a save.
+
+    Attributes
+    ----------
+    files : dict of str to Draft
+        By name, in the order in which an archive holds them.
+    seal : callable, optional
+        Returns the name and the bytes of the file that comes last and makes the save valid, from what is known of the
+        others.
+    digest : {"sha256"}, optional
+        Whether digests are taken too.
+    opaque : list of str
+        What only a trusting load will read, a sentence each.
+    """
+
+    files: dict[str, Draft] = field(default_factory=dict)
+    seal: Callable[[Mapping[str, Facts]], tuple[str, bytes]] | None = None
+    digest: str | None = None
+    opaque: list[str] = field(default_factory=list)
+
+    def write(self, store: Store, threads: int = 1) -> None:
+        """Write all files to an open store, from several threads where it takes that; what fails is raised."""
+        names = list(self.files)
+        if store.is_concurrent and threads > 1:
+            names.sort(key=lambda name: -self.files[name].size)  # so that no thread is left with a large one at the end
+        facts = in_threads(lambda name: self._write(name, store), names, threads if store.is_concurrent else 1)
+        if self.seal is not None:
+            by_name = dict(zip(names, facts, strict=True))
+            name, data = self.seal({name: by_name[name] for name in self.files})
+            with store.writer(name, len(data)) as file:
+                file.write(data)
+
+    def _write(self, name: str, store: Store) -> Facts:
+        draft, checksum = self.files[name], 0
+        digest = hashlib.new(self.digest) if self.digest is not None else None
+        with store.writer(name, draft.size) as file:
+            for chunk, piece in draft.chunks():
+                file.write(chunk)
+                checksum = combine(checksum, piece, len(chunk)) if checksum else piece
+                if digest is not None:
+                    digest.update(chunk)
+        return Facts(draft.size, checksum, digest.hexdigest() if digest is not None else None)
