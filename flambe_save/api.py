@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import dill
-import torch
 
 from flambe_save.adapters import Fit, get_state, restore_ties
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.adapters.migrations import Migrated, migrate_state
+from flambe_save.background import start, wait_for
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
-from flambe_save.config.audit import asks_for
 from flambe_save.errors import (
     CorruptSaveError,
     Finding,
     FlambeSaveError,
     LoadError,
     MissingExtensionError,
-    NeedsTrustWarning,
     PackageVersionWarning,
     RegistrationError,
     SaveError,
@@ -33,15 +32,15 @@ from flambe_save.errors import (
     UntrustedError,
     warn,
 )
-from flambe_save.formats import Damage, Format, ReadOptions, format_of
+from flambe_save.formats import Damage, ReadOptions, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ties
-from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, STASH_KEY, TAGS_KEY
-from flambe_save.loading import audit, build, bytes_of, needed, read, reading, shape_of, state_of, tell_all
-from flambe_save.parallel import check_threads
-from flambe_save.registry import FORMATS
-from flambe_save.state import Stash, State
-from flambe_save.storage import check_outside, check_replaceable, create_store, open_store
-from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_state
+from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, STASH_KEY
+from flambe_save.loading import audit, build, read, reading, shape_of, state_of, tell_all
+from flambe_save.parallel import check_threads, default_threads
+from flambe_save.saving import Saving, Target
+from flambe_save.state import State
+from flambe_save.storage import open_store
+from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust
 
 __all__ = [
@@ -50,16 +49,11 @@ __all__ = [
     "load_state_from_file",
     "migrate",
     "save",
+    "save_async",
     "save_state_to_file",
     "untrusted",
     "verify",
 ]
-
-_READ_AGAIN = 64 << 20  # bytes
-_RECORDING = (
-    ". A module that is made inside `with flambe_save.recording():`, or whose class is decorated with "
-    "@flambe_save.recorded, is not pickled; its weights need no trust either way: load_state(model, path)"
-)
 
 
 def save(
@@ -73,6 +67,7 @@ def save(
     *,
     durable: bool = False,
     digest: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
 ) -> str:
     """Save an object as a folder that can be opened by hand; :func:`load` is the inverse.
@@ -97,6 +92,10 @@ def save(
         another always is, before the old one goes.
     digest : {"sha256"}, optional
         A digest to note for each file in the manifest, to sign it or to find it by content.
+    base : str or path, optional
+        An earlier save, a folder. Tensors of components that are the same to the byte are not written again: their
+        files become hard links to those of the base, where the disk can do that. Each save is complete by itself, and
+        either may be deleted.
     threads : int, optional
         How many threads write at once; by default as many as there are cores, up to four.
 
@@ -113,32 +112,16 @@ def save(
         If the object, or a part of it, cannot be represented.
     SaveError
         If it cannot be written. Nothing is left behind.
+    LoadError
+        If the base is damaged, or no save. Nothing is written.
 
     Warns
     -----
     NeedsTrustWarning
         If the save holds more than data, so that a default load will refuse that part.
     """
-    state = get_state(obj)
-    if not state._metadata[""].get(CONFIG_KEY):
-        raise UnsupportedObjectError(
-            f"the arguments that this {type(obj).__qualname__} was built with cannot be written as a mapping of names "
-            "to values",
-            fix="Give arguments by position or by keyword, not the same name both ways, and call no __new__ of its "
-            "own.",
-        )
-    return save_state_to_file(
-        state,
-        path,
-        compress,
-        pickle_only,
-        overwrite,
-        pickle_module,
-        pickle_protocol,
-        durable=durable,
-        digest=digest,
-        threads=threads,
-    )
+    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads)
+    return _write(_planned(_state_of(obj), path, *options))
 
 
 def save_state_to_file(
@@ -152,12 +135,95 @@ def save_state_to_file(
     *,
     durable: bool = False,
     digest: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
 ) -> str:
     """Save a State, or a bare ``state_dict``; :func:`load_state_from_file` is the inverse.
 
     Parameters, returns, errors and warnings are those of :func:`save`.
     """
+    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads)
+    return _write(_planned(state, path, *options))
+
+
+def save_async(
+    obj: Any,
+    path: str | os.PathLike[str],
+    compress: bool = False,
+    pickle_only: bool = False,
+    overwrite: bool = False,
+    pickle_module: PickleModule = dill,
+    pickle_protocol: int = 2,
+    *,
+    durable: bool = False,
+    digest: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    keep_memory: bool = True,
+) -> Future[str]:
+    """Save an object in the background, as it is now: training can go on at once, and what it changes is not saved.
+
+    The call returns when the tensors are copied and everything else is pickled. Another save to the same path, in the
+    background or not, waits for this one first; so does the end of the program.
+
+    Parameters
+    ----------
+    keep_memory : bool
+        Whether the memory of the copy is kept for the next one, which is made faster then: as much as the object's
+        tensors take. A call with False lets go of it when its save is done.
+    obj, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads
+        As :func:`save`.
+
+    Returns
+    -------
+    concurrent.futures.Future of str
+        ``.result()`` waits for the save and returns its path, or raises what :func:`save` raises while it writes.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If the object, or a part of it, cannot be represented.
+    SaveError
+        If there is not enough memory for the copy.
+
+    Warns
+    -----
+    NeedsTrustWarning
+        As :func:`save`.
+    """
+    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads)
+    saving = _planned(_state_of(obj), path, *options)
+    future = start(saving, check_threads(threads, SaveError), keep_memory=keep_memory)
+    saving.tell(is_written=False)
+    return future
+
+
+def _state_of(obj: Any) -> State:
+    state = get_state(obj)
+    if not state._metadata[""].get(CONFIG_KEY):
+        raise UnsupportedObjectError(
+            f"the arguments that this {type(obj).__qualname__} was built with cannot be written as a mapping of names "
+            "to values",
+            fix="Give arguments by position or by keyword, not the same name both ways, and call no __new__ of its "
+            "own.",
+        )
+    return state
+
+
+def _planned(
+    state: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    compress: bool,
+    pickle_only: bool,
+    overwrite: bool,
+    pickle_module: PickleModule,
+    pickle_protocol: int,
+    durable: bool,
+    digest: str | None,
+    base: str | os.PathLike[str] | None,
+    threads: int | None,
+) -> Saving:
+    """Check the arguments of a save and plan it."""
     final = _final_path(path, compress, pickle_only)
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise UnsupportedObjectError(f"a state maps keys, which are texts, to values; this is a {type(state).__name__}")
@@ -165,60 +231,16 @@ def save_state_to_file(
         raise SaveError(f"pickle protocol {pickle_protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
     if digest not in (None, "sha256"):
         raise SaveError(f"no digest {digest!r} is known", fix="Pass digest='sha256', or none.")
-    options = DumpOptions(pickle_module, pickle_protocol, digest, threads=check_threads(threads, SaveError))
-    return _write(state, final, compress, pickle_only, overwrite, durable, options)
+    count = check_threads(threads, SaveError)
+    target = Target(final, compress, pickle_only, overwrite, durable, None if base is None else os.fspath(base))
+    return Saving(state, target, DumpOptions(pickle_module, pickle_protocol, digest, threads=count))
 
 
-def _write(
-    state: Mapping[str, Any],
-    final: str,
-    compress: bool,
-    pickle_only: bool,
-    overwrite: bool,
-    durable: bool,
-    options: DumpOptions,
-) -> str:
-    """Write a State to just this path, whatever it ends in."""
-    tree = tree_from_state(state)
-    size = bytes_of(state)
-    chosen: Format = FORMATS["pickle" if pickle_only else "directory"]
-    plan = chosen.plan(tree, options)
-    try:
-        check_outside(final)
-        if overwrite:
-            check_replaceable(final)
-        with create_store(
-            final,
-            archive=compress,
-            single=pickle_only,
-            overwrite=overwrite,
-            durable=durable,
-            size=size,
-        ) as store:
-            plan.write(store, options.threads)
-    except FlambeSaveError:
-        raise
-    except OSError as error:
-        named = str(error.filename or "")  # relative to a descriptor, often, which says nothing
-        raise SaveError(
-            f"the save cannot be written: {error.strerror or error}",
-            file=named if os.path.isabs(named) else final,
-            fix="Nothing was left behind; check space and permissions, and save again.",
-        ) from error
-    asked = asks_for(tree.config, tree.state._metadata[""].get(TAGS_KEY, {}))
-    opaque = [*plan.opaque, *(f"config.yaml: {what}" for what in asked)]
-    if opaque:
-        shown = "; ".join(opaque[:5]) + (f"; and {len(opaque) - 5} more" if len(opaque) > 5 else "")
-        # Finding the names reads the save again, which is not worth it where that takes long
-        what = needed(final) if size < _READ_AGAIN else "what untrusted(path) lists"
-        hint = _RECORDING if any(map(_holds_a_module, prefixed(tree).values())) else ""
-        warn(f"{final!r} holds more than data ({shown}), so a load needs {what}{hint}", NeedsTrustWarning)
-    return final
-
-
-def _holds_a_module(node: SaveTreeNode) -> bool:
-    values = node.object_stash.values() if isinstance(node.object_stash, Stash) else ()
-    return any(isinstance(value, torch.nn.Module) for value in values)
+def _write(saving: Saving) -> str:
+    wait_for(saving.target.path)
+    path = saving.write()
+    saving.tell(is_written=True)
+    return path
 
 
 def load(
@@ -471,9 +493,9 @@ def migrate(
         is_archive, is_single, requirements = shape_of(path, limits)
         if requirements is not None and not requirements.startswith(HAS_MANIFEST):  # Flambe's
             requirements = f"{HAS_MANIFEST}\n{requirements}"
-        options = DumpOptions(pickle_module, 2, saved.digest, requirements, saved.packages or None)
+        how = DumpOptions(pickle_module, 2, saved.digest, requirements, saved.packages or None, default_threads())
         final = _final_path(path, False, False) if out is None else _final_path(out, is_archive, is_single)
-        _write(state, final, is_archive, is_single, out is None, False, options)
+        _write(Saving(state, Target(final, is_archive, is_single, overwrite=out is None), how))
     return rows
 
 

@@ -88,7 +88,7 @@ def write(tree: SaveTreeNode, how: Format = DIRECTORY) -> dict[str, bytes]:
     """Return the files of a tree."""
     files: dict[str, bytes] = {}
     with MemoryStore(files) as store:
-        how.write(tree, store, DumpOptions())
+        how.plan(tree, DumpOptions()).write(store)
     return files
 
 
@@ -185,7 +185,7 @@ def test_trees_with_any_keys_come_back(
     how, single = data.draw(st.sampled_from([(DIRECTORY, False), (PICKLE, True)]))
     path = tmp_path_factory.mktemp("any") / "save"
     with create_store(path, archive=data.draw(st.booleans()), single=single) as store:
-        how.write(tree, store, DumpOptions())
+        how.plan(tree, DumpOptions()).write(store)
     with open_store(path) as store:
         assert format_of(store, "the-save") is how
         assert same_tree(how.read(store, ReadOptions(LoadOptions())).tree, tree)
@@ -238,7 +238,7 @@ def test_the_manifest_is_written_last() -> None:
             return super().writer(name)
 
     with Recording() as store:
-        DIRECTORY.write(sample(), store, DumpOptions())
+        DIRECTORY.plan(sample(), DumpOptions()).write(store)
     assert order[-1] == MANIFEST_FILE
     assert len(set(order)) == len(order) == 4 * 6 + 2
 
@@ -268,7 +268,7 @@ def test_the_protocol_is_as_low_as_it_can_be(key: str, protocol: bytes) -> None:
 def test_every_folder_is_a_save(tmp_path: Path, store: Any) -> None:
     """Any folder of a save, by itself, reads as the part of the tree that it holds."""
     with store(tmp_path / "save", "w") as target:
-        DIRECTORY.write(sample(), target, DumpOptions())
+        DIRECTORY.plan(sample(), DumpOptions()).write(target)
     with store(tmp_path / "save") as source:
         assert same_tree(DIRECTORY.read(source, ReadOptions(LoadOptions())).tree, sample())
     if store is FolderStore:
@@ -281,7 +281,7 @@ def test_two_writes_are_byte_equal(tmp_path: Path) -> None:
     """Two folders of one tree, at different paths, hold the same bytes."""
     for name in ("one", "b/other"):
         with FolderStore(tmp_path / name, "w") as store:
-            DIRECTORY.write(sample(), store, DumpOptions())
+            DIRECTORY.plan(sample(), DumpOptions()).write(store)
     with FolderStore(tmp_path / "one") as one, FolderStore(tmp_path / "b/other") as other:
         assert one.names() == other.names()
         pairs = [
@@ -386,7 +386,9 @@ def test_what_is_more_than_data_is_told() -> None:
     tree = tree._replace(object_stash={"1": Opaque()})
     files: dict[str, bytes] = {}
     with MemoryStore(files) as store:
-        told = DIRECTORY.write(tree, store, DumpOptions())
+        plan = DIRECTORY.plan(tree, DumpOptions())
+        plan.write(store)
+    told = plan.opaque
     assert told == json.loads(files[MANIFEST_FILE])["needs_trust"]
     assert [line.split(" is a ")[0] for line in sorted(told)] == [
         "encoder/state.pt: vocabulary['words']",
@@ -745,7 +747,7 @@ def damage(files: dict[str, bytes]) -> list[Damage]:
 def test_verify_compares_every_digest(name: str) -> None:
     """A file that was changed together with its checksum is found by its SHA-256, whichever file it is."""
     with MemoryStore() as store:
-        DIRECTORY.write(sample(), store, DumpOptions(digest="sha256"))
+        DIRECTORY.plan(sample(), DumpOptions(digest="sha256")).write(store)
     files = store.files
     manifest = Manifest.from_json(files[MANIFEST_FILE])
     if name == MANIFEST_FILE:

@@ -18,7 +18,7 @@ LAYERS = [
     ["sizes", "state", "tree", "trust", "checksum", "parallel"],
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
-    ["loading", "api"],
+    ["loading", "saving", "background", "api"],
     ["component"],
     ["testing", "structure"],
     ["__init__"],

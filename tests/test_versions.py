@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ from flambe_save import (
 )
 from flambe_save.config.registrable import TAGS
 from flambe_save.formats.manifest import Manifest, changed_packages
+from flambe_save.formats.plan import Facts
 from flambe_save.registry import MOVED
 
 SHAPES: dict[str, dict[str, bool]] = {
@@ -444,7 +447,9 @@ def test_migrate_needs_no_migration_afterwards(name: str, old: Path) -> None:
     edited = Manifest.from_json(manifest.read_bytes())
     if is_folder:
         requirements.write_text(requirements.read_text() + "some-package==1.0\n")
-        edited.add_file("requirements.txt", requirements.read_bytes(), "sha256")
+        data = requirements.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        edited.add_files({"requirements.txt": Facts(len(data), zlib.crc32(data), digest)})
         edited.packages["torch"] = torch.__version__ + "+saved"
         manifest.write_bytes(edited.to_json())
     kept = {path: path.stat().st_mtime_ns for path in old.iterdir() if path.name != name}

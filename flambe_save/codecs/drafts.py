@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from flambe_save.checksum import crc32
+from flambe_save.checksum import combine, crc32
+from flambe_save.codecs.sources import Source, memory_of
+from flambe_save.parallel import in_threads, spans
 
-__all__ = ["Draft", "Record", "ZipDraft", "memory_of"]
+__all__ = ["Draft", "Record", "ZipDraft"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Content: TypeAlias = "bytes | torch.UntypedStorage"
@@ -59,17 +61,16 @@ class Draft:
         for piece in self._pieces:
             yield piece, crc32(piece)
 
+    def same_as(self, source: Source, threads: int = 1) -> int | None:
+        """Return the CRC-32 that the file would have, where it would be the one that a source reads; else None.
+
+        All bytes are compared. Checksums of large records are those that the source claims, so they are to be compared
+        with what is known of the file from elsewhere.
+        """
+        return _checksum_if_same(self.chunks(), source, threads)
+
     def __bytes__(self) -> bytes:
         return b"".join(bytes(chunk) for chunk, _ in self.chunks())
-
-
-def memory_of(storage: torch.UntypedStorage) -> memoryview:
-    """Return the memory of a storage of this machine, shared and writable; it lives as long as the storage."""
-    size = storage.nbytes()
-    if not size:
-        return memoryview(b"")
-    array: Any = ctypes.c_ubyte * size
-    return memoryview(array.from_address(storage.data_ptr())).cast("B")
 
 
 # ------------------------------------------------------------------------------------------------ zips
@@ -139,13 +140,25 @@ class ZipDraft(Draft):
         ]
         return ZipDraft(changed, self.opaque)
 
+    def same_as(self, source: Source, threads: int = 1) -> int | None:
+        if source.size != self.size:
+            return None
+        at = _HEADER.size - 16  # where a header says the checksum
+        claimed = [bytes(source.piece(offset + at, offset + at + 4)) for offset, _, _ in self._places]
+        return _checksum_if_same(self._chunks([int.from_bytes(raw, "little") for raw in claimed]), source, threads)
+
     def chunks(self) -> Iterator[tuple[Buffer, int]]:
+        return self._chunks([None] * len(self._records))
+
+    def _chunks(self, checksums: Sequence[int | None]) -> Iterator[tuple[Buffer, int]]:
+        """Yield the bytes; of records whose checksum is given, none is taken."""
         directory = bytearray()
         small = bytearray()
-        for (_, content, size), (offset, name, padding) in zip(self._records, self._places, strict=True):
+        records = zip(self._records, self._places, checksums, strict=True)
+        for (_, content, size), (offset, name, padding), known in records:
             held = content if isinstance(content, bytes) or content.device.type == "cpu" else content.cpu()  # type: ignore[no-untyped-call]
             data = held if isinstance(held, bytes) else memory_of(held)
-            checksum = crc32(data)
+            checksum = crc32(data) if known is None else known
             large = size >= _MOST
             extra = (struct.pack("<2H2Q", 1, 16, size, size) if large else b"") + padding
             short = _MOST if large else size
@@ -188,3 +201,35 @@ def _extra(size: int, offset: int) -> bytes:
     """Return what the directory says of a record in 64 bits, where 32 are too few."""
     numbers = ([size, size] if size >= _MOST else []) + ([offset] if offset >= _MOST else [])
     return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
+
+
+# ------------------------------------------------------------------------------------------------ comparing
+
+
+def _checksum_if_same(chunks: Iterable[tuple[Buffer, int]], source: Source, threads: int) -> int | None:
+    here = total = 0
+    for chunk, checksum in chunks:
+        if not _same_bytes(chunk, source.piece(here, here + len(chunk)), threads):
+            return None
+        total, here = combine(total, checksum, len(chunk)), here + len(chunk)
+    return total if here == source.size else None
+
+
+def _same_bytes(one: Buffer, other: memoryview, threads: int) -> bool:
+    if len(one) != len(other):
+        return False
+    if not isinstance(one, memoryview):
+        return bytes(one) == other
+    array: Any = ctypes.c_ubyte * len(one)
+    places = [ctypes.addressof(array.from_buffer(item)) for item in (one, other)]
+    parts = spans(0, len(one), threads, _LARGE)
+
+    def differ(part: tuple[int, int]) -> int:
+        begin, end = part
+        return int(_memcmp(places[0] + begin, places[1] + begin, end - begin))
+
+    return not any(in_threads(differ, parts, threads))
+
+
+_memcmp = ctypes.CDLL(None).memcmp  # it lets go of Python's lock, and stops at the first byte
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)

@@ -1,12 +1,13 @@
-"""Sources: the bytes of a file that is read, kept, mapped, or read to where a tensor wants them. Inverse of drafts.py.
+"""Sources: the bytes of a file that is read, kept, mapped, or read to where a tensor wants them.
 
-Checksums are taken on the way, so that nothing is read twice to be compared.
+drafts.py is the other side. Checksums are taken on the way, so that nothing is read twice to be compared.
 """
 
 from __future__ import annotations
 
 import bisect
 import ctypes
+import io
 import mmap
 import os
 from collections.abc import Sequence
@@ -15,11 +16,10 @@ from typing import Any, BinaryIO, Protocol
 import torch
 
 from flambe_save.checksum import combine, crc32
-from flambe_save.codecs.drafts import memory_of
 from flambe_save.errors import CorruptSaveError
 from flambe_save.parallel import in_threads, spans
 
-__all__ = ["FileSource", "HeldSource", "Source", "open_source"]
+__all__ = ["FileSource", "HeldSource", "Source", "memory_of", "new_storage", "open_source"]
 
 _SMALL = 1 << 20  # bytes; a file up to here is read at once
 _STEP = 1 << 20  # bytes that are read, and then counted into the checksum while the processor still has them at hand
@@ -227,7 +227,7 @@ def open_source(file: BinaryIO, *, mapped: bool = False, threads: int = 1, is_ch
     try:
         descriptor = file.fileno()
     except (OSError, AttributeError):
-        if hasattr(file, "getbuffer"):
+        if hasattr(file, "getbuffer") and not isinstance(file, io.BytesIO):  # that could not be closed any more
             return HeldSource(file.getbuffer(), threads)
         return HeldSource(bytearray(file.read()), threads)
     size = os.fstat(descriptor).st_size
@@ -243,6 +243,15 @@ def open_source(file: BinaryIO, *, mapped: bool = False, threads: int = 1, is_ch
     while filled < size and (count := file.readinto(memoryview(data)[filled:])):  # type: ignore[attr-defined]
         filled += count
     return HeldSource(data if filled == size else data[:filled], threads)
+
+
+def memory_of(storage: torch.UntypedStorage) -> memoryview:
+    """Return the memory of a storage of this machine, shared and writable; it lives as long as the storage."""
+    size = storage.nbytes()
+    if not size:
+        return memoryview(b"")
+    array: Any = ctypes.c_ubyte * size
+    return memoryview(array.from_address(storage.data_ptr())).cast("B")
 
 
 def new_storage(size: int) -> torch.UntypedStorage:

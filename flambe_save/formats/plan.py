@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeAlias
+
+import torch
 
 from flambe_save.checksum import combine
 from flambe_save.codecs import Draft
 from flambe_save.parallel import in_threads
 from flambe_save.storage import Store
 
-__all__ = ["Facts", "Plan"]
+__all__ = ["Facts", "Link", "Plan"]
 
 
 class Facts(NamedTuple):
@@ -31,6 +33,9 @@ class Facts(NamedTuple):
     size: int
     checksum: int
     digest: str | None
+
+
+Link: TypeAlias = Callable[[str, Store], "Facts | None"]
 
 
 @dataclass
@@ -55,15 +60,36 @@ class Plan:
     digest: str | None = None
     opaque: list[str] = field(default_factory=list)
 
-    def write(self, store: Store, threads: int = 1) -> None:
-        """Write all files to an open store, from several threads where it takes that; what fails is raised."""
+    @property
+    def size(self) -> int:
+        """How many bytes the files have, but for the last one."""
+        return sum(draft.size for draft in self.files.values())
+
+    def with_storages(self, change: Callable[[torch.UntypedStorage], torch.UntypedStorage]) -> Plan:
+        """Return a plan of the same files that reads other memory."""
+        return replace(self, files={name: draft.with_storages(change) for name, draft in self.files.items()})
+
+    def write(self, store: Store, threads: int = 1, link: Link = lambda name, store: None) -> None:
+        """Write all files to an open store, from several threads where it takes that.
+
+        Parameters
+        ----------
+        store : Store
+        threads : int
+        link : callable
+            Puts a file into the store that need not be written, and returns what is known of it; None for any other.
+        """
+
+        def put(name: str) -> Facts:
+            return link(name, store) or self._write(name, store)
+
         names = list(self.files)
         if store.is_concurrent and threads > 1:
             names.sort(key=lambda name: -self.files[name].size)  # so that no thread is left with a large one at the end
-        facts = in_threads(lambda name: self._write(name, store), names, threads if store.is_concurrent else 1)
+        found = in_threads(put, names, threads if store.is_concurrent else 1)
         if self.seal is not None:
-            by_name = dict(zip(names, facts, strict=True))
-            name, data = self.seal({name: by_name[name] for name in self.files})
+            facts = dict(zip(names, found, strict=True))
+            name, data = self.seal({name: facts[name] for name in self.files})
             with store.writer(name, len(data)) as file:
                 file.write(data)
 

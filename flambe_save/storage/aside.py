@@ -110,6 +110,22 @@ class Aside:
         self._files.append(name)
         return os.fdopen(self.folder.open(name, CREATE_FLAGS), "wb")
 
+    def link(self, name: str, other: Folder, identity: tuple[int, int]) -> bool:
+        """Make a new name a hard link to that of another folder; False where that cannot be, or it is another file."""
+        assert self.folder is not None, "a single file has no names"
+        parent = name.rpartition("/")[0]
+        if parent not in self._folders:
+            self._make_folders(parent)
+        try:
+            found = other.link(name, self.folder)
+        except OSError:  # on another disk, or one without links, or too many of them
+            return False
+        if found != identity:
+            self.folder.remove(name, folder=False)
+            return False
+        self._files.append(name)
+        return True
+
     def _make_folders(self, name: str) -> None:
         """Make a folder and those that it lies in, where they are missing."""
         assert self.folder is not None

@@ -95,6 +95,26 @@ class Folder:
         """Open a file, or a folder with ``os.O_DIRECTORY``; the descriptor is the caller's to close."""
         return self._at(name, lambda part, **at: os.open(part, flags, 0o666, **at))
 
+    def link(self, name: str, other: Folder) -> tuple[int, int]:
+        """Make the same name in another folder a hard link to a file; return its device and inode.
+
+        Raises
+        ------
+        OSError
+            If the system cannot.
+        """
+
+        def at_source(source: str, **source_at: int) -> tuple[int, int]:
+            def at_target(target: str, **target_at: int) -> tuple[int, int]:
+                between = {f"{end}_dir_fd": at["dir_fd"] for end, at in (("src", source_at), ("dst", target_at)) if at}
+                os.link(source, target, **between)  # type: ignore[arg-type]
+                facts = os.stat(target, follow_symlinks=False, **target_at)
+                return facts.st_dev, facts.st_ino
+
+            return other._at(name, at_target)
+
+        return self._at(name, at_source)
+
     def make_folder(self, name: str) -> None:
         """Make one folder."""
         self._at(name, lambda part, **at: os.mkdir(part, **at))

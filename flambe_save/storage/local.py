@@ -141,6 +141,20 @@ class FolderStore(_LocalStore):
         assert self._aside is not None, "a store is written inside its with block"
         return self._aside.create(name)
 
+    def link(self, name: str, other: FolderStore, identity: tuple[int, int]) -> bool:
+        """Make a name a hard link to the same name of another store; False where that cannot be done.
+
+        Parameters
+        ----------
+        name : str
+        other : FolderStore
+            Open for reading.
+        identity : (int, int)
+            Device and inode of the file that is meant; another one that took its name is not linked to.
+        """
+        assert self._aside is not None, "a store is written inside its with block"
+        return self._aside.link(name, other._folder, identity)
+
 
 class FileStore(_LocalStore):
     """A single file; its only name is ``""``.

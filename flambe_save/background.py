@@ -1,0 +1,177 @@
+"""Saves in the background: a copy of the tensors is made while the caller waits, and written while it goes on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from flambe_save.codecs.sources import new_storage
+from flambe_save.errors import SaveError
+from flambe_save.parallel import in_threads, spans
+from flambe_save.saving import Saving
+
+__all__ = ["start", "wait_for"]
+
+_LEAST = 8 << 20  # bytes that are worth a thread of their own
+
+_running: dict[str, Future[str]] = {}  # by the real path of the save
+_lock = threading.Lock()
+
+
+def wait_for(path: str) -> None:
+    """Wait until no save to a path is being written in the background; whether it failed is its own caller's affair."""
+    with _lock:
+        running = _running.get(os.path.realpath(path))
+    if running is not None:
+        running.exception()
+
+
+def start(saving: Saving, threads: int, *, keep_memory: bool) -> Future[str]:
+    """Copy the tensors of a save and write it in a thread of its own.
+
+    Raises
+    ------
+    SaveError
+        If there is not enough memory for the copy.
+    """
+    place = os.path.realpath(saving.target.path)
+    result: Future[str] = Future()
+    while True:  # an earlier save to the same path is finished first, so that copies do not pile up
+        with _lock:
+            earlier = _running.setdefault(place, result)
+        if earlier is result:
+            break
+        earlier.exception()
+    try:
+        snapshot = _Snapshot(threads)
+        saving.plan = saving.plan.with_storages(snapshot.take)
+        snapshot.copy()
+    except BaseException as error:
+        with _lock:
+            del _running[place]
+        result.set_exception(error)  # whoever waits for the path
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise SaveError(
+                "this machine has not the memory for a copy of the tensors",
+                file=saving.target.path,
+                fix="Nothing was written. Use save(), which needs no copy.",
+            ) from error
+        raise
+
+    def run() -> None:
+        try:
+            snapshot.wait()
+            path = saving.write()
+        except BaseException as error:
+            outcome: Any = error
+        else:
+            outcome = path
+        _spare.keep(snapshot.copies if keep_memory else [])
+        with _lock:
+            del _running[place]
+        if isinstance(outcome, BaseException):
+            result.set_exception(outcome)
+        else:
+            result.set_result(outcome)
+
+    result.set_running_or_notify_cancel()
+    # No daemon: the interpreter waits for it before it exits
+    threading.Thread(target=run, name=f"flambe_save to {saving.target.path}").start()
+    return result
+
+
+class _Spare:
+    """Memory of copies that are written, kept for the next ones: memory that was touched before is copied to faster."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._storages: dict[tuple[int, bool], list[torch.UntypedStorage]] = {}
+
+    def take(self, size: int, *, pinned: bool) -> torch.UntypedStorage:
+        """Return memory of just this size, to be overwritten."""
+        with self._lock:
+            kept = self._storages.get((size, pinned))
+            if kept:
+                return kept.pop()
+        if pinned:
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True).untyped_storage()
+        return new_storage(size)
+
+    def keep(self, storages: list[torch.UntypedStorage]) -> None:
+        """Keep the memory of a copy, and that of none before it."""
+        kept: dict[tuple[int, bool], list[torch.UntypedStorage]] = {}
+        for storage in storages:
+            is_pinned = torch.cuda.is_available() and bool(storage.is_pinned())
+            kept.setdefault((storage.nbytes(), is_pinned), []).append(storage)
+        with self._lock:
+            self._storages = kept
+
+
+_spare = _Spare()
+
+
+class _Snapshot:
+    """A copy of storages: each once, whatever shares it.
+
+    Parameters
+    ----------
+    threads : int
+
+    Attributes
+    ----------
+    copies : list of torch.UntypedStorage
+        The memory that the copy is in.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.copies: list[torch.UntypedStorage] = []
+        self._threads = threads
+        self._pairs: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}  # original and copy
+        self._events: list[Any] = []
+
+    def take(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        """Return where a storage will be copied to."""
+        if storage._cdata not in self._pairs:
+            copy = _spare.take(storage.nbytes(), pinned=storage.device.type == "cuda")
+            self._pairs[storage._cdata] = storage, copy
+        return self._pairs[storage._cdata][1]
+
+    def copy(self) -> None:
+        """Copy all storages. Those of a GPU are on their way when this returns, and it does not change them before.
+
+        Whoever reads the copy calls :meth:`wait` first.
+        """
+        pairs = list(self._pairs.values())
+        here = [pair for pair in pairs if pair[0].device.type == "cpu"]
+        there = [pair for pair in pairs if pair[0].device.type != "cpu"]
+        for device in {original.device for original, _ in there if original.device.type == "cuda"}:
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for original, copy in there:
+                    if original.device == device:
+                        copy.copy_(original, non_blocking=True)
+            event = stream.record_event()
+            torch.cuda.current_stream(device).wait_event(event)  # what comes next there may change the originals
+            self._events.append(event)
+        for original, copy in there:
+            if original.device.type != "cuda":
+                copy.copy_(original)
+        work = [
+            (copy.data_ptr() + begin, original.data_ptr() + begin, end - begin)
+            for original, copy in here
+            for begin, end in spans(0, original.nbytes(), self._threads, _LEAST)
+        ]
+        in_threads(lambda place: ctypes.memmove(*place), work, self._threads)
+        self.copies = [copy for _, copy in self._pairs.values()]
+        self._pairs = {}  # the originals live no longer than their owner wants
+
+    def wait(self) -> None:
+        """Wait until the copy is complete."""
+        for event in self._events:
+            event.synchronize()

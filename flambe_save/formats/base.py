@@ -1,0 +1,112 @@
+"""Bases: an earlier save, whose files a new one links to where they are the same to the byte."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+from flambe_save.codecs import open_source
+from flambe_save.errors import CorruptSaveError, FlambeSaveError, SaveError
+from flambe_save.formats.manifest import Manifest
+from flambe_save.formats.plan import Facts, Plan
+from flambe_save.layout import MANIFEST_FILE, STASH_FILE, STATE_FILE
+from flambe_save.storage import FolderStore, Store, open_store
+
+__all__ = ["Base"]
+
+_LEAST = 4096  # bytes of a file that is worth a link: less fits the disk's smallest block
+
+
+class Base:
+    """An earlier save in a folder. Used with ``with``, and open as long as it is linked to.
+
+    Only files that people do not edit by hand are linked to: what is changed in one save would change in the other.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    LoadError
+        When it is entered, if there is no save, or its manifest is damaged.
+    SaveError
+        If it is none that can be linked to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._same: dict[str, tuple[Facts, tuple[int, int]]] = {}
+
+    def __enter__(self) -> Base:
+        store = open_store(self.path)
+        if not isinstance(store, FolderStore):
+            raise SaveError(
+                f"{self.path!r} is a single file, which cannot be linked to in parts",
+                file=self.path,
+                fix="Pass base= a save that is a folder.",
+            )
+        self._store = store.__enter__()
+        try:
+            self._names = store.names()
+            if MANIFEST_FILE not in self._names:
+                raise SaveError(
+                    f"{self.path!r} has no {MANIFEST_FILE}, so nothing tells whether it is whole",
+                    file=self.path,
+                    fix="Pass base= a save by flambe_save, and the whole of it.",
+                )
+            with store.reader(MANIFEST_FILE) as file:
+                self._manifest = Manifest.from_json(file.read())
+        except BaseException:
+            self._store.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._store.__exit__(kind, error, trace)
+
+    def compare(self, plan: Plan, threads: int) -> int:
+        """Compare every file with the one that is planned, and all others with their checksums.
+
+        Returns
+        -------
+        int
+            How many bytes need not be written.
+
+        Raises
+        ------
+        CorruptSaveError
+            If the base is not what was saved.
+        """
+        self._manifest.check_names(self._names)
+        for name, entry in self._manifest.files.items():
+            try:
+                with self._store.reader(name) as file:
+                    facts = os.fstat(file.fileno())
+                    source = open_source(file, mapped=True, threads=threads)
+                    self._manifest.check_size(name, source.size)
+                    draft = plan.files.get(name)
+                    is_linked = name.rpartition("/")[2] in (STATE_FILE, STASH_FILE) and source.size >= _LEAST
+                    is_linked = is_linked and not (plan.digest is not None and plan.digest not in entry)
+                    checksum = draft.same_as(source, threads) if draft is not None and is_linked else None
+                    same = checksum is not None
+                    checksum = source.checksum() if checksum is None else checksum
+                    self._manifest.check_file(name, checksum)
+            except FlambeSaveError as error:
+                error.locate(file=os.path.join(self.path, name))
+                raise
+            except KeyError:
+                raise CorruptSaveError("it leads to no file", file=os.path.join(self.path, name)) from None
+            if same:
+                digest = entry.get("sha256") if plan.digest is not None else None
+                self._same[name] = Facts(source.size, checksum, digest), (facts.st_dev, facts.st_ino)
+        return sum(facts.size for facts, _ in self._same.values())
+
+    def link(self, name: str, store: Store) -> Facts | None:
+        """Put a file that is the same into a store as a link, where that can be; return what is known of it."""
+        if name not in self._same or not isinstance(store, FolderStore):
+            return None
+        facts, identity = self._same[name]
+        return facts if store.link(name, self._store, identity) else None

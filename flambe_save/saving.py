@@ -1,0 +1,148 @@
+"""Saving: the steps of a save, each once: plan its files, compare them with an earlier save, write them.
+
+api.py has the public functions that take them; background.py takes the last one in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flambe_save.codecs import DumpOptions
+from flambe_save.config.audit import asks_for
+from flambe_save.errors import FlambeSaveError, NeedsTrustWarning, SaveError, warn
+from flambe_save.formats import Format, Plan
+from flambe_save.formats.base import Base
+from flambe_save.layout import TAGS_KEY
+from flambe_save.loading import needed
+from flambe_save.registry import FORMATS
+from flambe_save.state import Stash
+from flambe_save.storage import check_outside, check_replaceable, create_store
+from flambe_save.tree import SaveTreeNode, prefixed, tree_from_state
+
+__all__ = ["Saving", "Target"]
+
+_READ_AGAIN = 64 << 20  # bytes
+_RECORDING = (
+    ". A module that is made inside `with flambe_save.recording():`, or whose class is decorated with "
+    "@flambe_save.recorded, is not pickled; its weights need no trust either way: load_state(model, path)"
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a save is written, and how.
+
+    Parameters
+    ----------
+    path : str
+        Just this, whatever it ends in.
+    is_archive, is_single, overwrite, durable : bool
+        As ``compress``, ``pickle_only``, ``overwrite`` and ``durable`` of :func:`flambe_save.save`.
+    base : str, optional
+        An earlier save, whose files are linked to where they have not changed.
+    """
+
+    path: str
+    is_archive: bool = False
+    is_single: bool = False
+    overwrite: bool = False
+    durable: bool = False
+    base: str | None = None
+
+
+class Saving:
+    """A save that is planned: what is pickled is fixed, tensors are read when it is written.
+
+    Parameters
+    ----------
+    state : State or mapping
+    target : Target
+    options : DumpOptions
+
+    Attributes
+    ----------
+    plan : Plan
+        May be replaced by one that reads other memory.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If something cannot be represented.
+    """
+
+    def __init__(self, state: Mapping[str, Any], target: Target, options: DumpOptions) -> None:
+        self.target = target
+        self._options = options
+        tree = tree_from_state(state)
+        chosen: Format = FORMATS["pickle" if target.is_single else "directory"]
+        self.plan: Plan = chosen.plan(tree, options)
+        asked = asks_for(tree.config, tree.state._metadata[""].get(TAGS_KEY, {}))
+        self._opaque = [*self.plan.opaque, *(f"config.yaml: {what}" for what in asked)]
+        self._hint = _RECORDING if any(map(_holds_a_module, prefixed(tree).values())) else ""
+
+    def write(self) -> str:
+        """Write the save and return its path.
+
+        Raises
+        ------
+        SaveError
+            If it cannot be written; nothing is left behind.
+        LoadError
+            If the base is damaged, or no save; nothing is written then.
+        """
+        target = self.target
+        try:
+            check_outside(target.path)
+            if target.overwrite:
+                check_replaceable(target.path)
+            if target.base is None:
+                self._write()
+            else:
+                with Base(target.base) as base:
+                    self._write(base)
+        except FlambeSaveError:
+            raise
+        except OSError as error:
+            named = str(error.filename or "")  # relative to a descriptor, often, which says nothing
+            raise SaveError(
+                f"the save cannot be written: {error.strerror or error}",
+                file=named if os.path.isabs(named) else target.path,
+                fix="Nothing was left behind; check space and permissions, and save again.",
+            ) from error
+        return target.path
+
+    def _write(self, base: Base | None = None) -> None:
+        target, threads = self.target, self._options.threads
+        linked = base.compare(self.plan, threads) if base is not None else 0
+        with create_store(
+            target.path,
+            archive=target.is_archive,
+            single=target.is_single,
+            overwrite=target.overwrite,
+            durable=target.durable,
+            size=self.plan.size - linked,
+        ) as store:
+            self.plan.write(store, threads, *([base.link] if base is not None else []))
+
+    def tell(self, *, is_written: bool) -> None:
+        """Warn where a default load will refuse a part of the save."""
+        opaque = self._opaque
+        if opaque:
+            shown = "; ".join(opaque[:5]) + (f"; and {len(opaque) - 5} more" if len(opaque) > 5 else "")
+            # Finding the names reads the save again, which is not worth it where that takes long
+            is_soon = is_written and self.plan.size < _READ_AGAIN
+            what = needed(self.target.path) if is_soon else "what untrusted(path) lists"
+            warn(
+                f"{self.target.path!r} holds more than data ({shown}), so a load needs {what}{self._hint}",
+                NeedsTrustWarning,
+            )
+
+
+def _holds_a_module(node: SaveTreeNode) -> bool:
+    values = node.object_stash.values() if isinstance(node.object_stash, Stash) else ()
+    return any(isinstance(value, torch.nn.Module) for value in values)
