@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from flambe_save.errors import SaveError, TargetExistsError
 from flambe_save.layout import PROTOCOL_FILE
+from flambe_save.storage.direct import DirectFile, go_direct
 from flambe_save.storage.disk import CREATE_FLAGS, Folder, exchange, rename_new, sync_folder, sync_tree
 
 fcntl: Any
@@ -32,6 +33,7 @@ __all__ = ["Aside", "finish", "old_save"]
 _ASIDE = ".flambe-aside"
 _OLD = ".flambe-aside-old"  # an old save between two renames: it counts as the target where the new one never arrived
 _NAME = re.compile(r"\.(?P<target>.*)\.(?P<pid>\d+)-[0-9a-f]{8}\.flambe-aside(-old)?", re.DOTALL)
+_DIRECT = 1 << 20  # bytes from which a durable file is written past the page cache
 _YOUNG = 60  # seconds for which an aside of a living process is left alone although nothing holds it
 _LONG_AGO = 24 * 3600  # seconds after which an aside is a leftover where the system has no locks
 _ours: set[str] = set()  # names of the asides of this process
@@ -101,14 +103,26 @@ class Aside:
             self.discard()
             raise
 
-    def create(self, name: str) -> BinaryIO:
-        """Open a new file of a folder for writing, made with the folders that it lies in; from any thread."""
+    def create(self, name: str, size: int = 0) -> BinaryIO:
+        """Open a new file of a folder for writing, made with the folders that it lies in; from any thread.
+
+        ``size`` is how many bytes it will have, as far as that is known.
+        """
         assert self.folder is not None, "a single file has no names"
         parent = name.rpartition("/")[0]
         if parent not in self._folders:
             self._make_folders(parent)
         self._files.append(name)
-        return os.fdopen(self.folder.open(name, CREATE_FLAGS), "wb")
+        return self._opened(self.folder.open(name, CREATE_FLAGS), size)
+
+    def open(self, size: int = 0) -> BinaryIO:
+        """Open the single file for writing."""
+        return self._opened(os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0)), size)
+
+    def _opened(self, descriptor: int, size: int) -> BinaryIO:
+        if self._durable and size >= _DIRECT and go_direct(descriptor):
+            return cast(BinaryIO, DirectFile(descriptor))
+        return os.fdopen(descriptor, "wb")
 
     def link(self, name: str, other: Folder, identity: tuple[int, int]) -> bool:
         """Make a new name a hard link to that of another folder; False where that cannot be, or it is another file."""

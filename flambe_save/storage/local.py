@@ -139,7 +139,7 @@ class FolderStore(_LocalStore):
     def writer(self, name: str, size: int | None = None) -> BinaryIO:
         """Create a file, and its folder where needed, aside from the target."""
         assert self._aside is not None, "a store is written inside its with block"
-        return self._aside.create(name)
+        return self._aside.create(name, size or 0)
 
     def link(self, name: str, other: FolderStore, identity: tuple[int, int]) -> bool:
         """Make a name a hard link to the same name of another store; False where that cannot be done.
@@ -184,4 +184,4 @@ class FileStore(_LocalStore):
         assert self._aside is not None, "a store is written inside its with block"
         if name:
             raise SaveError(f"a single file cannot hold {name!r}", file=str(self.path))
-        return open(self._aside.path, "wb")
+        return self._aside.open(size or 0)

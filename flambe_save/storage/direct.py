@@ -1,0 +1,94 @@
+"""DirectFile: writes large files past the system's page cache, for saves that shall be on the disk when they are done.
+
+What goes through the page cache is copied there first, and from there to the disk when it is synced.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import mmap
+import os
+from typing import Any
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["DirectFile", "go_direct"]
+
+_BUFFER = 8 << 20  # bytes
+_BLOCK = 4096  # bytes; what is written begins and ends at multiples of it
+
+
+def go_direct(descriptor: int) -> bool:
+    """Make a file that was just created one that is written past the page cache; False where that cannot be."""
+    if fcntl is None or not hasattr(os, "O_DIRECT"):
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_DIRECT)
+    except OSError:  # a file system that has no such thing
+        return False
+    return True
+
+
+class DirectFile(io.RawIOBase):
+    """A file that :func:`go_direct` was called for; written from its beginning, and closed when the ``with`` is left.
+
+    Parameters
+    ----------
+    descriptor : int
+        Closed with the file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._buffer = mmap.mmap(-1, _BUFFER)  # which begins at a page
+        self._address = ctypes.addressof(ctypes.c_ubyte.from_buffer(self._buffer))
+        self._filled = 0
+        self._size = 0
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write bytes; all of them."""
+        view = memoryview(data).cast("B")
+        for_address: Any = (ctypes.c_ubyte * len(view)).from_buffer if not view.readonly else None
+        here = 0
+        while here < len(view):
+            count = min(len(view) - here, _BUFFER - self._filled)
+            if for_address is not None and count > _BLOCK:  # other threads run meanwhile
+                source = ctypes.addressof(for_address(view)) + here
+                ctypes.memmove(self._address + self._filled, source, count)
+            else:
+                self._buffer[self._filled : self._filled + count] = bytes(view[here : here + count])
+            self._filled += count
+            here += count
+            if self._filled == _BUFFER:
+                self._flush(_BUFFER)
+        self._size += len(view)
+        return len(view)
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        if self.closed:
+            return
+        try:
+            if self._filled:
+                self._flush(-(-self._filled // _BLOCK) * _BLOCK)
+                os.ftruncate(self._descriptor, self._size)
+        finally:
+            os.close(self._descriptor)
+            super().close()
+
+    def _flush(self, size: int) -> None:
+        with memoryview(self._buffer) as whole:
+            left = whole[:size]
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        self._filled = 0
