@@ -6,13 +6,14 @@ dict's key, say) is escaped, so that the two are inverses.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flambe_save.layout import CLASS_KEY, DIRECTORIES_KEY
 
-__all__ = ["Stash", "State", "join_key", "ordered", "split_key", "traverse"]
+__all__ = ["IndexedState", "Stash", "State", "join_key", "keys_below", "ordered", "split_key", "traverse"]
 
 _EMPTY_PART = "%"  # a lone percent sign is never the result of escaping
 
@@ -64,6 +65,53 @@ class State(OrderedDict[str, Any]):
         root = self._metadata.get("", {}).get(CLASS_KEY, "")
         shown = ", ".join(list(self)[:4]) + (", ..." if len(self) > 4 else "")
         return f"State({root}: {len(self.components)} components, {len(self)} values: {shown})"
+
+
+class _Indexed(OrderedDict[str, Any]):
+    """A mapping that finds the keys below a prefix without looking at the others."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._sorted: list[str] | None = None  # every key that ever was here, from the first time that it is needed
+        self._order: dict[str, int] = {}  # when each of them came
+        self._count = 0
+        super().__init__(*args, **kwargs)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in self:
+            if self._sorted is not None and key not in self._order:
+                insort(self._sorted, key)
+            self._order[key] = self._count
+            self._count += 1
+        super().__setitem__(key, value)
+
+    def below(self, prefix: str) -> list[str]:
+        """Return the keys inside a prefix, in the order in which they came."""
+        if self._sorted is None:
+            self._sorted = sorted(self._order)
+        first, last = bisect_left(self._sorted, f"{prefix}."), bisect_left(self._sorted, f"{prefix}/")  # "/" is next
+        return sorted((key for key in self._sorted[first:last] if key in self), key=self._order.__getitem__)
+
+
+class IndexedState(_Indexed, State):
+    """A State for many questions by :func:`keys_below`, as a load has them; its metadata is indexed too."""
+
+    @classmethod
+    def of(cls, state: State) -> IndexedState:
+        """Return a shallow copy of a State."""
+        made = cls(state)
+        made._metadata = _Indexed(state.copy()._metadata)
+        for prefix in made.components:
+            made._metadata.setdefault(prefix, {})
+        return made
+
+
+def keys_below(mapping: Mapping[str, Any], prefix: str) -> list[str]:
+    """Return the keys of a mapping that lie inside a prefix, all for ``""``, in order."""
+    if not prefix:
+        return list(mapping)
+    if isinstance(mapping, _Indexed):
+        return mapping.below(prefix)
+    return [key for key in mapping if key.startswith(f"{prefix}.")]
 
 
 class Stash(dict[str, Any]):

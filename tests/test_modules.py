@@ -36,6 +36,7 @@ from flambe_save import (
     verify,
 )
 from flambe_save.adapters import Place, get_state
+from flambe_save.adapters.filling import fill
 from flambe_save.registry import ADAPTERS
 from flambe_save.testing.codec import same
 
@@ -508,3 +509,49 @@ def test_modules_that_torch_does_not_know_of(tmp_path: Path) -> None:
     with pytest.warns(StateMismatchWarning, match=r"layer\.more.*nn\.ModuleList"):
         save(model, tmp_path / "run")
     assert "layer.more.a.0.weight" not in load_state_from_file(tmp_path / "run")
+
+
+class Renaming(nn.Module):
+    """Takes a weight by its old name, and reports what it is asked to load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.inner = nn.ModuleDict({"a": nn.Linear(2, 2), "ab": nn.Linear(2, 2, bias=False)})
+        self.asked: list[Any] = []
+        self.register_load_state_dict_post_hook(lambda module, keys: keys.unexpected_keys.append("of.a.hook"))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
+        self.asked.append((list(state_dict), prefix, local_metadata))
+        state_dict[f"{prefix}weight"] = state_dict.pop(f"{prefix}old")
+        state_dict[f"{prefix}inner.ab.weight"] = torch.ones(2, 2)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_filling_is_what_torch_does() -> None:
+    """Hooks see the same, and the same keys are missing, unexpected and in errors, as with load_state_dict."""
+    own = nn.ModuleList([Renaming(), nn.BatchNorm1d(2)]).state_dict()
+    for key in ("0.inner.a.bias", "0.inner.ab.weight", "1.weight", "0.weight"):
+        del own[key]
+    own["0.old"], own["0.inner.abc.weight"], own["x"] = torch.ones(2), torch.ones(1), torch.ones(1)
+    results = []
+    for load_into in (fill, lambda module, own: module.load_state_dict(own, strict=False)):
+        model = nn.ModuleList([Renaming(), nn.BatchNorm1d(2)])
+        keys = tuple(load_into(model, own))
+        with pytest.raises(RuntimeError) as failed:
+            load_into(model, {**own, "0.old": torch.ones(3), "0.inner.a.weight": "none"})
+        results.append((keys, str(failed.value), model[0].asked, model[0].inner["ab"].weight.tolist()))  # type: ignore
+    assert results[0] == results[1]
+
+
+def test_a_load_state_dict_of_its_own_is_called(tmp_path: Path) -> None:
+    """A module that loads itself in its own way does so."""
+
+    class Own(nn.Linear):
+        def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            self.is_called = True
+            return super().load_state_dict(*args, **kwargs)
+
+    model = Own(2, 2)
+    assert fill(model, model.state_dict()) == ([], [])
+    assert model.is_called

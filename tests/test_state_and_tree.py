@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flambe_save import SaveTreeNode, State, state_from_tree, traverse, tree_from_state
 from flambe_save.layout import CLASS_KEY, CONFIG_KEY, DIRECTORIES_KEY, SOURCE_KEY, STASH_KEY, VERSION_KEY
-from flambe_save.state import join_key, split_key
+from flambe_save.state import IndexedState, join_key, keys_below, split_key
 from flambe_save.tree import walk
 
 PARTS = st.one_of(st.sampled_from(["a", "b", "c", "", "a%", "net", "0"]), st.text(max_size=3))
@@ -123,3 +123,27 @@ def test_find_knows_no_half_names() -> None:
     assert tree.find("") is tree
     with pytest.raises(AttributeError):
         tree.state = State()  # type: ignore[misc]
+
+
+@given(
+    st.lists(KEYS, unique=True, max_size=20),
+    st.lists(st.tuples(st.booleans(), KEYS), max_size=20),
+    st.lists(KEYS, min_size=1, max_size=5),
+)
+def test_an_index_finds_what_a_search_finds(
+    keys: list[str], changes: list[tuple[bool, str]], prefixes: list[str]
+) -> None:
+    """Keys below a prefix are those that begin with it, in order, also after some have come and gone."""
+    plain = State((key, 0) for key in keys)
+    indexed = IndexedState.of(plain)
+    found = [keys_below(indexed, prefix) for prefix in prefixes]
+    assert found == [keys_below(plain, prefix) for prefix in prefixes]
+    for is_there, key in changes:
+        for state in (plain, indexed):
+            if is_there:
+                state[key] = 1
+            else:
+                state.pop(key, None)
+    assert [keys_below(indexed, key) for key in prefixes] == [
+        [key for key in plain if key.startswith(f"{prefix}.")] if prefix else list(plain) for prefix in prefixes
+    ]

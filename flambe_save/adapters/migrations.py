@@ -31,7 +31,7 @@ from flambe_save.layout import (
     TAGS_KEY,
     VERSION_KEY,
 )
-from flambe_save.state import State
+from flambe_save.state import State, keys_below
 from flambe_save.tree import join_prefix
 
 __all__ = ["Migrated", "check_major", "migrate_component", "migrate_state", "migration", "numbers"]
@@ -208,34 +208,34 @@ def _apply(step: _Step, cls: type, part: State, prefix: str) -> State:
 def _cut(state: State, prefix: str) -> State:
     """Return the part of a state below a component's prefix. Inverse of :func:`_put`."""
     begin = join_prefix(prefix, "") if prefix else ""
-    part = State((key[len(begin) :], value) for key, value in state.items() if key.startswith(begin))
-    for name, local in state._metadata.items():
-        if _is_below(name, prefix, begin):
-            part._metadata[name[len(begin) :]] = dict(local)
-    inside = (name for name in state.components if _is_below(name, prefix, begin))
-    part._metadata[DIRECTORIES_KEY] = {name[len(begin) :] for name in inside}
+    part = State((key[len(begin) :], state[key]) for key in keys_below(state, prefix))
+    names, directories = _names_below(state, prefix), state._metadata[DIRECTORIES_KEY]
+    part._metadata.update((name[len(begin) :], dict(state._metadata[name])) for name in names)
+    part._metadata[DIRECTORIES_KEY] = {name[len(begin) :] for name in names if name in directories}
     return part
 
 
 def _put(part: State, state: State, prefix: str) -> None:
     """Replace what a state holds below a component's prefix."""
     begin = join_prefix(prefix, "") if prefix else ""
-    for key in [key for key in state if key.startswith(begin)]:
+    directories = state._metadata[DIRECTORIES_KEY]
+    for key in keys_below(state, prefix):
         del state[key]
-    for name in [name for name in state._metadata if _is_below(name, prefix, begin)]:
+    for name in _names_below(state, prefix):
         del state._metadata[name]
-    directories = {name for name in state.components if not _is_below(name, prefix, begin)}
-    state._metadata[DIRECTORIES_KEY] = directories | {prefix}
+        directories.discard(name)
     for key, value in part.items():
         state[begin + key] = value
     for name, local in part._metadata.items():
         if name not in (DIRECTORIES_KEY, KEEP_VARS_KEY):
             state._metadata[begin + name if name else prefix] = local
-    state._metadata[DIRECTORIES_KEY].update(begin + name for name in part.components if name)
+    directories.update((prefix, *(begin + name for name in part.components if name)))
 
 
-def _is_below(name: str, prefix: str, begin: str) -> bool:
-    return name not in (DIRECTORIES_KEY, KEEP_VARS_KEY) and (name == prefix or name.startswith(begin))
+def _names_below(state: State, prefix: str) -> list[str]:
+    """Return the prefixes of a component and of what is inside it of which the metadata knows."""
+    names = dict.fromkeys([prefix, *keys_below(state._metadata, prefix)])
+    return [name for name in names if name in state._metadata and name not in (DIRECTORIES_KEY, KEEP_VARS_KEY)]
 
 
 # ------------------------------------------------------------------------------------------------ a whole save

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from flambe_save.adapters.builtins import agree, builtin_schema
+from flambe_save.adapters.filling import fill
 from flambe_save.adapters.parametrized import effective, give_effective, split_effective
 from flambe_save.adapters.protocol import (
     PLUMBING,
@@ -27,7 +28,7 @@ from flambe_save.config.schema import Schema, schema_of
 from flambe_save.config.wrappers import plain_keys, wrapped_keys
 from flambe_save.errors import FlambeSaveError, StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
-from flambe_save.state import State
+from flambe_save.state import State, keys_below
 
 __all__ = ["MODULE", "ModuleAdapter", "load_module", "module_children", "module_state"]
 
@@ -152,15 +153,13 @@ def _set_modes(module: nn.Module, modes: Any) -> None:
 def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
     """Load what lies under the place's prefix with the module's own ``load_state_dict``."""
     begin = place.key_prefix
-    saved = {
-        key[len(begin) :]: value
-        for key, value in state.items()
-        if key.startswith(begin) and key not in mismatch.consumed
+    saved = {key[len(begin) :]: state[key] for key in keys_below(state, place.prefix) if key not in mismatch.consumed}
+    inside = {
+        "": place.prefix,
+        **{prefix[len(begin) :]: prefix for prefix in keys_below(state._metadata, place.prefix)},
     }
     local_metadata = {
-        prefix[len(begin) :] if prefix != place.prefix else "": local
-        for prefix, local in state._metadata.items()
-        if isinstance(local, dict) and (prefix == place.prefix or prefix.startswith(begin))
+        key: local for key, prefix in inside.items() if isinstance(local := state._metadata.get(prefix), dict)
     }
     here = wrapped_keys(place.obj, [*saved, *local_metadata])
     own: OrderedDict[str, Any] = OrderedDict((here[key], value) for key, value in saved.items())
@@ -177,7 +176,7 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     try:
         if fit is not None:
             _fit(place.obj, own, fit)
-        result = place.obj.load_state_dict(own, strict=False)
+        missing, unexpected = fill(place.obj, own)
     except FlambeSaveError:
         raise
     except Exception as error:  # torch raises RuntimeError for shapes, and anything for values of other kinds
@@ -187,9 +186,8 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     if fit is not None:
         _set_modes(place.obj, state._metadata.get(place.prefix, {}).get(MODES_KEY))
     given = give_effective(place.obj, effective_values, mismatch)
-    missing = plain_keys(place.obj, result.missing_keys)
-    mismatch.missing += [begin + plain for key, plain in missing.items() if key not in given]
-    mismatch.consumed.update(called[key] for key in own.keys() - set(result.unexpected_keys))
+    mismatch.missing += [begin + plain for key, plain in plain_keys(place.obj, missing).items() if key not in given]
+    mismatch.consumed.update(called[key] for key in own.keys() - set(unexpected))
 
 
 def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit) -> None:

@@ -46,7 +46,7 @@ from flambe_save.layout import (
     TAGS_KEY,
     VERSION_KEY,
 )
-from flambe_save.state import Stash, State
+from flambe_save.state import IndexedState, Stash, State
 from flambe_save.tree import join_prefix, place_key
 
 __all__ = ["get_state", "load_state", "restore_ties"]
@@ -150,7 +150,7 @@ def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None =
     VersionMismatchError
         If the major version of a class differs.
     """
-    state = state.copy()  # hooks may change it
+    state = IndexedState.of(state)  # a copy, for hooks may change it
     mismatch = Mismatch(owners={"": False})
 
     def enter(place: Place, adapter: Adapter) -> Later:

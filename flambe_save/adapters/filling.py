@@ -1,0 +1,76 @@
+"""Filling modules: torch's ``load_state_dict``, in a time that grows with the number of keys and not with its square.
+
+torch goes through all keys of a module once for each module inside it. The calls, their order and what they are given
+are the same here, so hooks and modules with a ``_load_from_state_dict`` of their own see no difference.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+__all__ = ["fill"]
+
+_LOAD = nn.Module.load_state_dict
+
+
+def fill(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Load a ``state_dict`` into a module, as ``module.load_state_dict(own, strict=False)`` does.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Changed in place. A ``load_state_dict`` of its own is called.
+    own : mapping of str to object
+        Copied; its ``_metadata``, where it has one, tells each module's version.
+
+    Returns
+    -------
+    (list of str, list of str)
+        The keys that are missing, and those that are unexpected.
+
+    Raises
+    ------
+    RuntimeError
+        If shapes differ, or a value cannot be copied; the message lists all of it.
+    """
+    if getattr(module.load_state_dict, "__func__", None) is not _LOAD:
+        missing, unexpected = module.load_state_dict(own, strict=False)
+        return missing, unexpected
+    found = nn.modules.module._IncompatibleKeys([], [])
+    errors: list[str] = []
+    copied: OrderedDict[str, Any] = OrderedDict(own)
+    metadata = copied._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]
+
+    def load(inner: nn.Module, local: dict[str, Any], prefix: str) -> None:
+        inner._load_from_state_dict(local, prefix, metadata.get(prefix[:-1], {}), True, *found, errors)
+        children = _split(local, prefix, inner._modules)
+        for name, child in inner._modules.items():
+            if child is not None:
+                load(child, children.get(name, {}), f"{prefix}{name}.")
+        for hook in inner._load_state_dict_post_hooks.values():
+            if hook(inner, found) is not None:
+                raise AssertionError("a hook of load_state_dict changes the keys in place, and returns nothing")
+
+    load(module, copied, "")
+    if errors:
+        text = "\n\t".join(errors)
+        raise RuntimeError(f"Error(s) in loading state_dict for {type(module).__name__}:\n\t{text}")
+    return found.missing_keys, found.unexpected_keys
+
+
+def _split(local: Mapping[str, Any], prefix: str, children: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return, by the names of children, what of a module's ``state_dict`` is theirs; keys stay as they are."""
+    parts: dict[str, dict[str, Any]] = {}
+    if children:
+        begin = len(prefix)
+        for key, value in local.items():
+            if "." in key[begin:] and key.startswith(prefix):
+                parts.setdefault(key[begin : key.index(".", begin)], {})[key] = value
+    for name in children:
+        if "." in name:  # add_module refuses it, and yet it can be done
+            parts[name] = {key: value for key, value in local.items() if key.startswith(f"{prefix}{name}.")}
+    return parts
