@@ -25,7 +25,7 @@ from flambe_save.adapters.protocol import (
 from flambe_save.adapters.source import source_of
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.held import Held
-from flambe_save.config.represent import config_text, describe
+from flambe_save.config.represent import Written, config_text, describe
 from flambe_save.config.schema import visit
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import (
@@ -104,10 +104,10 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
         return adapter.get_state(place._replace(keep_vars=keep_vars), found)
 
     _walk(obj, prefix, enter)
-    holds = _Holds(found)
+    holds, written = _Holds(found), Written()
     for place in nodes:
         is_root = place.prefix == prefix
-        _add_config(place, found, Held(arrays, containers, holds) if is_root else Held(holds=holds))
+        _add_config(place, found, Held(arrays, containers, holds) if is_root else Held(holds=holds), written)
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
     return state
@@ -326,7 +326,7 @@ def _add_node(place: Place, state: State) -> None:
     local[SOURCE_KEY] = source_of(type(obj))
 
 
-def _add_config(place: Place, state: State, held: Held) -> None:
+def _add_config(place: Place, state: State, held: Held, written: Written) -> None:
     """Write down how an object is built again, and what of that YAML cannot hold."""
     if is_component(place.obj) and describe(place.obj) is None:
         return  # it was not built by calling its class; its state is saved all the same
@@ -335,7 +335,7 @@ def _add_config(place: Place, state: State, held: Held) -> None:
     local, prefix = state._metadata[place.prefix], place.prefix
     stash = Stash()
     try:
-        local[CONFIG_KEY], local[TAGS_KEY] = config_text(place.obj, stash, held)
+        local[CONFIG_KEY], local[TAGS_KEY] = config_text(place.obj, stash, held, written)
     except FlambeSaveError as error:
         error.locate(node=prefix)
         raise

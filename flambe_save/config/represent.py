@@ -34,7 +34,7 @@ from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError,
 from flambe_save.registry import find_adapter
 from flambe_save.state import Stash, join_key
 
-__all__ = ["Representer", "config_text", "describe", "serialize"]
+__all__ = ["Representer", "Written", "config_text", "describe", "serialize"]
 
 _DEEP = 32  # levels that are indented
 _MANY = 10_000  # plain values that a config holds in one container
@@ -43,6 +43,22 @@ _TOO_DEEP = f"a config nested deeper than {MAX_DEPTH}"
 _BY_HASH = (set, frozenset, OrderedDict)
 
 Path: TypeAlias = "tuple[str | int, ...]"  # the keys and indices that lead to a value
+
+
+class Written:
+    """What the configs of one save have in common: nodes of values that are written alike wherever they are.
+
+    So the config of a component is represented once, and not for each component around it too. What is relative to the
+    root of a config, or to its stash, is that config's alone.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: dict[int, pyyaml.Node] = {}
+        self.alive: list[Any] = []  # ids are only unique while their objects live
+        # By the ids of nodes, beside which the nodes are kept
+        self.tags: dict[int, tuple[pyyaml.Node, dict[str, str]]] = {}  # tag -> dotted path of its class
+        self.extensions: dict[int, tuple[pyyaml.Node, dict[str, str]]] = {}  # module -> what installs it
+        self.defaults: dict[int, pyyaml.Node] = {}  # they are indented as if nothing were around them
 
 
 class Representer:
@@ -56,15 +72,23 @@ class Representer:
         Where values go that YAML cannot hold; without one they are an error.
     held : Held
         What the state beside the config holds.
+    written : Written, optional
+        What other configs of the same save have said already.
     """
 
-    def __init__(self, root: Any, stash: dict[str, Any] | None = None, held: Held | None = None) -> None:
+    def __init__(
+        self,
+        root: Any,
+        stash: dict[str, Any] | None = None,
+        held: Held | None = None,
+        written: Written | None = None,
+    ) -> None:
         self.stash = stash
         self._held = held or Held()
-        self.tags: dict[str, str] = {}  # tag -> dotted path of its class
-        self.extensions: dict[str, str] = {}  # module -> what installs it
+        self._written = written or Written()
         self._root = root
-        self._nodes: dict[int, pyyaml.Node] = {}
+        self._nodes: dict[int, pyyaml.Node] = {}  # of values that only this config writes so
+        self._own = 0  # how often something was written that only this config writes so
         self._stashed: dict[int, str] = {}
         self._paths: dict[int, list[str]] | None = None
         self._parameters: dict[int, list[tuple[tuple[str, ...], str]]] | None = None
@@ -72,7 +96,6 @@ class Representer:
         self._small: set[int] = set()
         self._copies: dict[int, Any] = {}
         self._constructors = 0  # how many constructors' arguments are being written
-        self._alive: list[Any] = []  # ids are only unique while their objects live
 
     def represent_data(self, value: Any, path: Path = ()) -> pyyaml.Node:
         """Return the node of any value; the same object gives the same node, hence an anchor.
@@ -84,16 +107,33 @@ class Representer:
         """
         return cast(pyyaml.Node, run(self._data(value, path)))
 
+    def _known(self, value: Any) -> pyyaml.Node | None:
+        """Return the node of a plain value, or of one that is written already; None where there is work to do."""
+        kind = type(value)
+        make = PLAIN.get(kind)
+        if make is None:
+            node = self._written.nodes.get(id(value))
+            if node is None and (node := self._nodes.get(id(value))) is not None:
+                self._own += 1
+            return node
+        if has_plain_offset(value):
+            try:
+                return cast(pyyaml.Node, make(value))
+            except ValueError:  # a number of too many digits
+                return None
+        return None
+
     def _data(self, value: Any, path: Path) -> Steps:
         value = unwrapped(value)
+        node = self._known(value)
+        if node is not None:
+            return node
         kind = type(value)
         if kind in PLAIN and has_plain_offset(value):
             try:
                 return PLAIN[kind](value)
-            except ValueError as error:  # a number of too many digits
+            except ValueError as error:
                 raise UnsupportedObjectError(f"YAML cannot hold {self._say(path)}: {error}") from error
-        if id(value) in self._nodes:
-            return self._nodes[id(value)]
         if isinstance(value, Link):
             return self._represent_link(value, path)
         if id(value) in self._open:
@@ -101,6 +141,7 @@ class Representer:
         if len(self._open) > MAX_DEPTH:  # before the paths to so many levels fill the memory
             raise ConfigError(f"{_TOO_DEEP} cannot be written", fix="Flatten the object.")
         self._open[id(value)] = value
+        before = self._own
         try:
             node = yield self._object(value, path)
         finally:
@@ -108,8 +149,8 @@ class Representer:
         # Python itself makes one of constant tuples, so one of plain values says nothing
         is_constant = kind is tuple and all(isinstance(item, pyyaml.ScalarNode) for item in node.value)
         if not isinstance(node, pyyaml.ScalarNode) and not is_constant:
-            self._alive.append(value)
-            self._nodes[id(value)] = node
+            self._written.alive.append(value)
+            (self._written.nodes if self._own == before else self._nodes)[id(value)] = node
         return node
 
     def represent_scalar(self, tag: str, text: str) -> pyyaml.Node:
@@ -123,9 +164,10 @@ class Representer:
     def _sequence(self, tag: str, values: Iterable[Any], path: Path) -> Steps:
         items = []
         for index, item in enumerate(values):
-            items.append((yield self._data(item, (*path, index))))
+            node = self._known(item)
+            items.append((yield self._data(item, (*path, index))) if node is None else node)
         flow = all(isinstance(item, pyyaml.ScalarNode) for item in items)
-        return pyyaml.SequenceNode(tag, items, flow_style=flow or self._is_deep)
+        return pyyaml.SequenceNode(tag, items, flow_style=flow)
 
     def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: Path = ()) -> pyyaml.MappingNode:
         """Return a mapping node with a tag, in the mapping's order."""
@@ -134,14 +176,11 @@ class Representer:
     def _mapping(self, tag: str, mapping: Mapping[Any, Any], path: Path) -> Steps:
         pairs = []
         for key, item in mapping.items():
-            name = yield self._data(key, path)
-            pairs.append((name, (yield self._data(item, (*path, str(key))))))
-        return pyyaml.MappingNode(tag, pairs, flow_style=not pairs or self._is_deep)
-
-    @property
-    def _is_deep(self) -> bool:
-        """Whether so much is around this that it is better written in one line: each level of others is indented."""
-        return len(self._open) > _DEEP
+            name, node = self._known(key), self._known(item)
+            if name is None:
+                name = yield self._data(key, path)
+            pairs.append((name, (yield self._data(item, (*path, str(key)))) if node is None else node))
+        return pyyaml.MappingNode(tag, pairs, flow_style=not pairs)
 
     def _object(self, value: Any, path: Path) -> Steps:
         kind = type(value)
@@ -160,6 +199,7 @@ class Representer:
                 return self.represent_scalar(f"!{entry.tag}", plain)
             return (yield self._sequence(f"!{entry.tag}", plain, path))
         if isinstance(value, PickledDataLink):
+            self._own += 1
             return self.represent_scalar("!$", value.obj_id)
         if isinstance(value, TensorLink):
             return self._represent_reference(value, value.key)
@@ -172,8 +212,9 @@ class Representer:
         if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
             return self._represent_function(value, path)
         if hasattr(value, "to_yaml") and type(value) in TAGS:
+            self._own += 1  # it may look at anything
             tag = self._tag(type(value), None, getattr(value, "_created_with_tag", None))
-            return value.to_yaml(self, value, tag)
+            return self._noted(value.to_yaml(self, value, f"!{tag}"), tag, type(value))
         try:
             schema = describe(value)
         except UnsupportedObjectError as error:
@@ -186,27 +227,32 @@ class Representer:
 
     def _schema(self, schema: Schema, defaults: Mapping[str, Any], path: Path) -> Steps:
         tag = self._tag(schema.component_subclass, schema.factory_method, schema._created_with_tag)
-        self.extensions.update(schema._extensions)
         inside = 0 if is_made_of_parts(schema.component_subclass) else 1
         self._constructors += inside
-        node = yield self._mapping(tag, schema.keywords, path)
+        node = yield self._mapping(f"!{tag}", schema.keywords, path)
         self._constructors -= inside
+        self._noted(node, tag, schema.component_subclass)
+        if schema._extensions:
+            self._written.extensions[id(node)] = node, schema._extensions
         for name, default in defaults.items():
             # A default that needs a stash is left to the class: it will be the same default when it is built again.
-            pure = Representer(self._root)
-            try:
-                item = pure.represent_data(default)
-            except FlambeSaveError:
-                continue
+            item = self._known(default) if type(default) in PLAIN else None
+            if item is None:
+                try:
+                    item = Representer(self._root).represent_data(default)
+                except FlambeSaveError:
+                    continue
+                self._written.defaults[id(item)] = item
             node.value.append((self.represent_data(name), item))
-            node.flow_style = self._is_deep
+            node.flow_style = False
         return node
 
     def _represent_type(self, cls: type, path: Path) -> pyyaml.Node:
         if is_harmless(cls):
             return self.represent_scalar("!type", dotted_path(cls))
         try:
-            return self.represent_scalar("!type", self._tag(cls, None, None)[1:])
+            tag = self._tag(cls, None, None)
+            return self._noted(self.represent_scalar("!type", tag), tag, cls)
         except FlambeSaveError:
             return self._represent_stashed(cls, path)
 
@@ -217,9 +263,9 @@ class Representer:
         return self.represent_scalar("!function", name)
 
     def _represent_reference(self, reference: Reference, text: str) -> pyyaml.Node:
+        self._own += 1
         tag = TAGS.tag_of(type(reference))
-        self.tags[tag] = dotted_path(type(reference))
-        return self.represent_scalar(f"!{tag}", text)
+        return self._noted(self.represent_scalar(f"!{tag}", text), tag, type(reference))
 
     def _represent_tensor(self, value: Any, path: Path) -> pyyaml.Node:
         """Write a tensor that the state holds: as a parameter where it is one, else by its key."""
@@ -245,9 +291,8 @@ class Representer:
         """Return the text of a link to a parameter of a module in the config that is not around the place itself."""
         if self._parameters is None:
             self._parameters = parameters_in(self._root)
-        keys = tuple(map(str, path))
         for outer, name in self._parameters.get(id(tensor), ()):
-            if keys[: len(outer)] != outer:
+            if tuple(map(str, path[: len(outer)])) != outer:
                 return f"{join_key(outer)}:{name}"
         return None
 
@@ -264,8 +309,8 @@ class Representer:
 
     def _represent_link(self, link: Link, path: Path) -> pyyaml.Node:
         """Write a link relative to the root, or what it stands for where that is not inside the root."""
+        self._own += 1
         tag = "call" if isinstance(link, FunctionCallLink) else "@"
-        symbol = f"!{tag}"
         if tag == "call" and link.is_resolved and type(link.resolved) in (*PLAIN, list, dict, tuple):
             return self.represent_data(link.resolved, path)  # a plain result spares the reader the call
         if self._paths is None:
@@ -273,8 +318,8 @@ class Representer:
             for keys, item in visit(self._root):
                 self._paths.setdefault(id(item), list(keys))
         if not link.is_resolved:
-            self.tags[tag] = dotted_path(type(link))
-            return self.represent_scalar(symbol, create_link_str(self._unbuilt_path(link), link.attr_path))
+            text = create_link_str(self._unbuilt_path(link), link.attr_path)
+            return self._noted(self.represent_scalar(f"!{tag}", text), tag, type(link))
         keys_to_target = self._paths.get(id(link.target_leaf)) if link.target_leaf is not None else None
         if not keys_to_target or type(link.target_leaf) in PLAIN:
             return self.represent_data(link.resolved, path)
@@ -282,8 +327,7 @@ class Representer:
             text = create_link_str(keys_to_target, link.attr_path)
         except MalformedLinkError:
             return self.represent_data(link.resolved, path)
-        self.tags[tag] = dotted_path(type(link))
-        return self.represent_scalar(symbol, text)
+        return self._noted(self.represent_scalar(f"!{tag}", text), tag, type(link))
 
     def _unbuilt_path(self, link: Link) -> list[str]:
         """Return a link's keys from the root, where the root is a part of the config that the link is in."""
@@ -299,11 +343,12 @@ class Representer:
                 f"YAML cannot hold {self._say(path)}, a {type(value).__qualname__}",
                 fix="Save the object with save(), which keeps such values in the stash.",
             )
+        self._own += 1
         if id(value) not in self._stashed:
             self._stashed[id(value)] = name = str(len(self.stash))
             is_module = isinstance(value, torch.nn.Module)
             self.stash[name] = skeleton(value, self._held.holds, self._say(path), self._copies) if is_module else value
-            self._alive.append(value)
+            self._written.alive.append(value)
             if isinstance(self.stash, Stash):
                 self.stash.paths[name] = self._say(path)
         return self.represent_scalar("!$", self._stashed[id(value)])
@@ -334,9 +379,13 @@ class Representer:
         return text.removeprefix(".") or f"the {type(self._root).__qualname__} itself"
 
     def _tag(self, cls: type, factory: str | None, created_with: str | None) -> str:
-        tag = created_with if created_with and TAGS.means(created_with, cls, factory) else TAGS.tag_of(cls, factory)
-        self.tags[tag] = dotted_path(cls)
-        return f"!{tag}"
+        return created_with if created_with and TAGS.means(created_with, cls, factory) else TAGS.tag_of(cls, factory)
+
+    def _noted(self, node: pyyaml.Node, tag: str, cls: type) -> pyyaml.Node:
+        """Note what a node's tag means, and return the node."""
+        _, inner = self._written.tags.get(id(node), (node, {}))  # of one that a to_yaml has passed on
+        self._written.tags[id(node)] = node, {tag: dotted_path(cls), **inner}
+        return node
 
 
 def describe(obj: Any) -> Schema | None:
@@ -346,43 +395,82 @@ def describe(obj: Any) -> Schema | None:
     return found if isinstance(found, Schema) else schema_of(obj)
 
 
-def config_text(obj: Any, stash: dict[str, Any] | None, held: Held | None = None) -> tuple[str, dict[str, str]]:
+def config_text(
+    obj: Any, stash: dict[str, Any] | None, held: Held | None = None, written: Written | None = None
+) -> tuple[str, dict[str, str]]:
     """Return an object's config, and the dotted path of the class that each tag in it means."""
-    representer = Representer(obj, stash, held)
-    nodes: list[pyyaml.Node] = [representer.represent_data(obj)]
-    if representer.extensions:
-        nodes.insert(0, Representer(None).represent_data(dict(sorted(representer.extensions.items()))))
-    return serialize(nodes), representer.tags
+    written = written or Written()
+    node = Representer(obj, stash, held, written).represent_data(obj)
+    nodes = [node]
+    found = _Survey(nodes, written)
+    if found.extensions:
+        nodes.insert(0, Representer(None).represent_data(dict(sorted(found.extensions.items()))))
+    return _serialized(nodes, found), found.tags
 
 
 def serialize(nodes: list[pyyaml.Node]) -> str:
     """Return the text of documents."""
-    if (
-        _depth(nodes) > MAX_DEPTH
-    ):  # nothing would read it again, and the emitter runs out of the stack, which no error tells
+    return _serialized(nodes, _Survey(nodes, Written()))
+
+
+def _serialized(nodes: list[pyyaml.Node], found: _Survey) -> str:
+    if found.depth > MAX_DEPTH:  # nothing would read it, and the emitter runs out of the stack, which no error tells
         raise ConfigError(f"{_TOO_DEEP} cannot be written", fix="Flatten the object.")
     options: dict[str, Any] = {"allow_unicode": True, "width": 1 << 20, "explicit_start": len(nodes) > 1}
     try:
+        for node in found.deep:
+            node.flow_style = True
         text = str(pyyaml.serialize_all(nodes, Dumper=Dumper, **options))
     except UnicodeEncodeError as error:
         raise ConfigError(f"a text that no file can hold: {error}") from error
     except RecursionError as error:
         raise ConfigError("the object is nested too deep to be written") from error
+    finally:
+        for node in found.deep:  # in the config of a component inside, it is not deep
+            node.flow_style = False
     return text[:-4] if text.endswith("\n...\n") else text  # a lone scalar ends in a mark that nothing needs
 
 
-def _depth(nodes: list[pyyaml.Node]) -> int:
-    """Return how deep documents are nested; what has an anchor is gone into where it stands first, as when written."""
-    deepest = 0
-    seen: set[int] = set()
-    waiting: list[tuple[Any, int]] = [(node, 1) for node in reversed(nodes)]
-    while waiting:
-        node, depth = waiting.pop()
-        if isinstance(node, pyyaml.ScalarNode) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        deepest = max(deepest, depth)
-        pairs = isinstance(node, pyyaml.MappingNode)
-        inner = [item for pair in node.value for item in pair] if pairs else node.value
-        waiting.extend((item, depth + 1) for item in reversed(inner))
-    return deepest
+class _Survey:
+    """What there is in documents. What has an anchor is gone into where it stands first, as when it is written.
+
+    Attributes
+    ----------
+    tags : dict of str to str
+        Tag -> dotted path of its class, in order.
+    extensions : dict of str to str
+        Module -> what installs it.
+    depth : int
+        How deep the documents are nested.
+    deep : list of yaml.Node
+        What has so much around it that it is better written in one line: each level of others is indented.
+    """
+
+    def __init__(self, nodes: list[pyyaml.Node], written: Written) -> None:
+        self.tags: dict[str, str] = {}
+        self.extensions: dict[str, str] = {}
+        self.depth = 0
+        self.deep: list[Any] = []
+        seen: set[int] = set()
+        waiting: list[tuple[Any, int, int]] = [(node, 1, 1) for node in reversed(nodes)]
+        while waiting:
+            node, depth, level = waiting.pop()
+            if id(node) in written.tags:
+                self.tags.update(written.tags[id(node)][1])
+            if isinstance(node, pyyaml.ScalarNode) or id(node) in seen:
+                continue
+            seen.add(id(node))
+            if id(node) in written.extensions:
+                self.extensions.update(written.extensions[id(node)][1])
+            if id(node) in written.defaults:
+                level = 1
+            self.depth = max(self.depth, depth)
+            if level > _DEEP and not node.flow_style:
+                self.deep.append(node)
+            is_mapping = isinstance(node, pyyaml.MappingNode)
+            inner = [item for pair in node.value for item in pair] if is_mapping else node.value
+            waiting += [
+                (item, depth + 1, level + 1)
+                for item in reversed(inner)
+                if item.tag.startswith("!") or not isinstance(item, pyyaml.ScalarNode)
+            ]
