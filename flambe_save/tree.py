@@ -79,11 +79,12 @@ def walk(tree: SaveTreeNode) -> Iterator[tuple[tuple[str, ...], SaveTreeNode]]:
 
 def prefixed(tree: SaveTreeNode) -> dict[str, SaveTreeNode]:
     """Return the nodes of a tree by their prefixes, in the order of :func:`walk`."""
-    prefixes: dict[tuple[str, ...], str] = {}
     found: dict[str, SaveTreeNode] = {}
-    for path, node in walk(tree):
-        prefixes[path] = join_prefix(prefixes[path[:-1]], path[-1]) if path else ""
-        found[prefixes[path]] = node
+    stack = [("", tree)]
+    while stack:
+        prefix, node = stack.pop()
+        found[prefix] = node
+        stack.extend((join_prefix(prefix, key), child) for key, child in reversed(node.children.items()))
     return found
 
 
@@ -100,18 +101,27 @@ def tree_from_state(state: Mapping[str, Any]) -> SaveTreeNode:
     metadata: Mapping[str, Any] = getattr(state, "_metadata", None) or {}
     prefixes = {"", *metadata.get(DIRECTORIES_KEY, ())}
     nodes = {prefix: _new_node(metadata.get(prefix, {})) for prefix in sorted(prefixes)}
+    owners: dict[str, str] = {}  # what is before a key's last dot -> the component that it is in
+
+    def place(key: str) -> tuple[SaveTreeNode, str]:
+        head = key.rpartition(".")[0]
+        owner = owners.get(head)
+        if owner is None:
+            owner = owners[head] = place_key(key, prefixes)[0]
+        return nodes[owner], key[len(owner) + 1 :] if owner else key
+
     for prefix, node in nodes.items():  # sorted, so parents come before their children and children in order
         if prefix:
-            parent, key = place_key(prefix, prefixes)
-            nodes[parent].children[key] = node
+            parent, rest = place(prefix)
+            parent.children[rest] = node
     for key, value in state.items():
-        owner, rest = place_key(key, prefixes)
-        nodes[owner].state[rest] = value
+        parent, rest = place(key)
+        parent.state[rest] = value
     for prefix, local in metadata.items():
         if prefix in prefixes or prefix in (DIRECTORIES_KEY, KEEP_VARS_KEY):
             continue
-        owner, rest = place_key(prefix, prefixes)
-        nodes[owner].state._metadata[rest] = local
+        parent, rest = place(prefix)
+        parent.state._metadata[rest] = local
     return nodes[""]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for
 from flambe_save.config.link import BackLink
 from flambe_save.config.parts import set_part
+from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import LinkError, UnsupportedObjectError
 from flambe_save.state import join_key
 
@@ -21,10 +22,10 @@ class _Sequence(ValueAdapter):
     is_everywhere = True
 
     def children(self, obj: Any) -> Iterable[Child]:
-        """Return the items by their index, or by the fields of a named tuple."""
+        """Return the items by their index, or by the fields of a named tuple; plain values are left out."""
         fields = getattr(type(obj), "_fields", None)
         names = fields if isinstance(fields, tuple) else map(str, range(len(obj)))
-        return (Child(name, item) for name, item in zip(names, obj, strict=True))
+        return (Child(name, item) for name, item in zip(names, obj, strict=True) if type(item) not in PLAIN)
 
 
 class _Mapping(ValueAdapter):
@@ -33,9 +34,9 @@ class _Mapping(ValueAdapter):
     is_everywhere = True
 
     def children(self, obj: Any) -> Iterable[Child]:
-        """Return the values by their key as text."""
+        """Return the values by their key as text; plain ones are left out."""
         _check_nameless(obj, "a dict's keys")
-        return (Child(join_key([str(key)]), item) for key, item in obj.items())
+        return (Child(join_key([str(key)]), item) for key, item in obj.items() if type(item) not in PLAIN)
 
 
 class _Set(ValueAdapter):
@@ -55,7 +56,7 @@ class _Parts(ValueAdapter):
 
 def _check_nameless(items: Iterable[Any], what: str) -> None:
     for item in items:
-        adapter = adapter_for(item)
+        adapter = adapter_for(item) if type(item) not in PLAIN else None
         if adapter is not None and not isinstance(adapter, ValueAdapter):
             raise UnsupportedObjectError(
                 f"a {type(item).__qualname__} is among {what}, where its state would have no name",

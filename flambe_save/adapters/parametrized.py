@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from flambe_save.adapters.protocol import Mismatch
+from flambe_save.config.wrappers import modules_in
 
 __all__ = ["effective", "give_effective", "split_effective"]
 
@@ -23,9 +24,9 @@ _ORIGINAL = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\
 
 def _parametrized(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Yield the key of each tensor that is computed, the module that it is of, and its name there."""
-    for path, inner in module.named_modules():
-        if parametrize.is_parametrized(inner):
-            for name in inner.parametrizations:
+    for path, inner in modules_in(module):
+        if "parametrizations" in inner._modules and parametrize.is_parametrized(inner):
+            for name in inner.parametrizations:  # type: ignore[union-attr]
                 yield (f"{path}.{name}" if path else name), inner, name
 
 
@@ -58,7 +59,7 @@ def split_effective(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str
     here = {key: (inner, name) for key, inner, name in _parametrized(module)}
     originals: dict[str, list[str]] = {}
     for key in own:
-        match = _ORIGINAL.fullmatch(key)
+        match = _ORIGINAL.fullmatch(key) if "parametrizations." in key else None
         if match is not None:
             originals.setdefault(match["module"] + match["name"], []).append(key)
     unused = [key for key in here if key in own and key in originals]

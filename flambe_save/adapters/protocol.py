@@ -205,6 +205,8 @@ def adapter_for(obj: Any) -> Adapter | None:
 
 def holds(value: Any, wanted: Callable[[Any], bool]) -> bool:
     """Whether a value is what is wanted, or a list, tuple or dict with one in it, however deep."""
+    if type(value) not in (list, tuple, dict):
+        return wanted(value)
     seen: set[int] = set()
     waiting = [value]
     while waiting:

@@ -25,7 +25,7 @@ from flambe_save.adapters.protocol import (
 )
 from flambe_save.codecs.options import Placer
 from flambe_save.config.schema import Schema, schema_of
-from flambe_save.config.wrappers import plain_keys, wrapped_keys
+from flambe_save.config.wrappers import modules_in, plain_keys, wrapped_keys
 from flambe_save.errors import FlambeSaveError, StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.state import State, keys_below
@@ -102,7 +102,8 @@ def module_state(place: Place, state: State) -> None:
 
 def _warn_of_hidden(place: Place) -> None:
     """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""
-    known = {id(inner) for inner in place.obj.modules()}
+    inside = modules_in(place.obj)
+    known = {id(inner) for _, inner in inside}
 
     def is_hidden(value: Any) -> bool:
         hides = isinstance(value, nn.Module) and id(value) not in known and not is_component(value)
@@ -110,9 +111,9 @@ def _warn_of_hidden(place: Place) -> None:
 
     hidden = [
         f"{path}.{name}" if path else name
-        for path, inner in place.obj.named_modules()
+        for path, inner in inside
         for name, value in vars(inner).items()
-        if type(value) in (list, tuple, dict) and name not in PLUMBING and holds(value, is_hidden)
+        if name not in PLUMBING and type(value) in (list, tuple, dict) and holds(value, is_hidden)
     ]
     if hidden:
         warn(
@@ -124,13 +125,18 @@ def _warn_of_hidden(place: Place) -> None:
 
 def _modes(module: nn.Module) -> dict[str, Any]:
     """Return what parameters are frozen, and which modules are in training mode, by plain keys."""
-    frozen = [name for name, value in module.named_parameters() if not value.requires_grad]
-    others = [name for name, inner in module.named_modules() if inner.training is not module.training]
-    plain = plain_keys(module, [*frozen, *others]) if frozen or others else {}
+    inside = modules_in(module)
+    frozen: dict[int, str] = {}  # a parameter that is tied has the first of its names
+    for path, inner in inside:
+        for name, value in inner._parameters.items():
+            if value is not None and not value.requires_grad:
+                frozen.setdefault(id(value), f"{path}.{name}" if path else name)
+    others = [path for path, inner in inside if inner.training is not module.training]
+    plain = plain_keys(module, [*frozen.values(), *others]) if frozen or others else {}
     return {
         "training": module.training,
         "otherwise": [plain[name] for name in others],
-        "frozen": [plain[name] for name in frozen],
+        "frozen": [plain[name] for name in frozen.values()],
     }
 
 

@@ -101,9 +101,9 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
             arrays.setdefault(id(place.obj), key_of(place))
         elif is_value and place.is_open:
             containers.setdefault(id(place.obj), place.prefix)
-        return adapter.get_state(place._replace(keep_vars=keep_vars), found)
+        return adapter.get_state(place, found)
 
-    _walk(obj, prefix, enter)
+    _walk(obj, prefix, enter, keep_vars)
     holds, written = _Holds(found), Written()
     for place in nodes:
         is_root = place.prefix == prefix
@@ -215,7 +215,7 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
                 optimizer.state[first] = optimizer.state.pop(other)
 
 
-def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> None:
+def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later], keep_vars: bool = False) -> None:
     """Call ``enter`` for each object that has an adapter, parents first, and what it returns when its children are
     done.
 
@@ -225,13 +225,11 @@ def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> No
     stack: list[tuple[Place, Adapter, Iterator[Child], Later]] = []
     path: set[int] = set()
     seen: set[int] = set()
-    waiting: list[tuple[Place, bool]] = []
+    waiting: list[tuple[Place, Adapter, bool]] = []
     name_of = _Names(obj, prefix)
 
-    def push(place: Place) -> None:
-        place = place._replace(obj=unwrapped(place.obj))
-        adapter = adapter_for(place.obj)
-        if adapter is None or id(place.obj) in path:
+    def push(place: Place, adapter: Adapter) -> None:
+        if id(place.obj) in path:
             return
         if isinstance(adapter, ValueAdapter) and not (place.is_open or adapter.is_everywhere):
             return
@@ -240,14 +238,17 @@ def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> No
         seen.add(id(place.obj))
         stack.append((place, adapter, iter(list(adapter.children(place.obj))), later))
 
-    push(Place(prefix, obj, name_of=name_of))
+    obj = unwrapped(obj)
+    adapter = adapter_for(obj)
+    if adapter is not None:
+        push(Place(prefix, obj, keep_vars=keep_vars, name_of=name_of), adapter)
     while stack or waiting:
         if not stack:
-            place, is_borrowed = waiting.pop(0)
+            place, adapter, is_borrowed = waiting.pop(0)
             if not (is_borrowed and id(place.obj) in seen):
-                push(place)
+                push(place, adapter)
             continue
-        parent, adapter, children, later = stack[-1]
+        parent, outer, children, later = stack[-1]
         child = next(children, None)
         if child is None:
             stack.pop()
@@ -255,12 +256,17 @@ def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later]) -> No
             if later is not None:
                 later()
             continue
-        is_open = parent.is_open and isinstance(adapter, ValueAdapter)
-        place = Place(join_prefix(parent.prefix, child.name), child.obj, child.covered, is_open, name_of=name_of)
-        if child.is_borrowed or getattr(adapter_for(child.obj), "comes_last", False):
-            waiting.append((place, child.is_borrowed))
+        name, obj, covered, is_borrowed = child
+        obj = unwrapped(obj)
+        adapter = adapter_for(obj)
+        if adapter is None:
+            continue
+        is_open = parent.is_open and isinstance(outer, ValueAdapter)
+        place = Place(join_prefix(parent.prefix, name), obj, covered, is_open, keep_vars, name_of)
+        if is_borrowed or getattr(adapter, "comes_last", False):
+            waiting.append((place, adapter, is_borrowed))
         else:
-            push(place)
+            push(place, adapter)
 
 
 class _Names:
