@@ -39,7 +39,8 @@ class Store(Protocol):
 
     Writing: each ``writer(name)`` is used with ``with`` and closed before the next one is asked for; where the store
     ``is_concurrent``, by several threads, each for itself. Leaving the store's own ``with`` commits: only then does a
-    reader see the save, whole. An exception leaves nothing that a reader accepts.
+    reader see the save, whole. An exception leaves nothing that a reader accepts. What is handed to ``write`` may be
+    changed as soon as that returns.
 
     Reading: files of the system's tell their ``fileno``, and may be mapped; any other file is read.
     """
@@ -53,7 +54,10 @@ class Store(Protocol):
         """Open a name for reading; KeyError where there is none."""
 
     def writer(self, name: str, size: int | None = None) -> BinaryIO:
-        """Open a new name for writing; ``size`` is how many bytes that will be, where it is known."""
+        """Open a new name for writing; ``size`` is how many bytes will be written, where that is known.
+
+        A store that relies on the size raises a SaveError where it was wrong.
+        """
 
     def __enter__(self) -> Store: ...
 
@@ -62,10 +66,11 @@ class Store(Protocol):
     ) -> None: ...
 
 
-def open_store(path: str | os.PathLike[str], limits: Limits | None = None) -> Store:
+def open_store(path: str | os.PathLike[str], limits: Limits | None = None, *, threads: int | None = None) -> Store:
     """Open what is at ``path`` for reading; a folder, an archive and a file are told apart by their content.
 
     Where a process died between setting an old save aside and putting the new one in its place, the old one is read.
+    ``threads`` is how many unpack an archive; by default as many as there are cores, four at most.
 
     Raises
     ------
@@ -89,7 +94,7 @@ def open_store(path: str | os.PathLike[str], limits: Limits | None = None) -> St
             file=str(where),
             fix="A save is a folder, a .pkl, or a .tar.gz of either.",
         )
-    return TarStore(place, limits=limits) if TarStore.recognises(place) else FileStore(place)
+    return TarStore(place, limits=limits, threads=threads) if TarStore.recognises(place) else FileStore(place)
 
 
 def _present(where: Path) -> tuple[Path, int] | None:
@@ -134,6 +139,8 @@ def create_store(
     overwrite: bool = False,
     durable: bool = False,
     size: int = 0,
+    level: int | None = None,
+    threads: int | None = None,
 ) -> Store:
     """Make a store that will appear at ``path`` when its ``with`` is left.
 
@@ -149,9 +156,13 @@ def create_store(
         Whether leaving the store waits until the save is on the disk.
     size : int
         Bytes that there must be space for; an archive may well need less, and is not asked.
+    level : int, optional
+        0 to 9, how an archive is compressed; others have no use for it.
+    threads : int, optional
+        How many threads compress an archive.
     """
     if archive:
-        return TarStore(path, "w", single=single, overwrite=overwrite, durable=durable)
+        return TarStore(path, "w", single=single, overwrite=overwrite, durable=durable, level=level, threads=threads)
     return (FileStore if single else FolderStore)(path, "w", overwrite=overwrite, durable=durable, size=size)
 
 

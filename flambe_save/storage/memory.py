@@ -1,4 +1,4 @@
-"""MemoryStore: names to bytes in a dict, for tests and for saves that never touch a disk."""
+"""MemoryStore: names to bytes in a dict, for tests and for saves that never touch a disk. Files that are buffers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,82 @@ import functools
 import io
 from collections.abc import Callable
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["BufferWriter", "MemoryStore"]
+__all__ = ["BufferReader", "BufferWriter", "MemoryStore"]
+
+
+class BufferReader(io.BufferedIOBase):
+    """Reads a buffer as a file.
+
+    Parameters
+    ----------
+    buffer : memoryview
+        Bytes; :meth:`getbuffer` hands on just these, and whoever has them may write to them and keep them.
+    """
+
+    def __init__(self, buffer: memoryview) -> None:
+        super().__init__()
+        self._buffer = buffer
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def getbuffer(self) -> memoryview:
+        """Return the buffer itself, which is not copied."""
+        self._check_open()
+        return self._buffer
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return a copy of the next bytes, of all where there is no size."""
+        self._check_open()
+        begin = min(self._position, len(self._buffer))
+        end = len(self._buffer) if size is None or size < 0 else min(begin + size, len(self._buffer))
+        self._position = max(self._position, end)
+        return bytes(self._buffer[begin:end])
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Do as :meth:`read`."""
+        return self.read(size)
+
+    def readinto(self, into: Any, /) -> int:
+        """Copy the next bytes to another buffer; return how many."""
+        self._check_open()
+        target = memoryview(into)
+        count = max(min(target.nbytes, len(self._buffer) - self._position), 0)
+        if count:  # an empty view cannot be cast
+            target.cast("B")[:count] = self._buffer[self._position : self._position + count]
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go to a place; what lies behind the end is empty."""
+        self._check_open()
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._buffer)}[whence]
+        if base + offset < 0:
+            raise ValueError(f"{base + offset} is no place in a file")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the place."""
+        self._check_open()
+        return self._position
+
+    def close(self) -> None:
+        """Let go of the buffer, which stays with those who have it."""
+        self._buffer = memoryview(b"")
+        super().close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("the file is closed")
 
 
 class BufferWriter(io.BytesIO):

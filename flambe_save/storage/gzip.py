@@ -1,0 +1,457 @@
+"""Gzip members: a stream cut into members that threads pack and unpack, each telling its sizes. tar.py is built on it.
+
+Every member is an ordinary gzip member. Its header has an extra field, which other programs pass over, with the
+member's packed and unpacked size: whoever reads goes from member to member and unpacks only those it needs.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import queue
+import struct
+import threading
+import zlib
+from array import array
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+isal_zlib: Any
+try:
+    from isal import isal_zlib
+except ImportError:  # an extra; zlib does the same, in more time
+    isal_zlib = None
+
+__all__ = ["DamagedMemberError", "MemberReader", "MemberWriter", "default_threads"]
+
+# Magic, deflate and "has an extra field"; no time; no flags; no system; bytes of extra; id of ours and bytes of it;
+# whether the member is content alone; packed and unpacked size
+_HEADER = struct.Struct("<4sIBBH2sHBII")
+_TRAILER = struct.Struct("<II")  # CRC-32 and size of what is unpacked
+_FIXED = (b"\x1f\x8b\x08\x04", 0, 0, 255, 13, b"FS", 9)
+_CONTENT_SIZE = 4 << 20  # unpacked bytes of a member of a large file: the memory for each thread is about twice that
+_MIXED_SIZE = 1 << 20  # ... of other members, one of which is unpacked for every small file that is read
+_MAX_SIZE = 16 << 20  # what is larger was not written here
+_KEPT = 32 << 20  # bytes of unpacked members that hold small files
+_PIECE = 64 << 10  # bytes that are unpacked at a time; they stay in the processor's cache until they are copied
+_SAMPLE = 64 << 10
+_ISAL_LEVELS = {None: 1, 1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2, 7: 3, 8: 3, 9: 3}
+_MOST_THREADS = 4
+
+
+class DamagedMemberError(ValueError):
+    """A member is not what its sizes and its checksum say."""
+
+
+def default_threads() -> int:
+    """Return how many threads to use where nobody says: one for each core, four at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
+
+
+def _crc32(data: bytes | memoryview, value: int = 0) -> int:
+    checksum: int = (zlib if isal_zlib is None else isal_zlib).crc32(data, value)
+    return checksum
+
+
+# ------------------------------------------------------------------------------------------------ packing
+
+
+class MemberWriter:
+    """Packs what is written into members, in threads, and writes them in order.
+
+    The bytes depend on what is written, on ``level`` and on whether isal is there; not on the threads, nor on the
+    pieces that content comes in.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        Where members go; it stays open.
+    level : int, optional
+        0 stores, 1 is fast, 9 is small.
+    threads : int
+        How many pack at a time.
+    """
+
+    def __init__(self, file: BinaryIO, level: int | None, threads: int) -> None:
+        self._level = level
+        self._work = _InOrder(threads, file.writelines)
+        self._waiting = bytearray()
+        self._is_content = False
+
+    def write(self, data: bytes) -> None:
+        """Write what stays together in one member, and shares it with what comes before and after."""
+        if self._is_content:
+            self.cut()
+            self._is_content = False
+        self._waiting += data
+        if len(self._waiting) >= _MIXED_SIZE:
+            self.cut()
+
+    def write_content(self, data: memoryview) -> None:
+        """Write a part of a large file; its members hold nothing else. The data is not needed after the call."""
+        if not self._is_content:
+            self.cut()
+            self._is_content = True
+        is_lent = False
+        while data:
+            missing = _CONTENT_SIZE - len(self._waiting)
+            if missing == _CONTENT_SIZE <= len(data):  # not copied
+                self._pack(data[:missing])
+                is_lent = True
+            else:
+                self._waiting += data[:missing]
+                if len(data) >= missing:
+                    self.cut()
+            data = data[missing:]
+        if is_lent:
+            self._work.wait()
+
+    def cut(self) -> None:
+        """End the member, if one has begun."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, bytearray()
+            self._pack(memoryview(waiting))
+
+    def finish(self) -> None:
+        """Write all that is left.
+
+        Raises
+        ------
+        Exception
+            What packing or writing raised, as ``write`` does for what was written before.
+        """
+        self.cut()
+        self._work.wait()
+
+    def close(self) -> None:
+        """End the threads; what is not written yet never will be."""
+        self._work.close()
+
+    def _pack(self, data: memoryview) -> None:
+        is_content = self._is_content
+        self._work.add(lambda: _packed(data, is_content, self._level))
+
+
+def _packed(data: memoryview, is_content: bool, level: int | None) -> list[bytes]:
+    packer = _packer(data, level)
+    body = [packer.compress(data), packer.flush()]
+    size = _HEADER.size + sum(map(len, body)) + _TRAILER.size
+    header = _HEADER.pack(*_FIXED, is_content, size, len(data))
+    return [header, *body, _TRAILER.pack(_crc32(data), len(data))]
+
+
+def _packer(data: memoryview, level: int | None) -> Any:
+    if level == 0:  # isal's level 0 makes weights larger
+        return zlib.compressobj(0, zlib.DEFLATED, -zlib.MAX_WBITS)
+    if isal_zlib is not None:
+        return isal_zlib.compressobj(_ISAL_LEVELS[level], zlib.DEFLATED, -zlib.MAX_WBITS)
+    if level is not None:
+        return zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+    # Weights repeat nothing, and looking for it takes most of the time and even makes them larger: a sample tells
+    middle = max(len(data) - _SAMPLE, 0) // 2
+    sample = data[middle : middle + _SAMPLE]
+    full, runs = (zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, 9, how) for how in (0, zlib.Z_RLE))
+    gains = len(full.compress(sample) + full.flush()) < 0.98 * len(runs.compress(sample) + runs.flush())
+    return zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_DEFAULT_STRATEGY if gains else zlib.Z_RLE)
+
+
+# ------------------------------------------------------------------------------------------------ unpacking
+
+
+class MemberReader:
+    """An archive's members, where all of them have our extra field, one after the other to the file's very end.
+
+    Sizes are those that the members tell. Whatever is unpacked is held against them; what is not is not.
+
+    Attributes
+    ----------
+    size : int
+        Unpacked bytes of all members.
+    starts : array of int
+        Where each member begins in what is unpacked; and ``size``.
+    """
+
+    def __init__(self, file: BinaryIO, threads: int) -> None:
+        self._file = file
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._offsets = array("Q", [0])
+        self.starts = array("Q", [0])
+        self._kinds = bytearray()
+        self._is_checked = bytearray()
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+
+    @classmethod
+    def find(cls, file: BinaryIO, threads: int) -> MemberReader | None:
+        """Go through all headers; None where the members are not all as :class:`MemberWriter` writes them."""
+        found = cls(file, threads)
+        end = os.fstat(file.fileno()).st_size
+        here = told = 0
+        block = memoryview(bytearray(4 + _HEADER.size))
+        while True:
+            # The end of one member and the header of the next
+            begin, size = (here - 4, min(4 + _HEADER.size, end - here + 4)) if here else (0, min(_HEADER.size, end))
+            found._read(begin, block[4 - (here - begin) :][:size])
+            if here and int.from_bytes(block[:4], "little") != told:
+                return None
+            if here == end:
+                break
+            if end - here < _HEADER.size:
+                return None
+            *fixed, kind, packed, told = _HEADER.unpack(block[4:])
+            if tuple(fixed) != _FIXED or kind > 1 or not 0 < told <= _MAX_SIZE:
+                return None
+            here += packed
+            if not _HEADER.size + _TRAILER.size < packed <= 2 * _MAX_SIZE or here > end:
+                return None
+            found._offsets.append(here)
+            found.starts.append(found.size + told)
+            found._kinds.append(kind)
+        found._is_checked = bytearray(len(found._kinds))
+        return found if found._kinds else None
+
+    @property
+    def size(self) -> int:
+        """Unpacked bytes of all members."""
+        return self.starts[-1]
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def holding(self, position: int) -> int:
+        """Return the member that a position of what is unpacked lies in."""
+        return bisect.bisect_right(self.starts, position) - 1
+
+    def is_content(self, index: int) -> bool:
+        """Whether a member says that it holds nothing but content of one file."""
+        return bool(self._kinds[index])
+
+    def content(self, index: int) -> bytes:
+        """Return what a member unpacks to; what was asked for lately is kept.
+
+        Raises
+        ------
+        DamagedMemberError
+            If it does not unpack to the size, and the checksum, that it tells.
+        """
+        kept = self._kept.get(index)
+        if kept is None:
+            buffer = bytearray(self.starts[index + 1] - self.starts[index])
+            self.unpack(index, index + 1, memoryview(buffer))
+            kept = bytes(buffer)
+            while self._kept and sum(map(len, self._kept.values())) + len(kept) > _KEPT:
+                self._kept.popitem(last=False)
+            self._kept[index] = kept
+        self._kept.move_to_end(index)
+        return kept
+
+    def unpack(self, first: int, last: int, out: memoryview) -> None:
+        """Unpack the members from ``first`` until before ``last``, in threads, to a buffer that just holds them.
+
+        Raises
+        ------
+        DamagedMemberError
+            As :meth:`content`.
+        """
+        _in_threads(lambda: self._unpacker(first, out), range(first, last), self._threads)
+
+    def check_rest(self) -> None:
+        """Unpack what was not unpacked before, and forget it.
+
+        Raises
+        ------
+        DamagedMemberError
+            As :meth:`content`.
+        """
+        left = [index for index, is_checked in enumerate(self._is_checked) if not is_checked]
+        _in_threads(lambda: self._unpacker(None, None), left, self._threads)
+
+    def _unpacker(self, first: int | None, out: memoryview | None) -> Callable[[int], None]:
+        """Return what unpacks a member; one for each thread."""
+        packed, unpacked = bytearray(), bytearray()
+
+        def unpack(index: int) -> None:
+            nonlocal packed, unpacked
+            start, end = self.starts[index], self.starts[index + 1]
+            size = self._offsets[index + 1] - self._offsets[index]
+            if len(packed) < size:
+                packed = bytearray(size)
+            if out is None and len(unpacked) < end - start:
+                unpacked = bytearray(end - start)
+            base = self.starts[first or 0]
+            target = memoryview(unpacked)[: end - start] if out is None else out[start - base : end - base]
+            source = memoryview(packed)[:size]
+            self._read(self._offsets[index], source)
+            _unpack(source, target)
+            self._is_checked[index] = True
+
+        return unpack
+
+    def _read(self, offset: int, out: memoryview) -> None:
+        """Read from the file, from any thread."""
+        if not hasattr(os, "preadv"):  # Windows
+            with self._lock:
+                self._file.seek(offset)
+                done = self._file.readinto(out)  # type: ignore[attr-defined]
+        else:
+            done = 0
+            while done < len(out):
+                count = os.preadv(self._file.fileno(), [out[done:]], offset + done)
+                if not count:
+                    break
+                done += count
+        if done < len(out):
+            raise DamagedMemberError("the file became shorter while it was read")
+
+
+def _unpack(packed: memoryview, out: memoryview) -> None:
+    """Unpack one member to a buffer of the size that it must have."""
+    checksum, size = _TRAILER.unpack(packed[-_TRAILER.size :])
+    body = packed[_HEADER.size : -_TRAILER.size]
+    library = zlib if isal_zlib is None else isal_zlib
+    stream = library.decompressobj(-zlib.MAX_WBITS)
+    done = found = 0
+    for begin in range(0, len(body), _PIECE):
+        room = len(out) - done
+        try:
+            # One byte more than there may be, so that what is too much shows, and no more is unpacked
+            data = stream.decompress(body[begin : begin + _PIECE], room + 1)
+        except library.error as error:
+            raise DamagedMemberError(f"a gzip member cannot be unpacked: {error}") from error
+        if len(data) > room or (stream.eof and (stream.unused_data or begin + _PIECE < len(body))):
+            break
+        out[done : done + len(data)] = data
+        done += len(data)
+        found = _crc32(data, found)
+    else:
+        if stream.eof and done == len(out) == size:
+            if found != checksum:
+                raise DamagedMemberError("a gzip member does not match its checksum: CRC-32 differs")
+            return
+    raise DamagedMemberError("a gzip member is not as long as it says")
+
+
+# ------------------------------------------------------------------------------------------------ threads
+
+
+class _Task:
+    """Work for a thread, and what became of it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work: Callable[[], Any] | None = work
+        self.done = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        assert self.work is not None
+        try:
+            self.result = self.work()
+        except BaseException as error:  # raised where the result is waited for
+            self.error = error
+        self.work = None  # lets go of the data
+        self.done.set()
+
+
+class _InOrder:
+    """Runs work in threads, and hands each result on in the order that the work came in.
+
+    The threads are plain ones: those of concurrent.futures take no work when the interpreter exits, and a save that
+    runs in the background must be able to end then.
+    """
+
+    def __init__(self, threads: int, hand_on: Callable[[Any], object]) -> None:
+        self._wanted = threads if threads > 1 else 0
+        self._hand_on = hand_on
+        self._threads: list[threading.Thread] = []
+        self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._under_way: deque[_Task] = deque()
+        self._is_closed = False
+
+    def add(self, work: Callable[[], Any]) -> None:
+        """Give work; waits while as much is under way as memory is meant for."""
+        while len(self._under_way) > self._wanted:
+            self._hand_on_first()
+        task = _Task(work)
+        self._under_way.append(task)
+        if len(self._threads) < self._wanted:
+            self._start()
+        if self._threads:
+            self._queue.put(task)
+        else:
+            task.run()
+
+    def wait(self) -> None:
+        """Hand on all results."""
+        while self._under_way:
+            self._hand_on_first()
+
+    def close(self) -> None:
+        """End the threads, without the work that has not begun."""
+        self._is_closed = True
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        self._threads = []
+        self._under_way.clear()
+
+    def _hand_on_first(self) -> None:
+        task = self._under_way.popleft()
+        task.done.wait()
+        if task.error is not None:
+            raise task.error
+        self._hand_on(task.result)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="flambe_save-pack")
+        self._threads.append(thread)  # before it starts: an interrupt may come right after
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter exits, or the system has no more: those that are there do the work
+            self._threads.pop()
+            self._wanted = len(self._threads)
+
+    def _run(self) -> None:
+        while (task := self._queue.get()) is not None:
+            if not self._is_closed:
+                task.run()
+
+
+def _in_threads(make: Callable[[], Callable[[int], None]], items: Sequence[int], threads: int) -> None:
+    """Do for all items, in any order, what ``make`` returns for each thread; the first error ends it, and is raised."""
+    left = deque(items)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            do = make()
+            while not errors:
+                try:
+                    item = left.popleft()
+                except IndexError:
+                    return
+                do(item)
+        except BaseException as error:
+            errors.append(error)
+
+    helpers = []
+    for _ in range(min(threads, len(left)) - 1):
+        helper = threading.Thread(target=run, name="flambe_save-unpack")
+        try:
+            helper.start()
+        except RuntimeError:  # as in _InOrder
+            break
+        helpers.append(helper)
+    run()
+    for helper in helpers:
+        while helper.is_alive():
+            try:
+                helper.join()
+            except BaseException as error:  # an interrupt: the others end with what they are at
+                errors.append(error)
+    if errors:
+        raise errors[0]
