@@ -6,6 +6,7 @@ A codec makes a draft, which is quick; whoever writes it, in whatever thread, re
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -83,8 +84,8 @@ _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
 _VERSION, _VERSION_64 = 20, 45
 _DATE = 33  # 1980-01-01, the earliest that a zip can say: no clock
-_MOST = 0xFFFFFFFF  # what needs more is written as 64 bits
-_MANY = 0xFFFF
+_LIMIT = 0xFFFFFFFF  # what is as large does not fit 32 bits; these numbers then say to look elsewhere
+_MOST, _MANY = 0xFFFFFFFF, 0xFFFF
 _ALIGNMENT = 64  # of each record's content in the file, as torch.save has it
 _PADDING = b"FB"  # the extra field in which torch.save puts it
 
@@ -94,13 +95,13 @@ class Record(NamedTuple):
 
     Attributes
     ----------
-    name : str
+    name : bytes
     content : bytes or torch.UntypedStorage
     size : int
         In bytes.
     """
 
-    name: str
+    name: bytes
     content: Content
     size: int
 
@@ -111,21 +112,20 @@ class ZipDraft(Draft):
     def __init__(self, records: Sequence[Record], opaque: Sequence[str] = ()) -> None:
         self._records = records
         self.opaque = opaque
-        self._places: list[tuple[int, bytes, bytes]] = []  # offset, name and padding of each record
+        self._places: list[tuple[int, int]] = []  # offset of each record, and the size of its padding
         here = 0
-        large = 0  # bytes of the directory that say what does not fit 32 bits
+        directory = 0
         for name, _, size in records:
-            raw = name.encode()
-            begin = here + _HEADER.size + len(raw) + (20 if size >= _MOST else 0)
+            begin = here + _HEADER.size + len(name) + (20 if size >= _LIMIT else 0)
             padding = -begin % _ALIGNMENT
             if 0 < padding < 4:  # an extra field has a header itself
                 padding += _ALIGNMENT
-            self._places.append((here, raw, _padding(padding)))
-            large += _extra_size(size, here)
+            self._places.append((here, padding))
+            directory += _ENTRY.size + len(name) + _extra_size(size, here)
             here = begin + padding + size
         self._directory_at = here
-        self._directory_size = sum(_ENTRY.size + len(raw) for _, raw, _ in self._places) + large
-        self._is_large = here + self._directory_size >= _MOST or len(records) >= _MANY
+        self._directory_size = directory
+        self._is_large = here + self._directory_size >= _LIMIT or len(records) >= _MANY
         ends = _END.size + (_END_64.size + _LOCATOR.size if self._is_large else 0)
         self.size = here + self._directory_size + ends
 
@@ -144,7 +144,7 @@ class ZipDraft(Draft):
         if source.size != self.size:
             return None
         at = _HEADER.size - 16  # where a header says the checksum
-        claimed = [bytes(source.piece(offset + at, offset + at + 4)) for offset, _, _ in self._places]
+        claimed = [bytes(source.piece(offset + at, offset + at + 4)) for offset, _ in self._places]
         return _checksum_if_same(self._chunks([int.from_bytes(raw, "little") for raw in claimed]), source, threads)
 
     def chunks(self) -> Iterator[tuple[Buffer, int]]:
@@ -155,12 +155,12 @@ class ZipDraft(Draft):
         directory = bytearray()
         small = bytearray()
         records = zip(self._records, self._places, checksums, strict=True)
-        for (_, content, size), (offset, name, padding), known in records:
+        for (name, content, size), (offset, padding), known in records:
             held = content if isinstance(content, bytes) or content.device.type == "cpu" else content.cpu()  # type: ignore[no-untyped-call]
             data = held if isinstance(held, bytes) else memory_of(held)
             checksum = crc32(data) if known is None else known
-            large = size >= _MOST
-            extra = (struct.pack("<2H2Q", 1, 16, size, size) if large else b"") + padding
+            large = size >= _LIMIT
+            extra = (struct.pack("<2H2Q", 1, 16, size, size) if large else b"") + _padding(padding)
             short = _MOST if large else size
             version = _VERSION_64 if large else _VERSION
             common = (0, 0, 0, _DATE, checksum, short, short, len(name))
@@ -173,7 +173,9 @@ class ZipDraft(Draft):
                 yield data, checksum
             more = _extra(size, offset)
             version = _VERSION_64 if more else _VERSION
-            directory += _ENTRY.pack(b"PK\1\2", version, version, *common, len(more), 0, 0, 0, 0, min(offset, _MOST))
+            directory += _ENTRY.pack(
+                b"PK\1\2", version, version, *common, len(more), 0, 0, 0, 0, _MOST if offset >= _LIMIT else offset
+            )
             directory += name + more
         small += directory + self._end()
         yield small, crc32(small)
@@ -184,22 +186,23 @@ class ZipDraft(Draft):
         if self._is_large:
             ends = _END_64.pack(b"PK\6\6", _END_64.size - 12, 45, 45, 0, 0, count, count, size, offset)
             ends += _LOCATOR.pack(b"PK\6\7", 0, offset + size, 1)
-            count, size, offset = min(count, _MANY), min(size, _MOST), min(offset, _MOST)
+            count, size, offset = _MANY, _MOST, _MOST
         return ends + _END.pack(b"PK\5\6", 0, 0, count, count, size, offset, 0)
 
 
+@functools.cache
 def _padding(size: int) -> bytes:
     return struct.pack("<2sH", _PADDING, size - 4) + b"Z" * (size - 4) if size else b""
 
 
 def _extra_size(size: int, offset: int) -> int:
-    numbers = 2 * (size >= _MOST) + (offset >= _MOST)
+    numbers = 2 * (size >= _LIMIT) + (offset >= _LIMIT)
     return 4 + 8 * numbers if numbers else 0
 
 
 def _extra(size: int, offset: int) -> bytes:
     """Return what the directory says of a record in 64 bits, where 32 are too few."""
-    numbers = ([size, size] if size >= _MOST else []) + ([offset] if offset >= _MOST else [])
+    numbers = ([size, size] if size >= _LIMIT else []) + ([offset] if offset >= _LIMIT else [])
     return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
 
 

@@ -8,6 +8,7 @@ docs/format.md describes both.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import pickle
@@ -38,11 +39,10 @@ from flambe_save.codecs.unpickler import (
 from flambe_save.errors import CorruptSaveError, LoadError, UnknownFormatError, UnsupportedObjectError
 from flambe_save.layout import what_it_is
 from flambe_save.registry import MOVED
-from flambe_save.state import State
+from flambe_save.state import Stash, State
 
 __all__ = ["TorchCodec", "unpickle_data", "unpickle_trusting", "unpicklable"]
 
-_FOLDER = "archive"  # that the records of a zip lie in; torch takes any name
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
 _LEGACY_PROTOCOL = 1001
@@ -64,6 +64,8 @@ class TorchCodec:
         UnsupportedObjectError
             If something cannot be pickled; the message names it.
         """
+        if not values and type(values) in (dict, Stash):
+            return _draft_of_nothing(options.pickle_protocol)
         plain = dump_plain(values, options.pickle_protocol)
         if plain is not None:
             return _zip_of(*plain)
@@ -131,11 +133,17 @@ class TorchCodec:
 
 def _zip_of(data: bytes, storages: Sequence[torch.UntypedStorage], opaque: Sequence[str] = ()) -> ZipDraft:
     """Draft a torch file of a pickle and the storages that it numbers."""
-    texts = {"data.pkl": data, ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
-    records = [Record(f"{_FOLDER}/{name}", text, len(text)) for name, text in texts.items()]
-    records += [Record(f"{_FOLDER}/data/{index}", item, item.nbytes()) for index, item in enumerate(storages)]
-    records.append(Record(f"{_FOLDER}/version", b"3\n", 2))
+    records = [Record(b"archive/data.pkl", data, len(data)), Record(b"archive/byteorder", b"little", 6)]
+    records += [Record(b"archive/data/%d" % index, item, item.nbytes()) for index, item in enumerate(storages)]
+    records.append(Record(b"archive/version", b"3\n", 2))
     return ZipDraft(records, opaque)
+
+
+@functools.cache
+def _draft_of_nothing(protocol: int) -> Draft:
+    """Draft the file of an empty dict, as most stashes are."""
+    draft = _zip_of(*_pickled({}, pickle, protocol))
+    return Draft(bytes(draft))
 
 
 def _pickled(values: Any, module: Any, protocol: int) -> tuple[bytes, list[torch.UntypedStorage]]:
