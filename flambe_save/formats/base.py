@@ -11,6 +11,7 @@ from flambe_save.formats.manifest import Manifest
 from flambe_save.formats.plan import Facts, Plan
 from flambe_save.layout import MANIFEST_FILE, STASH_FILE, STATE_FILE
 from flambe_save.storage import FolderStore, Store, open_store
+from flambe_save.storage.disk import FileIdentity, identity
 
 __all__ = ["Base"]
 
@@ -36,7 +37,7 @@ class Base:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._same: dict[str, tuple[Facts, tuple[int, int]]] = {}
+        self._same: dict[str, tuple[Facts, FileIdentity]] = {}
 
     def __enter__(self) -> Base:
         store = open_store(self.path)
@@ -84,7 +85,7 @@ class Base:
         for name, entry in self._manifest.files.items():
             try:
                 with self._store.reader(name) as file:
-                    facts = os.fstat(file.fileno())
+                    compared = identity(os.fstat(file.fileno()))
                     source = open_source(file, mapped=True, threads=threads)
                     self._manifest.check_size(name, source.size)
                     draft = plan.files.get(name)
@@ -101,12 +102,12 @@ class Base:
                 raise CorruptSaveError("it leads to no file", file=os.path.join(self.path, name)) from None
             if same:
                 digest = entry.get("sha256") if plan.digest is not None else None
-                self._same[name] = Facts(source.size, checksum, digest), (facts.st_dev, facts.st_ino)
+                self._same[name] = Facts(source.size, checksum, digest), compared
         return sum(facts.size for facts, _ in self._same.values())
 
     def link(self, name: str, store: Store) -> Facts | None:
         """Put a file that is the same into a store as a link, where that can be; return what is known of it."""
         if name not in self._same or not isinstance(store, FolderStore):
             return None
-        facts, identity = self._same[name]
-        return facts if store.link(name, self._store, identity) else None
+        facts, compared = self._same[name]
+        return facts if store.link(name, self._store, compared) else None

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 from flambe_save.errors import SaveError, TargetExistsError
 from flambe_save.layout import PROTOCOL_FILE
 from flambe_save.storage.direct import DirectFile, go_direct
-from flambe_save.storage.disk import CREATE_FLAGS, Folder, exchange, rename_new, sync_folder, sync_tree
+from flambe_save.storage.disk import CREATE_FLAGS, FileIdentity, Folder, exchange, rename_new, sync_folder, sync_tree
 
 fcntl: Any
 try:
@@ -124,7 +124,7 @@ class Aside:
             return cast(BinaryIO, DirectFile(descriptor))
         return os.fdopen(descriptor, "wb", buffering=0)  # whoever writes has gathered what is small
 
-    def link(self, name: str, other: Folder, identity: tuple[int, int]) -> bool:
+    def link(self, name: str, other: Folder, meant: FileIdentity) -> bool:
         """Make a new name a hard link to that of another folder; False where that cannot be, or it is another file."""
         assert self.folder is not None, "a single file has no names"
         parent = name.rpartition("/")[0]
@@ -134,7 +134,7 @@ class Aside:
             found = other.link(name, self.folder)
         except OSError:  # on another disk, or one without links, or too many of them
             return False
-        if found != identity:
+        if found != meant:
             self.folder.remove(name, folder=False)
             return False
         self._files.append(name)

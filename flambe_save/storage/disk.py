@@ -14,15 +14,17 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from flambe_save.errors import CorruptSaveError, LoadError
 
 __all__ = [
     "CREATE_FLAGS",
+    "FileIdentity",
     "Folder",
     "Kind",
     "exchange",
+    "identity",
     "open_file",
     "open_regular",
     "rename_new",
@@ -39,6 +41,17 @@ _FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLO
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _MANY = 100  # files; past this one sync of the file system is faster than one of each file
 CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+FileIdentity: TypeAlias = tuple[int, ...]
+
+
+def identity(facts: os.stat_result) -> FileIdentity:
+    """Return what tells a file from any other, and from itself once its content was changed.
+
+    A number that a disk gives to a file may soon be another's, so it alone does not tell.
+    """
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 class Kind(enum.Enum):
@@ -95,8 +108,8 @@ class Folder:
         """Open a file, or a folder with ``os.O_DIRECTORY``; the descriptor is the caller's to close."""
         return self._at(name, lambda part, **at: os.open(part, flags, 0o666, **at))
 
-    def link(self, name: str, other: Folder) -> tuple[int, int]:
-        """Make the same name in another folder a hard link to a file; return its device and inode.
+    def link(self, name: str, other: Folder) -> FileIdentity:
+        """Make the same name in another folder a hard link to a file; return which file that is.
 
         Raises
         ------
@@ -104,12 +117,11 @@ class Folder:
             If the system cannot.
         """
 
-        def at_source(source: str, **source_at: int) -> tuple[int, int]:
-            def at_target(target: str, **target_at: int) -> tuple[int, int]:
+        def at_source(source: str, **source_at: int) -> FileIdentity:
+            def at_target(target: str, **target_at: int) -> FileIdentity:
                 between = {f"{end}_dir_fd": at["dir_fd"] for end, at in (("src", source_at), ("dst", target_at)) if at}
                 os.link(source, target, **between)  # type: ignore[arg-type]
-                facts = os.stat(target, follow_symlinks=False, **target_at)
-                return facts.st_dev, facts.st_ino
+                return identity(os.stat(target, follow_symlinks=False, **target_at))
 
             return other._at(name, at_target)
 

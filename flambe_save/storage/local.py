@@ -9,7 +9,7 @@ from typing import BinaryIO, ClassVar, TypeVar
 
 from flambe_save.errors import CorruptSaveError, SaveError, SaveReplacedError
 from flambe_save.storage.aside import Aside, finish
-from flambe_save.storage.disk import Folder, Kind, open_file, open_regular
+from flambe_save.storage.disk import FileIdentity, Folder, Kind, open_file, open_regular
 
 __all__ = ["FileStore", "FolderStore"]
 
@@ -141,7 +141,7 @@ class FolderStore(_LocalStore):
         assert self._aside is not None, "a store is written inside its with block"
         return self._aside.create(name, size or 0)
 
-    def link(self, name: str, other: FolderStore, identity: tuple[int, int]) -> bool:
+    def link(self, name: str, other: FolderStore, meant: FileIdentity) -> bool:
         """Make a name a hard link to the same name of another store; False where that cannot be done.
 
         Parameters
@@ -149,11 +149,11 @@ class FolderStore(_LocalStore):
         name : str
         other : FolderStore
             Open for reading.
-        identity : (int, int)
-            Device and inode of the file that is meant; another one that took its name is not linked to.
+        meant : FileIdentity
+            Which file; another one that took its name is not linked to.
         """
         assert self._aside is not None, "a store is written inside its with block"
-        return self._aside.link(name, other._folder, identity)
+        return self._aside.link(name, other._folder, meant)
 
 
 class FileStore(_LocalStore):
