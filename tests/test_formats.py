@@ -233,9 +233,9 @@ def test_the_manifest_is_written_last() -> None:
     order = []
 
     class Recording(MemoryStore):
-        def writer(self, name: str) -> Any:
+        def writer(self, name: str, size: int | None = None) -> Any:
             order.append(name)
-            return super().writer(name)
+            return super().writer(name, size)
 
     with Recording() as store:
         DIRECTORY.plan(sample(), DumpOptions()).write(store)

@@ -18,7 +18,7 @@ __all__ = ["ZIP_MAGIC", "Records"]
 ZIP_MAGIC = b"PK\3\4"
 # As in drafts.py, but only what is read
 _HEADER = struct.Struct("<4s22x2H")  # the lengths of the name and of the extra field
-_ENTRY = struct.Struct("<4s4x2H4x3L4H6xL")
+_ENTRY = struct.Struct("<4s2x3H4x3L4H6xL")
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
@@ -26,6 +26,7 @@ _LONGEST_END = _END.size + 0xFFFF
 _MOST = 0xFFFFFFFF  # stands for a number in 64 bits, elsewhere
 _LARGE = 1 << 20  # bytes of a record from which it is read to memory of its own
 _ENCRYPTED = 1
+_NEWEST = 63  # version of the format; newer ones may mean something else
 
 
 class _Entry(NamedTuple):
@@ -166,6 +167,7 @@ class Records:
 def _entry(directory: bytes, at: int) -> tuple[_Entry, int]:
     (
         magic,
+        version,
         flags,
         method,
         checksum,
@@ -184,8 +186,8 @@ def _entry(directory: bytes, at: int) -> tuple[_Entry, int]:
         raise ValueError("its directory is cut short")
     if _MOST in (size, packed, offset):
         packed, size, offset = _in_64_bits(directory[extra_at : extra_at + extra_length], packed, size, offset)
-    if method or packed != size or flags & _ENCRYPTED or disk:
-        raise ValueError("a record is compressed, or not in this file")
+    if method or packed != size or flags & _ENCRYPTED or disk or version > _NEWEST:
+        raise ValueError("a record is compressed, of a newer kind, or not in this file")
     raw = directory[name_at:extra_at]
     return _Entry(raw.decode(), raw, checksum, size, offset), end
 

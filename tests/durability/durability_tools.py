@@ -104,8 +104,8 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
 
 
 def write(model: Any, path: Any, flags: tuple[bool, bool], **options: Any) -> str:
-    """Save in a shape; overwriting unless told otherwise."""
-    return save(model, path, *flags, overwrite=options.pop("overwrite", True), **options)
+    """Save in a shape; overwriting unless told otherwise, and from one thread, so that operations have an order."""
+    return save(model, path, *flags, overwrite=options.pop("overwrite", True), **{"threads": 1, **options})
 
 
 def outcome(path: Any, wanted: dict[str, dict[str, Any]]) -> str:

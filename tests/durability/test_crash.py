@@ -40,7 +40,7 @@ from durability_tools import (
     write,
 )
 
-from flambe_save import api, load
+from flambe_save import load, saving
 
 pytestmark = [needs_fork, needs_proc, pytest.mark.usefixtures("_unsynced")]
 
@@ -257,10 +257,10 @@ class Doomed:
         self._store.__exit__(*error)
         self._count()
 
-    def writer(self, name: str) -> Any:
+    def writer(self, name: str, size: int | None = None) -> Any:
         """Open a name."""
         self._count()
-        return DoomedFile(self._store.writer(name), self._count)
+        return DoomedFile(self._store.writer(name, size), self._count)
 
 
 class DoomedFile:
@@ -305,8 +305,8 @@ def test_killed_at_every_call_of_the_store(name: str, flags: tuple[bool, bool], 
                 if left[0] == 0:
                     die()
 
-            real = api.create_store
-            api.create_store = lambda *args, **kwargs: Doomed(real(*args, **kwargs), count)  # type: ignore[assignment]
+            real = saving.create_store
+            saving.create_store = lambda *args, **kwargs: Doomed(real(*args, **kwargs), count)  # type: ignore[assignment]
             write(one.new, one.path, one.flags)
             assert left[0] < step - 3, "the store was not wrapped"
 
