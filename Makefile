@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test torture check lint types docs clean
+.PHONY: demo test torture bench check lint types docs clean
 .DEFAULT_GOAL := check
 
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -22,6 +22,12 @@ test: $(READY)
 # The long form of the tests that kill, cut, fill up and damage; docs/reliability.md has the figures of one run
 torture: $(READY)
 	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest --numprocesses auto -rP tests/durability tests/hostile/test_fuzz.py tests/test_round_trip.py
+
+# Beside its peers, in about a quarter of an hour; benchmarks/README.md says how. Flambe is code alone: what it requires is of 2019
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet --no-deps flambe==0.4.18
+	$(BIN)/python -m benchmarks --json benchmarks.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

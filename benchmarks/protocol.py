@@ -1,0 +1,164 @@
+"""How a row is timed: candidates in shuffled order, one untimed run of each right before its timed ones.
+
+Why so, and why folders go before they fill the page cache, is in README.md.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.candidate import Candidate, Place, Way
+from benchmarks.workloads import Work
+
+__all__ = ["Folders", "Sample", "measure", "settle"]
+
+KEPT = 2 << 30  # bytes of results that stay while others are timed
+MANY = 100  # files; folders with as many stay until the work is done
+SETTLE = 40  # seconds that the file system is slow after thousands of files were deleted
+
+
+@dataclass
+class Sample:
+    """What was measured of one candidate, in the unit of the measure, or why nothing was."""
+
+    name: str
+    values: list[float] = field(default_factory=list)
+    missing: str = ""
+
+    @property
+    def best(self) -> float:
+        """The minimum."""
+        return min(self.values)
+
+    @property
+    def median(self) -> float:
+        """The middle one, or the lower of the two in the middle."""
+        return sorted(self.values)[(len(self.values) - 1) // 2]
+
+
+class Folders:
+    """Fresh folders for the runs of one work, and what its candidates read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = 0  # that were deleted, or will be
+        self._number = 0
+        self._kept: list[tuple[Path, int]] = []
+        self._sources: dict[Callable[..., Any], Path] = {}
+
+    def fresh(self) -> Path:
+        """Return an empty folder that nothing was in before; old ones of few, big files may be deleted."""
+        while self._kept and sum(size for _, size in self._kept) > KEPT:
+            shutil.rmtree(self._kept.pop(0)[0])
+        self._number += 1
+        folder = self.root / f"{self._number:04}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def done(self, folder: Path) -> None:
+        """Take note of what a run has left in its folder."""
+        size, count = usage(folder)
+        self.files += count
+        if count < MANY:
+            self._kept.append((folder, size))
+
+    def source(self, work: Work, way: Way | None) -> Path:
+        """Return a folder that ``way`` saved the work into, once for all who read the same."""
+        if way is None:
+            return self.root
+        if way.save not in self._sources:
+            folder = self.root / f"source{len(self._sources)}"
+            folder.mkdir(parents=True)
+            way.save(work, folder)
+            self._sources[way.save] = folder
+        return self._sources[way.save]
+
+    def delete(self) -> None:
+        """Delete all of it."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def usage(folder: Path) -> tuple[int, int]:
+    """Return how many bytes and files a folder holds that no other folder has links to."""
+    size = count = 0
+    for root, _, files in os.walk(folder):
+        for name in files:
+            status = os.lstat(os.path.join(root, name))
+            count += 1
+            size += status.st_size if status.st_nlink == 1 else 0
+    return size, count
+
+
+def settle(deleted: int) -> None:
+    """Wait, where the file system would remember that many files were deleted."""
+    if deleted > 1000:
+        time.sleep(SETTLE)
+
+
+def measure(
+    candidates: Sequence[Candidate], work: Work, folders: Folders, repetitions: int, *, seed: int = 0, timed: int = 2
+) -> list[Sample]:
+    """Time candidates against each other.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+    work : Work
+    folders : Folders
+    repetitions : int
+        How often each candidate's turn comes; a slow one has one turn.
+    seed : int
+        Of the order.
+    timed : int
+        How many timed runs a turn has.
+
+    Returns
+    -------
+    list of Sample
+        Seconds, in the order of the candidates.
+
+    Raises
+    ------
+    RuntimeError
+        If a candidate does not give the tensors of the work.
+    """
+    samples = [Sample(candidate.name, missing=candidate.missing()) for candidate in candidates]
+    ready = [index for index, sample in enumerate(samples) if not sample.missing]
+    sources = {index: folders.source(work, candidates[index].source) for index in ready}
+    order = random.Random(seed)
+    for repetition in range(repetitions):
+        turns = [index for index in ready if not (candidates[index].is_slow and repetition)]
+        order.shuffle(turns)
+        for index in turns:
+            candidate = candidates[index]
+            for run in range(1 if candidate.is_slow else 1 + timed):
+                seconds = _run(candidate, work, Place(sources[index], folders.fresh()), folders, check=not repetition)
+                if run or candidate.is_slow:
+                    samples[index].values.append(seconds)
+    return samples
+
+
+def _run(candidate: Candidate, work: Work, place: Place, folders: Folders, *, check: bool) -> float:
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        result = candidate.run(work, place)
+        seconds = time.perf_counter() - start
+    finally:
+        gc.enable()
+    if candidate.finish is not None:
+        candidate.finish(result)
+    problem = candidate.problem(work, place, result) if check else ""
+    if problem:
+        raise RuntimeError(f"{candidate.name} is not comparable: {problem}")
+    folders.done(place.fresh)
+    return seconds

@@ -1,0 +1,277 @@
+"""What is saved and loaded: the models of the works, made of Components, and of plain modules for the peers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+from unittest import mock
+
+import torch
+from torch import nn
+
+from flambe_save import Component
+
+__all__ = ["SIZES", "Bag", "Block", "PlainBag", "PlainStack", "Stack", "Work", "no_init", "on_meta", "tie", "works"]
+
+T = TypeVar("T")
+
+SEED = 7
+
+
+class Block(Component, nn.Module):
+    """One linear layer."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the layer makes of x, of shape (batch, size)."""
+        return self.linear(x)  # type: ignore[no-any-return]
+
+
+class Stack(Component, nn.Module):
+    """Blocks, one after the other; each is a component."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the blocks make of x, of shape (batch, size)."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Bag(Component, nn.Module):
+    """Many tensors in one component."""
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__()
+        self.tensors = _parameters(count, size)
+
+
+class PlainBlock(nn.Module):
+    """A Block that knows nothing of flambe_save; its state has the same keys."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the layer makes of x, of shape (batch, size)."""
+        return self.linear(x)  # type: ignore[no-any-return]
+
+
+class PlainStack(nn.Module):
+    """A Stack that knows nothing of flambe_save."""
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(PlainBlock(size) for _ in range(count))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the blocks make of x, of shape (batch, size)."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class PlainBag(nn.Module):
+    """A Bag that knows nothing of flambe_save."""
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__()
+        self.tensors = _parameters(count, size)
+
+
+def _parameters(count: int, size: int) -> nn.ParameterList:
+    return nn.ParameterList(nn.Parameter(torch.empty(size)) for _ in range(count))
+
+
+@contextmanager
+def no_init() -> Iterator[None]:
+    """Leave parameters as they are allocated: what torch.nn.init would write is about to be overwritten."""
+
+    def leave(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return tensor
+
+    init: Any = nn.init
+    names = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+    with mock.patch.multiple(init, **dict.fromkeys(names, cast(Any, leave))):
+        yield
+
+
+def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return a module that has shapes, and no memory."""
+    with torch.device("meta"):
+        return make()
+
+
+def tie(module: Any) -> None:
+    """Let a transformer's parameters that are one be one again, after they were assigned."""
+    if hasattr(module, "tie_weights"):
+        module.tie_weights()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model, and what is needed to use it in any of the formats.
+
+    Parameters
+    ----------
+    key, title : str
+    make : callable
+        Makes the model that flambe_save saves, with whatever weights.
+    plain : callable
+        Constructs a module with the same keys for the peers, with torch's random init.
+    batch : callable, optional
+        Makes the input of the first forward.
+    shape : (int, int)
+        How many components or tensors, and their size.
+    dtype : torch.dtype
+    """
+
+    key: str
+    title: str
+    make: Callable[[], nn.Module]
+    plain: Callable[[], nn.Module]
+    batch: Callable[[], torch.Tensor] | None = None
+    shape: tuple[int, int] = (0, 0)
+    dtype: torch.dtype = torch.float32
+    _made: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what ``make`` made when it was first asked for under this name."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]  # type: ignore[no-any-return]
+
+    @property
+    def model(self) -> nn.Module:
+        """The model; its weights are random, and the same in every process."""
+        return self.once("model", self._model)
+
+    def _model(self) -> nn.Module:
+        with no_init():
+            model = self.make().to(self.dtype)
+        generator = torch.Generator().manual_seed(SEED)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.02, generator=generator)
+        return model
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """All tensors of the model, by key; they share its memory."""
+        return self.once("state", lambda: dict(self.model.state_dict()))
+
+    @property
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The tensors of the model without those that are tied to one before."""
+        return self.once("stored", self._stored)
+
+    def _stored(self) -> dict[str, torch.Tensor]:
+        tensors: dict[int, tuple[str, torch.Tensor]] = {}
+        for key, tensor in self.state.items():
+            tensors.setdefault(tensor.data_ptr(), (key, tensor))
+        return dict(tensors.values())
+
+    @property
+    def parts(self) -> list[dict[str, torch.Tensor]]:
+        """The tensors of each component, where there are many; else one part with all."""
+        return self.once("parts", self._parts)
+
+    def _parts(self) -> list[dict[str, torch.Tensor]]:
+        grouped: dict[str, dict[str, torch.Tensor]] = {}
+        for key, tensor in self.stored.items():
+            prefix = ".".join(key.split(".")[:2]) if key.startswith("blocks.") else ""
+            grouped.setdefault(prefix, {})[key] = tensor
+        return list(grouped.values())
+
+    @property
+    def plain_model(self) -> nn.Module:
+        """A plain module with the model's own tensors."""
+        return self.once("plain", lambda: self.shared(self.plain))
+
+    def shared(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """Return a module with the model's own tensors."""
+        module = on_meta(make)
+        module.load_state_dict(self.state, assign=True)
+        tie(module)
+        return module
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the tensors have."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.stored.values())
+
+    def input(self) -> torch.Tensor:
+        """Return the input of the first forward."""
+        assert self.batch is not None
+        return self.once("input", self.batch)
+
+
+def _stack(key: str, title: str, count: int, size: int, dtype: torch.dtype = torch.float32) -> Work:
+    return Work(
+        key,
+        title,
+        make=lambda: Stack([Block(size) for _ in range(count)]),
+        plain=functools.partial(PlainStack, count, size),
+        batch=lambda: torch.ones(1, size),
+        shape=(count, size),
+        dtype=dtype,
+    )
+
+
+def _gpt2(title: str, layers: int, width: int, vocabulary: int) -> Work:
+    def make() -> nn.Module:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        heads = max(1, width // 64)
+        last = vocabulary - 1
+        config = GPT2Config(
+            n_layer=layers, n_embd=width, n_head=heads, vocab_size=vocabulary, bos_token_id=last, eos_token_id=last
+        )
+        model: Any = GPT2LMHeadModel(config)
+        return cast(nn.Module, model.eval())
+
+    return Work("d", title, make, make, batch=lambda: torch.ones(1, 4, dtype=torch.long), shape=(layers, width))
+
+
+# Blocks of (a), their size; components of (b); tensors of (c); layers, width, words of (d); blocks of the archive, size
+SIZES = {
+    "full": (8, 5656, 1000, 10_000, (12, 768, 50_257), (8, 2828)),
+    "quick": (8, 2000, 200, 2_000, (4, 512, 10_000), (8, 1000)),
+    "small": (8, 700, 50, 1_000, (2, 256, 2_000), (8, 350)),
+    "tiny": (8, 16, 9, 12, (1, 64, 50), (8, 16)),
+}
+
+
+def works(size: str) -> dict[str, Work]:
+    """Return the works by their keys; models are made when they are first used.
+
+    Parameters
+    ----------
+    size : {"full", "quick", "small", "tiny"}
+    """
+    blocks, width, components, tensors, transformer, archive = SIZES[size]
+    made = [
+        _stack("a", f"{blocks} components of Linear({width}, {width})", blocks, width),
+        _gpt2(f"GPT-2 with {transformer[0]} layers of {transformer[1]}", *transformer),
+        _stack("fp32", f"archive, {archive[0]} components of Linear({archive[1]}, {archive[1]})", *archive),
+        _stack("bf16", "the same in bfloat16, twice as many", 2 * archive[0], archive[1], torch.bfloat16),
+        Work(
+            "c",
+            f"{tensors} tensors of 1 KB in one component",
+            make=lambda: Bag(tensors, 256),
+            plain=functools.partial(PlainBag, tensors, 256),
+            shape=(tensors, 256),
+        ),
+        _stack("b", f"{components} components of Linear(32, 32)", components, 32),
+    ]
+    return {work.key: work for work in made}
