@@ -15,7 +15,7 @@ from benchmarks.protocol import Folders, Sample
 from benchmarks.rows import ROWS, Row
 from benchmarks.workloads import Work, works
 
-__all__ = ["first_calls", "import_times", "peak_memory"]
+__all__ = ["first_calls", "import_times", "peak", "peak_memory"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,7 +79,8 @@ def _status(field: str) -> int:
     raise RuntimeError(f"this system does not tell {field}")
 
 
-def _peak(candidate: Candidate, work: Work, place: Place) -> float:
+def peak(candidate: Candidate, work: Work, place: Place) -> float:
+    """Return by how many bytes this process grows at most while a candidate runs."""
     # The peak is made to begin where memory is now; what building the model needed is none of the candidate's
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str]) -> None:
         _warm(candidate, row.work, place)
     if candidate.source is None:
         assert work.stored  # the model is there before anything is measured
-    print((_peak if row.measure == "memory" else _first)(candidate, work, place))
+    print((peak if row.measure == "memory" else _first)(candidate, work, place))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import tarfile
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -257,14 +258,17 @@ def _dcp_load(work: Work, folder: Path) -> nn.Module:
 
 
 def _dcp_async(work: Work, place: Place, stager: Any = None) -> Any:
-    with quietly():
-        return _optional("torch.distributed.checkpoint").async_save(
-            dict(work.state), storage_writer=_writer(place.fresh), no_dist=True, async_stager=stager
-        )
+    warnings.filterwarnings("ignore", "torch.distributed is disabled")  # its thread says so later than this returns
+    return _optional("torch.distributed.checkpoint").async_save(
+        dict(work.state), storage_writer=_writer(place.fresh), no_dist=True, async_stager=stager
+    )
 
 
 def _stager() -> Any:
-    return _optional("torch.distributed.checkpoint.staging").BlockingAsyncStager(cache_staged_state_dict=True)
+    # It keeps a copy for each storage; the rest needs an accelerator
+    staging = _optional("torch.distributed.checkpoint.staging")
+    options = {"pinned_memory": False, "shared_memory": False, "async_staging": False, "non_blocking_copy": False}
+    return staging.DefaultStager(staging.StagingOptions(**{f"use_{name}": value for name, value in options.items()}))
 
 
 DCP = Way("torch.distributed.checkpoint", _dcp_save, _dcp_load)

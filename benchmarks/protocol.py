@@ -140,7 +140,8 @@ def measure(
         for index in turns:
             candidate = candidates[index]
             for run in range(1 if candidate.is_slow else 1 + timed):
-                seconds = _run(candidate, work, Place(sources[index], folders.fresh()), folders, check=not repetition)
+                is_first = not repetition and not run
+                seconds = _run(candidate, work, Place(sources[index], folders.fresh()), folders, check=is_first)
                 if run or candidate.is_slow:
                     samples[index].values.append(seconds)
     return samples
