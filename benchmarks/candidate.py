@@ -23,6 +23,7 @@ __all__ = [
     "Place",
     "Way",
     "loading",
+    "on_gpu",
     "quietly",
     "saving",
     "tensors_of",
@@ -92,6 +93,7 @@ class Candidate:
         As in Way.
     is_slow : bool
         Whether one timed run, without an untimed one before, is all that there is time for.
+    needs_gpu : bool
     """
 
     name: str
@@ -103,6 +105,7 @@ class Candidate:
     packages: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     is_slow: bool = False
+    needs_gpu: bool = False
 
     def missing(self) -> str:
         """Say what is not there, or nothing."""
@@ -110,6 +113,8 @@ class Candidate:
         absent = sorted(name for name in packages if importlib.util.find_spec(name.partition(".")[0]) is None)
         if absent:
             return f"not installed: {', '.join(absent)}"
+        if self.needs_gpu and not torch.cuda.is_available():
+            return "no GPU here"
         uses = [*self.uses, *(self.source.uses if self.source else ())]
         lacking = [use for use in uses if not _has(use)]
         return f"not there yet: {', '.join(lacking)}" if lacking else ""
@@ -198,3 +203,17 @@ def until_step(candidate: Candidate) -> Candidate:
         return module
 
     return dataclasses.replace(candidate, name=f"{candidate.name}, step", run=run)
+
+
+def on_gpu(candidate: Candidate) -> Candidate:
+    """Return a candidate that loads to a GPU, and is done when all of it is there."""
+
+    def run(work: Work, place: Place) -> Any:
+        result = candidate.run(work, place)
+        torch.cuda.synchronize()
+        return result
+
+    def tensors(work: Work, place: Place, result: Any) -> Mapping[str, torch.Tensor]:
+        return {key: tensor.cpu() for key, tensor in tensors_of(result).items() if tensor.is_cuda}
+
+    return dataclasses.replace(candidate, run=run, tensors=tensors, needs_gpu=True)

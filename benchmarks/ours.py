@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import flambe_save
-from benchmarks.candidate import Candidate, Place, Way, loading, saving, tensors_of
+from benchmarks.candidate import Candidate, Place, Way, loading, on_gpu, saving, tensors_of
 from benchmarks.workloads import Work
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "DURABLE",
     "FOLDER",
     "LOAD",
+    "LOAD_GPU",
     "LOAD_MAPPED",
     "LOAD_ONE_THREAD",
     "LOAD_UNVERIFIED",
@@ -75,6 +76,7 @@ LOAD = loading(FOLDER)
 LOAD_ONE_THREAD = loading(_way(f"{NAME}, threads=1", load={"threads": 1}), source=FOLDER)
 LOAD_MAPPED = loading(_way(f"{NAME}, mmap=True", load={"mmap": True}), source=FOLDER)
 LOAD_UNVERIFIED = loading(_way(f"{NAME}, mmap=True, verify=False", load={"mmap": True, "verify": False}), source=FOLDER)
+LOAD_GPU = on_gpu(loading(_way(f"{NAME}, map_location", load={"map_location": "cuda"}), source=FOLDER))
 ARCHIVE_LOAD = loading(ARCHIVE)
 
 NODE = Candidate(

@@ -29,12 +29,14 @@ __all__ = [
     "FILES",
     "HUB",
     "MODULE",
+    "MODULE_GPU",
     "MODULE_MAPPED",
     "RAW",
     "RAW_PART",
     "RAW_SYNCED",
     "SAFETENSORS",
     "SAFETENSORS_ASSIGN",
+    "SAFETENSORS_GPU",
     "SAFETENSORS_NODE",
     "SAFETENSORS_PARTS",
     "STATE",
@@ -181,6 +183,11 @@ MODULE_MAPPED = Way(
     MODULE.save,
     lambda work, folder: torch.load(folder / "module.pt", weights_only=False, mmap=True),
 )
+MODULE_GPU = Way(
+    "torch.load of the module, map_location",
+    MODULE.save,
+    lambda work, folder: torch.load(folder / "module.pt", weights_only=False, map_location="cuda"),
+)
 
 
 # ------------------------------------------------------------------------------------------------ safetensors
@@ -190,8 +197,9 @@ def _safetensors_save(work: Work, folder: Path) -> None:
     _optional("safetensors.torch").save_file(work.stored, folder / "model.safetensors")
 
 
-def _safetensors_load(work: Work, folder: Path) -> dict[str, torch.Tensor]:
-    return _optional("safetensors.torch").load_file(folder / "model.safetensors")  # type: ignore[no-any-return]
+def _safetensors_load(work: Work, folder: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    file = folder / "model.safetensors"
+    return _optional("safetensors.torch").load_file(file, device=device)  # type: ignore[no-any-return]
 
 
 def _safetensors_copy(work: Work, folder: Path) -> nn.Module:
@@ -224,6 +232,12 @@ SAFETENSORS_ASSIGN = Way(
     "safetensors + meta module + assign",
     _safetensors_save,
     lambda work, folder: _filled(work, _safetensors_load(work, folder)),
+    ("safetensors",),
+)
+SAFETENSORS_GPU = Way(
+    "safetensors to the GPU + meta module + assign",
+    _safetensors_save,
+    lambda work, folder: _filled(work, _safetensors_load(work, folder, "cuda")),
     ("safetensors",),
 )
 SAFETENSORS_PARTS = Way("safetensors, a file each", _parts_save, _parts_load, ("safetensors",))

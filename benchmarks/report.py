@@ -99,7 +99,7 @@ def _first_match(path: str, pattern: str) -> str:
 
 def _number(value: float, unit: str) -> str:
     if unit == "MB":
-        return f"{value / (1 << 20):.1f} MB"
+        return f"{round(value / (1 << 20), 1) + 0.0:.1f} MB"
     return f"{value:.3g} s" if value >= 1 else f"{value * 1000:.3g} ms"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks import ours, peers
-from benchmarks.candidate import Candidate, loading, saving, until_forward, until_step
+from benchmarks.candidate import Candidate, loading, on_gpu, saving, until_forward, until_step
 from benchmarks.flambe import FLAMBE
 
 __all__ = ["IMPORTS", "ROWS", "Beside", "Row"]
@@ -70,6 +70,10 @@ LOAD_PEERS = (
     Beside(loading(peers.DCP)),
     Beside(loading(peers.FABRIC)),
 )
+ON_GPU = (
+    Beside(on_gpu(loading(peers.MODULE_GPU))),
+    Beside(on_gpu(loading(peers.SAFETENSORS_GPU))),
+)
 ASSIGNED = loading(peers.SAFETENSORS_ASSIGN)
 MAPPED = until_forward(loading(peers.MODULE_MAPPED))
 
@@ -126,6 +130,8 @@ BIG = (
         until_step(ours.LOAD),
         (Beside(until_step(ASSIGNED), 0.25), Beside(until_step(loading(peers.SAFETENSORS)))),
     ),
+    Row("a", 'load(map_location="cuda")', ours.LOAD_GPU, ON_GPU),
+    Row("a", 'peak host memory of load(map_location="cuda")', ours.LOAD_GPU, ON_GPU, measure="memory"),
     Row(
         "a",
         "load one component of eight",

@@ -1,4 +1,4 @@
-"""The benchmark itself: its candidates do the same work, its report says what was measured; and loose ratios, as a guard.
+"""The benchmark itself: its candidates do the same work, its report says what it measured; and loose ratios, a guard.
 
 No test here looks at an absolute time: candidates are timed in turns, and the best of several runs compared.
 """
