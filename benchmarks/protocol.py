@@ -78,12 +78,22 @@ class Folders:
             folder = self.root / f"source{len(self._sources)}"
             folder.mkdir(parents=True)
             way.save(work, folder)
+            _sync(folder)
             self._sources[way.save] = folder
         return self._sources[way.save]
 
     def delete(self) -> None:
         """Delete all of it."""
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Write big files to the disk now, so that the system does not, or slows writers down, while others are timed."""
+    paths = [Path(root, name) for root, _, files in os.walk(folder) for name in files]
+    for path in paths if len(paths) < MANY else ():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def usage(folder: Path) -> tuple[int, int]:

@@ -65,7 +65,8 @@ def lines_of(
         value = None if first.missing else first.best
         found.append(Line(work, name, unit, first, None, value, own_target, "value"))
     for sample, target in zip(others, targets, strict=True):
-        ready = not (first.missing or sample.missing) and sample.best > 0
+        compares = own_target is None or target is not None  # else the peer is there to be looked at
+        ready = compares and not (first.missing or sample.missing) and sample.best > 0
         ratio = first.best / sample.best if ready else None
         found.append(Line(work, name, unit, first, sample, ratio, target))
     return found
