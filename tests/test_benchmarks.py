@@ -70,6 +70,14 @@ def test_a_candidate_that_gives_anything_else_ends_the_run(tiny: dict, tmp_path:
     assert wrong.problem(work, Place(tmp_path, tmp_path), given) == f"{[third]} are missing"
 
 
+def test_rows_have_names_of_their_own() -> None:
+    """A new process finds a row by its key, and a candidate is known by its name within the row."""
+    keys = [row.key for row in ROWS]
+    assert len(set(keys)) == len(keys)
+    assert [row.key for row in ROWS if len({item.name for item in row.candidates}) < len(row.candidates)] == []
+    assert {row.work for row in ROWS} == works("tiny").keys()
+
+
 def test_what_is_not_there_is_said() -> None:
     """A package, a function or a keyword that is missing leaves a candidate out, and the table says which."""
     way = Way("way", save=lambda work, folder: None, load=lambda work, folder: None)
