@@ -434,6 +434,8 @@ def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str, 
         elif here != there:
             logger.debug(text)
         return
+    if local.get(SOURCE_KEY) == source_of(cls):
+        return
     before, now = dedent(local.get(SOURCE_KEY, "")), dedent(source_of(cls))
     if before and now and _without_moves(before, cls, before_names) != _without_moves(now, cls, before_names):
         diff = ["(too long to be shown)"]

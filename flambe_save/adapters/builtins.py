@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.optim import swa_utils
 
 from flambe_save.adapters.parametrized import effective
+from flambe_save.config.arguments import signature_of
 from flambe_save.config.link import Link
 from flambe_save.config.registrable import TAGS, Registrable
 from flambe_save.config.schema import Schema, defaults_of
@@ -128,7 +129,8 @@ def _arguments(module: nn.Module) -> dict[str, Any] | None:
         except (AttributeError, IndexError):  # somebody took it apart
             return None
     arguments: dict[str, Any] = {}
-    parameters = inspect.signature(type(module)).parameters
+    cls: Any = type(module)
+    parameters = signature_of(cls).parameters
     for name in _PARAMETERS.get(type(module), parameters):
         if name in ("device", "dtype", "args", "kwargs") or name.startswith("_"):
             continue  # the state tells type and device, and private arguments only fill in weights
@@ -159,13 +161,31 @@ def agree(recorded: Schema, now: Schema) -> bool:
 
 def _rebuilds(module: nn.Module, arguments: dict[str, Any]) -> bool:
     """Whether arguments build the same module: type, repr, names and shapes, and plain attributes."""
+    # Most layers of a model are built with the same few numbers; what equal arguments mean is told by their repr
+    key = (type(module), repr(arguments)) if all(type(value) in _NUMBERS for value in arguments.values()) else None
+    if key is not None and key in _built:
+        built = _built[key]
+    else:
+        built = _build(type(module), arguments)
+        if key is not None and len(_built) < _MOST_BUILT:
+            _built[key] = built
+    return built is not None and built == (repr(module), _outline(module))
+
+
+_NUMBERS = (bool, int, float, str, type(None))
+_MOST_BUILT = 1000
+_built: dict[tuple[type, str], Any] = {}  # of classes of torch.nn alone
+
+
+def _build(cls: type, arguments: dict[str, Any]) -> Any:
+    """Return the repr and the outline of the module that arguments build; None where they build none."""
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it has been told when the module was made
-            other = type(module)(**arguments)
+            module = cls(**arguments)
     except Exception:  # whatever a constructor refuses, these are not its arguments
-        return False
-    return repr(other) == repr(module) and _outline(other) == _outline(module)
+        return None
+    return repr(module), _outline(module)
 
 
 def outline(module: nn.Module) -> dict[str, tuple[int, ...] | None]:

@@ -6,6 +6,7 @@ a save at once.
 
 from __future__ import annotations
 
+import functools
 import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
@@ -116,7 +117,12 @@ def migration(since: str, until: str) -> Callable[[Callable[[State], State]], An
 
 def numbers(version: Any) -> tuple[int, ...] | None:
     """Return a version's first three numbers, or None where it is none; what it leaves out is 0."""
-    if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,9}", version):
+    return _numbers(version) if isinstance(version, str) and len(version) < 100 else None
+
+
+@functools.lru_cache(maxsize=1000)
+def _numbers(version: str) -> tuple[int, ...] | None:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,9}", version):
         return None
     return (*map(int, version.split(".")), 0, 0)[:3]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flambe_save.config.deep import Call, Steps, run
+from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import CompilationError, FlambeSaveError
 from flambe_save.sizes import MAX_HASHED, unfolded_size
 
@@ -108,13 +109,15 @@ def replace_items(
     path: tuple[str, ...] = (),
     memo: dict[int, Any] | None = None,
 ) -> Any:
-    """Return a copy of nested containers with every item changed; Schemas count as items.
+    """Return a copy of nested containers with every item changed but plain values; Schemas count as items.
 
     ``change`` gets an item and the keys that lead to it, and returns what takes its place, or a Call of steps that do.
     A container that is in several places is copied once for all of them, as far as they share ``memo``; what it maps
     from must live as long as it.
     """
-    if type(value) not in _CONTAINERS:  # most arguments are plain
+    if type(value) in PLAIN:  # as most arguments are
+        return value
+    if type(value) not in _CONTAINERS:
         changed = change(value, path)
         return run(changed.steps) if isinstance(changed, Call) else changed
     return run(replacing(value, change, path, {} if memo is None else memo))
@@ -139,11 +142,13 @@ def replacing(
     items: list[Any] = []
     if kind is dict or kind is OrderedDict:
         for key, item in value.items():
-            new_key = yield replacing(key, change, path, memo)
-            items.append((_measured(new_key), (yield replacing(item, change, (*path, str(key)), memo))))
+            new_key = key if type(key) in PLAIN else _measured((yield replacing(key, change, path, memo)))
+            is_plain = type(item) in PLAIN
+            items.append((new_key, item if is_plain else (yield replacing(item, change, (*path, str(key)), memo))))
     else:
         for index, item in enumerate(value):
-            items.append((yield replacing(item, change, (*path, str(index)), memo)))
+            is_plain = type(item) in PLAIN
+            items.append(item if is_plain else (yield replacing(item, change, (*path, str(index)), memo)))
         if kind in (set, frozenset):
             items = [_measured(item) for item in items]
     memo[id(value)] = kind(items)

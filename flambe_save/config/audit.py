@@ -16,7 +16,7 @@ from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import FunctionCallLink
 from flambe_save.config.parsing import NAMING_TAGS, Document, may_be_called
 from flambe_save.config.registrable import TAGS, dotted_path, needs_trust
-from flambe_save.config.schema import Schema, visit
+from flambe_save.config.schema import Schema, items_in
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, RegistrationError
 from flambe_save.trust import Trust
@@ -95,7 +95,7 @@ def check_arguments(
         config = document.construct(recorded, trust=trust)
     except ConfigError:
         return  # a load will say what is wrong with it
-    for _, item in visit(config):
+    for item in items_in(config):
         if isinstance(item, Schema) and item.factory_method is None:
             cls = item.component_subclass
             builder = builder_of(cls)

@@ -11,6 +11,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import yaml as pyyaml
@@ -21,7 +22,7 @@ from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import Link, parse_link_str
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.registrable import TAGS, dotted_path
-from flambe_save.config.schema import Reference, Schema, visit
+from flambe_save.config.schema import Reference, Schema, items_in
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, FlambeSaveError, quote
 from flambe_save.sizes import MAX_HASHED
@@ -36,6 +37,8 @@ _MAX_NODES = 5_000_000
 _MAX_UNFOLDED = 1_000_000
 _MAX_ALIASES = 100_000
 _MAX_SCALAR = 16 << 20
+
+_PATTERNS = {kind: re.compile(pattern) for kind, (pattern, _) in SCALARS.items()}
 
 _COLLECTIONS: dict[type, tuple[Any, str]] = {
     pyyaml.MappingStartEvent: (pyyaml.MappingNode, CORE + "map"),
@@ -57,19 +60,19 @@ class Document:
     root: pyyaml.Node
     nodes: list[pyyaml.Node] = field(default_factory=list)
 
-    @property
+    @cached_property
     def tags(self) -> dict[str, int]:
         """The document's own tags without ``!``, each with the line (from 1) where it first stands."""
         found: dict[str, int] = {}
         for node in self.nodes:
-            if node.tag.startswith("!"):
-                found.setdefault(node.tag[1:], line_of(node))
+            if node.tag.startswith("!") and node.tag[1:] not in found:
+                found[node.tag[1:]] = line_of(node)
         return found
 
     def named(self, tag: str) -> dict[str, int]:
         """The texts under a tag, ``!type`` or ``!function``, each with the line where it first stands."""
         found: dict[str, int] = {}
-        for node in self.nodes:
+        for node in self.nodes if tag in self.tags else ():
             if node.tag == f"!{tag}" and isinstance(node, pyyaml.ScalarNode):
                 found.setdefault(node.value, line_of(node))
         return found
@@ -122,11 +125,11 @@ class Document:
             If a value does not fit its tag.
         """
         result = Constructor(self, self.classes(recorded, trust), recorded, trust).values[id(self.root)]
-        for _, item in visit(result):
+        for item in items_in(result):
             if isinstance(item, Reference):
                 item.within(result)
             elif isinstance(item, Schema) and extensions:
-                item.add_extensions_metadata(extensions)
+                item._note_extension(extensions)
         return result
 
 
@@ -265,9 +268,10 @@ class Constructor:
         self._classes = classes
         self._recorded = recorded or {}
         self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
+        sizes, most = self._sizes, max(_MAX_UNFOLDED, 4 * len(document.nodes))
         for node in document.nodes:
-            self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in _children(node))
-            if self._sizes[id(node)] > max(_MAX_UNFOLDED, 4 * len(document.nodes)):
+            size = sizes[id(node)] = 1 + sum([sizes[id(child)] for child in _children(node)])
+            if size > most:
                 raise ConfigError(f"line {line_of(node)}: with its anchors unfolded, this stands for too many values")
             try:
                 self.values[id(node)] = self._build(node)
@@ -387,7 +391,7 @@ class Constructor:
             raise ConfigError(f"the tag {quote('!!' + kind)} is none of this dialect")
         text = self.construct_scalar(node)
         try:
-            if kind in SCALARS and re.fullmatch(SCALARS[kind][0], text) is None:
+            if kind in _PATTERNS and _PATTERNS[kind].fullmatch(text) is None:
                 raise ValueError("it is not written as one")
             if kind == "str":
                 return text

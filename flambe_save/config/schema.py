@@ -10,7 +10,7 @@ import copy
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from flambe_save.config.builders import build_with, builder_of
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.parts import is_made_of_parts, maker_of
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
+from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import CompilationError, FlambeSaveError, LinkError, UnpreparedLinkError
 from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import join_key
@@ -31,6 +32,7 @@ __all__ = [
     "Sources",
     "build",
     "defaults_of",
+    "items_in",
     "record",
     "schema_of",
     "visit",
@@ -312,15 +314,18 @@ class Schema(MutableMapping[str, Any]):
 
     def add_extensions_metadata(self, extensions: Mapping[str, str]) -> None:
         """Note, here and in all Schemas inside, which of a config's extensions its class comes from."""
-        for _, item in visit(self):
+        for item in items_in(self):
             if isinstance(item, Schema):
-                module = item.component_subclass.__module__.partition(".")[0]
-                item._extensions = {module: extensions[module]} if module in extensions else {}
+                item._note_extension(extensions)
+
+    def _note_extension(self, extensions: Mapping[str, str]) -> None:
+        module = self.component_subclass.__module__.partition(".")[0]
+        self._extensions = {module: extensions[module]} if module in extensions else {}
 
     def aggregate_extensions_metadata(self) -> dict[str, str]:
         """Return the extensions of this and all Schemas inside."""
         found: dict[str, str] = {}
-        for _, item in visit(self):
+        for item in items_in(self):
             schema = item if isinstance(item, Schema) else schema_of(item)
             if schema is not None:
                 found.update(schema._extensions)
@@ -332,7 +337,7 @@ class Schema(MutableMapping[str, Any]):
         from flambe_save.config import yaml
 
         extensions: dict[str, str] = {}
-        for _, item in visit(obj):
+        for item in items_in(obj):
             if isinstance(item, Schema):
                 extensions.update(item._extensions)
         return {"yaml": yaml.dump_all([obj]), "extensions": extensions}
@@ -343,9 +348,9 @@ class Schema(MutableMapping[str, Any]):
         from flambe_save.config import yaml
 
         obj = yaml.load(data["yaml"])
-        for _, item in visit(obj):
+        for item in items_in(obj):
             if isinstance(item, Schema):
-                item.add_extensions_metadata(data["extensions"])
+                item._note_extension(data["extensions"])
         return obj
 
 
@@ -391,7 +396,7 @@ def build(config: Any, sources: Sources, overrides: Mapping[str, Any] | None = N
         As a call of a Schema.
     """
     if not (isinstance(config, Schema) and config._compiled is not None):
-        for _, item in visit(config):
+        for item in items_in(config):
             if isinstance(item, Reference):
                 item.forget()
     building = _Building(sources)
@@ -415,19 +420,40 @@ def visit(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     while stack:
         path, item = stack.pop()
         yield path, item
-        inner: list[tuple[str, Any]] = []
-        schema = item if isinstance(item, Schema) else schema_of(item)
-        if id(item) in seen:
+        if type(item) in PLAIN or id(item) in seen:
             continue
-        if schema is not None:
-            inner = list(schema.keywords.items())
-        elif isinstance(item, Mapping):
-            inner = [(str(key), value) for key, value in item.items()]
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            inner = [(str(index), value) for index, value in enumerate(item)]
-        if inner:
+        keys, values = _inside(item)
+        if values:
             seen.add(id(item))
-        stack.extend(((*path, key), value) for key, value in reversed(inner))
+            inner = [((*path, str(key)), value) for key, value in zip(keys, values, strict=True)]
+            stack.extend(reversed(inner))
+
+
+def items_in(root: Any) -> Iterator[Any]:
+    """Yield the items that :func:`visit` yields, in no more time than there are items, however deep they are."""
+    seen: set[int] = set()
+    stack: list[Any] = [root]
+    while stack:
+        item = stack.pop()
+        yield item
+        if type(item) in PLAIN or id(item) in seen:
+            continue
+        _, values = _inside(item)
+        if values:
+            seen.add(id(item))
+            stack.extend(reversed(values))
+
+
+def _inside(item: Any) -> tuple[Iterable[Any], list[Any]]:
+    """Return the keys and values of the arguments of a Schema, or of an object that records one, or of a container."""
+    schema = item if isinstance(item, Schema) else schema_of(item)
+    if schema is not None:
+        item = schema.keywords
+    if isinstance(item, (dict, Mapping)):
+        return item.keys(), list(item.values())
+    if isinstance(item, (list, tuple, set, frozenset)):
+        return range(len(item)), list(item)
+    return (), []
 
 
 def record(instance: Any, schema: Schema) -> None:
