@@ -97,3 +97,16 @@ def test_import_is_quiet() -> None:
     adapters = ("builtins.Averaging", "builtins.Parametrized", "random.RandomStates")
     own = [*(f"flambe_save.adapters.{name}" for name in adapters), *links]
     assert (result.stdout, result.stderr) == (f"set() {own}\n", "")
+
+
+def test_import_costs_little_more_than_torch() -> None:
+    """Beside itself, the package imports PyYAML and small modules of Python: nothing of torch that torch leaves out."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import flambe_save;"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    cheap = {"flambe_save", "yaml", "_yaml", "dill", "isal"}
+    dear = {"asyncio", "email", "http", "multiprocessing", "pydoc", "sqlite3", "ssl", "tkinter", "unittest", "xml"}
+    found = {name for name in result.stdout.split() if "cython" not in name}
+    assert found - cheap - (sys.stdlib_module_names - dear) == set()
