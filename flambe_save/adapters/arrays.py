@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from flambe_save.adapters.protocol import Fit, Later, Mismatch, Place, ValueAdapter
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, ValueAdapter
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.state import State
 
@@ -18,6 +19,10 @@ _ALONE = "value"  # the key of an array that is the root itself
 
 class ArrayAdapter(ValueAdapter):
     """Tensors and numpy arrays of any type, shape and layout; of a view, its own bytes only."""
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return nothing."""
+        return ()
 
     def get_state(self, place: Place, state: State) -> Later:
         """Put the array itself under the place's name; it is shared."""

@@ -236,9 +236,11 @@ def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later], keep_
         if isinstance(adapter, ValueAdapter) and not (place.is_open or adapter.is_everywhere):
             return
         later = enter(place, adapter)
-        path.add(id(place.obj))
         seen.add(id(place.obj))
-        stack.append((place, adapter, iter(list(adapter.children(place.obj))), later))
+        children = list(adapter.children(place.obj))
+        if children or later is not None:
+            path.add(id(place.obj))
+            stack.append((place, adapter, iter(children), later))
 
     obj = unwrapped(obj)
     adapter = adapter_for(obj)

@@ -11,7 +11,7 @@ import torch
 
 from flambe_save.config.parts import parts_of
 from flambe_save.config.scalars import PLAIN, is_plain_key
-from flambe_save.config.schema import schema_of
+from flambe_save.config.schema import WITHOUT_PARTS, schema_of
 from flambe_save.config.wrappers import plain_keys, unwrapped
 
 __all__ = ["Held", "parameters_in"]
@@ -42,7 +42,7 @@ def parameters_in(root: Any) -> dict[int, list[tuple[tuple[str, ...], str]]]:
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while stack:
         keys, item = stack.pop()
-        if id(item) in seen or type(item) in PLAIN:
+        if id(item) in seen or type(item) in WITHOUT_PARTS:
             continue
         seen[id(item)] = item
         item = unwrapped(item)

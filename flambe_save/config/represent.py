@@ -56,9 +56,18 @@ class Written:
         self.nodes: dict[int, pyyaml.Node] = {}
         self.alive: list[Any] = []  # ids are only unique while their objects live
         # By the ids of nodes, beside which the nodes are kept
-        self.tags: dict[int, tuple[pyyaml.Node, dict[str, str]]] = {}  # tag -> dotted path of its class
+        self.tags: dict[int, tuple[pyyaml.Node, Mapping[str, str]]] = {}  # tag -> dotted path of its class
         self.extensions: dict[int, tuple[pyyaml.Node, dict[str, str]]] = {}  # module -> what installs it
         self.defaults: dict[int, pyyaml.Node] = {}  # they are indented as if nothing were around them
+        self._meanings: dict[tuple[str, type], dict[str, str]] = {}
+
+    def note(self, node: pyyaml.Node, tag: str, cls: type) -> None:
+        """Note what a node's tag means."""
+        meaning = self._meanings.get((tag, cls))
+        if meaning is None:
+            meaning = self._meanings[tag, cls] = {tag: dotted_path(cls)}
+        _, inner = self.tags.get(id(node), (node, None))  # of one that a to_yaml has passed on
+        self.tags[id(node)] = node, meaning if inner is None else {**meaning, **inner}
 
 
 class Representer:
@@ -383,8 +392,7 @@ class Representer:
 
     def _noted(self, node: pyyaml.Node, tag: str, cls: type) -> pyyaml.Node:
         """Note what a node's tag means, and return the node."""
-        _, inner = self._written.tags.get(id(node), (node, {}))  # of one that a to_yaml has passed on
-        self._written.tags[id(node)] = node, {tag: dotted_path(cls), **inner}
+        self._written.note(node, tag, cls)
         return node
 
 

@@ -27,6 +27,7 @@ from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import join_key
 
 __all__ = [
+    "WITHOUT_PARTS",
     "Reference",
     "Schema",
     "Sources",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 _RECORD = "_schema"  # where a built object keeps the Schema that describes it
+WITHOUT_PARTS = frozenset((*PLAIN, torch.Tensor, torch.nn.Parameter))  # types of which there are many
 _records: weakref.WeakKeyDictionary[Any, Schema] = weakref.WeakKeyDictionary()
 
 
@@ -420,7 +422,7 @@ def visit(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     while stack:
         path, item = stack.pop()
         yield path, item
-        if type(item) in PLAIN or id(item) in seen:
+        if type(item) in WITHOUT_PARTS or id(item) in seen:
             continue
         keys, values = _inside(item)
         if values:
@@ -436,7 +438,7 @@ def items_in(root: Any) -> Iterator[Any]:
     while stack:
         item = stack.pop()
         yield item
-        if type(item) in PLAIN or id(item) in seen:
+        if type(item) in WITHOUT_PARTS or id(item) in seen:
             continue
         _, values = _inside(item)
         if values:
@@ -449,7 +451,7 @@ def _inside(item: Any) -> tuple[Iterable[Any], list[Any]]:
     schema = item if isinstance(item, Schema) else schema_of(item)
     if schema is not None:
         item = schema.keywords
-    if isinstance(item, (dict, Mapping)):
+    if isinstance(item, (dict, Mapping)):  # a dict is told sooner
         return item.keys(), list(item.values())
     if isinstance(item, (list, tuple, set, frozenset)):
         return range(len(item)), list(item)
@@ -473,7 +475,7 @@ def record(instance: Any, schema: Schema) -> None:
 
 def schema_of(obj: Any) -> Schema | None:
     """Return the Schema that an object records, where it is a Component or was built from a Schema."""
-    if isinstance(obj, (Schema, type)):
+    if type(obj) is Schema or isinstance(obj, type):
         return None
     recorded = getattr(obj, "__dict__", {}).get(_RECORD)
     if recorded is None:
