@@ -38,6 +38,7 @@ _MAX_UNFOLDED = 1_000_000
 _MAX_ALIASES = 100_000
 _MAX_SCALAR = 16 << 20
 
+_TEXT = CORE + "str"
 _PATTERNS = {kind: re.compile(pattern) for kind, (pattern, _) in SCALARS.items()}
 
 _COLLECTIONS: dict[type, tuple[Any, str]] = {
@@ -170,13 +171,25 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
     anchors: dict[str, pyyaml.Node] = {}
     open_nodes: list[Any] = []
     pending: list[list[Any]] = [[]]  # the children met so far, per open node; the first is the document's
-    done: set[int] = set()
+    done: set[int] = set()  # those of anchors
     aliases = 0
+    node: Any
     for event in events:
-        kind, node = type(event), None
-        if kind is pyyaml.DocumentEndEvent:
+        kind = type(event)
+        if kind is pyyaml.ScalarEvent:
+            if len(event.value) > _MAX_SCALAR:
+                raise ConfigError(f"line {event.start_mark.line + 1}: a text of more than {_MAX_SCALAR} characters")
+            tag = event.tag
+            if tag is None or tag == "!":
+                tag = loader.resolve(pyyaml.ScalarNode, event.value, event.implicit)
+            node = pyyaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
+            nodes.append(node)
+            if event.anchor is not None:
+                anchors[event.anchor] = node
+                done.add(id(node))
+        elif kind is pyyaml.DocumentEndEvent:
             break
-        if kind is pyyaml.AliasEvent:
+        elif kind is pyyaml.AliasEvent:
             if id(anchors.get(event.anchor)) not in done:
                 raise ConfigError(
                     f"line {event.start_mark.line + 1}: *{event.anchor[:80]} has no finished anchor before it"
@@ -185,17 +198,6 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
             aliases += 1
             if aliases > _MAX_ALIASES:
                 raise ConfigError(f"a config of more than {_MAX_ALIASES} aliases")
-        elif kind is pyyaml.ScalarEvent:
-            if len(event.value) > _MAX_SCALAR:
-                raise ConfigError(f"line {event.start_mark.line + 1}: a text of more than {_MAX_SCALAR} characters")
-            tag = event.tag
-            if tag is None or tag == "!":
-                tag = loader.resolve(pyyaml.ScalarNode, event.value, event.implicit)
-            node = pyyaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
-            nodes.append(node)
-            done.add(id(node))
-            if event.anchor is not None:
-                anchors[event.anchor] = node
         elif kind in _COLLECTIONS:
             make, default = _COLLECTIONS[kind]
             opened = make(event.tag if event.tag not in (None, "!") else default, [], event.start_mark)
@@ -270,6 +272,9 @@ class Constructor:
         self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
         sizes, most = self._sizes, max(_MAX_UNFOLDED, 4 * len(document.nodes))
         for node in document.nodes:
+            if node.tag == _TEXT and isinstance(node, pyyaml.ScalarNode):  # as most are
+                sizes[id(node)], self.values[id(node)] = 1, node.value
+                continue
             size = sizes[id(node)] = 1 + sum([sizes[id(child)] for child in _children(node)])
             if size > most:
                 raise ConfigError(f"line {line_of(node)}: with its anchors unfolded, this stands for too many values")

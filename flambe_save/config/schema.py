@@ -448,13 +448,15 @@ def items_in(root: Any) -> Iterator[Any]:
 
 def _inside(item: Any) -> tuple[Iterable[Any], list[Any]]:
     """Return the keys and values of the arguments of a Schema, or of an object that records one, or of a container."""
-    schema = item if isinstance(item, Schema) else schema_of(item)
+    if isinstance(item, Reference):
+        return (), []
+    schema = item if type(item) is Schema else schema_of(item)
     if schema is not None:
         item = schema.keywords
-    if isinstance(item, (dict, Mapping)):  # a dict is told sooner
-        return item.keys(), list(item.values())
     if isinstance(item, (list, tuple, set, frozenset)):
         return range(len(item)), list(item)
+    if isinstance(item, (dict, Mapping)):  # a dict is told sooner
+        return item.keys(), list(item.values())
     return (), []
 
 
