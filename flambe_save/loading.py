@@ -186,6 +186,7 @@ def _define_missing(document: Document, saved: Saved) -> None:
 
 def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
     """Warn where a component's own config is not what the config around it says: only a part's load would use it."""
+    known: dict[int, dict[str, Any]] = {}
     for prefix, inner in prefixed(tree).items():
         if prefix and inner.config.strip():
             try:
@@ -193,7 +194,7 @@ def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
             except FlambeSaveError as error:
                 error.locate(node=prefix, file=CONFIG_FILE)
                 raise
-            difference = contradiction(document, split_key(prefix), part)
+            difference = contradiction(document, split_key(prefix), part, known)
             if difference is not None:
                 warn(
                     f"the config of node {quote(prefix)} contradicts the one around it, at {quote(difference)}: "

@@ -20,6 +20,8 @@ from flambe_save import (
     state_from_tree,
     tree_from_state,
 )
+from flambe_save.config import represent
+from flambe_save.layout import CONFIG_KEY
 
 
 class Counter(Component):
@@ -287,3 +289,40 @@ def test_save_and_load_from_path(tmp_path: Path) -> None:
     assert torch.equal(Module.load_from_path(path).linear.weight, module.linear.weight)
     other = Module.load_from_path(path, use_saved_config_defaults=False, size=3)
     assert torch.equal(other.linear.weight, module.linear.weight)
+
+
+class Level(Component):
+    """One of many, each inside another."""
+
+    def __init__(self, inner: Any = None, options: Any = None) -> None:
+        self.inner = inner
+        self.options = options
+
+
+def test_each_component_is_represented_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A component inside others is described for the config of the root, and not again for each that it is inside."""
+    described: list[Any] = []
+    real = represent.describe
+    monkeypatch.setattr(represent, "describe", lambda obj: described.append(obj) or real(obj))
+    shared = [{"a": [1, [2]]}]
+    top = Level(options=shared)
+    for _ in range(20):
+        top = Level(top, shared)
+    state = top.get_state()
+    assert len(described) == 21
+    for prefix in state.components:
+        part = top
+        for _ in filter(None, prefix.split(".")):
+            part = part.inner
+        assert state._metadata[prefix][CONFIG_KEY] == Level.get_state(part)._metadata[""][CONFIG_KEY]
+
+
+def test_the_config_of_a_deep_component_is_indented_as_its_own() -> None:
+    """What is in one line in the config of the root, so deep is it, is not in that of the component itself."""
+    top = Level(options=[[1]])
+    for _ in range(40):
+        top = Level(top)
+    state = top.get_state()
+    deepest = max(state.components, key=len)
+    assert state._metadata[deepest][CONFIG_KEY].partition("\n")[2] == "options:\n- [1]\ninner: null\n"
+    assert "{options: [[1]], inner: null}" in state._metadata[""][CONFIG_KEY]

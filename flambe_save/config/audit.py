@@ -133,7 +133,9 @@ _REFERENCES = (
 )  # these are relative to the config that they are in
 
 
-def contradiction(whole: Document, path: list[str], part: Document) -> str | None:
+def contradiction(
+    whole: Document, path: list[str], part: Document, known: dict[int, dict[str, Any]] | None = None
+) -> str | None:
     """Say where a component's own config differs from what the config around it says of it, or None.
 
     Parameters
@@ -142,10 +144,15 @@ def contradiction(whole: Document, path: list[str], part: Document) -> str | Non
     path : list of str
         The keys that lead to the component; where they lead to no config, there is nothing to compare.
     part : Document
+    known : dict, optional
+        Of whoever asks for many paths: the entries of nodes that some of them have led through.
     """
     outer: Any = whole.root
+    known = {} if known is None else known
     for key in path:
-        outer = next((value for name, value in _entries(outer) if name == key), None)
+        if id(outer) not in known:
+            known[id(outer)] = dict(reversed([*_entries(outer)]))  # of two with one name, the first
+        outer = known[id(outer)].get(key)
         if outer is None:
             return None
     seen: set[tuple[int, int]] = set()
