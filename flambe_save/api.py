@@ -69,6 +69,7 @@ def save(
     digest: str | None = None,
     base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    level: int | None = None,
 ) -> str:
     """Save an object as a folder that can be opened by hand; :func:`load` is the inverse.
 
@@ -98,6 +99,10 @@ def save(
         either may be deleted.
     threads : int, optional
         How many threads write at once; by default as many as there are cores, up to four.
+    level : int, optional
+        With ``compress``: 0 stores, which is quickest, 1 is fast, 9 is small; the default suits weights, which a higher
+        level hardly makes smaller. Where isal is installed (the extra ``fast``) its three levels stand for 1 to 3, 4 to
+        6, and 7 to 9.
 
     Returns
     -------
@@ -120,7 +125,7 @@ def save(
     NeedsTrustWarning
         If the save holds more than data, so that a default load will refuse that part.
     """
-    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads)
+    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level)
     return _write(_planned(_state_of(obj), path, *options))
 
 
@@ -137,12 +142,13 @@ def save_state_to_file(
     digest: str | None = None,
     base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    level: int | None = None,
 ) -> str:
     """Save a State, or a bare ``state_dict``; :func:`load_state_from_file` is the inverse.
 
     Parameters, returns, errors and warnings are those of :func:`save`.
     """
-    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads)
+    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level)
     return _write(_planned(state, path, *options))
 
 
@@ -159,6 +165,7 @@ def save_async(
     digest: str | None = None,
     base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    level: int | None = None,
     keep_memory: bool = True,
 ) -> Future[str]:
     """Save an object in the background, as it is now: training can go on at once, and what it changes is not saved.
@@ -171,7 +178,7 @@ def save_async(
     keep_memory : bool
         Whether the memory of the copy is kept for the next one, which is made faster then: as much as the object's
         tensors take. A call with False lets go of it when its save is done.
-    obj, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads
+    obj, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
         As :func:`save`.
 
     Returns
@@ -191,7 +198,7 @@ def save_async(
     NeedsTrustWarning
         As :func:`save`.
     """
-    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads)
+    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level)
     saving = _planned(_state_of(obj), path, *options)
     future = start(saving, check_threads(threads, SaveError), keep_memory=keep_memory)
     saving.tell(is_written=False)
@@ -222,6 +229,7 @@ def _planned(
     digest: str | None,
     base: str | os.PathLike[str] | None,
     threads: int | None,
+    level: int | None,
 ) -> Saving:
     """Check the arguments of a save and plan it."""
     final = _final_path(path, compress, pickle_only)
@@ -231,8 +239,15 @@ def _planned(
         raise SaveError(f"pickle protocol {pickle_protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
     if digest not in (None, "sha256"):
         raise SaveError(f"no digest {digest!r} is known", fix="Pass digest='sha256', or none.")
+    if level is not None and (not compress or isinstance(level, bool) or level not in range(10)):
+        raise SaveError(
+            f"level={level!r} is none" if compress else "level is of the compression, and compress is False",
+            fix="Pass compress=True and a level of 0 to 9, or no level.",
+        )
     count = check_threads(threads, SaveError)
-    target = Target(final, compress, pickle_only, overwrite, durable, None if base is None else os.fspath(base))
+    target = Target(
+        final, compress, pickle_only, overwrite, durable, os.fspath(base) if base is not None else None, level
+    )
     return Saving(state, target, DumpOptions(pickle_module, pickle_protocol, digest, threads=count))
 
 

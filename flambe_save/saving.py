@@ -45,6 +45,8 @@ class Target:
         As ``compress``, ``pickle_only``, ``overwrite`` and ``durable`` of :func:`flambe_save.save`.
     base : str, optional
         An earlier save, whose files are linked to where they have not changed.
+    level : int, optional
+        Of an archive's compression.
     """
 
     path: str
@@ -53,6 +55,7 @@ class Target:
     overwrite: bool = False
     durable: bool = False
     base: str | None = None
+    level: int | None = None
 
 
 class Saving:
@@ -126,6 +129,8 @@ class Saving:
             overwrite=target.overwrite,
             durable=target.durable,
             size=self.plan.size - linked,
+            level=target.level,
+            threads=threads,
         ) as store:
             self.plan.write(store, threads, *([base.link] if base is not None else []))
 

@@ -35,8 +35,8 @@ _MIXED_SIZE = 1 << 20  # ... of other members, one of which is unpacked for ever
 _MAX_SIZE = 16 << 20  # what is larger was not written here
 _KEPT = 32 << 20  # bytes of unpacked members that hold small files
 _PIECE = 64 << 10  # bytes that are unpacked at a time; they stay in the processor's cache until they are copied
-_SAMPLE = 64 << 10
-_ISAL_LEVELS = {None: 1, 1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2, 7: 3, 8: 3, 9: 3}
+_SAMPLE = 64 << 10  # bytes
+_ISAL_LEVELS = {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2, 7: 3, 8: 3, 9: 3}
 _MOST_THREADS = 4
 
 
@@ -145,16 +145,22 @@ def _packed(data: memoryview, is_content: bool, level: int | None) -> list[bytes
 def _packer(data: memoryview, level: int | None) -> Any:
     if level == 0:  # isal's level 0 makes weights larger
         return zlib.compressobj(0, zlib.DEFLATED, -zlib.MAX_WBITS)
-    if isal_zlib is not None:
+    if isal_zlib is not None and level is not None:
         return isal_zlib.compressobj(_ISAL_LEVELS[level], zlib.DEFLATED, -zlib.MAX_WBITS)
     if level is not None:
         return zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-    # Weights repeat nothing, and looking for it takes most of the time and even makes them larger: a sample tells
+    # Weights repeat nothing: looking for it takes most of the time, and may even make them larger. A sample tells.
     middle = max(len(data) - _SAMPLE, 0) // 2
     sample = data[middle : middle + _SAMPLE]
-    full, runs = (zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, 9, how) for how in (0, zlib.Z_RLE))
-    gains = len(full.compress(sample) + full.flush()) < 0.98 * len(runs.compress(sample) + runs.flush())
-    return zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_DEFAULT_STRATEGY if gains else zlib.Z_RLE)
+    quick, thorough = (len(packer.compress(sample) + packer.flush()) for packer in map(_default_packer, (True, False)))
+    return _default_packer(thorough > 0.98 * quick)
+
+
+def _default_packer(is_quick: bool) -> Any:
+    if isal_zlib is not None:
+        return isal_zlib.compressobj(1 if is_quick else 3, zlib.DEFLATED, -zlib.MAX_WBITS)
+    strategy = zlib.Z_RLE if is_quick else zlib.Z_DEFAULT_STRATEGY
+    return zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
 
 
 # ------------------------------------------------------------------------------------------------ unpacking

@@ -6,7 +6,7 @@ import functools
 import io
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 __all__ = ["BufferReader", "BufferWriter", "MemoryStore"]
 
@@ -17,7 +17,7 @@ class BufferReader(io.BufferedIOBase):
     Parameters
     ----------
     buffer : memoryview
-        Bytes; :meth:`getbuffer` hands on just these, and whoever has them may write to them and keep them.
+        Bytes. Where they can be written to, :meth:`getbuffer` hands on just these.
     """
 
     def __init__(self, buffer: memoryview) -> None:
@@ -34,8 +34,10 @@ class BufferReader(io.BufferedIOBase):
         return True
 
     def getbuffer(self) -> memoryview:
-        """Return the buffer itself, which is not copied."""
+        """Return bytes that whoever asks may write to and keep: the buffer itself, or a copy of what is read-only."""
         self._check_open()
+        if self._buffer.readonly:
+            self._buffer = memoryview(bytearray(self._buffer))
         return self._buffer
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -121,7 +123,7 @@ class MemoryStore:
 
     def reader(self, name: str) -> BinaryIO:
         """Open a committed name."""
-        return io.BytesIO(self.files[name])
+        return cast("BinaryIO", BufferReader(memoryview(self.files[name])))
 
     def writer(self, name: str, size: int | None = None) -> BinaryIO:
         """Open a new name; it shows once the store is left."""

@@ -228,7 +228,7 @@ class TarStore:
             If what holds it does not unpack to what it should be.
         """
         if self._members is None:
-            return io.BytesIO(self._files[name])
+            return cast("BinaryIO", BufferReader(memoryview(self._files[name])))
         start, size = self._places[name]
         self._unread.discard(name)
         try:

@@ -82,6 +82,32 @@ class StoreContract(abc.ABC):
                     file.write(bytearray(data[100:]))
         assert self.seen(path) == dict(self.files)
 
+    def test_sizes_may_be_told(self, path: str | os.PathLike[str]) -> None:
+        """Writers that are told how much will come give the same; what was written may be changed at once."""
+        with self.make_writer(path) as store:
+            for name, data in self.files.items():
+                with store.writer(name, len(data)) as file:
+                    for begin in range(0, len(data), 100_000):
+                        lent = bytearray(data[begin : begin + 100_000])
+                        assert file.write(memoryview(lent)) == len(lent)
+                        lent[:] = bytes(len(lent))
+        assert self.seen(path) == dict(self.files)
+
+    def test_a_buffer_outlives_its_reader(self, path: str | os.PathLike[str]) -> None:
+        """What ``getbuffer`` of a reader gives, where it has one, is writable, stays, and is nobody else's."""
+        self.write(path, self.files)
+        name = max(self.files, key=lambda item: len(self.files[item]))
+        with self.make_reader(path) as store:
+            with store.reader(name) as file:
+                if not hasattr(file, "getbuffer"):
+                    pytest.skip("its readers have no getbuffer")
+                buffer = file.getbuffer()
+                assert file.readinto(bytearray(1)) <= 1  # type: ignore[attr-defined]
+            assert buffer == self.files[name]
+            buffer[:3] = b"new"
+            assert _read(store, name) == self.files[name]
+        assert buffer[:3] == b"new"
+
     def test_readers_can_seek(self, path: str | os.PathLike[str]) -> None:
         """A reader tells the size and goes back, as codecs need; two of them do not disturb each other."""
         self.write(path, self.files)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import struct
 import tarfile
 import zlib
 from pathlib import Path
 
+from archive_tools import HEADER, Part, archive_of, parts_of
 from casebook import Case, add, archive, case, holder, holder_tar, marker, member, members_of
 
 from flambe_save import CorruptSaveError, LimitError, LoadError, UnknownFormatError
+from flambe_save.storage import TarStore
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 
@@ -326,3 +329,91 @@ def an_archive_in_an_archive(folder: Path) -> Path:
     """A .tar.gz inside a .tar.gz."""
     inner = holder_tar(folder).read_bytes()
     return archive(folder / "t.tar.gz", [member("t", inner)])
+
+
+# ------------------------------------------------------------------------------------------------ members that lie
+
+CONTENT = bytes(range(256)) * (1 << 12)  # 1 MiB, which gets members of its own
+
+
+def with_content(folder: Path) -> list[Part]:
+    """Return the members of a good archive with a large file in it: headers, content, the rest."""
+    path, saved = folder / "s.tar.gz", holder(folder)
+    files = {str(file.relative_to(saved)): file.read_bytes() for file in sorted(saved.rglob("*")) if file.is_file()}
+    with TarStore(path, "w") as store:
+        for name, data in {"README.md": CONTENT, **files}.items():
+            with store.writer(name, len(data)) as writer:
+                writer.write(data)
+    return parts_of(path)
+
+
+HIDDEN = Part(0, header("s/config.yaml", 0)).bytes()
+MEMBER_LIES = {
+    "told_too_large": ({"told": 512}, "a member unpacks to the size that it tells"),
+    "told_too_small": ({"told": -512}, "a member unpacks to the size that it tells"),
+    "told_negative": ({"told": -(1 << 21)}, "a member unpacks to the size that it tells"),
+    "told_huge": ({"told": 0xFFFF0000}, "sizes that members tell are no reason to allocate"),
+    "hides_a_member": ({"more": HIDDEN, "packed": len(HIDDEN)}, "a member is one gzip stream, and no more"),
+    "wrong_checksum": ({"checksum": 1}, "what is unpacked is compared with the checksum"),
+}
+for kind, (lie, rule) in MEMBER_LIES.items():
+    for index, what in enumerate(["headers", "content"]):
+        add(
+            Case(
+                f"gzip_member_of_{what}_{kind}",
+                lambda folder, index=index, lie=lie: archive_of(  # type: ignore[misc]
+                    folder / "s.tar.gz",
+                    [
+                        part._replace(**lie) if place == index else part
+                        for place, part in enumerate(with_content(folder))
+                    ],
+                ),
+                (CorruptSaveError,),
+                "intact|after the archive's end|twice",
+                rule,
+            )
+        )
+
+
+@case(CorruptSaveError, "outside|twice", "members marked as content are not believed to be")
+def gzip_member_of_content_with_headers(folder: Path) -> Path:
+    """A second config, in what says that it is content."""
+    first, content, *rest = with_content(folder)
+    more = header("s/config.yaml", 0) + header("s/config.yaml", 0)
+    return archive_of(folder / "s.tar.gz", [first, content, Part(1, more), *rest])
+
+
+@case(LimitError, "unpacks to more", "what members tell is counted against what is packed", state=False)
+def gzip_bomb_by_members(folder: Path) -> Path:
+    """1.2 GB of zeros in members that tell the truth."""
+    zero = Part(1, bytes(4 << 20)).bytes() * 300
+    first = Part(0, root() + header("s/state.pt", 1200 << 20)).bytes()
+    (folder / "s.tar.gz").write_bytes(first + zero + Part(0, bytes(1024)).bytes())
+    return folder / "s.tar.gz"
+
+
+@case(CorruptSaveError, "as long as it says", "no more is unpacked than a member tells", state=False)
+def gzip_bomb_in_a_member(folder: Path) -> Path:
+    """1.2 GB of zeros in one member that tells of 1 MiB."""
+    first, _, *rest = with_content(folder)
+    bomb = zeros(1200, b"")[10:-8]  # of another trailer and header
+    begin = HEADER.pack(b"\x1f\x8b\x08\x04\0\0\0\0\0\xff", 13, b"FS", 9, 1, HEADER.size + len(bomb) + 8, 1 << 20)
+    end = struct.pack("<II", 0, 1 << 20)
+    data = first.bytes() + begin + bomb + end + b"".join(part.bytes() for part in rest)
+    (folder / "s.tar.gz").write_bytes(data)
+    return folder / "s.tar.gz"
+
+
+@case(CorruptSaveError, "as long as it says", "what a load passes over is unpacked all the same", state=False)
+def gzip_members_that_overlap(folder: Path) -> Path:
+    """Content that ends early, by what its member tells; what lies behind is other files, or still content."""
+    first, content, *rest = with_content(folder)
+    other = b"".join(part.bytes() for part in rest)
+    size = len(content.data)
+    inside = struct.pack("<II", zlib.crc32(content.data), size) + other  # told: the content's end, and all the rest
+    stored = bytes(100) + inside
+    begin = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff"
+    block = struct.pack("<BHH", 1, len(stored), len(stored) ^ 0xFFFF) + stored
+    head = HEADER.pack(begin, 13, b"FS", 9, 1, HEADER.size + 5 + 100 + 8, size)
+    (folder / "s.tar.gz").write_bytes(first.bytes() + head + block)
+    return folder / "s.tar.gz"
