@@ -14,11 +14,13 @@ from typing import Any
 
 import dill
 
-from flambe_save.adapters import Fit, get_state, restore_ties
+from flambe_save.adapters import Adoption, Fit, get_state, restore_ties
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.adapters.migrations import Migrated, migrate_state
 from flambe_save.background import start, wait_for
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
+from flambe_save.config.deferral import Deferral
+from flambe_save.config.randomness import kept_random_states
 from flambe_save.errors import (
     CorruptSaveError,
     Finding,
@@ -343,9 +345,14 @@ def load(
         if changed:
             warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
         state = state_from_tree(saved.tree)
-        obj = build(saved, state, trust, node, where)
-        restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
-        loaded = load_state_into(obj, state, strict=strict, fit=Fit(map_location))
+        with kept_random_states():
+            deferral = Deferral(is_on=strict)  # what is missing from the state keeps the values that it was built with
+            adoption = Adoption(deferral)
+            obj = build(saved, state, trust, node, where, adoption)
+            restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
+            with deferral:
+                loaded = load_state_into(obj, state, strict=strict, fit=Fit(map_location, adoption))
+            deferral.finish()
     except (UntrustedError, MissingExtensionError, RegistrationError) as error:
         tell_all(error, path, node, trust)
         error.locate(file=where)

@@ -95,6 +95,9 @@ class _ComponentAdapter:
         obj = place.obj
         saved = migrate_component(type(obj), state, place.prefix)
         local = state._metadata.get(place.prefix, {})
+        is_shown = type(obj)._load_state is not Component._load_state
+        if fit is not None and fit.adoption is not None and (is_shown or local.get(VERSION_KEY, NO_VERSION) != saved):
+            fit.adoption.end()  # a hook or migration may keep what it is shown
         _check_version(type(obj), local, place.prefix, saved)
         try:
             type(obj)._load_state(
@@ -115,7 +118,7 @@ class _ComponentAdapter:
             mismatch.errors.append(
                 f"{type(obj).__qualname__}._load_state raised {type(error).__name__}: {str(error)[:200]}"
             )
-        mismatch.owners[place.prefix] = type(obj)._load_state is not Component._load_state
+        mismatch.owners[place.prefix] = is_shown
         for name in sorted(vars(obj).get(_ATTRIBUTES, ())):
             key = place.key_prefix + name
             if key in state:

@@ -9,21 +9,21 @@ import ast
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
 
-from flambe_save.adapters import close_cycles
+from flambe_save.adapters import Adoption, close_cycles
 from flambe_save.codecs import LoadOptions
 from flambe_save.config import yaml
 from flambe_save.config.audit import check_arguments, check_tags, contradiction
 from flambe_save.config.budget import BuildBudget
+from flambe_save.config.deferral import Deferral
 from flambe_save.config.extensions import import_trusted, require
 from flambe_save.config.parsing import NAMING_TAGS, Document, parse
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.saved_source import define_classes
-from flambe_save.config.schema import Sources
+from flambe_save.config.schema import Schema, Sources, visit
 from flambe_save.config.schema import build as build_config
 from flambe_save.errors import (
     Finding,
@@ -135,8 +135,13 @@ def bytes_of(state: Mapping[str, Any]) -> int:
 # ------------------------------------------------------------------------------------------------ building
 
 
-def build(saved: Saved, state: Mapping[str, Any], trust: Trust, node: str, where: str) -> Any:
-    """Parse the config, see what it asks for, open what it refers to, and only then build the object."""
+def build(
+    saved: Saved, state: Mapping[str, Any], trust: Trust, node: str, where: str, adoption: Adoption | None = None
+) -> Any:
+    """Parse the config, see what it asks for, open what it refers to, and only then build the object.
+
+    With ``adoption``, random numbers are drawn when its deferral is finished, as far as they are wanted then.
+    """
     if not saved.tree.config.strip():
         raise LoadError(
             f"the save does not tell how {f'node {quote(node)}' if node else 'this object'} is built"
@@ -154,9 +159,20 @@ def build(saved: Saved, state: Mapping[str, Any], trust: Trust, node: str, where
     if not saved.is_vouched_for:
         _compare_configs(document, saved.tree)
     stash = dict(saved.tree.object_stash) if "$" in document.tags else {}
-    with trust.in_force(), BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else nullcontext():
-        obj = build_config(config, Sources(stash, state))
+    if adoption is None:
+        adoption = Adoption(Deferral(is_on=False))
+    deferral = adoption.deferral
+    if any(isinstance(item, Schema) and is_plainly_built(item.component_subclass) for _, item in visit(config)):
+        deferral.is_on = False
+    budget = BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else None
+    with trust.in_force(), deferral.counted_by(budget):
+        obj = build_config(config, Sources(stash, adoption.given_from(state)))
     return close_cycles(obj) if "back" in document.tags else obj
+
+
+def is_plainly_built(cls: type) -> bool:
+    """Whether a class asks, by ``_flambe_init = True``, that nothing of its construction is put off."""
+    return getattr(cls, "_flambe_init", False) is True
 
 
 def _document(config: str, saved: Saved, trust: Trust, node: str) -> tuple[dict[str, str], Document]:

@@ -38,6 +38,7 @@ from flambe_save import (
     untrusted,
 )
 from flambe_save.config.budget import BuildBudget
+from flambe_save.config.deferral import Deferral
 from flambe_save.sizes import unfolded_size
 from flambe_save.trust import NO_TRUST, Trust
 
@@ -359,7 +360,7 @@ OPERATIONS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 def test_every_way_to_allocate_is_counted(operation: Callable[[], Any]) -> None:
     """Whatever makes a tensor is measured before it is made."""
-    with pytest.raises(LimitError), BuildBudget(NO_TRUST, 1, 4):
+    with pytest.raises(LimitError), Deferral().counted_by(BuildBudget(NO_TRUST, 1, 4)):
         operation()
 
 

@@ -7,6 +7,7 @@ too.
 
 from __future__ import annotations
 
+from flambe_save.adapters.adopted import Adoption
 from flambe_save.adapters.containers import close_cycles
 from flambe_save.adapters.protocol import (
     Adapter,
@@ -26,6 +27,7 @@ from flambe_save.registry import ADAPTERS
 
 __all__ = [
     "Adapter",
+    "Adoption",
     "Child",
     "Fit",
     "Mismatch",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 
+from flambe_save.adapters.adopted import Adoption
 from flambe_save.codecs.options import MapLocation
 from flambe_save.config.parts import parts_of
 from flambe_save.config.schema import Schema
@@ -94,9 +95,12 @@ class Fit:
     ----------
     map_location : str, torch.device, mapping, callable or None
         As in :func:`torch.load`. None: to where the state's are, if that is one device.
+    adoption : Adoption, optional
+        That the object may take the memory of the state's tensors.
     """
 
     map_location: MapLocation = None
+    adoption: Adoption | None = None
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from flambe_save.adapters.protocol import Child, Fit, Mismatch, Place
+from flambe_save.config.randomness import give_back_random_states
 from flambe_save.config.registrable import Registrable
 from flambe_save.config.schema import Schema
 from flambe_save.errors import StateMismatchWarning, quote, warn
@@ -281,6 +282,11 @@ NUMPY_RANDOM_STATE = _RandomAdapter(_describe_random_state, _random_state_parts)
 
 class _ProcessAdapter(_RandomAdapter):
     comes_last = True  # hooks of what else is loaded may draw numbers
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
+        if fit is not None:
+            give_back_random_states()  # else the end of the load would do so
+        super().load_state(place, state, mismatch, fit)
 
 
 class RandomStates(Registrable):

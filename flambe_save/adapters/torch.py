@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from flambe_save.adapters.adopted import runs_torch_only, saved_dtype
 from flambe_save.adapters.builtins import agree, builtin_schema
 from flambe_save.adapters.filling import fill
 from flambe_save.adapters.parametrized import effective, give_effective, split_effective
@@ -179,10 +181,16 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
         if type(local.get("version", 1)) not in (int, type(None)):
             mismatch.errors.append(f"{place.prefix!r}: a module's version is no number")
             return
+    adoption = fit.adoption if fit is not None and runs_torch_only(place.obj) else None
     try:
-        if fit is not None:
-            _fit(place.obj, own, fit)
-        missing, unexpected = fill(place.obj, own)
+        with adoption.deferral.left() if adoption is not None else nullcontext():
+            if adoption is not None:
+                adoption.adopt(place.obj, own)
+            if fit is not None:
+                _fit(place.obj, own, fit)
+            if adoption is not None:
+                adoption.overwrite(place.obj, own)
+            missing, unexpected = fill(place.obj, own)
     except FlambeSaveError:
         raise
     except Exception as error:  # torch raises RuntimeError for shapes, and anything for values of other kinds
@@ -204,35 +212,50 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit) -> None:
     """
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     saved = {id(tensor): own[name] for name, tensor in named if isinstance(own.get(name), torch.Tensor)}
+    deferral = fit.adoption.deferral if fit.adoption is not None else None
+    if deferral is not None and callable(fit.map_location):
+        deferral.run()  # it is given storages, which it may read
     devices = {tensor.device for tensor in saved.values()}
     place = Placer(devices.pop() if fit.map_location is None and len(devices) == 1 else fit.map_location)
+    with deferral.left() if deferral is not None else nullcontext():
+        wanted = {id(tensor): _wanted(tensor, saved.get(id(tensor)), place) for _, tensor in named}
+    if deferral is not None and any(target is not None and key not in saved for key, target in wanted.items()):
+        deferral.run()  # what is moved is read
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
-        if nn.parameter.is_lazy(tensor):
+        target = wanted.get(id(tensor))
+        if target is None:
             return tensor
-        value = saved.get(id(tensor))
-        if value is None:
-            return _moved(tensor, place)
-        dtype = (
-            value.dtype if value.is_floating_point() or value.is_complex() or not tensor.requires_grad else tensor.dtype
-        )
-        is_repeated = tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()  # of a skeleton
-        is_fit = (dtype, value.device) == (tensor.dtype, tensor.device) and not is_repeated
-        if value.shape != tensor.shape or is_fit:
-            return tensor
+        if id(tensor) not in saved:
+            return tensor.detach().to(target.device)
         return (
-            torch.empty(tensor.shape, dtype=dtype, device=value.device)
-            if is_repeated
-            else torch.empty_like(tensor, dtype=dtype, device=value.device)
+            torch.empty(tensor.shape, dtype=target.dtype, device=target.device)
+            if target.is_repeated
+            else torch.empty_like(tensor, dtype=target.dtype, device=target.device)
         )
 
     module._apply(change)  # type: ignore[no-untyped-call]  # RNNs refresh their flat weights there
 
 
-def _moved(tensor: torch.Tensor, place: Callable[[torch.UntypedStorage, str], torch.UntypedStorage]) -> torch.Tensor:
-    """Return a tensor that the state does not hold, where ``map_location`` wants it."""
+class _Target(NamedTuple):
+    """What a tensor shall be like; whether it repeats the values that it has, as a skeleton's do."""
+
+    dtype: torch.dtype
+    device: torch.device
+    is_repeated: bool = False
+
+
+def _wanted(
+    tensor: torch.Tensor, value: torch.Tensor | None, place: Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
+) -> _Target | None:
+    """Return what a tensor shall be like for its saved value, or where ``map_location`` wants it; None for as it is."""
+    if nn.parameter.is_lazy(tensor):
+        return None
     storage = tensor.untyped_storage()
-    moved = place(storage, str(tensor.device))
-    if moved.device == storage.device:
-        return tensor
-    return tensor.detach().to(moved.device)
+    if value is None:
+        moved = place(storage, str(tensor.device))
+        return None if moved.device == storage.device else _Target(tensor.dtype, moved.device)
+    dtype = saved_dtype(tensor, value)
+    is_repeated = storage.nbytes() < tensor.numel() * tensor.element_size()
+    is_fit = (dtype, value.device) == (tensor.dtype, tensor.device) and not is_repeated
+    return None if value.shape != tensor.shape or is_fit else _Target(dtype, value.device, is_repeated)

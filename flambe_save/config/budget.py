@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from flambe_save.trust import Trust
 
@@ -17,10 +16,11 @@ _FOR_EACH_CALL = 64 << 10  # bytes that each new tensor counts at least: a billi
 _TIMES = 16  # a constructor makes weights, and copies and checks of them, before the state fills them
 
 
-class BuildBudget(TorchDispatchMode):
-    """Counts, inside its ``with``, the bytes of tensors that are made, and refuses what the state does not justify.
+class BuildBudget:
+    """Counts the bytes of tensors that operations make, and refuses what the state does not justify.
 
-    An operation that makes a tensor from numbers alone is run on the meta device first, where it takes no memory.
+    deferral.py shows it every operation. One that makes a tensor from numbers alone is run on the meta device first,
+    where it takes no memory.
 
     Parameters
     ----------
@@ -30,27 +30,22 @@ class BuildBudget(TorchDispatchMode):
         How many values the saved state has.
     state_bytes : int
         How many bytes its tensors have.
-
-    Raises
-    ------
-    LimitError
-        From whatever allocates too much.
     """
 
     def __init__(self, trust: Trust, values: int, state_bytes: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self._trust = trust
         self._justified = _TIMES * state_bytes + _FOR_EACH_VALUE * values
         self._spent = 0
         self._kinds: dict[Any, str] = {}
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler, which takes seconds, to keep it out of what is never compiled
+    def count(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Count an operation that is about to be run.
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, counted."""
-        kwargs = kwargs or {}
+        Raises
+        ------
+        LimitError
+            If it allocates too much.
+        """
         kind = self._kinds.get(func)
         if kind is None:
             kind = self._kinds[func] = _kind_of(func)
@@ -61,7 +56,6 @@ class BuildBudget(TorchDispatchMode):
             self._spend(func(like, *args[1:], **kwargs))
         elif kind == "copies":
             self._spend(max((item for item in args if isinstance(item, torch.Tensor)), key=_bytes_of, default=None))
-        return func(*args, **kwargs)
 
     def _spend(self, tensor: Any) -> None:
         self._spent += max(_bytes_of(tensor), _FOR_EACH_CALL)

@@ -1,0 +1,184 @@
+"""Adopting the memory that was read from a file, in place of copying it into the memory that constructors made."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from flambe_save.config.deferral import Deferral
+
+__all__ = ["Adoption", "runs_torch_only", "saved_dtype"]
+
+_LEAST = 4096  # bytes: copying less costs no more than finding out whether it can be adopted
+
+
+class Adoption:
+    """The tensors of one load's state, of which nobody but this load knows, and the object that may take them.
+
+    Parameters
+    ----------
+    deferral : Deferral
+        What the object is built under: only memory that was made there, and of which it knows all, is given up.
+    """
+
+    def __init__(self, deferral: Deferral) -> None:
+        self.deferral = deferral
+        self._is_over = _use_count is None
+        self._given: set[int] = set()  # the ids of tensors that constructors were given
+        self._adopted: list[torch.Tensor] = []
+
+    def given_from(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a state that notes which of its tensors are taken out of it."""
+        return _Noting(state, self._given)
+
+    def end(self) -> None:
+        """Adopt nothing more, and let go of what was adopted: somebody is about to be shown the state."""
+        self._is_over = True
+        with self.deferral.left(), torch.no_grad():
+            for tensor in self._adopted:
+                tensor.data = tensor.data.clone()
+        self._adopted = []
+
+    def adopt(self, module: nn.Module, own: OrderedDict[str, Any]) -> None:
+        """Give a module's parameters and buffers the memory of their saved values, where nobody could tell.
+
+        What is adopted stands in ``own`` as the module's tensor itself afterwards, so that there is nothing to copy.
+        """
+        if self._is_over:
+            return
+        places = _places(module)
+        rnns = [inner for inner in module.modules() if isinstance(inner, nn.RNNBase)]
+        flat = {id(tensor) for inner in rnns for tensor in inner.parameters()}
+        owners: dict[int, set[int]] = {}  # the tensors of the module that each saved memory is for
+        values: dict[int, dict[int, torch.Tensor]] = {}  # the saved tensors that are in it
+        for names, tensor in places.values():
+            for name in names:
+                value = own.get(name)
+                if type(value) is torch.Tensor and value.layout == torch.strided:
+                    storage = value.untyped_storage()
+                    owners.setdefault(storage._cdata, set()).add(id(tensor))
+                    values.setdefault(storage._cdata, {})[id(value)] = value
+        for names, tensor in places.values():
+            value = own.get(names[-1])
+            if type(value) is not torch.Tensor or value.layout != torch.strided:
+                continue
+            memory = value.untyped_storage()._cdata
+            if (
+                len(owners[memory]) == 1
+                and all(own.get(name) is not None and own[name].data_ptr() == value.data_ptr() for name in names)
+                and all(id(item) not in self._given for item in values[memory].values())
+                and not (value.is_cuda and id(tensor) in flat)  # cuDNN wants these in one piece
+                and self._can_take(tensor, value, len(values[memory]))
+            ):
+                tensor.data = value
+                self._adopted.append(tensor)
+                own.update((name, tensor) for name in names)
+
+    def _can_take(self, tensor: torch.Tensor, value: torch.Tensor, users: int) -> bool:
+        """Whether a tensor can take the memory of a value, which so many tensors of the state share."""
+        if value.numel() * value.element_size() < _LEAST or type(tensor) not in (nn.Parameter, nn.Buffer, torch.Tensor):
+            return False
+        if value.is_meta or value.dtype != saved_dtype(tensor, value) or value.is_inference() or tensor.is_inference():
+            return False
+        is_alike = value.shape == tensor.shape and value.stride() == tensor.stride() and value.is_contiguous()
+        if not is_alike or value.is_conj() or value.is_neg() or tensor.grad is not None:
+            return False
+        return (
+            self.deferral.knows(tensor)
+            and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+            and _use_count is not None
+            and _use_count(tensor) == 1
+            and _use_count(value) == users
+        )
+
+    def overwrite(self, module: nn.Module, own: Mapping[str, Any]) -> None:
+        """Forget what was put off for the tensors of a module that its saved values are about to overwrite."""
+        for names, tensor in _places(module).values():
+            value = own.get(names[-1])
+            if isinstance(value, torch.Tensor) and value is not tensor and value.shape == tensor.shape:
+                self.deferral.overwrite(tensor)
+
+
+class _Noting(Mapping[str, Any]):
+    """A state that notes which of its tensors are taken out of it."""
+
+    def __init__(self, state: Mapping[str, Any], given: set[int]) -> None:
+        self._state = state
+        self._given = given
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._state[key]
+        self._given.add(id(value))
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._state
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+
+def _places(module: nn.Module) -> dict[int, tuple[list[str], torch.Tensor]]:
+    """Return the tensors that a ``load_state_dict`` fills, by their ids, with all their names in its order."""
+    found: dict[int, tuple[list[str], torch.Tensor]] = {}
+    for path, inner in module.named_modules(remove_duplicate=False):
+        begin = f"{path}." if path else ""
+        for table, left_out in ((inner._parameters, ()), (inner._buffers, inner._non_persistent_buffers_set)):
+            for name, tensor in table.items():
+                if tensor is not None and name not in left_out and not nn.parameter.is_lazy(tensor):
+                    found.setdefault(id(tensor), ([], tensor))[0].append(begin + name)
+    return found
+
+
+def saved_dtype(tensor: torch.Tensor, value: torch.Tensor) -> torch.dtype:
+    """Return the type that a tensor shall have for a saved value: the value's, where the tensor can have that."""
+    return value.dtype if value.is_floating_point() or value.is_complex() or not tensor.requires_grad else tensor.dtype
+
+
+def runs_torch_only(module: nn.Module) -> bool:
+    """Whether nothing but torch's own code is run when a module is filled."""
+    if torch.__future__.get_swap_module_params_on_conversion() or "load_state_dict" in vars(module):
+        return False
+    if not _is_of_torch(type(module).load_state_dict):
+        return False
+    methods = ("_load_from_state_dict", "_apply", "set_extra_state")
+    for inner in module.modules():
+        hooks = [*inner._load_state_dict_pre_hooks.values(), *inner._load_state_dict_post_hooks.values()]
+        if any(not _is_of_torch(getattr(hook, "hook", hook)) for hook in hooks):
+            return False
+        if any(name in vars(inner) or not _is_of_torch(getattr(type(inner), name)) for name in methods):
+            return False
+        kinds = {type(tensor) for tensor in (*inner._parameters.values(), *inner._buffers.values())}
+        if any(kind.__module__.partition(".")[0] not in ("torch", "builtins") for kind in kinds):
+            return False
+    return True
+
+
+def _is_of_torch(function: Any) -> bool:
+    return (getattr(function, "__module__", None) or "").partition(".")[0] == "torch"
+
+
+def _find_use_count() -> Callable[[torch.Tensor], int] | None:
+    """Return what tells how many tensors use a tensor's memory; None where torch does not tell."""
+    count: Any = getattr(torch._C, "_storage_Use_Count", None)
+    if count is None:
+        return None
+
+    def users(tensor: torch.Tensor) -> int:
+        return int(count(tensor.untyped_storage()._cdata)) - 1  # the storage's own object is one
+
+    one = torch.empty(1)
+    if users(one) != 1:
+        return None
+    other = one.detach()
+    return users if users(one) == 2 and users(other) == 2 else None
+
+
+_use_count = _find_use_count()
