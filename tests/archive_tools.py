@@ -22,11 +22,12 @@ class Part(NamedTuple):
     checksum: int = 0  # what its checksum is changed by
     plain: bool = False  # whether it has no extra field, as other programs write
     more: bytes = b""  # what lies behind it
+    is_open: bool = False  # whether its stream goes on behind the data
 
     def bytes(self) -> bytes:
         """Return the member."""
         packer = zlib.compressobj(1, zlib.DEFLATED, -15)
-        body = packer.compress(self.data) + packer.flush()
+        body = packer.compress(self.data) + packer.flush(zlib.Z_SYNC_FLUSH if self.is_open else zlib.Z_FINISH)
         told = len(self.data) + self.told & 0xFFFFFFFF
         trailer = struct.pack("<II", zlib.crc32(self.data) ^ self.checksum, told)
         if self.plain:

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from archive_tools import Part, archive_of, parts_of
+from archive_tools import HEADER, Part, archive_of, parts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -309,6 +310,19 @@ def test_a_wrong_size(tmp_path: Path, size: int, written: int, caught: bool) -> 
 
 
 @pytest.mark.usefixtures("_small")
+def test_what_was_written_may_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller may use the buffer again as soon as ``write`` returns, however slow the threads are."""
+    packed = members._packed
+    monkeypatch.setattr(members, "_packed", lambda *args: time.sleep(0.01) or packed(*args))
+    data = content(10 * CONTENT)
+    with TarStore(tmp_path / "run.tar.gz", "w", threads=3) as store, store.writer("a", len(data)) as file:
+        lent = bytearray(data)
+        file.write(lent)
+        lent[:] = bytes(len(lent))
+    assert unpack(tmp_path / "run.tar.gz") == {"a": data}
+
+
+@pytest.mark.usefixtures("_small")
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     """Two large files cannot be written by turns."""
     with (
@@ -453,7 +467,15 @@ def cut_anywhere(path: Path) -> list[Part]:
     return [Part(0, data[begin : begin + 777]) for begin in range(0, len(data), 777)]
 
 
+def tail_with_headers(path: Path) -> list[Part]:
+    """Return an archive in which the end of some content shares a member with the headers behind it."""
+    parts = parts_of(path)
+    index = next(i for i, part in enumerate(parts) if part.kind and not parts[i + 1].kind)
+    return [*parts[:index], Part(0, parts[index].data + parts[index + 1].data), *parts[index + 2 :]]
+
+
 OTHERS = {
+    "tail_with_headers": tail_with_headers,
     "plain": plain,
     "once_more": once_more,
     "all_mixed": marked(0),
@@ -577,6 +599,8 @@ LIES = {
     "told_more": lambda part: part._replace(told=512),
     "told_less": lambda part: part._replace(told=-512),
     "checksum": lambda part: part._replace(checksum=1),
+    "no_end": lambda part: part._replace(is_open=True),
+    "hides_itself": lambda part: part._replace(more=part.bytes(), packed=len(part.bytes())),
     "hides_a_member": lambda part: part._replace(
         more=Part(1, b"hidden").bytes(), packed=len(Part(1, b"hidden").bytes()), told=0
     ),
@@ -595,6 +619,19 @@ def test_a_member_that_lies_is_refused(tmp_path: Path, lie: Any, kind: int) -> N
     archive_of(path, parts)
     with pytest.raises(CorruptSaveError, match=r"no intact|after the archive's end"):
         unpack(path)
+
+
+@pytest.mark.usefixtures("_small")
+def test_two_sizes_that_differ(tmp_path: Path) -> None:
+    """Where the extra field tells another size than the trailer, the extra field is not used at all."""
+    path = pack(tmp_path / "run.tar.gz")
+    archive_of(path, parts_of(path))
+    whole = bytearray(path.read_bytes())
+    for place in (HEADER.size - 4, len(parts_of(path)[0].bytes()) + HEADER.size - 4):
+        whole[place] ^= 1
+    path.write_bytes(whole)
+    assert not is_by_members(path)
+    assert unpack(path) == FILES
 
 
 def test_limits_hold_before_anything_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
