@@ -11,6 +11,7 @@ import torch
 from flambe_save.adapters.adopted import Adoption
 from flambe_save.codecs.options import MapLocation
 from flambe_save.config.parts import parts_of
+from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema
 from flambe_save.registry import ADAPTERS, find_adapter
 from flambe_save.state import State, join_key
@@ -233,7 +234,7 @@ def holds_state(value: Any) -> bool:
 def attribute_children(obj: Any) -> Iterator[Child]:
     """Yield the attributes of an object that hold a state, or are containers with such an object in them."""
     for name, value in list(getattr(obj, "__dict__", {}).items()):
-        if name not in PLUMBING and holds(value, holds_state):
+        if name not in PLUMBING and type(value) not in PLAIN and holds(value, holds_state):
             yield Child(name, value)
 
 

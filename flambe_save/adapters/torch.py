@@ -26,6 +26,7 @@ from flambe_save.adapters.protocol import (
     is_component,
 )
 from flambe_save.codecs.options import Placer
+from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.config.wrappers import modules_in, plain_keys, wrapped_keys
 from flambe_save.errors import FlambeSaveError, StateMismatchWarning, UnsupportedObjectError, quote_some, warn
@@ -72,7 +73,7 @@ def module_children(module: nn.Module) -> Iterator[Child]:
         if child is not None:
             yield Child(name, child, covered=True)
     for name, value in vars(module).items():
-        if name not in PLUMBING and holds(value, _is_part_of_module):
+        if name not in PLUMBING and type(value) not in PLAIN and holds(value, _is_part_of_module):
             yield Child(name, value)
 
 
@@ -84,7 +85,7 @@ def module_state(place: Place, state: State) -> None:
     """Add a module's ``state_dict`` and its metadata under the place's prefix."""
     own = place.obj.state_dict(keep_vars=True) if place.keep_vars else place.obj.state_dict()
     metadata = getattr(own, "_metadata", {})
-    plain = plain_keys(place.obj, [*own, *metadata])
+    plain, begin = plain_keys(place.obj, [*own, *metadata]), place.key_prefix
     for key, value in {**own, **effective(place.obj)}.items():
         if nn.parameter.is_lazy(value):
             raise UnsupportedObjectError(
@@ -92,19 +93,19 @@ def module_state(place: Place, state: State) -> None:
                 node=place.prefix,
                 fix="Run the model once, so that its lazy modules know their sizes, and save it then.",
             )
-        state[place.key_prefix + plain.get(key, key)] = value
+        state[begin + plain.get(key, key)] = value
     for prefix, local in metadata.items():
-        full = f"{place.key_prefix}{plain[prefix]}" if plain[prefix] else place.prefix
+        full = begin + plain[prefix] if plain[prefix] else place.prefix
         if full in (DIRECTORIES_KEY, KEEP_VARS_KEY):
             continue  # a submodule of that name: torch's version of it has no place
         state._metadata[full] = {**local, **state._metadata.get(full, {})}
-    state._metadata.setdefault(place.prefix, {})[MODES_KEY] = _modes(place.obj)
-    _warn_of_hidden(place)
-
-
-def _warn_of_hidden(place: Place) -> None:
-    """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""
     inside = modules_in(place.obj)
+    state._metadata.setdefault(place.prefix, {})[MODES_KEY] = _modes(place.obj, inside)
+    _warn_of_hidden(place, inside)
+
+
+def _warn_of_hidden(place: Place, inside: list[tuple[str, nn.Module]]) -> None:
+    """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""
     known = {id(inner) for _, inner in inside}
 
     def is_hidden(value: Any) -> bool:
@@ -125,9 +126,8 @@ def _warn_of_hidden(place: Place) -> None:
         )
 
 
-def _modes(module: nn.Module) -> dict[str, Any]:
+def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, Any]:
     """Return what parameters are frozen, and which modules are in training mode, by plain keys."""
-    inside = modules_in(module)
     frozen: dict[int, str] = {}  # a parameter that is tied has the first of its names
     for path, inner in inside:
         for name, value in inner._parameters.items():
