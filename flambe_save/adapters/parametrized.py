@@ -70,7 +70,9 @@ def split_effective(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str
 def give_effective(module: nn.Module, values: Mapping[str, Any], mismatch: Mismatch) -> set[str]:
     """Let parametrizations turn tensors into their own; return the keys of what these hold."""
     filled: set[str] = set()
-    now = effective(module) if values else {}
+    if not values:
+        return filled
+    now = effective(module)
     for key, inner, name in _parametrized(module):
         if key not in values:
             continue

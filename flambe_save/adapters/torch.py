@@ -149,13 +149,21 @@ def _set_modes(module: nn.Module, modes: Any) -> None:
     frozen, others = (
         {*names} if isinstance(names := modes.get(key), list) else set() for key in ("frozen", "otherwise")
     )
-    parameters, modules = dict(module.named_parameters()), dict(module.named_modules())
-    plain = plain_keys(module, [*parameters, *modules])
-    for name, parameter in parameters.items():
-        if parameter.is_floating_point() or parameter.is_complex():
-            parameter.requires_grad_(plain[name] not in frozen)
-    for name, inner in modules.items():
-        inner.training = modes["training"] is not (plain[name] in others)
+    inside = modules_in(module)
+    parameters: dict[int, tuple[str, nn.Parameter]] = {}  # one that is tied has the first of its names
+    for path, inner in inside:
+        for name, value in inner._parameters.items():
+            if value is not None:
+                parameters.setdefault(id(value), (f"{path}.{name}" if path else name, value))
+    plain = plain_keys(module, [*(name for name, _ in parameters.values()), *(path for path, _ in inside)])
+    for name, parameter in parameters.values():
+        is_free = plain[name] not in frozen
+        if parameter.requires_grad is not is_free and (parameter.is_floating_point() or parameter.is_complex()):
+            parameter.requires_grad_(is_free)
+    for path, inner in inside:
+        is_training = modes["training"] is not (plain[path] in others)
+        if inner.training is not is_training:  # setting an attribute of a module takes time
+            inner.training = is_training
 
 
 def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:

@@ -51,16 +51,18 @@ def modules_in(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
         if id(inner) not in seen:
             seen.add(id(inner))
             found.append((path, inner))
-            begin = f"{path}." if path else ""
-            children = reversed(inner._modules.items())
-            waiting += [(begin + name, child) for name, child in children if child is not None]
+            if inner._modules:
+                begin = f"{path}." if path else ""
+                children = reversed(inner._modules.items())
+                waiting += [(begin + name, child) for name, child in children if child is not None]
     return found
 
 
 def plain_keys(module: torch.nn.Module, keys: Iterable[str]) -> dict[str, str]:
     """Return what keys and prefixes of a module's ``state_dict`` are without the wrappers in it: key -> plain key."""
-    wrappers = [(path, name) for path, inner in modules_in(module) if (name := _inner_name(inner))]
     plain = {key: key for key in keys}
+    modules = modules_in(module) if plain else []
+    wrappers = [(path, name) for path, inner in modules if (name := _inner_name(inner))]
     for path, name in sorted(wrappers, key=lambda item: -len(item[0])):
         begin, inside = (f"{path}." if path else ""), (f"{path}.{name}." if path else f"{name}.")
         for key, now in plain.items():
