@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flambe_save.config.budget import BuildBudget
 from flambe_save.config.deferred import (
+    CAN_TELL,
     Memory,
     Step,
     View,
@@ -52,7 +53,8 @@ class Deferral(TorchDispatchMode):
 
     def __init__(self, is_on: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.is_on = is_on and _in_force.get() is None  # a load inside a constructor is part of what the outer one sees
+        is_inner = _in_force.get() is not None  # in a constructor, whose load puts off what happens in here too
+        self.is_on = is_on and CAN_TELL and not is_inner
         self._budget: BuildBudget | None = None
         self._reads = _Reads(self)
         self._tokens: list[Token[Deferral | None]] = []
@@ -257,8 +259,9 @@ class Deferral(TorchDispatchMode):
             return True, self._made(func(*args, **kwargs), kwargs)
         options = {name: value for name, value in kwargs.items() if name not in ("non_blocking", "pin_memory")}
         device = torch.device(options.get("device") or source.device)
-        is_plain = device.type == "cpu" and not kwargs.get("pin_memory") and is_without_overlap(source)
-        if not (is_plain and options.get("dtype", source.dtype) in (None, *FLOATS) and len(args) == 1):
+        is_plain = device.type == "cpu" and not kwargs.get("pin_memory") and _is_plain(source)
+        dtype = options.get("dtype") or source.dtype
+        if not (is_plain and is_without_overlap(source) and {dtype, source.dtype} <= {*FLOATS} and len(args) == 1):
             self.run()
             return True, self._made(func(*args, **kwargs), kwargs)
         if options.get("memory_format") is None:
@@ -278,7 +281,8 @@ class Deferral(TorchDispatchMode):
                 return True, target
         elif memory is not None or (_is_plain(target) and self.knows(target)):
             is_alike = source.shape == target.shape and {source.dtype, target.dtype} <= {*FLOATS}
-            if is_alike and is_without_overlap(target) and storage_of(source) is not storage:
+            is_alike = is_alike and _is_plain(source) and storage_of(source) is not storage
+            if is_alike and is_without_overlap(target):
                 self._put_off(func, target, (source,))
                 return True, target
         self.run()
@@ -328,7 +332,7 @@ class Deferral(TorchDispatchMode):
 
 def _can_change(tensor: torch.Tensor) -> bool:
     """Whether numbers that change a tensor in place leave its type as it is."""
-    return tensor.dtype in FLOATS and is_without_overlap(tensor)
+    return tensor.dtype in FLOATS and _is_plain(tensor) and is_without_overlap(tensor)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

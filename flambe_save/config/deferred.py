@@ -8,7 +8,31 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Memory", "Step", "View", "drawing", "is_whole", "is_without_overlap", "storage_of", "tensors_in"]
+__all__ = [
+    "CAN_TELL",
+    "Memory",
+    "Step",
+    "View",
+    "drawing",
+    "is_whole",
+    "is_without_overlap",
+    "storage_of",
+    "tensors_in",
+]
+
+
+def _find_out() -> bool:
+    """Find out whether a storage is one object, which lives just as long as what uses its memory."""
+    tensor = torch.empty(2)
+    known = weakref.ref(tensor.untyped_storage())
+    view = tensor[1:]
+    del tensor
+    lives = known() is view.untyped_storage()
+    del view
+    return lives and known() is None
+
+
+CAN_TELL = _find_out()  # whether this torch tells who uses memory; if not, nothing is put off
 
 
 class Memory:

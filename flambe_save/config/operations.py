@@ -89,7 +89,9 @@ def kind_of(func: Any) -> str:
             return kind
     schema = func._schema
     shares = [value.alias_info is not None and not value.alias_info.is_write for value in schema.returns]
-    if func.namespace == "aten" and shares and all(shares) and not schema.is_mutable:
+    # What is composed of others, as Tensor.to() is, may say that it shares memory, and copy
+    is_composed = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    if func.namespace == "aten" and shares and all(shares) and not schema.is_mutable and not is_composed:
         return "views"
     return "draws" if func.namespace != "aten" or torch.Tag.nondeterministic_seeded in func.tags else "other"
 
