@@ -81,11 +81,11 @@ def read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved
         wanted = ReadOptions(options, node, where)
         root, folder = whole_save(path)
         if folder:
-            with open_store(root, limits) as store:
+            with open_store(root, limits, threads=options.threads) as store:
                 saved = DIRECTORY.read_folder(store, folder, wanted)
                 if saved is not None:
                     return saved
-        with open_store(path, limits) as store:
+        with open_store(path, limits, threads=options.threads) as store:
             return format_of(store, where).read(store, wanted)
 
     return reading(attempt, where)

@@ -17,13 +17,15 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
+from flambe_save.checksum import crc32
+
 isal_zlib: Any
 try:
     from isal import isal_zlib
 except ImportError:  # an extra; zlib does the same, in more time
     isal_zlib = None
 
-__all__ = ["DamagedMemberError", "MemberReader", "MemberWriter", "default_threads"]
+__all__ = ["DamagedMemberError", "MemberReader", "MemberWriter"]
 
 # Magic, deflate and "has an extra field"; no time; no flags; no system; bytes of extra; id of ours and bytes of it;
 # whether the member is content alone; packed and unpacked size
@@ -37,22 +39,10 @@ _KEPT = 32 << 20  # bytes of unpacked members that hold small files
 _PIECE = 64 << 10  # bytes that are unpacked at a time; they stay in the processor's cache until they are copied
 _SAMPLE = 64 << 10  # bytes
 _ISAL_LEVELS = {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2, 7: 3, 8: 3, 9: 3}
-_MOST_THREADS = 4
 
 
 class DamagedMemberError(ValueError):
     """A member is not what its sizes and its checksum say."""
-
-
-def default_threads() -> int:
-    """Return how many threads to use where nobody says: one for each core, four at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_THREADS)
-
-
-def _crc32(data: bytes | memoryview, value: int = 0) -> int:
-    checksum: int = (zlib if isal_zlib is None else isal_zlib).crc32(data, value)
-    return checksum
 
 
 # ------------------------------------------------------------------------------------------------ packing
@@ -139,7 +129,7 @@ def _packed(data: memoryview, is_content: bool, level: int | None) -> list[bytes
     body = [packer.compress(data), packer.flush()]
     size = _HEADER.size + sum(map(len, body)) + _TRAILER.size
     header = _HEADER.pack(*_FIXED, is_content, size, len(data))
-    return [header, *body, _TRAILER.pack(_crc32(data), len(data))]
+    return [header, *body, _TRAILER.pack(crc32(data), len(data))]
 
 
 def _packer(data: memoryview, level: int | None) -> Any:
@@ -330,7 +320,7 @@ def _unpack(packed: memoryview, out: memoryview) -> None:
             break
         out[done : done + len(data)] = data
         done += len(data)
-        found = _crc32(data, found)
+        found = crc32(data, found)
     else:
         if stream.eof and done == len(out) == size:
             if found != checksum:
