@@ -6,6 +6,7 @@ import contextlib
 import copy
 import random
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -425,6 +426,8 @@ class Ties(Module):
         self.flat = torch.randn(6)
         self.one = nn.Parameter(self.flat[:3])
         self.two = nn.Parameter(self.flat[3:])
+        self.long = torch.rand(9)
+        self.short = nn.Parameter(self.long[:4])
         self.alias = self.copies[1].running_mean
 
 
@@ -852,20 +855,20 @@ def test_hooks_may_keep_the_state(order: bool, tmp_path: Path) -> None:
     assert saved["a.weight"].any()
 
 
-def test_tensors_that_constructors_are_given_stay_theirs(tmp_path: Path) -> None:
-    """A tensor of the state that is an argument is not the memory of a parameter too."""
-
-    class Takes(Module):
-        def __init__(self, start: torch.Tensor) -> None:
-            super().__init__()
-            self.start = start
-            self.weight = nn.Parameter(start.clone())
-
-    obj = {"net": Takes(torch.rand(3, 3))}
-    path = save(obj, tmp_path / "s")
-    found = load(path)["net"]
-    found.weight.data.zero_()
-    assert torch.equal(found.start, obj["net"].start)
+@pytest.mark.parametrize("is_given", [False, True])
+def test_tensors_that_constructors_are_given_stay_theirs(is_given: bool) -> None:
+    """A tensor of the state that an argument stands for is not the memory of a parameter too."""
+    deferral = Deferral()
+    adoption = adopted.Adoption(deferral)
+    state = OrderedDict(weight=torch.rand(3, 3))
+    with deferral:
+        module = nn.Linear(3, 3, bias=False)
+    if is_given:
+        assert adoption.given_from(state)["weight"] is state["weight"]
+    address = state["weight"].data_ptr()
+    with deferral.left():
+        adoption.adopt(module, state)
+    assert (module.weight.data_ptr() == address) is not is_given
 
 
 def test_hooks_see_what_was_built(tmp_path: Path) -> None:
