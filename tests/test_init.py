@@ -773,7 +773,7 @@ def test_what_was_read_is_adopted(make: Callable[[], nn.Module], tmp_path: Path)
 def test_small_tensors_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is smaller than it is worth is copied."""
     monkeypatch.undo()
-    path = save(nn.Sequential(nn.Linear(64, 64), nn.Linear(3, 3)), tmp_path / "s")
+    path = save(nn.Sequential(nn.Linear(128, 128), nn.Linear(3, 3)), tmp_path / "s")
     with reading() as read:
         found = load(path)
     assert adopts(found, read) == {"0.weight"}

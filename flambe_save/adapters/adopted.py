@@ -13,7 +13,7 @@ from flambe_save.config.deferral import Deferral
 
 __all__ = ["Adoption", "runs_torch_only", "saved_dtype"]
 
-_LEAST = 4096  # bytes: copying less costs no more than finding out whether it can be adopted
+_LEAST = 64 << 10  # bytes: copying less costs no more than finding out whether it can be adopted
 
 
 class Adoption:
@@ -58,13 +58,13 @@ class Adoption:
         for names, tensor in places.values():
             for name in names:
                 value = own.get(name)
-                if type(value) is torch.Tensor and value.layout == torch.strided:
+                if _is_worth_it(value):
                     storage = value.untyped_storage()
                     owners.setdefault(storage._cdata, set()).add(id(tensor))
                     values.setdefault(storage._cdata, {})[id(value)] = value
         for names, tensor in places.values():
             value = own.get(names[-1])
-            if type(value) is not torch.Tensor or value.layout != torch.strided:
+            if not _is_worth_it(value):
                 continue
             memory = value.untyped_storage()._cdata
             if (
@@ -80,7 +80,7 @@ class Adoption:
 
     def _can_take(self, tensor: torch.Tensor, value: torch.Tensor, users: int) -> bool:
         """Whether a tensor can take the memory of a value, which so many tensors of the state share."""
-        if value.numel() * value.element_size() < _LEAST or type(tensor) not in (nn.Parameter, nn.Buffer, torch.Tensor):
+        if type(tensor) not in (nn.Parameter, nn.Buffer, torch.Tensor):
             return False
         if value.is_meta or value.dtype != saved_dtype(tensor, value) or value.is_inference() or tensor.is_inference():
             return False
@@ -123,6 +123,11 @@ class _Noting(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._state)
+
+
+def _is_worth_it(value: Any) -> bool:
+    is_plain = type(value) is torch.Tensor and value.layout == torch.strided
+    return is_plain and value.numel() * value.element_size() >= _LEAST
 
 
 def _places(module: nn.Module) -> dict[int, tuple[list[str], torch.Tensor]]:
