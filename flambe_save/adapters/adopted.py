@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -69,7 +69,7 @@ class Adoption:
             memory = value.untyped_storage()._cdata
             if (
                 len(owners[memory]) == 1
-                and all(own.get(name) is not None and own[name].data_ptr() == value.data_ptr() for name in names)
+                and all(_is_same(own.get(name), value) for name in names)
                 and all(id(item) not in self._given for item in values[memory].values())
                 and not (value.is_cuda and id(tensor) in flat)  # cuDNN wants these in one piece
                 and self._can_take(tensor, value, len(values[memory]))
@@ -125,9 +125,16 @@ class _Noting(Mapping[str, Any]):
         return len(self._state)
 
 
-def _is_worth_it(value: Any) -> bool:
+def _is_worth_it(value: Any) -> TypeGuard[torch.Tensor]:
     is_plain = type(value) is torch.Tensor and value.layout == torch.strided
     return is_plain and value.numel() * value.element_size() >= _LEAST
+
+
+def _is_same(other: Any, value: torch.Tensor) -> bool:
+    if other is value:
+        return True
+    is_alike = _is_worth_it(other) and (other.dtype, other.shape) == (value.dtype, value.shape)
+    return is_alike and (other.data_ptr(), other.stride()) == (value.data_ptr(), value.stride())
 
 
 def _places(module: nn.Module) -> dict[int, tuple[list[str], torch.Tensor]]:
