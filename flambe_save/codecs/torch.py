@@ -115,17 +115,18 @@ class TorchCodec:
         except pickle.UnpicklingError as error:
             raise broken_pickle(error, options.node, options.file) from error
 
-    def is_empty(self, source: Source, options: LoadOptions) -> bool:
-        """Whether a file holds an empty dict, told without unpickling it.
+    def is_empty(self, data: bytes, options: LoadOptions) -> bool:
+        """Whether a file, given its bytes, holds an empty dict; told without unpickling it.
 
         Raises
         ------
         CorruptSaveError
             If it is damaged.
         """
-        if _is_zip(source):
-            return is_empty_dict(Records(source, options).read("data.pkl"))
-        return is_empty_dict(bytes(source.piece(0, source.size)))
+        if data == bytes(_draft_of_nothing(DumpOptions.pickle_protocol)):
+            return True
+        source = HeldSource(bytearray(data))
+        return is_empty_dict(Records(source, options).read("data.pkl") if _is_zip(source) else data)
 
 
 # ------------------------------------------------------------------------------------------------ writing

@@ -178,11 +178,15 @@ class DataUnpickler(CarefulUnpickler):
             If it is no intact pickle.
         """
         try:
-            size = pickle_end(memoryview(self._stream.getbuffer())[self._start :])
-            if self._trust.trusted:  # nothing of what is trusted is made before the rest is known to be trusted too
-                self._refuse_unknown(globals_of(self._rest()))
-            value = self.load()
-            value = Inert() if value is Inert else value
+            codes: set[int] = set()
+            size = pickle_end(memoryview(self._stream.getbuffer())[self._start :], codes)
+            if codes <= _HARMLESS:
+                value = pickle.loads(self._stream.read(size))
+            else:
+                if self._trust.trusted:  # nothing of what is trusted is made before the rest is known to be trusted too
+                    self._refuse_unknown(globals_of(self._rest()))
+                value = self.load()
+                value = Inert() if value is Inert else value
             most = max(MAX_UNFOLDED, 4 * size)
             check(unfolded_size(value, most) <= most, "it stands for far more values than it has bytes")
             return real_types(value) if self._has_types else value
@@ -351,10 +355,22 @@ _COUNT_BYTES = {
 }
 _LINES = {ord("c"): 2, ord("i"): 2}
 _STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95"))
+# Opcodes that make dicts and lists of texts, bytes and numbers, and nothing else. There are no tuples among them, whose
+# hashes could take long, so the machine in C may run these.
+_HARMLESS = frozenset(
+    code[0]
+    for code in (
+        *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK),
+        *(pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.SETITEM, pickle.SETITEMS, pickle.APPEND, pickle.APPENDS),
+        *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.SHORT_BINBYTES, pickle.BINBYTES),
+        *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT),
+        *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET),
+    )
+)
 
 
-def pickle_end(data: bytes | bytearray | memoryview) -> int:
-    """Return where a pickle ends, executing nothing.
+def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = None) -> int:
+    """Return where a pickle ends, executing nothing; what opcodes it has is added to ``codes``.
 
     A count or a memo index that its own length cannot justify is refused: either would take that much memory.
 
@@ -369,6 +385,8 @@ def pickle_end(data: bytes | bytearray | memoryview) -> int:
         if size is None:
             raise pickle.UnpicklingError(f"{code:#x} is no opcode")
         here += 1
+        if codes is not None:
+            codes.add(code)
         if code == _STOP:
             return here
         if code in (_LONG_BINPUT, _FRAME):

@@ -71,7 +71,7 @@ class LazyStash(Mapping[str, Any]):
         # Told without unpickling: most stashes are empty, and whoever asks need not trust the others
         if self._data is None:
             return bool(self._values)
-        return not _CODEC.is_empty(HeldSource(bytearray(self._data)), self._options)
+        return not _CODEC.is_empty(self._data, self._options)
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
         return dict, (self._open(),)

@@ -201,7 +201,7 @@ def _kind(entry: os.DirEntry[str]) -> Kind:
     return Kind.LINK_TO_FOLDER if entry.is_symlink() and entry.is_dir() else Kind.FILE
 
 
-def open_regular(open_it: Callable[[], int], name: str, shown: str) -> int:
+def open_regular(open_it: Callable[[], int], name: str, folder: Path) -> int:
     """Open a regular file, or a link to one; a pipe or a device is refused without waiting for it.
 
     Raises
@@ -216,20 +216,21 @@ def open_regular(open_it: Callable[[], int], name: str, shown: str) -> int:
     except FileNotFoundError:
         raise KeyError(name) from None
     except PermissionError as error:
+        shown = str(folder / name)
         raise LoadError(f"you may not read {name!r}", file=shown, fix="Ask its owner for permission.") from error
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
-        raise CorruptSaveError(f"cannot read {name!r}: {error.strerror}", file=shown) from error
+        raise CorruptSaveError(f"cannot read {name!r}: {error.strerror}", file=str(folder / name)) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise CorruptSaveError(f"{name!r} is no regular file", file=shown)
+        raise CorruptSaveError(f"{name!r} is no regular file", file=str(folder / name))
     return handle
 
 
 def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading; errors as of :func:`open_regular`."""
-    return os.fdopen(open_regular(lambda: os.open(path, _READ_FLAGS), path.name, str(path)), "rb")
+    return os.fdopen(open_regular(lambda: os.open(path, _READ_FLAGS), path.name, path.parent), "rb")
 
 
 # ------------------------------------------------------------------------------------------------ renaming

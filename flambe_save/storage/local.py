@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, ClassVar, TypeVar
+from typing import BinaryIO, ClassVar, TypeVar, cast
 
 from flambe_save.errors import CorruptSaveError, SaveError, SaveReplacedError
 from flambe_save.storage.aside import Aside, finish
@@ -133,8 +134,8 @@ class FolderStore(_LocalStore):
 
     def reader(self, name: str) -> BinaryIO:
         """Open a file of the folder."""
-        handle = open_regular(lambda: self._folder.open(name), name, str(self.path / name))
-        return os.fdopen(handle, "rb", buffering=0)  # all is read at once, or not here
+        handle = open_regular(lambda: self._folder.open(name), name, self.path)
+        return cast(BinaryIO, io.FileIO(handle))  # without a buffer: all is read at once, or not here
 
     def writer(self, name: str, size: int | None = None) -> BinaryIO:
         """Create a file, and its folder where needed, aside from the target."""
