@@ -38,7 +38,7 @@ from flambe_save.formats import Damage, ReadOptions, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ties
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, STASH_KEY
 from flambe_save.loading import audit, build, read, reading, shape_of, state_of, tell_all
-from flambe_save.parallel import check_threads, default_threads
+from flambe_save.parallel import CollectionPaused, check_threads, default_threads
 from flambe_save.saving import Saving, Target
 from flambe_save.state import State
 from flambe_save.storage import open_store
@@ -128,7 +128,9 @@ def save(
         If the save holds more than data, so that a default load will refuse that part.
     """
     options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level)
-    return _write(_planned(_state_of(obj), path, *options))
+    with CollectionPaused():
+        saving = _planned(_state_of(obj), path, *options)
+    return _write(saving)
 
 
 def save_state_to_file(
@@ -201,7 +203,8 @@ def save_async(
         As :func:`save`.
     """
     options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level)
-    saving = _planned(_state_of(obj), path, *options)
+    with CollectionPaused():
+        saving = _planned(_state_of(obj), path, *options)
     future = start(saving, check_threads(threads, SaveError), keep_memory=keep_memory)
     saving.tell(is_written=False)
     return future
@@ -340,13 +343,13 @@ def load(
     try:
         count = check_threads(threads, LoadError)
         options = LoadOptions(trust, map_location, pickle_module, is_mapped=mmap, is_verified=verify, threads=count)
-        saved = read(path, node, options)
-        changed = changed_packages(saved.packages)
-        if changed:
-            warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
-        state = state_from_tree(saved.tree)
-        with kept_random_states():
-            deferral = Deferral(is_on=strict)  # what is missing from the state keeps the values that it was built with
+        with CollectionPaused(), kept_random_states():
+            saved = read(path, node, options)
+            changed = changed_packages(saved.packages)
+            if changed:
+                warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
+            state = state_from_tree(saved.tree)
+            deferral = Deferral(is_on=strict)  # what the state lacks keeps the values that it was built with
             adoption = Adoption(deferral)
             obj = build(saved, state, trust, node, where, adoption)
             restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter

@@ -230,6 +230,9 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit) -> None:
     if deferral is not None and any(target is not None and key not in saved for key, target in wanted.items()):
         deferral.run()  # what is moved is read
 
+    if all(target is None for target in wanted.values()):
+        return
+
     def change(tensor: torch.Tensor) -> torch.Tensor:
         target = wanted.get(id(tensor))
         if target is None:

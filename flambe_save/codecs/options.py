@@ -107,6 +107,7 @@ class Placer:
         ):
             raise TypeError(f"map_location takes a device, a mapping or a callable, not {map_location!r}")
         self._map_location = map_location
+        self._devices: dict[str, torch.device | None] = {}
 
     def __call__(self, storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
         """Return the storage, saved at a location, where it is wanted: itself, or a copy on another device.
@@ -143,11 +144,11 @@ class Placer:
         LoadError
             As a call.
         """
-        target = self.target(location)
-        if target is None or target == "cpu":
-            return None
-        found = _put(torch.UntypedStorage(0), target).device  # type: ignore[no-untyped-call]
-        return None if found.type == "cpu" else found
+        if location not in self._devices:
+            target = self.target(location) or "cpu"
+            found = _put(torch.UntypedStorage(0), target).device  # type: ignore[no-untyped-call]
+            self._devices[location] = None if found.type == "cpu" else found
+        return self._devices[location]
 
 
 def _put(storage: torch.UntypedStorage, target: str) -> torch.UntypedStorage:

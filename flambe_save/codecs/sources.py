@@ -75,10 +75,7 @@ class HeldSource:
         return self._data[start:stop]
 
     def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
-        if start == stop:
-            return torch.UntypedStorage(0, device=device)  # type: ignore[no-untyped-call]
-        shared = torch.frombuffer(self._data[start:stop], dtype=torch.uint8).untyped_storage()
-        return shared if device is None else _moved(shared, device)
+        return _shared(self._data[start:stop], device)
 
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
         stop = self.size if stop is None else stop
@@ -111,20 +108,22 @@ class FileSource:
         self._threads = threads
         self._is_checked = is_checked
         self.size = size
-        self._blocks: list[tuple[int, memoryview]] = []
+        self._starts: list[int] = []  # where each block of bytes begins that is kept
+        self._blocks: list[memoryview] = []
         self._known: dict[int, tuple[int, int]] = {}  # where a piece begins -> where it ends, and its checksum
 
     def piece(self, start: int, stop: int) -> memoryview:
-        index = bisect.bisect_right(self._blocks, start, key=lambda block: block[0]) - 1
-        if index >= 0:
-            begin, block = self._blocks[index]
-            if stop <= begin + len(block):
-                return block[start - begin : stop - begin]
+        kept = self._kept(start, stop)
+        if kept is not None:
+            return kept
         data = memoryview(bytearray(max(0, min(stop, self.size) - start)))
         self._fill(data, start)
         return data
 
     def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
+        kept = self._kept(start, stop)
+        if kept is not None:
+            return _shared(kept, device)
         if device is not None:
             return self._storage_on(device, start, stop)
         storage = new_storage(stop - start)
@@ -149,8 +148,17 @@ class FileSource:
             if start > here:
                 block = memoryview(bytearray(start - here))
                 self._note(here, start, self._read(block, here))
-                self._blocks.append((here, block))
+                self._starts.append(here)
+                self._blocks.append(block)
             here = stop
+
+    def _kept(self, start: int, stop: int) -> memoryview | None:
+        """Return bytes that were read already."""
+        index = bisect.bisect_right(self._starts, start) - 1
+        if index < 0:
+            return None
+        begin, block = self._starts[index], self._blocks[index]
+        return block[start - begin : stop - begin] if stop <= begin + len(block) else None
 
     def _note(self, start: int, stop: int, checksum: int) -> None:
         if self._is_checked:
@@ -306,7 +314,13 @@ def _joined(checksums: Sequence[int], lengths: Sequence[int]) -> int:
     return total
 
 
-def _moved(storage: torch.UntypedStorage, device: torch.device) -> torch.UntypedStorage:
+def _shared(data: memoryview, device: torch.device | None) -> torch.UntypedStorage:
+    """Return a storage of bytes that are kept, over the same memory, or a copy on a device."""
+    if not len(data):
+        return torch.UntypedStorage(0, device=device)  # type: ignore[no-untyped-call]
+    storage = torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+    if device is None:
+        return storage
     target = torch.UntypedStorage(storage.nbytes(), device=device)  # type: ignore[no-untyped-call]
     target.copy_(storage)
     return target

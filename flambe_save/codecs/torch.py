@@ -225,7 +225,7 @@ def _read_zip(records: Records, source: Source, options: LoadOptions, place: Pla
                 found = source.storage(start, start + size, device)
             if options.is_verified and not is_vouched_for:
                 records.check(f"data/{key}")
-            found = storages[key] = found if device is not None else place(found, location)
+            found = storages[key] = place(found, location) if callable(options.map_location) else found
         return found
 
     is_vouched_for = options.is_vouched_for

@@ -10,6 +10,7 @@ to there; memory that was overwritten meanwhile, or is gone, is then played by o
 
 from __future__ import annotations
 
+import math
 import types
 import weakref
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ from flambe_save.config.randomness import Stream
 __all__ = ["Deferral"]
 
 _OTHERS = ("cuda", "meta")  # devices that have generators of their own, or none
+_WORTH_IT = 1 << 14  # numbers to draw
 _in_force: ContextVar[Deferral | None] = ContextVar("deferral in force", default=None)
 
 
@@ -155,6 +157,11 @@ class Deferral(TorchDispatchMode):
         finally:
             self._is_busy = was_busy
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is put off."""
+        return not self._steps
+
     def is_pending(self, tensor: Any) -> bool:
         """Whether a tensor's values are put off."""
         storage = storage_of(tensor) if self._pending else None
@@ -233,7 +240,8 @@ class Deferral(TorchDispatchMode):
         is_plain = dtype in FLOATS and device.type == "cpu" and not kwargs.get("pin_memory")
         is_plain = is_plain and kwargs.get("layout") in (None, torch.strided) and all(name in known for name in kwargs)
         is_plain = is_plain and len(args) == (begin or 0) + 1 and (like is None or like.layout == torch.strided)
-        if not (self.is_on and is_plain and FILLS[fill](*args[:begin])):
+        count = math.prod(args[begin]) if like is None else like.numel()
+        if not (self._is_worth_it(count) and is_plain and FILLS[fill](*args[:begin])):
             if device.type not in _OTHERS:
                 self.run()
             return True, self._made(func(*args, **kwargs), kwargs)
@@ -241,10 +249,14 @@ class Deferral(TorchDispatchMode):
         self._put_off(fill, self._made(result, {}), args[:begin], is_random=True)
         return True, result
 
+    def _is_worth_it(self, count: int) -> bool:
+        """Whether so many draws are put off: a few cost less, but have their turn where others are put off already."""
+        return self.is_on and (count >= _WORTH_IT or bool(self._steps))
+
     def _can_fill(self, func: Any, args: Any, kwargs: Any) -> bool:
         tensor = args[0]
         return (
-            self.is_on
+            self._is_worth_it(tensor.numel())
             and tensor.dtype in FLOATS
             and all(value is None for value in kwargs.values())
             and FILLS[func](*args[1:])

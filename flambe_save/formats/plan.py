@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -91,23 +91,15 @@ class Plan:
             facts = dict(zip(names, found, strict=True))
             name, data = self.seal({name: facts[name] for name in self.files})
             with store.writer(name, len(data)) as file:
-                _write_all(file, data)
+                file.write(data)
 
     def _write(self, name: str, store: Store) -> Facts:
         draft, checksum = self.files[name], 0
         digest = hashlib.new(self.digest) if self.digest is not None else None
         with store.writer(name, draft.size) as file:
             for chunk, piece in draft.chunks():
-                _write_all(file, chunk)
+                file.write(chunk)
                 checksum = combine(checksum, piece, len(chunk)) if checksum else piece
                 if digest is not None:
                     digest.update(chunk)
         return Facts(draft.size, checksum, digest.hexdigest() if digest is not None else None)
-
-
-def _write_all(file: BinaryIO, chunk: bytes | bytearray | memoryview) -> None:
-    """Write bytes to a file that may take a part of them at a time, as those of the system's do past 2 GB."""
-    written = file.write(chunk)
-    while written < len(chunk):
-        chunk = memoryview(chunk)[written:]
-        written = file.write(chunk)

@@ -122,7 +122,7 @@ class Aside:
     def _opened(self, descriptor: int, size: int) -> BinaryIO:
         if self._durable and size >= _DIRECT and go_direct(descriptor):
             return cast(BinaryIO, DirectFile(descriptor))
-        return os.fdopen(descriptor, "wb", buffering=0)  # whoever writes has gathered what is small
+        return os.fdopen(descriptor, "wb")
 
     def link(self, name: str, other: Folder, meant: FileIdentity) -> bool:
         """Make a new name a hard link to that of another folder; False where that cannot be, or it is another file."""
