@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distributions, version
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import torch
@@ -223,12 +224,15 @@ class Manifest:
             raise TypeError("the ties are no lists of keys")
 
 
+_encode = json.JSONEncoder().encode
+
+
 def _pretty(value: Any, indent: str = "") -> str:
     """Return JSON for people: a line for each entry, and none for each number of a shape."""
     if not (isinstance(value, dict) and any(isinstance(item, dict) for item in value.values())):
-        return json.dumps(value)
+        return _encode(value)
     deeper = indent + "  "
-    entries = (f"{deeper}{json.dumps(key)}: {_pretty(item, deeper)}" for key, item in value.items())
+    entries = [f"{deeper}{encode_basestring_ascii(key)}: {_pretty(item, deeper)}" for key, item in value.items()]
     return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
 
 

@@ -20,7 +20,16 @@ from typing import Any, BinaryIO, cast
 from flambe_save.errors import SaveError, TargetExistsError
 from flambe_save.layout import PROTOCOL_FILE
 from flambe_save.storage.direct import DirectFile, go_direct
-from flambe_save.storage.disk import CREATE_FLAGS, FileIdentity, Folder, exchange, rename_new, sync_folder, sync_tree
+from flambe_save.storage.disk import (
+    CREATE_FLAGS,
+    FileIdentity,
+    Folder,
+    WholeFile,
+    exchange,
+    rename_new,
+    sync_folder,
+    sync_tree,
+)
 
 fcntl: Any
 try:
@@ -122,7 +131,7 @@ class Aside:
     def _opened(self, descriptor: int, size: int) -> BinaryIO:
         if self._durable and size >= _DIRECT and go_direct(descriptor):
             return cast(BinaryIO, DirectFile(descriptor))
-        return os.fdopen(descriptor, "wb")
+        return cast(BinaryIO, WholeFile(descriptor))
 
     def link(self, name: str, other: Folder, meant: FileIdentity) -> bool:
         """Make a new name a hard link to that of another folder; False where that cannot be, or it is another file."""
