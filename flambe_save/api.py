@@ -96,9 +96,10 @@ def save(
     digest : {"sha256"}, optional
         A digest to note for each file in the manifest, to sign it or to find it by content.
     base : str or path, optional
-        An earlier save, a folder. Tensors of components that are the same to the byte are not written again: their
-        files become hard links to those of the base, where the disk can do that. Each save is complete by itself, and
-        either may be deleted.
+        An earlier save: a whole one, in a folder. Tensors of components that are the same to the byte are not written
+        again: their files become hard links to those of the base, where the disk can do that; archives and pickles are
+        written as without. Each save is complete by itself, and either may be deleted. One that is still being written
+        in the background is waited for.
     threads : int, optional
         How many threads write at once; by default as many as there are cores, up to four.
     level : int, optional
@@ -246,7 +247,7 @@ def _planned(
         raise SaveError(f"no digest {digest!r} is known", fix="Pass digest='sha256', or none.")
     if level is not None and (not compress or isinstance(level, bool) or level not in range(10)):
         raise SaveError(
-            f"level={level!r} is none" if compress else "level is of the compression, and compress is False",
+            f"level={level!r} is no level" if compress else "level is of the compression, and compress is False",
             fix="Pass compress=True and a level of 0 to 9, or no level.",
         )
     count = check_threads(threads, SaveError)
@@ -257,7 +258,7 @@ def _planned(
 
 
 def _write(saving: Saving) -> str:
-    wait_for(saving.target.path)
+    wait_for(saving.target.path, saving.target.base)
     path = saving.write()
     saving.tell(is_written=True)
     return path

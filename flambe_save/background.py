@@ -23,12 +23,18 @@ _running: dict[str, Future[str]] = {}  # by the real path of the save
 _lock = threading.Lock()
 
 
-def wait_for(path: str) -> None:
-    """Wait until no save to a path is being written in the background; whether it failed is its own caller's affair."""
+def wait_for(*paths: str | None) -> None:
+    """Wait until no save to these paths is being written in the background; if it fails, its own caller is told."""
+    for running in map(_save_to, paths):
+        if running is not None:
+            running.exception()
+
+
+def _save_to(path: str | None) -> Future[str] | None:
+    if path is None:
+        return None
     with _lock:
-        running = _running.get(os.path.realpath(path))
-    if running is not None:
-        running.exception()
+        return _running.get(os.path.realpath(path))
 
 
 def start(saving: Saving, threads: int, *, keep_memory: bool) -> Future[str]:
@@ -40,6 +46,7 @@ def start(saving: Saving, threads: int, *, keep_memory: bool) -> Future[str]:
         If there is not enough memory for the copy.
     """
     place = os.path.realpath(saving.target.path)
+    base = _save_to(saving.target.base)  # only one that was started before, so that no two wait for each other
     result: Future[str] = Future()
     while True:  # an earlier save to the same path is finished first, so that copies do not pile up
         with _lock:
@@ -66,6 +73,8 @@ def start(saving: Saving, threads: int, *, keep_memory: bool) -> Future[str]:
     def run() -> None:
         try:
             snapshot.wait()
+            if base is not None:
+                base.exception()
             path = saving.write()
         except BaseException as error:
             outcome: Any = error

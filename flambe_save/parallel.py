@@ -39,7 +39,7 @@ def check_threads(threads: int | None, error: type[FlambeSaveError]) -> int:
     if threads is None:
         return default_threads()
     if type(threads) is not int or threads < 1:
-        raise error(f"threads={threads!r}", fix="Pass a whole number above 0, or none.")
+        raise error(f"threads={threads!r} is no number of threads", fix="Pass a whole number above 0, or none.")
     return threads
 
 

@@ -179,6 +179,29 @@ def test_a_second_save_to_the_path_waits(gate: threading.Event, tmp_path: Path) 
     assert load(tmp_path / "net") == {"number": 3}
 
 
+def test_a_base_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    """A chain of saves in the background, each on the one before, comes out whole, whatever is started when."""
+    net = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100))
+    futures = [save_async(net, tmp_path / "0")]
+    for step in range(1, 6):
+        with torch.no_grad():
+            net[0].weight.fill_(step)
+        futures.append(save_async(net, tmp_path / str(step), base=tmp_path / str(step - 1)))
+    save(net, tmp_path / "last", base=tmp_path / "5")
+    for step, future in enumerate(futures):
+        assert verify(future.result(60)) == []
+        assert step == 0 or load(tmp_path / str(step))[0].weight.unique().tolist() == [step]
+    assert verify(tmp_path / "last") == []
+
+
+def test_a_base_is_replaced_by_what_is_based_on_it(tmp_path: Path) -> None:
+    """A save to the very path of its base waits for the earlier one there, and not for itself."""
+    net = nn.Linear(100, 100)
+    for _ in range(3):
+        last = save_async(net, tmp_path / "net", overwrite=True, base=tmp_path / "net" if _ else None)
+    assert verify(last.result(60)) == []
+
+
 def test_saves_to_other_paths_do_not_wait(gate: threading.Event, tmp_path: Path) -> None:
     """A save that takes long holds up none but those to its own path."""
     slow = save_async({"number": 1}, tmp_path / "slow")

@@ -23,6 +23,7 @@ from torch.nn.utils import parametrizations
 import flambe_save
 from flambe_save import Component, api, load, load_state_from_file, save
 from flambe_save.adapters import adopted
+from flambe_save.config import deferral
 from flambe_save.config.deferral import Deferral
 from flambe_save.tree import state_from_tree
 
@@ -33,6 +34,7 @@ SEED = 1234
 def _adopt_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adopt the smallest tensors too."""
     monkeypatch.setattr(adopted, "_LEAST", 0)
+    monkeypatch.setattr(deferral, "_WORTH_IT", 0)
 
 
 class Plainly(Deferral):
@@ -615,6 +617,15 @@ def test_what_is_overwritten_is_never_drawn(tmp_path: Path) -> None:
     with counting() as count:
         load(path)
     assert (count.put_off, count.ran) == (16, 0)
+
+
+def test_few_draws_are_made_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small fills are run, as putting them off costs more; behind a large one that is put off, they have their turn."""
+    monkeypatch.undo()
+    path = save(nn.Sequential(nn.Linear(5, 6), nn.Linear(300, 300), nn.Linear(5, 6)), tmp_path / "net")
+    with counting() as count:
+        load(path)
+    assert (count.put_off, count.ran) == (4, 0)
 
 
 def test_what_is_read_is_drawn_with_all_before_it(tmp_path: Path) -> None:

@@ -43,12 +43,16 @@ class Adoption:
                 tensor.data = tensor.data.clone()
         self._adopted = []
 
+    def is_worth_it(self, own: Mapping[str, Any]) -> bool:
+        """Whether there is anything to adopt, or to forget, for a module with these saved values."""
+        return not self.deferral.is_idle or any(map(_is_worth_it, own.values()))
+
     def adopt(self, module: nn.Module, own: OrderedDict[str, Any]) -> None:
         """Give a module's parameters and buffers the memory of their saved values, where nobody could tell.
 
         What is adopted stands in ``own`` as the module's tensor itself afterwards, so that there is nothing to copy.
         """
-        if self._is_over or not any(map(_is_worth_it, own.values())):
+        if self._is_over:
             return
         places = _places(module)
         rnns = [inner for inner in module.modules() if isinstance(inner, nn.RNNBase)]
@@ -97,7 +101,7 @@ class Adoption:
 
     def overwrite(self, module: nn.Module, own: Mapping[str, Any]) -> None:
         """Forget what was put off for the tensors of a module that its saved values are about to overwrite."""
-        for names, tensor in () if self.deferral.is_idle else _places(module).values():
+        for names, tensor in _places(module).values():
             value = own.get(names[-1])
             if isinstance(value, torch.Tensor) and value is not tensor and value.shape == tensor.shape:
                 self.deferral.overwrite(tensor)

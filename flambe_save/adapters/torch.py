@@ -189,9 +189,13 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
         if type(local.get("version", 1)) not in (int, type(None)):
             mismatch.errors.append(f"{place.prefix!r}: a module's version is no number")
             return
-    adoption = fit.adoption if fit is not None and runs_torch_only(place.obj) else None
+    adoption = fit.adoption if fit is not None else None
+    deferral = adoption.deferral if adoption is not None else None
+    if adoption is not None and not (adoption.is_worth_it(own) and runs_torch_only(place.obj)):
+        adoption = None
+    is_unseen = adoption is not None or (deferral is not None and deferral.is_idle)
     try:
-        with adoption.deferral.left() if adoption is not None else nullcontext():
+        with deferral.left() if deferral is not None and is_unseen else nullcontext():
             if adoption is not None:
                 adoption.adopt(place.obj, own)
             if fit is not None:

@@ -7,6 +7,7 @@ can build nothing but tensors. What is not plain goes through unpickler.py.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import re
@@ -161,8 +162,15 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
         metadata, opaque = to_data(attributes["_metadata"])
         if opaque:
             return None
+        buffer = io.BytesIO()
+        pickler = pickle.Pickler(buffer, 2)
+        pickler.fast = True  # without a memo, so that a reader sees that nothing in it is shared
+        try:
+            pickler.dump(metadata)
+        except (ValueError, RecursionError):  # a mapping that holds itself
+            return None
         # An object's pickle between its first two bytes, the protocol, and its last, the end, is a part of any other
-        pieces += (_METADATA, pickle.dumps(metadata, 2)[2:-1], _END_OF_METADATA)
+        pieces += (_METADATA, buffer.getvalue()[2:-1], _END_OF_METADATA)
     else:
         pieces.append(_END_OF_STATE)
     return b"".join(pieces), storages

@@ -187,6 +187,8 @@ class DataUnpickler(CarefulUnpickler):
                     self._refuse_unknown(globals_of(self._rest()))
                 value = self.load()
                 value = Inert() if value is Inert else value
+            if codes <= _HARMLESS - _SHARING:
+                return value
             most = max(MAX_UNFOLDED, 4 * size)
             check(unfolded_size(value, most) <= most, "it stands for far more values than it has bytes")
             return real_types(value) if self._has_types else value
@@ -354,6 +356,7 @@ _COUNT_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
 _LINES = {ord("c"): 2, ord("i"): 2}
+_SHARING = frozenset(code[0] for code in (pickle.BINGET, pickle.LONG_BINGET))
 _STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95"))
 # Opcodes that make dicts and lists of texts, bytes and numbers, and nothing else. There are no tuples among them, whose
 # hashes could take long, so the machine in C may run these.

@@ -45,16 +45,22 @@ _STEP = 1 << 20  # bytes
 class LazyStash(Mapping[str, Any]):
     """A stash that is unpickled when it is first looked into: weights stay readable where a stash is not trusted."""
 
-    def __init__(self, data: bytes, options: LoadOptions) -> None:
+    def __init__(self, data: bytes, options: LoadOptions, node: str, file: str) -> None:
         self._data: bytes | None = data
-        self._options = options
+        self._shared_options = options
+        self._node = node
+        self._file = file
         self._values: dict[str, Any] = {}
+
+    @property
+    def _options(self) -> LoadOptions:
+        return replace(self._shared_options, node=self._node, file=self._file)
 
     def _open(self) -> dict[str, Any]:
         if self._data is not None:
             values = _CODEC.load(HeldSource(bytearray(self._data)), self._options)
             if not isinstance(values, dict):
-                raise CorruptSaveError("the stash is no dict", node=self._options.node, file=self._options.file)
+                raise CorruptSaveError("the stash is no dict", node=self._node, file=self._file)
             self._values, self._data = values, None
         return self._values
 
@@ -177,7 +183,7 @@ class NodeReader:
             class_name=class_name,
             source_code=self._text(folder + SOURCE_FILE, prefix),
             config=self._text(folder + CONFIG_FILE, prefix),
-            object_stash=LazyStash(stash, replace(self._options, node=prefix, file=stash_file)),
+            object_stash=LazyStash(stash, self._options, prefix, stash_file),
             children={},
         )
 
@@ -215,10 +221,14 @@ class NodeReader:
         return _decoded(self._bytes(name, prefix, MAX_TEXT), name, prefix)
 
     def _bytes(self, name: str, prefix: str | None, most: int | None = None) -> bytes:
-        with self._opened(name, prefix, most) as file:
-            data = file.read()
+        try:
+            with self._store.reader(name) as file:
+                self._check_size(name, most, file)
+                data = file.read()
             if self._manifest is not None and self._options.is_verified:
                 self._manifest.check_file(name, crc32(data))
+        except (FlambeSaveError, KeyError, MemoryError) as error:
+            raise _located(error, name, prefix) from error.__cause__
         return data
 
     @contextlib.contextmanager
@@ -226,25 +236,18 @@ class NodeReader:
         """Open a file of the size that it should have; errors say of which node and file they are."""
         try:
             with self._store.reader(name) as file:
-                size = file.seek(0, io.SEEK_END)
-                file.seek(0)
-                self._check_size(name, size, most, file)
+                self._check_size(name, most, file)
                 yield file
-        except FlambeSaveError as error:
-            error.locate(node=prefix, file=name)
-            raise
-        except KeyError:
-            raise CorruptSaveError(
-                "it leads to no file", node=prefix, file=name, fix="Put the file itself there."
-            ) from None
-        except MemoryError as error:
-            raise LoadError("this machine has not the memory to read it", node=prefix, file=name) from error
+        except (FlambeSaveError, KeyError, MemoryError) as error:
+            raise _located(error, name, prefix) from error.__cause__
 
     def _check_checksum(self, name: str, source: Source) -> None:
         assert self._manifest is not None, "without one there is nothing to compare with"
         self._manifest.check_file(name, source.checksum())
 
-    def _check_size(self, name: str, size: int, most: int | None, file: BinaryIO) -> None:
+    def _check_size(self, name: str, most: int | None, file: BinaryIO) -> None:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         if most is not None and size > most:
             raise CorruptSaveError(f"it has {size:,} bytes, too many for its kind")
         if self._manifest is None:
@@ -277,6 +280,16 @@ class NodeReader:
                 _CODEC.check(source, options)
             else:
                 _decoded(bytes(source.piece(0, source.size)), name, prefix)
+
+
+def _located(error: Exception, name: str, prefix: str | None) -> FlambeSaveError:
+    """Return the error for what went wrong with a file, which says of which node and file it is."""
+    if isinstance(error, FlambeSaveError):
+        error.locate(node=prefix, file=name)
+        return error
+    if isinstance(error, MemoryError):
+        return LoadError("this machine has not the memory to read it", node=prefix, file=name)
+    return CorruptSaveError("it leads to no file", node=prefix, file=name, fix="Put the file itself there.")
 
 
 def _pieces(source: Source) -> Iterator[memoryview]:

@@ -79,10 +79,12 @@ class FolderStore(_LocalStore):
 
     _is_folder = True
     _folder: Folder
+    _names: list[str] | None = None
     stands_for: Path | None = None  # the path that an old save, set aside, is read for
 
     def __enter__(self) -> FolderStore:
         super().__enter__()
+        self._names = None
         if self._mode == "r":
             try:
                 self._folder = Folder(self.path)
@@ -120,6 +122,8 @@ class FolderStore(_LocalStore):
         CorruptSaveError
             If there is a link to a folder: it could lead anywhere.
         """
+        if self._names is not None:
+            return list(self._names)
         found = []
         for name, kind in self._folder.walk(skip=lambda last: last.startswith(".")):
             if kind is Kind.LINK_TO_FOLDER:
@@ -130,7 +134,8 @@ class FolderStore(_LocalStore):
                 )
             if kind is Kind.FILE:
                 found.append(name)
-        return sorted(found)
+        self._names = sorted(found)
+        return list(self._names)
 
     def reader(self, name: str) -> BinaryIO:
         """Open a file of the folder."""
