@@ -157,7 +157,10 @@ class ZipDraft(Draft):
         records = zip(self._records, self._places, checksums, strict=True)
         for (name, content, size), (offset, padding), known in records:
             held = content if isinstance(content, bytes) or content.device.type == "cpu" else content.cpu()  # type: ignore[no-untyped-call]
-            data = held if isinstance(held, bytes) else memory_of(held)
+            if isinstance(held, bytes):
+                data: Buffer = held
+            else:
+                data = memory_of(held) if size >= _LARGE else ctypes.string_at(held.data_ptr(), size)
             checksum = crc32(data) if known is None else known
             large = size >= _LIMIT
             extra = (struct.pack("<2H2Q", 1, 16, size, size) if large else b"") + _padding(padding)

@@ -113,6 +113,7 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
     parts: dict[Any, torch.Tensor] = {}  # of larger storages: a tensor of just those bytes, for each of them
     numbers: dict[int, int] = {}  # of storages
     types: list[torch.dtype] = []  # of the elements of each storage
+    layouts: dict[Any, tuple[bytes, bytes]] = {}  # shapes and strides, pickled
     memo: dict[Any, bytes] = {}
 
     def recall(what: Any, first: bytes) -> bytes:
@@ -143,6 +144,10 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
         elif types[number] is not dtype:
             return None  # torch has an error for it
         name, place = _NAMES[dtype], location_tag(whole)
+        layout = value.shape, value.stride()
+        if layout not in layouts:
+            layouts[layout] = _ints(layout[0]), _ints(layout[1])
+        shape, stride = layouts[layout]
         pieces += (
             _text(key.encode("utf-8", "surrogatepass")),
             begin,
@@ -151,8 +156,8 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
             recall(place, _text(place.encode())),
             _int(count),
             b"tQK\0",
-            _ints(value.shape),
-            _ints(value.stride()),
+            shape,
+            stride,
             b"\x89h\2)RtR",
         )
         begin = b"h\0((h\1"

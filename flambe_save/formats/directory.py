@@ -43,7 +43,7 @@ from flambe_save.layout import (
 )
 from flambe_save.state import Stash
 from flambe_save.storage import Store
-from flambe_save.tree import SaveTreeNode, join_prefix, place_key, prefixed, state_from_tree, walk
+from flambe_save.tree import SaveTreeNode, join_prefix, place_key, prefixed, walk
 
 __all__ = ["DIRECTORY", "DirectoryFormat"]
 
@@ -80,7 +80,11 @@ class DirectoryFormat:
             }
             manifest.tags |= node.state._metadata.get("", {}).get(TAGS_KEY, {})
         manifest.tags = dict(sorted(manifest.tags.items()))
-        manifest.ties = find_ties(state_from_tree(root))
+        manifest.ties = find_ties(
+            (join_prefix(prefix, key), value)
+            for prefix, node in prefixed(root).items()
+            for key, value in node.state.items()
+        )
         manifest.packages = dict(options.packages or packages(manifest.tags.values()))
         plan.files[REQUIREMENTS_FILE] = Draft((options.requirements or requirements()).encode())
 

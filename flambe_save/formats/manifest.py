@@ -227,32 +227,39 @@ class Manifest:
 _encode = json.JSONEncoder().encode
 
 
-def _pretty(value: Any, indent: str = "") -> str:
+def _pretty(value: Any, indent: str = "", known: dict[int, str] | None = None) -> str:
     """Return JSON for people: a line for each entry, and none for each number of a shape."""
+    known = {} if known is None else known  # what was encoded already, by its id: equal facts of tensors are one dict
     if not (isinstance(value, dict) and any(isinstance(item, dict) for item in value.values())):
-        return _encode(value)
+        if id(value) not in known:
+            known[id(value)] = _encode(value)
+        return known[id(value)]
     deeper = indent + "  "
-    entries = [f"{deeper}{encode_basestring_ascii(key)}: {_pretty(item, deeper)}" for key, item in value.items()]
+    entries = [f"{deeper}{encode_basestring_ascii(key)}: {_pretty(item, deeper, known)}" for key, item in value.items()]
     return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
 
 
 def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return dtype, shape and size in bytes of every tensor among a node's values."""
-    return {
-        key: {
-            "dtype": str(value.dtype).removeprefix("torch."),
-            "shape": list(value.shape),
-            "bytes": value.numel() * value.element_size() if value.layout == torch.strided else None,
-        }
-        for key, value in values.items()
-        if isinstance(value, torch.Tensor) and not value.is_nested
-    }
+    """Return dtype, shape and size in bytes of every tensor among a node's values; equal facts are one dict."""
+    known: dict[Any, dict[str, Any]] = {}
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, torch.Tensor) and not value.is_nested:
+            kind = value.dtype, value.shape, value.layout
+            if kind not in known:
+                known[kind] = {
+                    "dtype": str(value.dtype).removeprefix("torch."),
+                    "shape": list(value.shape),
+                    "bytes": value.numel() * value.element_size() if value.layout == torch.strided else None,
+                }
+            found[key] = known[kind]
+    return found
 
 
-def find_ties(state: Mapping[str, Any]) -> list[list[str]]:
-    """Return the groups of keys, two or more, whose tensors are one: same memory, type and layout."""
+def find_ties(items: Iterable[tuple[str, Any]]) -> list[list[str]]:
+    """Return the groups of a state's keys, two or more, whose tensors are one: same memory, type and layout."""
     groups: dict[Any, list[str]] = {}
-    for key, value in state.items():
+    for key, value in items:
         shared = tie_key(value) if isinstance(value, torch.Tensor) else None
         if shared is not None:
             groups.setdefault(shared, []).append(key)

@@ -88,7 +88,7 @@ class PickleFormat:
         for local in state._metadata.values():
             if isinstance(local, dict) and isinstance(local.get(TAGS_KEY), dict):
                 tags |= {tag: path for tag, path in local[TAGS_KEY].items() if isinstance(path, str)}
-        return Saved(node, find_ties(state_from_tree(node)), tags, trailer is not None, digest=digest)
+        return Saved(node, find_ties(state_from_tree(node).items()), tags, trailer is not None, digest=digest)
 
     def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
         """Yield what is wrong with the file, if anything is."""

@@ -17,6 +17,9 @@ from flambe_save.storage import Store
 __all__ = ["Facts", "Link", "Plan"]
 
 
+_LARGE = 1 << 20  # bytes of a file that is worth a thread
+
+
 class Facts(NamedTuple):
     """What is known of a file once it is written.
 
@@ -83,13 +86,13 @@ class Plan:
         def put(name: str) -> Facts:
             return link(name, store) or self._write(name, store)
 
-        names = list(self.files)
-        if store.is_concurrent and threads > 1:
-            names.sort(key=lambda name: -self.files[name].size)  # so that no thread is left with a large one at the end
-        found = in_threads(put, names, threads if store.is_concurrent else 1)
+        # Threads wait for each other's Python between small files; a large one comes first, so that none is left with it
+        large = [name for name, draft in self.files.items() if draft.size >= _LARGE] if store.is_concurrent else []
+        large.sort(key=lambda name: -self.files[name].size)
+        facts = dict(zip(large, in_threads(put, large, threads), strict=True))
+        facts = {name: facts[name] if name in facts else put(name) for name in self.files}
         if self.seal is not None:
-            facts = dict(zip(names, found, strict=True))
-            name, data = self.seal({name: facts[name] for name in self.files})
+            name, data = self.seal(facts)
             with store.writer(name, len(data)) as file:
                 file.write(data)
 
