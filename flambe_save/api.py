@@ -365,9 +365,8 @@ def load(
         error.locate(file=where)
         raise
     is_as_saved = loaded.keys() == state.keys() and all(loaded[key] is value for key, value in state.items())
-    restore_ties(
-        obj, saved.ties if is_as_saved else find_ties(loaded.items())
-    )  # a migration may have renamed what is tied
+    ties = saved.ties if is_as_saved else find_ties(loaded.items())  # a migration may have renamed what is tied
+    restore_ties(obj, ties)
     return obj
 
 

@@ -197,6 +197,19 @@ def test_a_tensor_that_reaches_past_its_storage_is_corrupt() -> None:
         CODEC.load(HeldSource(data), LoadOptions(is_verified=False))
 
 
+@pytest.mark.parametrize("count", [1 << 10, 3 << 20])
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_tensors_that_share_a_record_are_all_as_large_as_it(is_plain: bool, count: int, tmp_path: Path) -> None:
+    """A second tensor that claims more of a record than there is would make torch enlarge the memory; it is refused."""
+    state: Any = OrderedDict(a=torch.zeros(count), b=torch.zeros(2 * count))
+    data = bytes(CODEC.dump(state if is_plain else {**state}, DumpOptions()))
+    begin, name = data.index(b"_rebuild_tensor_v2"), b"X\1\0\0\0"
+    data = data[:begin] + data[begin:].replace(name + b"1", name + b"0", 1)
+    (tmp_path / "state.pt").write_bytes(data)
+    with open(tmp_path / "state.pt", "rb", buffering=0) as file, pytest.raises(CorruptSaveError, match="holds"):
+        CODEC.load(open_source(file), LoadOptions(is_verified=False))  # type: ignore[arg-type]
+
+
 # ------------------------------------------------------------------------------------------------------- zips
 
 

@@ -662,7 +662,7 @@ def test_ties_are_of_memory_not_of_values() -> None:
     """Tensors are tied where they are one memory seen in one way; equal, overlapping or transposed ones are not."""
     weight = torch.ones(2, 2)
     values = {"a": weight, "b": weight.detach(), "c": weight.t(), "d": torch.ones(2, 2), "e": weight[0], "f": 1}
-    assert find_ties(values) == [["a", "b"]]
+    assert find_ties(values.items()) == [["a", "b"]]
 
 
 # --------------------------------------------------------------------------------------------------- trust and stashes

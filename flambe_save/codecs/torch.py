@@ -214,10 +214,10 @@ def _read_zip(records: Records, source: Source, options: LoadOptions, place: Pla
     storages: dict[str, torch.UntypedStorage] = {}
 
     def storage(key: str, location: str, size: int) -> torch.UntypedStorage:
+        start, length = records.place(f"data/{key}")
+        check(length == size, f"storage {key} holds {length} bytes, not {size}")  # torch would make it larger
         found = storages.get(key)
         if found is None:
-            start, length = records.place(f"data/{key}")
-            check(length == size, f"storage {key} holds {length} bytes, not {size}")
             device = place.device(location)
             if device is not None and device.type == "meta":
                 found = torch.UntypedStorage(size, device=device)  # type: ignore[no-untyped-call]

@@ -86,7 +86,7 @@ class Plan:
         def put(name: str) -> Facts:
             return link(name, store) or self._write(name, store)
 
-        # Threads wait for each other's Python between small files; a large one comes first, so that none is left with it
+        # Between small files, threads only wait for each other's Python; a large file comes first, not last
         large = [name for name, draft in self.files.items() if draft.size >= _LARGE] if store.is_concurrent else []
         large.sort(key=lambda name: -self.files[name].size)
         facts = dict(zip(large, in_threads(put, large, threads), strict=True))
