@@ -175,8 +175,9 @@ def save_async(
 ) -> Future[str]:
     """Save an object in the background, as it is now: training can go on at once, and what it changes is not saved.
 
-    The call returns when the tensors are copied and everything else is pickled. Another save to the same path, in the
-    background or not, waits for this one first; so does the end of the program.
+    The call returns when the tensors are copied and everything else is pickled. Two saves are in the background at
+    most: another one waits for the first of them. Any save to the same path, or based on it, waits for this one; so
+    does the end of the program. A load does not: ``.result()`` tells when there is something to load.
 
     Parameters
     ----------
@@ -189,7 +190,8 @@ def save_async(
     Returns
     -------
     concurrent.futures.Future of str
-        ``.result()`` waits for the save and returns its path, or raises what :func:`save` raises while it writes.
+        ``.result()`` waits for the save and returns its absolute path, or raises what :func:`save` raises while it
+        writes; that is logged as an error as well.
 
     Raises
     ------

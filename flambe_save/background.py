@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import logging
 import os
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,10 +20,14 @@ from flambe_save.saving import Saving
 
 __all__ = ["start", "wait_for"]
 
+_MOST = 2  # saves that are in the background at a time
 _LEAST = 8 << 20  # bytes that are worth a thread of their own
 
 _running: dict[str, Future[str]] = {}  # by the real path of the save
 _lock = threading.Lock()
+_is_over = False  # whether the interpreter has waited for its threads, and waits for no more
+
+logger = logging.getLogger(__name__)
 
 
 def wait_for(*paths: str | None) -> None:
@@ -45,14 +52,18 @@ def start(saving: Saving, threads: int, *, keep_memory: bool) -> Future[str]:
     SaveError
         If there is not enough memory for the copy.
     """
-    place = os.path.realpath(saving.target.path)
+    target = saving.target
+    here = os.path.abspath(target.path)  # wherever the program is when it is written
+    saving.target = replace(target, path=here, base=target.base and os.path.abspath(target.base))
+    place = os.path.realpath(here)
     base = _save_to(saving.target.base)  # only one that was started before, so that no two wait for each other
     result: Future[str] = Future()
-    while True:  # an earlier save to the same path is finished first, so that copies do not pile up
+    while True:  # an earlier save to the same path is finished first, and any where copies would pile up
         with _lock:
-            earlier = _running.setdefault(place, result)
-        if earlier is result:
-            break
+            earlier = _running.get(place) or (next(iter(_running.values())) if len(_running) >= _MOST else None)
+            if earlier is None:
+                _running[place] = result
+                break
         earlier.exception()
     try:
         snapshot = _Snapshot(threads)
@@ -84,11 +95,15 @@ def start(saving: Saving, threads: int, *, keep_memory: bool) -> Future[str]:
         with _lock:
             del _running[place]
         if isinstance(outcome, BaseException):
+            logger.error("the save to %s in the background failed: %s", here, outcome)  # nobody may ask for the result
             result.set_exception(outcome)
         else:
             result.set_result(outcome)
 
     result.set_running_or_notify_cancel()
+    if _is_over:
+        run()
+        return result
     # No daemon: the interpreter waits for it before it exits
     threading.Thread(target=run, name=f"flambe_save to {saving.target.path}").start()
     return result
@@ -184,3 +199,26 @@ class _Snapshot:
         """Wait until the copy is complete."""
         for event in self._events:
             event.synchronize()
+
+
+def _finish() -> None:
+    """Wait for all saves: those that an exit handler began, too."""
+    global _is_over
+    _is_over = True
+    with _lock:
+        running = list(_running.values())
+    for future in running:
+        future.exception()
+
+
+def _forget() -> None:
+    """Forget, in a process that was just forked, the saves that go on in the other one only."""
+    global _lock, _spare
+    _lock = threading.Lock()
+    _spare = _Spare()
+    _running.clear()
+
+
+atexit.register(_finish)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -109,6 +109,18 @@ class CollectionPaused:
                 gc.enable()
 
 
+def _after_fork() -> None:
+    """Begin anew, in a process that was just forked: other threads, which may be inside, are not there."""
+    kind = CollectionPaused
+    if kind._users and kind._was_on:
+        gc.enable()
+    kind._lock, kind._users = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def spans(start: int, stop: int, threads: int, least: int) -> list[tuple[int, int]]:
     """Cut a range of bytes into one span for each thread, none shorter than ``least`` unless it is the whole."""
     count = max(1, min(threads, (stop - start) // least))

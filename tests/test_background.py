@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -144,13 +147,16 @@ def test_many_saves_while_the_model_changes(tmp_path: Path) -> None:
         assert values == {float(step)}
 
 
-def test_errors_come_with_the_result(tmp_path: Path) -> None:
-    """What goes wrong while writing is raised by result(), and leaves nothing behind."""
+def test_errors_come_with_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What goes wrong while writing is raised by result(), logged for those who do not ask, and leaves nothing."""
     save(Net(), tmp_path / "net")
     future = save_async(Net(), tmp_path / "net")
     with pytest.raises(TargetExistsError):
         future.result(60)
     assert [entry.name for entry in tmp_path.iterdir()] == ["net"]
+    assert [(record.levelname, "in the background failed" in record.message) for record in caplog.records] == [
+        ("ERROR", True)
+    ]
 
 
 def test_arguments_are_checked_at_once(tmp_path: Path) -> None:
@@ -248,6 +254,84 @@ def test_the_model_may_be_deleted_meanwhile(gate: threading.Event, tmp_path: Pat
     assert gone() is None
     gate.set()
     assert Path(future.result(60)).is_dir()
+
+
+def test_the_path_is_that_of_the_call(gate: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path, and that of a base, mean what they meant at the call, wherever the program goes then."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    save({"number": 1}, "base")
+    future = save_async({"number": 1}, "net", base="base")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    gate.set()
+    assert future.result(60) == str(tmp_path / "net")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_two_saves_at_a_time(gate: threading.Event, tmp_path: Path) -> None:
+    """A third save waits for the first, so that copies do not pile up where the disk is slow."""
+    futures = [save_async({"number": number}, tmp_path / str(number)) for number in range(2)]
+    threading.Timer(0.3, gate.set).start()
+    futures.append(save_async({"number": 2}, tmp_path / "2"))
+    assert any(future.done() for future in futures[:2])
+    assert [load(future.result(60)) for future in futures] == [{"number": number} for number in range(3)]
+
+
+def test_memory_that_another_process_changes(tmp_path: Path) -> None:
+    """Of shared memory, which may change at any time, what is written is what the checksum is of."""
+    shared = torch.zeros(3_000_000).share_memory_()
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            shared.add_(1)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        paths = [save({"shared": shared}, tmp_path / str(number)) for number in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    assert [verify(path) for path in paths] == [[]] * 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_waits_for_nobody(gate: threading.Event, tmp_path: Path) -> None:
+    """The save of the parent is none of the child's, which can save there itself."""
+    future = save_async({"number": 1}, tmp_path / "net")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of threads and forks
+        child = os.fork()
+    if not child:
+        signal.alarm(30)
+        try:
+            save({"number": 2}, tmp_path / "net")
+            save_async({"number": 3}, tmp_path / "other")
+        finally:
+            os._exit(0 if (tmp_path / "net").is_dir() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    gate.set()
+    with pytest.raises(TargetExistsError):
+        future.result(60)
+
+
+EXIT_HANDLER_SCRIPT = """
+import atexit, sys
+if sys.argv[2] == "first":
+    atexit.register(lambda: flambe_save.save_async({"a": torch.ones(2_000_000)}, sys.argv[1]))
+import torch
+import flambe_save
+if sys.argv[2] == "last":
+    atexit.register(lambda: flambe_save.save_async({"a": torch.ones(2_000_000)}, sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("when", ["first", "last"])
+def test_an_exit_handler_may_save(when: str, tmp_path: Path) -> None:
+    """A save that begins when the program is about to end is finished, whenever the handler was registered."""
+    subprocess.run([sys.executable, "-c", EXIT_HANDLER_SCRIPT, str(tmp_path / "net"), when], check=True)
+    assert verify(tmp_path / "net") == []
 
 
 EXIT_SCRIPT = """

@@ -29,6 +29,7 @@ from flambe_save.parallel import check_threads, default_threads, in_threads, spa
 from flambe_save.testing.codec import same
 
 CODEC = TorchCodec()
+ONE_MIB = 1 << 20
 PIECES = st.binary(max_size=3000)
 
 
@@ -351,8 +352,19 @@ def test_large_tensors_own_their_memory(large: tuple[Path, OrderedDict[str, torc
         loaded = CODEC.load(open_source(file), LoadOptions())  # type: ignore[arg-type]
     sizes = {name: loaded[name].untyped_storage().nbytes() for name in ("a", "c", "f", "g")}
     assert sizes == {name: loaded[name].numel() for name in sizes}
-    loaded["a"].resize_(10 << 20)  # as an ordinary tensor's can
-    assert loaded["a"].numel() == 10 << 20
+    for tensor in loaded.values():
+        tensor.resize_(10 << 20)  # as an ordinary tensor's can
+    assert {tensor.numel() for tensor in loaded.values()} == {10 << 20}
+
+
+def test_tensors_are_aligned(tmp_path: Path) -> None:
+    """What lies behind a record of an odd size begins where its type wants it to."""
+    state = OrderedDict(a=torch.zeros(ONE_MIB + 1, dtype=torch.uint8), b=torch.arange(9, dtype=torch.float64))
+    (tmp_path / "state.pt").write_bytes(bytes(CODEC.dump(state, DumpOptions())))
+    with open(tmp_path / "state.pt", "rb", buffering=0) as file:
+        loaded = CODEC.load(open_source(file), LoadOptions())  # type: ignore[arg-type]
+    assert same(loaded, state)
+    assert loaded["b"].data_ptr() % 8 == 0
 
 
 def test_another_device_is_read_to_by_parts(large: tuple[Path, OrderedDict[str, torch.Tensor]]) -> None:

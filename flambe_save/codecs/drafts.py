@@ -156,7 +156,9 @@ class ZipDraft(Draft):
         small = bytearray()
         records = zip(self._records, self._places, checksums, strict=True)
         for (name, content, size), (offset, padding), known in records:
-            held = content if isinstance(content, bytes) or content.device.type == "cpu" else content.cpu()  # type: ignore[no-untyped-call]
+            held: Any = content
+            if not isinstance(content, bytes) and (content.device.type != "cpu" or content.is_shared()):
+                held = content.cpu() if content.device.type != "cpu" else content.clone()  # type: ignore[no-untyped-call]
             if isinstance(held, bytes):
                 data: Buffer = held
             else:

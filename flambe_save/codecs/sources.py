@@ -55,19 +55,22 @@ class Source(Protocol):
 
 
 class HeldSource:
-    """Bytes that are in memory, or mapped; storages share them.
+    """Bytes that are in memory, or mapped.
 
     Parameters
     ----------
     data : buffer
         Writable.
     threads : int
+    is_shared : bool
+        Whether storages share the bytes, and are no copies with memory of their own, which can be resized.
     """
 
     is_held = True
 
-    def __init__(self, data: Any, threads: int = 1) -> None:
+    def __init__(self, data: Any, threads: int = 1, *, is_shared: bool = False) -> None:
         self._data = memoryview(data).cast("B")
+        self._is_shared = is_shared
         self._threads = threads
         self.size = len(self._data)
 
@@ -75,7 +78,7 @@ class HeldSource:
         return self._data[start:stop]
 
     def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
-        return _shared(self._data[start:stop], device)
+        return _storage_of(self._data[start:stop], device, is_shared=self._is_shared)
 
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
         stop = self.size if stop is None else stop
@@ -123,7 +126,7 @@ class FileSource:
     def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
         kept = self._kept(start, stop)
         if kept is not None:
-            return _shared(kept, device)
+            return _storage_of(kept, device)
         if device is not None:
             return self._storage_on(device, start, stop)
         storage = new_storage(stop - start)
@@ -241,7 +244,7 @@ def open_source(file: BinaryIO, *, mapped: bool = False, threads: int = 1, is_ch
     size = os.fstat(descriptor).st_size
     if mapped and size:
         try:
-            return HeldSource(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY), threads)
+            return HeldSource(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY), threads, is_shared=True)
         except (OSError, ValueError):  # a file system that cannot
             pass
     if size > _SMALL and hasattr(os, "preadv"):
@@ -314,13 +317,14 @@ def _joined(checksums: Sequence[int], lengths: Sequence[int]) -> int:
     return total
 
 
-def _shared(data: memoryview, device: torch.device | None) -> torch.UntypedStorage:
-    """Return a storage of bytes that are kept, over the same memory, or a copy on a device."""
+def _storage_of(data: memoryview, device: torch.device | None, *, is_shared: bool = False) -> torch.UntypedStorage:
+    """Return a storage of bytes that are kept: over the same memory where it is shared, or a copy, also on a device."""
     if not len(data):
         return torch.UntypedStorage(0, device=device)  # type: ignore[no-untyped-call]
-    storage = torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+    bytes_there = torch.frombuffer(data, dtype=torch.uint8)
     if device is None:
-        return storage
+        return (bytes_there if is_shared else bytes_there.clone()).untyped_storage()
+    storage = bytes_there.untyped_storage()
     target = torch.UntypedStorage(storage.nbytes(), device=device)  # type: ignore[no-untyped-call]
     target.copy_(storage)
     return target

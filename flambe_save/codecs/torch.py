@@ -82,7 +82,7 @@ class TorchCodec:
         return Draft(buffer.getvalue(), opaque=say_what(opaque))
 
     def load(self, source: Source, options: LoadOptions) -> Any:
-        """Read values. Large tensors get memory of their own; small ones share that of one buffer per file.
+        """Read values. Tensors get memory of their own, or share that of a file that is mapped.
 
         Raises
         ------

@@ -37,6 +37,16 @@ _shared: _Kept | None = None  # of the loads in all threads, which all draw from
 _mine: ContextVar[_Kept | None] = ContextVar("random states to give back", default=None)
 
 
+def _after_fork() -> None:
+    """Begin anew, in a process that was just forked: the loads of other threads are not there."""
+    global _lock, _shared
+    _lock, _shared = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextmanager
 def kept_random_states() -> Iterator[None]:
     """Give back, at the end of the ``with``, the random states of torch, numpy and Python that were there before.
