@@ -208,9 +208,8 @@ def save_async(
     options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level)
     with CollectionPaused():
         saving = _planned(_state_of(obj), path, *options)
-    future = start(saving, check_threads(threads, SaveError), keep_memory=keep_memory)
     saving.tell(is_written=False)
-    return future
+    return start(saving, check_threads(threads, SaveError), keep_memory=keep_memory)
 
 
 def _state_of(obj: Any) -> State:
@@ -354,11 +353,13 @@ def load(
             state = state_from_tree(saved.tree)
             deferral = Deferral(is_on=strict)  # what the state lacks keeps the values that it was built with
             adoption = Adoption(deferral)
-            obj = build(saved, state, trust, node, where, adoption)
-            restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
-            with deferral:
-                loaded = load_state_into(obj, state, strict=strict, fit=Fit(map_location, adoption))
-            deferral.finish()
+            try:
+                obj = build(saved, state, trust, node, where, adoption)
+                restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
+                with deferral:
+                    loaded = load_state_into(obj, state, strict=strict, fit=Fit(map_location, adoption))
+            finally:
+                deferral.finish()  # after an error too: a constructor may have handed tensors to somebody
     except (UntrustedError, MissingExtensionError, RegistrationError) as error:
         tell_all(error, path, node, trust)
         error.locate(file=where)

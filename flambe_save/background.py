@@ -105,7 +105,10 @@ def start(saving: Saving, threads: int, *, keep_memory: bool) -> Future[str]:
         run()
         return result
     # No daemon: the interpreter waits for it before it exits
-    threading.Thread(target=run, name=f"flambe_save to {saving.target.path}").start()
+    try:
+        threading.Thread(target=run, name=f"flambe_save to {here}").start()
+    except RuntimeError:  # the system has no thread left, or Python is about to end
+        run()
     return result
 
 
@@ -157,6 +160,7 @@ class _Snapshot:
         self._threads = threads
         self._pairs: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}  # original and copy
         self._events: list[Any] = []
+        self._read: list[torch.UntypedStorage] = []
 
     def take(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         """Return where a storage will be copied to."""
@@ -193,12 +197,14 @@ class _Snapshot:
         ]
         in_threads(lambda place: ctypes.memmove(*place), work, self._threads)
         self.copies = [copy for _, copy in self._pairs.values()]
-        self._pairs = {}  # the originals live no longer than their owner wants
+        self._pairs = {}  # the originals live no longer than their owner wants, or than a GPU reads them
+        self._read = [original for original, _ in there]
 
     def wait(self) -> None:
         """Wait until the copy is complete."""
         for event in self._events:
             event.synchronize()
+        self._read = []
 
 
 def _finish() -> None:

@@ -74,9 +74,14 @@ def in_threads(call: Callable[[T], R], items: Iterable[T], threads: int) -> list
         work()
     except BaseException as error:  # an interrupt between two calls
         errors.append(error)
-    for helper in helpers:
-        if helper.ident is not None:
-            helper.join()
+    # Invariant: no helper outlives this call, whatever interrupts it: it reads and writes memory of the caller's
+    while any(helper.is_alive() for helper in helpers):
+        try:
+            for helper in helpers:
+                if helper.is_alive():
+                    helper.join()
+        except BaseException as error:
+            errors.append(error)
     if errors:
         raise errors[0]
     return results

@@ -316,6 +316,19 @@ def test_a_forked_process_waits_for_nobody(gate: threading.Event, tmp_path: Path
         future.result(60)
 
 
+def test_without_threads_it_is_saved_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no thread, the call itself writes, and the path is free afterwards."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    future = save_async({"number": 1}, tmp_path / "net")
+    assert future.done()
+    assert load(future.result()) == {"number": 1}
+    assert save({"number": 2}, tmp_path / "net", overwrite=True) == str(tmp_path / "net")
+
+
 EXIT_HANDLER_SCRIPT = """
 import atexit, sys
 if sys.argv[2] == "first":

@@ -9,6 +9,7 @@ import mmap
 import os
 import pickle
 import threading
+import time
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -76,6 +77,28 @@ def test_an_error_ends_the_work(threads: int) -> None:
         in_threads(call, range(10_000), threads)
     assert len(calls) < 10_000
     assert threading.active_count() == before
+
+
+def test_an_interrupt_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever interrupts the caller, also while it waits, the other threads have ended when it goes on."""
+    join, interrupts = threading.Thread.join, iter(range(2))
+
+    def interrupted(self: threading.Thread, timeout: float | None = None) -> None:
+        if next(interrupts, None) is not None:
+            raise KeyboardInterrupt
+        join(self, timeout)
+
+    ended = []
+
+    def call(item: int) -> None:
+        if item:
+            time.sleep(0.3)
+            ended.append(item)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(call, range(2), 2)
+    assert ended == [1]
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000), st.integers(1, 9), st.integers(1, 300))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import pytest
 import torch
+import torch.utils.dlpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -508,7 +510,49 @@ class Grows(Module):
         self.drawn = torch.rand(3)
 
 
+class Threads(Module):
+    """Has weights changed and read by threads of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.zeroed = torch.randn(200, 200)
+        self.layer = nn.Linear(200, 200)
+        thread = threading.Thread(target=self.zeroed.zero_)
+        thread.start()
+        thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            self.seen = pool.submit(lambda: self.layer.weight.detach().clone()).result()
+        self.later = torch.rand(200, 200)
+
+
+class KeepsTheRandomState(Module):
+    """Gives the random state to a generator of its own, and keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.layer = nn.Linear(200, 200)
+        self.kept = torch.get_rng_state()
+        own = torch.Generator()
+        own.set_state(torch.random.get_rng_state())
+        self.noise = torch.randn(5, generator=own)
+        self.after = torch.rand(3)
+
+
+class HandsOver(Module):
+    """Hands a weight to another library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(200, 200)
+        capsule = torch.utils.dlpack.to_dlpack(self.layer.weight.detach())
+        self.seen = torch.utils.dlpack.from_dlpack(capsule).clone()
+
+
 LOOKING = [
+    Threads,
+    KeepsTheRandomState,
+    HandsOver,
     ReadsItsWeights,
     ReadsBySideDoors,
     WritesBySideDoors,
@@ -548,6 +592,51 @@ def test_loads_inside_contexts_of_torch(cls: type[Module], context: Callable[[],
     obj = cls()
     with context():
         assert type(check(obj, tmp_path)) is cls
+
+
+def test_loads_while_meta_is_the_default_device(tmp_path: Path) -> None:
+    """What is built on the meta device gets the values that were saved."""
+    net = nn.Sequential(nn.Linear(300, 300), nn.Linear(3, 3))
+    path = save(net, tmp_path / "s")
+    with torch.device("meta"):
+        found = load(path)
+    assert all(torch.equal(one, other) for one, other in zip(found.parameters(), net.parameters(), strict=True))
+
+
+class Registers(Module):
+    """Hands a weight to the program, and fails when it is built a second time."""
+
+    made: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(200, 200)
+        self.made.append(self.layer.weight.detach())
+        if len(self.made) > 1:
+            raise ValueError("no more")
+
+
+def test_what_a_failing_constructor_handed_out_has_its_values(tmp_path: Path) -> None:
+    """A load that fails leaves nothing uninitialised that somebody may still look at."""
+    path = save(Registers(), tmp_path / "s")
+    with pytest.raises(flambe_save.FlambeSaveError):
+        load(path)
+    assert len(Registers.made) == 2
+    assert 0 < Registers.made[1].abs().max() <= 200**-0.5
+
+
+def test_nothing_stays_replaced(tmp_path: Path) -> None:
+    """What is watched while an object is built is the function itself again afterwards, also after an error."""
+    before = torch.get_rng_state, torch.random.get_rng_state, torch.utils.dlpack.to_dlpack, threading.Thread.start
+    load(save(nn.Linear(300, 300), tmp_path / "s"))
+    with pytest.raises(flambe_save.FlambeSaveError):
+        load(tmp_path / "nothing")
+    assert before == (
+        torch.get_rng_state,
+        torch.random.get_rng_state,
+        torch.utils.dlpack.to_dlpack,
+        threading.Thread.start,
+    )
 
 
 def test_lazy_modules_are_loaded_into(tmp_path: Path) -> None:
@@ -991,6 +1080,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+READ_NOTHING = ["BertModel", "GPT2LMHeadModel", "LlamaForCausalLM"]  # in their constructors
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_models_of_transformers_are_as_plain_construction_makes_them(name: str, tmp_path: Path) -> None:
     """Models of transformers are bit for bit the same either way, and adopt what was read."""
@@ -1003,4 +1095,5 @@ def test_models_of_transformers_are_as_plain_construction_makes_them(name: str, 
         again = load(tmp_path / "save")
     assert adopts(again, read) >= {key for key, value in obj.named_parameters() if value.dim() > 1}
     assert count.put_off
+    assert name not in READ_NOTHING or not count.ran
     assert all(torch.equal(value, found.state_dict()[key]) for key, value in obj.state_dict().items())

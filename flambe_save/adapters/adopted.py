@@ -86,6 +86,8 @@ class Adoption:
         """Whether a tensor can take the memory of a value, which so many tensors of the state share."""
         if type(tensor) not in (nn.Parameter, nn.Buffer, torch.Tensor):
             return False
+        if not torch._has_compatible_shallow_copy_type(tensor, value):  # the object may be on the meta device
+            return False
         if value.is_meta or value.dtype != saved_dtype(tensor, value) or value.is_inference() or tensor.is_inference():
             return False
         is_alike = value.shape == tensor.shape and value.stride() == tensor.stride() and value.is_contiguous()

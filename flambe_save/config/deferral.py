@@ -2,7 +2,8 @@
 
 Random fills of new memory are written down in place of being run, and so is what is computed from nothing else. Any
 other operation that touches such memory, and any other that draws numbers, first has all of them run, in order and from
-the states that the generator would have had (randomness.py). So whatever can be seen is what it would have been.
+the states that the generator would have had (randomness.py); watching.py tells of what is no operation. So whatever can
+be seen is what it would have been.
 
 When the object has its state, what was overwritten or freed is forgotten. Where anything else is left, all is run up
 to there; memory that was overwritten meanwhile, or is gone, is then played by other memory.
@@ -28,7 +29,6 @@ from flambe_save.config.deferred import (
     Memory,
     Step,
     View,
-    drawing,
     is_whole,
     is_without_overlap,
     storage_of,
@@ -36,12 +36,25 @@ from flambe_save.config.deferred import (
 )
 from flambe_save.config.operations import FILLS, FLOATS, MAKES_RANDOM, are_numbers, kind_of
 from flambe_save.config.randomness import Stream
+from flambe_save.config.watching import Watch
 
 __all__ = ["Deferral"]
 
 _OTHERS = ("cuda", "meta")  # devices that have generators of their own, or none
 _WORTH_IT = 1 << 14  # numbers to draw
 _in_force: ContextVar[Deferral | None] = ContextVar("deferral in force", default=None)
+
+
+def _before(name: str) -> None:
+    """Have all run that is put off in this thread, before a function is called that shows it."""
+    deferral = _in_force.get()
+    if deferral is not None:
+        deferral.run()
+        # No other thread sees the mode, so from the first one on it is as if there were none
+        deferral.is_on = deferral.is_on and name != "start"
+
+
+_watch = Watch(_before)
 
 
 class Deferral(TorchDispatchMode):
@@ -75,11 +88,13 @@ class Deferral(TorchDispatchMode):
     def __enter__(self) -> Deferral:
         super().__enter__()  # type: ignore[no-untyped-call]
         self._reads.__enter__()  # type: ignore[no-untyped-call]
+        _watch.__enter__()
         self._tokens.append(_in_force.set(self))
         return self
 
     def __exit__(self, *error: Any) -> None:
         _in_force.reset(self._tokens.pop())
+        _watch.__exit__()
         self._reads.__exit__(*error)  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
@@ -338,7 +353,7 @@ class Deferral(TorchDispatchMode):
     ) -> None:
         target = self._view(into)
         views = tuple(self._view(item) if isinstance(item, torch.Tensor) else item for item in args)
-        draw = self._stream.put_off(drawing(func, target, args)) if is_random else None
+        draw = self._stream.put_off() if is_random else None
         self._steps.append(Step(func, target, views, kwargs or {}, is_result, draw))
 
 
@@ -430,9 +445,14 @@ class _Reads(TorchFunctionMode):
                 deferral.expose(tensor)
 
 
+# Takes the place of torch.nn.init's functions while a model of transformers is built, and calls them
+_OF_TRANSFORMERS = "transformers.initialization"
+
+
 def _is_harmless(func: Any) -> bool:
     """Whether all that a function does with memory is done by operations, which the mode sees."""
     if func in _SEES:
         return False
     is_python = isinstance(func, (types.FunctionType, types.MethodType))
-    return not is_python or (getattr(func, "__module__", None) or "").partition(".")[0] == "torch"
+    module = getattr(func, "__module__", None) or ""
+    return not is_python or module.partition(".")[0] == "torch" or module == _OF_TRANSFORMERS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,6 @@ __all__ = [
     "Memory",
     "Step",
     "View",
-    "drawing",
     "is_whole",
     "is_without_overlap",
     "storage_of",
@@ -116,12 +115,6 @@ class Step(NamedTuple):
             target.copy_(self.func(*args, **self.kwargs))
         else:
             self.func(target, *args, **self.kwargs)
-
-
-def drawing(func: Any, view: View, args: Any) -> Callable[[torch.Generator], Any]:
-    """Return what draws as a fill does, into memory of its own."""
-    size, stride, dtype = view.size, view.stride, view.dtype
-    return lambda generator: func(torch.empty_strided(size, stride, dtype=dtype), *args, generator=generator)
 
 
 def is_whole(tensor: torch.Tensor, storage: torch.UntypedStorage) -> bool:

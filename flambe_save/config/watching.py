@@ -1,0 +1,71 @@
+"""Watching, while an object is built, what torch's modes cannot see: who keeps the random state, and threads.
+
+deferral.py has all that it has put off run before any of these goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.utils.dlpack
+
+__all__ = ["Watch"]
+
+# Functions that show what is there now: all are looked up by these names when they are called
+_SHOWING: tuple[tuple[Any, str], ...] = (
+    (torch, "get_rng_state"),
+    (torch.random, "get_rng_state"),
+    (torch.utils.dlpack, "to_dlpack"),
+    (threading.Thread, "start"),
+)
+
+
+class Watch:
+    """Inside its ``with``, calls ``before`` with the name of a function that somebody is about to call.
+
+    The functions are replaced for the whole process, by ones that do nothing more in threads that build nothing.
+
+    Parameters
+    ----------
+    before : callable
+        Told the name; it sees to it itself that it means the right thread.
+    """
+
+    _lock = threading.Lock()
+    _users = 0
+    _replaced: list[tuple[Any, str, Any, Any]] = []  # noqa: RUF012  # where, name, the function, and ours
+
+    def __init__(self, before: Callable[[str], None]) -> None:
+        self._before = before
+
+    def __enter__(self) -> None:
+        with Watch._lock:
+            if not Watch._users:
+                Watch._replaced = [
+                    (where, name, vars(where)[name], _telling(vars(where)[name], name, self._before))
+                    for where, name in _SHOWING
+                ]
+                for where, name, _, ours in Watch._replaced:
+                    setattr(where, name, ours)
+            Watch._users += 1
+
+    def __exit__(self, *error: object) -> None:
+        with Watch._lock:
+            Watch._users -= 1
+            if not Watch._users:
+                for where, name, function, ours in Watch._replaced:
+                    if vars(where)[name] is ours:  # somebody else may have replaced it meanwhile
+                        setattr(where, name, function)
+
+
+def _telling(function: Callable[..., Any], name: str, before: Callable[[str], None]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def tell(*args: Any, **kwargs: Any) -> Any:
+        before(name)
+        return function(*args, **kwargs)
+
+    return tell
