@@ -98,8 +98,8 @@ def save(
     base : str or path, optional
         An earlier save: a whole one, in a folder. Tensors of components that are the same to the byte are not written
         again: their files become hard links to those of the base, where the disk can do that; archives and pickles are
-        written as without. Each save is complete by itself, and either may be deleted. One that is still being written
-        in the background is waited for.
+        written as without, and files of less than 4 KiB too. Each save is complete by itself, and either may be deleted
+        once this one is written. A base that is still being written in the background is waited for.
     threads : int, optional
         How many threads write at once; by default as many as there are cores, up to four.
     level : int, optional
@@ -310,9 +310,10 @@ def load(
     strict : bool
         Whether keys that are missing, or that the object does not want, are an error; otherwise they are a warning.
     mmap : bool
-        Whether tensors share memory with the files of a folder, in place of being read: they take memory only as they
-        are used, and other processes share it. What is trained is copied page by page as it is first changed, which
-        takes longer in all than reading; the files never change.
+        Whether tensors share memory with the files of a folder, in place of being read; archives and pickles are read.
+        Other processes share that memory, and the system takes it back when it needs it. What is trained is copied
+        page by page as it is first changed, which takes longer in all than reading; the files never change. Saves
+        replace files, and so do no harm; who cuts a mapped file short in place ends the process (SIGBUS).
     verify : bool
         Whether the checksum of every file is compared. Without, what is mapped is read only when it is used.
     threads : int, optional

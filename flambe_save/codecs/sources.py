@@ -140,7 +140,8 @@ class FileSource:
             end, found = self._known.get(start, (0, 0))
             if not start < end <= stop:
                 end = min([begin for begin in self._known if begin > start] + [stop])
-                found = self._count(start, end)
+                kept = self._kept(start, end)
+                found = self._count(start, end) if kept is None else crc32(kept)
             total = combine(total, found, end - start)
             start = end
         return total
