@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["combine", "crc32"]
+__all__ = ["combine", "crc32", "isal_zlib"]
 
 _POLYNOMIAL = 0xEDB88320  # of CRC-32, bits reversed: x^0 is the highest bit
 _ONE = 1 << 31
@@ -50,9 +51,10 @@ _squares = _make_squares()
 
 crc32: Callable[..., int] = zlib.crc32
 combine: Callable[[int, int, int], int] = _combine
+isal_zlib: Any = None
 try:
-    from isal import isal_zlib  # several times as fast; like zlib's, it lets other threads run meanwhile
-
-    crc32, combine = isal_zlib.crc32, isal_zlib.crc32_combine
+    isal_zlib = importlib.import_module("isal.isal_zlib")  # an extra, which is optional
 except ImportError:
     pass
+if isal_zlib is not None:  # several times as fast; like zlib's, it lets other threads run meanwhile
+    crc32, combine = isal_zlib.crc32, isal_zlib.crc32_combine

@@ -17,13 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-from flambe_save.checksum import crc32
-
-isal_zlib: Any
-try:
-    from isal import isal_zlib
-except ImportError:  # an extra; zlib does the same, in more time
-    isal_zlib = None
+from flambe_save.checksum import crc32, isal_zlib
 
 __all__ = ["DamagedMemberError", "MemberReader", "MemberWriter"]
 
