@@ -181,7 +181,7 @@ class DataUnpickler(CarefulUnpickler):
             codes: set[int] = set()
             size = pickle_end(memoryview(self._stream.getbuffer())[self._start :], codes)
             if codes <= _HARMLESS:
-                value = pickle.loads(self._stream.read(size))
+                value = pickle.Unpickler(self._stream).load()
             else:
                 if self._trust.trusted:  # nothing of what is trusted is made before the rest is known to be trusted too
                     self._refuse_unknown(globals_of(self._rest()))
