@@ -209,7 +209,7 @@ def save_async(
     with CollectionPaused():
         saving = _planned(_state_of(obj), path, *options)
     saving.tell(is_written=False)
-    return start(saving, check_threads(threads, SaveError), keep_memory=keep_memory)
+    return start(saving, keep_memory=keep_memory)
 
 
 def _state_of(obj: Any) -> State:

@@ -44,7 +44,7 @@ def _save_to(path: str | None) -> Future[str] | None:
         return _running.get(os.path.realpath(path))
 
 
-def start(saving: Saving, threads: int, *, keep_memory: bool) -> Future[str]:
+def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
     """Copy the tensors of a save and write it in a thread of its own.
 
     Raises
@@ -66,7 +66,7 @@ def start(saving: Saving, threads: int, *, keep_memory: bool) -> Future[str]:
                 break
         earlier.exception()
     try:
-        snapshot = _Snapshot(threads)
+        snapshot = _Snapshot(saving.threads)
         saving.plan = saving.plan.with_storages(snapshot.take)
         snapshot.copy()
     except BaseException as error:

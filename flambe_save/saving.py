@@ -69,6 +69,7 @@ class Saving:
 
     Attributes
     ----------
+    threads : int
     plan : Plan
         May be replaced by one that reads other memory.
 
@@ -80,7 +81,7 @@ class Saving:
 
     def __init__(self, state: Mapping[str, Any], target: Target, options: DumpOptions) -> None:
         self.target = target
-        self._options = options
+        self.threads = options.threads
         tree = tree_from_state(state)
         chosen: Format = FORMATS["pickle" if target.is_single else "directory"]
         self.plan: Plan = chosen.plan(tree, options)
@@ -120,7 +121,7 @@ class Saving:
         return target.path
 
     def _write(self, base: Base | None = None) -> None:
-        target, threads = self.target, self._options.threads
+        target, threads = self.target, self.threads
         linked = base.compare(self.plan, threads) if base is not None else 0
         with create_store(
             target.path,

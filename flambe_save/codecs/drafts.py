@@ -15,6 +15,7 @@ import torch
 
 from flambe_save.checksum import combine, crc32
 from flambe_save.codecs.sources import Source, memory_of
+from flambe_save.libc import c_function
 from flambe_save.parallel import in_threads, spans
 
 __all__ = ["Draft", "Record", "ZipDraft"]
@@ -226,7 +227,7 @@ def _checksum_if_same(chunks: Iterable[tuple[Buffer, int]], source: Source, thre
 def _same_bytes(one: Buffer, other: memoryview, threads: int) -> bool:
     if len(one) != len(other):
         return False
-    if not isinstance(one, memoryview):
+    if not isinstance(one, memoryview) or _memcmp is None:
         return bytes(one) == other
     array: Any = ctypes.c_ubyte * len(one)
     places = [ctypes.addressof(array.from_buffer(item)) for item in (one, other)]
@@ -239,5 +240,6 @@ def _same_bytes(one: Buffer, other: memoryview, threads: int) -> bool:
     return not any(in_threads(differ, parts, threads))
 
 
-_memcmp = ctypes.CDLL(None).memcmp  # it lets go of Python's lock, and stops at the first byte
-_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_memcmp = c_function("memcmp")  # it stops at the first byte that differs
+if _memcmp is not None:
+    _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)

@@ -17,6 +17,7 @@ import torch
 
 from flambe_save.checksum import combine, crc32
 from flambe_save.errors import CorruptSaveError
+from flambe_save.libc import c_function
 from flambe_save.parallel import in_threads, spans
 
 __all__ = ["FileSource", "HeldSource", "Source", "memory_of", "new_storage", "open_source"]
@@ -286,14 +287,7 @@ def new_storage(size: int) -> torch.UntypedStorage:
     return storage
 
 
-def _find_madvise() -> Any:
-    try:
-        return ctypes.CDLL(None).madvise if hasattr(mmap, "MADV_HUGEPAGE") else None
-    except (AttributeError, OSError, TypeError):
-        return None
-
-
-_madvise = _find_madvise()
+_madvise = c_function("madvise") if hasattr(mmap, "MADV_HUGEPAGE") else None
 
 
 def _read_at(descriptor: int, data: memoryview, start: int) -> None:

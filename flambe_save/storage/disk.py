@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from flambe_save.errors import CorruptSaveError, LoadError
+from flambe_save.libc import c_function
 
 __all__ = [
     "CREATE_FLAGS",
@@ -315,19 +316,12 @@ def rename_new(source: Path, target: Path, *, folder: bool) -> None:
 
 def _renameat2(one: Path, other: Path, flags: int) -> int:
     """Return 0, or the error's number; ENOSYS where there is no such call."""
-    call = _library_call("renameat2")
+    call = c_function("renameat2")
     if call is None:
         return errno.ENOSYS
     if call(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), flags) == 0:
         return 0
     return ctypes.get_errno() or errno.ENOSYS
-
-
-def _library_call(name: str) -> Any:
-    try:
-        return getattr(ctypes.CDLL(None, use_errno=True), name)
-    except (AttributeError, OSError, TypeError):
-        return None
 
 
 # ------------------------------------------------------------------------------------------------ syncing
@@ -343,7 +337,7 @@ def sync_tree(path: Path) -> None:
         return
     with Folder(path) as folder:
         names = list(folder.walk())
-        call = _library_call("syncfs") if len(names) > _MANY else None
+        call = c_function("syncfs") if len(names) > _MANY else None
         if call is not None and call(folder.fileno()) == 0:
             return
         for name, kind in reversed(names):  # what is in a folder before the folder

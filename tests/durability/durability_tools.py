@@ -398,7 +398,7 @@ def watch(before: Watcher | None = None, after: Watcher | None = None) -> None:
     if accessor is not None:
         accessor.open = staticmethod(tapped_open)
 
-    library_call = disk._library_call
+    library_call = disk.c_function
 
     def tapped_library_call(name: str) -> Any:
         call = library_call(name)
@@ -415,13 +415,13 @@ def watch(before: Watcher | None = None, after: Watcher | None = None) -> None:
 
         return renameat2
 
-    disk._library_call = tapped_library_call
+    disk.c_function = tapped_library_call
 
 
 def without_renameat2() -> None:
     """Make this process one whose system has no renameat2, so that it must do with rename and link; for good."""
-    library_call = disk._library_call
-    disk._library_call = lambda name: None if name == "renameat2" else library_call(name)
+    library_call = disk.c_function
+    disk.c_function = lambda name: None if name == "renameat2" else library_call(name)
 
 
 def _replace(name: str, function: Callable[..., Any]) -> None:
