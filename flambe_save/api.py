@@ -577,7 +577,7 @@ def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> lis
         try:
             with open_store(path, limits) as store:
                 options = ReadOptions(LoadOptions(Trust.of(limits=limits)), "", where)
-                found = list(format_of(store, where).verify(store, options))
+                found = list(format_of(store, where).inspect(store, options).verify())
                 if found:
                     raise _Found(found)  # a store that was replaced meanwhile says so when an error leaves it
         except _Found as damage:

@@ -328,7 +328,10 @@ MANIFESTS = st.builds(
                 "class": NAMES,
                 "version": NAMES,
                 "tensors": st.dictionaries(
-                    NAMES, st.fixed_dictionaries({"dtype": NAMES, "shape": st.lists(st.integers()), "bytes": st.none()})
+                    NAMES,
+                    st.fixed_dictionaries(
+                        {"dtype": NAMES, "shape": st.lists(st.integers(min_value=0)), "bytes": st.none()}
+                    ),
                 ),
             }
         ),
@@ -740,7 +743,7 @@ def test_a_manifest_that_is_gone_is_told() -> None:
 def damage(files: dict[str, bytes]) -> list[Damage]:
     """Return what verifying files yields."""
     with MemoryStore(files) as store:
-        return list(DIRECTORY.verify(store, ReadOptions(LoadOptions())))
+        return list(DIRECTORY.inspect(store, ReadOptions(LoadOptions())).verify())
 
 
 @pytest.mark.parametrize("name", sorted(write(sample())))

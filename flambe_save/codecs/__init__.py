@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from flambe_save.codecs.drafts import Draft
 from flambe_save.codecs.options import DumpOptions, LoadOptions, MapLocation, PickleModule, Placer
+from flambe_save.codecs.outline import HeldOutline, Outline, TensorInfo, type_name
 from flambe_save.codecs.pickle import PickleCodec
 from flambe_save.codecs.sources import HeldSource, Source, open_source
 from flambe_save.codecs.torch import TorchCodec
@@ -18,16 +19,20 @@ __all__ = [
     "Codec",
     "Draft",
     "DumpOptions",
+    "HeldOutline",
     "HeldSource",
     "LoadOptions",
     "MapLocation",
+    "Outline",
     "PickleCodec",
     "PickleModule",
     "Placer",
     "Source",
+    "TensorInfo",
     "TorchCodec",
     "open_source",
     "pickle_end",
+    "type_name",
 ]
 
 V = TypeVar("V")

@@ -14,9 +14,9 @@ import math
 import pickle
 import types
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch.serialization import location_tag
@@ -41,7 +41,7 @@ from flambe_save.layout import what_it_is
 from flambe_save.registry import MOVED
 from flambe_save.state import Stash, State
 
-__all__ = ["TorchCodec", "unpickle_data", "unpickle_trusting", "unpicklable"]
+__all__ = ["TorchCodec", "is_zip", "read_zip", "unpicklable", "unpickle_data", "unpickle_trusting"]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
@@ -103,7 +103,7 @@ class TorchCodec:
         CorruptSaveError
             If it is damaged.
         """
-        if _is_zip(source):
+        if is_zip(source):
             records = Records(source, options)
             for name in records.names:
                 records.check(name)
@@ -126,7 +126,7 @@ class TorchCodec:
         if data == bytes(_draft_of_nothing(DumpOptions.pickle_protocol)):
             return True
         source = HeldSource(bytearray(data))
-        return is_empty_dict(Records(source, options).read("data.pkl") if _is_zip(source) else data)
+        return is_empty_dict(Records(source, options).read("data.pkl") if is_zip(source) else data)
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -177,15 +177,16 @@ def _pickled(values: Any, module: Any, protocol: int) -> tuple[bytes, list[torch
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def _is_zip(source: Source) -> bool:
+def is_zip(source: Source) -> bool:
     return bytes(source.piece(0, len(ZIP_MAGIC))) == ZIP_MAGIC
 
 
 def _load_data(source: Source, options: LoadOptions, *, is_nested: bool = False) -> Any:
     """Read a torch file, zip or legacy, or a bare pickle, as data."""
     place = Placer(options.map_location)
-    if _is_zip(source):
-        return _read_zip(Records(source, options), source, options, place, is_nested=is_nested)
+    if is_zip(source):
+        records = Records(source, options)
+        return read_zip(records, options, _reading_storages(records, source, options, place), is_nested=is_nested)
     data = source.piece(0, source.size)
     found = what_it_is(bytes(data[:200]))
     if found is not None and _LEGACY_START not in bytes(data[:32]):
@@ -199,7 +200,21 @@ def _load_data(source: Source, options: LoadOptions, *, is_nested: bool = False)
     return _read_legacy(stream, options, place, is_nested=is_nested)
 
 
-def _read_zip(records: Records, source: Source, options: LoadOptions, place: Placer, *, is_nested: bool) -> Any:
+StorageOf: TypeAlias = Callable[[str, str, int], torch.UntypedStorage]
+
+
+def read_zip(records: Records, options: LoadOptions, storage: StorageOf, *, is_nested: bool = False) -> Any:
+    """Read the values of a torch zip.
+
+    Parameters
+    ----------
+    records : Records
+    options : LoadOptions
+    storage : callable
+        Returns the storage of a record, given its key, the device that it was on, and its size in bytes.
+    is_nested : bool
+        Whether the zip is inside another one.
+    """
     if "constants.pkl" in records or any(name.startswith("code/") for name in records.names):
         raise UnknownFormatError(
             "this is a TorchScript archive, which is a program and no data",
@@ -211,24 +226,6 @@ def _read_zip(records: Records, source: Source, options: LoadOptions, place: Pla
         raise records.damaged("it holds no data.pkl, so it was not written by torch.save")
     if "byteorder" in records and records.read("byteorder") != b"little":
         raise records.damaged("its tensors are big-endian")
-    storages: dict[str, torch.UntypedStorage] = {}
-
-    def storage(key: str, location: str, size: int) -> torch.UntypedStorage:
-        start, length = records.place(f"data/{key}")
-        check(length == size, f"storage {key} holds {length} bytes, not {size}")  # torch would make it larger
-        found = storages.get(key)
-        if found is None:
-            device = place.device(location)
-            if device is not None and device.type == "meta":
-                found = torch.UntypedStorage(size, device=device)  # type: ignore[no-untyped-call]
-            else:
-                found = source.storage(start, start + size, device)
-            if options.is_verified and not is_vouched_for:
-                records.check(f"data/{key}")
-            found = storages[key] = place(found, location) if callable(options.map_location) else found
-        return found
-
-    is_vouched_for = options.is_vouched_for
     data = records.read("data.pkl")
     plain = load_plain(data)
     if plain is not None:
@@ -244,7 +241,29 @@ def _read_zip(records: Records, source: Source, options: LoadOptions, place: Pla
     return unpickle_data(io.BytesIO(data), options, storage_of, is_nested=is_nested)
 
 
-def _read_plain(plain: PlainState, storage: Any, options: LoadOptions) -> OrderedDict[str, torch.Tensor]:
+def _reading_storages(records: Records, source: Source, options: LoadOptions, place: Placer) -> StorageOf:
+    """Return what reads the storages of a zip to where they are wanted, each once."""
+    storages: dict[str, torch.UntypedStorage] = {}
+
+    def storage(key: str, location: str, size: int) -> torch.UntypedStorage:
+        start, length = records.place(f"data/{key}")
+        check(length == size, f"storage {key} holds {length} bytes, not {size}")  # torch would make it larger
+        found = storages.get(key)
+        if found is None:
+            device = place.device(location)
+            if device is not None and device.type == "meta":
+                found = torch.UntypedStorage(size, device=device)  # type: ignore[no-untyped-call]
+            else:
+                found = source.storage(start, start + size, device)
+            if options.is_verified and not options.is_vouched_for:
+                records.check(f"data/{key}")
+            found = storages[key] = place(found, location) if callable(options.map_location) else found
+        return found
+
+    return storage
+
+
+def _read_plain(plain: PlainState, storage: StorageOf, options: LoadOptions) -> OrderedDict[str, torch.Tensor]:
     """Put a plain state together from its description and its storages."""
     values: OrderedDict[str, torch.Tensor] = OrderedDict()
     for key, (dtype, record, location, shape, stride) in plain.tensors.items():
@@ -390,7 +409,7 @@ def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
 
 
 def _load_trusting(source: Source, options: LoadOptions) -> Any:
-    if _is_zip(source):
+    if is_zip(source):
         records = Records(source, options)
         plain = load_plain(records.read("data.pkl")) if "data.pkl" in records else None
         if plain is not None:
@@ -399,7 +418,7 @@ def _load_trusting(source: Source, options: LoadOptions) -> Any:
             for name in records.names:
                 records.check(name)  # torch itself would read a damaged record without a word
     data = io.BytesIO(source.piece(0, source.size))
-    if not _is_zip(source) and _LEGACY_START not in data.getbuffer()[:32].tobytes():
+    if not is_zip(source) and _LEGACY_START not in data.getbuffer()[:32].tobytes():
         return unpickle_trusting(data, options)
     with _as_load_errors(options):
         return torch.load(

@@ -27,6 +27,7 @@ _DILL_ARRAY = "dill._dill._create_array"
 _COPY_BYTES = frozenset(("builtins.bytearray", "builtins.bytes", "_codecs.encode"))
 _MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
 _BUDGET = 1 << 20
+_MOST_STAND_INS = 1000  # classes that an audit makes, each a thousand times larger than its name
 
 
 # The machine in Python, not the one in C: only there can be said what a BUILD may do, and to what
@@ -44,7 +45,7 @@ class CarefulUnpickler(_Machine):  # type: ignore[misc]
 
     def may_fill(self, item: Any) -> bool:
         """Whether an opcode may put items into something."""
-        return type(item) in (list, set, dict, OrderedDict, State, Inert)
+        return type(item) in (list, set, dict, OrderedDict, State) or isinstance(item, Inert)
 
     def load_setitem(self) -> None:
         self._check_filled(self.stack[-3], self.stack[-2:-1])
@@ -94,10 +95,19 @@ class CarefulUnpickler(_Machine):  # type: ignore[misc]
 
 
 class Inert(dict):  # type: ignore[type-arg]
-    """Takes the place of something that is not to be made: any construction and any state, and nothing happens."""
+    """Takes the place of something that is not to be made: any construction and any state, and nothing happens.
+
+    Attributes
+    ----------
+    stands_for : str
+        The dotted name of what would have been made; of a class, where a function was to make an object of one.
+    """
+
+    stands_for: ClassVar[str] = ""
 
     def __new__(cls, *arguments: Any) -> Inert:
-        return super().__new__(cls)
+        classes = (item for item in arguments if isinstance(item, type) and issubclass(item, Inert))
+        return dict.__new__(next(classes, cls))
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__()
@@ -166,6 +176,7 @@ class DataUnpickler(CarefulUnpickler):
         self._used_trust = False
         self._has_types = False
         self._moved: set[type] = set()  # classes that were found by an old name
+        self._stand_ins: dict[str, type[Inert]] = {}
 
     def unpickle(self) -> Any:  # not read: the machine keeps a function of that name in each object
         """Unpickle one object.
@@ -186,7 +197,8 @@ class DataUnpickler(CarefulUnpickler):
                 if self._trust.trusted:  # nothing of what is trusted is made before the rest is known to be trusted too
                     self._refuse_unknown(globals_of(self._rest()))
                 value = self.load()
-                value = Inert() if value is Inert else value
+                if isinstance(value, type) and issubclass(value, Inert):
+                    value = value()
             if codes <= _HARMLESS - _SHARING:
                 return value
             most = max(MAX_UNFOLDED, 4 * size)
@@ -225,7 +237,7 @@ class DataUnpickler(CarefulUnpickler):
         if not self._allows(dotted):
             self._refuse_unknown([dotted, *globals_of(self._rest())])
         if self._trust.findings is not None:
-            return Inert
+            return self._stand_in(dotted)
         self._used_trust = True
         if dotted in MOVED:  # the program itself says that this is the class; there is no module to import
             self._moved.add(MOVED[dotted])
@@ -240,13 +252,19 @@ class DataUnpickler(CarefulUnpickler):
             raise pickle.UnpicklingError("a persistent id where there is no storage")
         return self._storage_of(pid)
 
+    def _stand_in(self, name: str) -> type[Inert]:
+        """Return what takes the place of a class or a function, in an audit."""
+        if name not in self._stand_ins and len(self._stand_ins) < _MOST_STAND_INS:
+            self._stand_ins[name] = type("Inert", (Inert,), {"stands_for": name})
+        return self._stand_ins.get(name, Inert)
+
     def _dill_type(self, name: Any) -> Any:
         """Stand in for ``dill._dill._load_type``, by which dill wrote the set in Flambe's own saves."""
         check(isinstance(name, str), "dill names a type by no text")
         if name != "set":
             self._refuse([f"{_DILL_TYPE}({name[:80]!r})"])
             if self._trust.findings is not None:
-                return Inert
+                return self._stand_in(name)
             self._used_trust = True
             return super().find_class(*_DILL_TYPE.rsplit(".", 1))(name)
         return data_global("builtins.set")

@@ -5,18 +5,19 @@ Which store it is - a folder, a file, an archive, memory - is none of a format's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from flambe_save.codecs import DumpOptions
 from flambe_save.errors import UnknownFormatError, quote
+from flambe_save.formats.contents import Contents, NodeContents
 from flambe_save.formats.plan import Plan
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.registry import FORMATS
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode
 
-__all__ = ["Damage", "Format", "Plan", "ReadOptions", "Saved", "format_of"]
+__all__ = ["Contents", "Damage", "Format", "NodeContents", "Plan", "ReadOptions", "Saved", "format_of"]
 
 FORMATS.add("directory", "flambe_save.formats.directory:DIRECTORY")
 FORMATS.add("pickle", "flambe_save.formats.pickle:PICKLE")
@@ -31,8 +32,8 @@ class Format(Protocol):
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Read a tree, or the part of it that the options name."""
 
-    def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
-        """Yield all that is damaged, reading everything and building nothing."""
+    def inspect(self, store: Store, options: ReadOptions) -> Contents:
+        """Look at what a store holds; each part is read when it is asked for, and may be damaged."""
 
     def sniff(self, names: Sequence[str]) -> bool:
         """Whether a store with these names holds this format."""

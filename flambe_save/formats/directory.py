@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from flambe_save.errors import (
     quote,
     warn,
 )
+from flambe_save.formats.folders import FolderContents
 from flambe_save.formats.manifest import HAS_MANIFEST, Manifest, find_ties, packages, requirements, tensor_facts
 from flambe_save.formats.nodes import NodeReader
 from flambe_save.formats.plan import Facts, Plan
@@ -169,7 +170,7 @@ class DirectoryFormat:
         ties, tags, saved_with, digest = [], {}, {}, None
         if manifest is not None:
             tags, saved_with = manifest.tags, manifest.packages
-            digest = "sha256" if any("sha256" in entry for entry in manifest.files.values()) else None
+            digest = manifest.digest
             built[top].state._metadata[""][TAGS_KEY] = tags
             begin = f"{options.node}." if options.node else ""
             ties = [[key[len(begin) :] for key in group if key.startswith(begin)] for group in manifest.ties]
@@ -178,36 +179,17 @@ class DirectoryFormat:
         _restore_ties(saved)
         return saved
 
-    def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
-        """Yield every file that is missing, is not part of the save, or cannot be read as what it is."""
+    def inspect(self, store: Store, options: ReadOptions) -> FolderContents:
+        """Look at what the manifest says, or, without one, at the names of the files."""
         names = _own_names(store)
-        manifest = None
+        manifest, damage = None, []
         try:
             manifest = _manifest_of(store, names)
         except LoadError as error:
-            yield Damage("", MANIFEST_FILE, f"{error.message}; other files are checked only by themselves")
-        if manifest is None and _had_manifest(store, names) and MANIFEST_FILE not in names:
-            yield Damage("", MANIFEST_FILE, "it is missing; other files are checked only by themselves")
-        if manifest is not None:
-            there, listed = set(names) - {MANIFEST_FILE}, manifest.files.keys()
-            nodes = {node["folder"]: prefix for prefix, node in manifest.nodes.items()}
-            for name in sorted(listed - there):
-                yield Damage(nodes.get(name.rpartition("/")[0]), name, "it is missing")
-            yield from (Damage(None, name, "it is not of this save") for name in sorted(there - listed))
-            names = sorted(there & listed)
-        reader = NodeReader(store, manifest, options.values)
-        try:
-            keys = reader.keys_of(names, complete=manifest is None)
-        except LoadError as error:
-            yield Damage(error.node, error.file, error.message)
-            keys = dict.fromkeys({name[: name.rfind("/") + 1] for name in names}, "")
-        for name in names:
-            if name != MANIFEST_FILE:
-                prefix = keys.get(name[: name.rfind("/") + 1])
-                try:
-                    reader.check(name, prefix)
-                except LoadError as error:
-                    yield Damage(prefix, name, error.message)
+            damage.append(Damage("", MANIFEST_FILE, f"{error.message}; other files are checked only by themselves"))
+        if manifest is None and MANIFEST_FILE not in names and _had_manifest(store, names):
+            damage.append(Damage("", MANIFEST_FILE, "it is missing; other files are checked only by themselves"))
+        return FolderContents(store, names, manifest, damage, options)
 
 
 DIRECTORY = DirectoryFormat()

@@ -21,12 +21,22 @@ import torch
 
 from flambe_save._version import __version__
 from flambe_save.checksum import crc32
+from flambe_save.codecs import TensorInfo
 from flambe_save.codecs.data import tie_key
 from flambe_save.errors import CorruptSaveError, ProtocolError, quote, quote_some
 from flambe_save.formats.plan import Facts
 from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
 
-__all__ = ["HAS_MANIFEST", "Manifest", "changed_packages", "find_ties", "packages", "requirements", "tensor_facts"]
+__all__ = [
+    "HAS_MANIFEST",
+    "Manifest",
+    "changed_packages",
+    "find_ties",
+    "packages",
+    "requirements",
+    "tensor_facts",
+    "tensors_of",
+]
 
 _FORMAT = "flambe_save"
 MANIFEST_VERSION = 1
@@ -68,6 +78,11 @@ class Manifest:
     ties: list[list[str]] = field(default_factory=list)
     needs_trust: list[str] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str | None:
+        """The digest that was noted beside checksums."""
+        return "sha256" if any("sha256" in entry for entry in self.files.values()) else None
 
     def to_json(self) -> bytes:
         """Return the document. Inverse of :meth:`from_json`."""
@@ -220,8 +235,16 @@ class Manifest:
         for node in self.nodes.values():
             if not isinstance(node["folder"], str):
                 raise TypeError("a node's entry has no folder")
+            for facts in node.get("tensors", {}).values():
+                are_texts = isinstance(facts["dtype"], str) and isinstance(facts.get("device", ""), str)
+                if not (are_texts and _are_counts(facts["shape"]) and _are_counts([facts["bytes"] or 0])):
+                    raise TypeError("a tensor's entry is none")
         if not all(isinstance(group, list) and all(isinstance(key, str) for key in group) for group in self.ties):
             raise TypeError("the ties are no lists of keys")
+
+
+def _are_counts(numbers: Any) -> bool:
+    return isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
 
 
 _encode = json.JSONEncoder().encode
@@ -240,20 +263,29 @@ def _pretty(value: Any, indent: str = "", known: dict[int, str] | None = None) -
 
 
 def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return dtype, shape and size in bytes of every tensor among a node's values; equal facts are one dict."""
+    """Return dtype, shape, size in bytes, and device of every tensor among a node's values; equal facts are one dict.
+
+    The device is left out where it is the processor's memory. Inverse of :func:`tensors_of`.
+    """
     known: dict[Any, dict[str, Any]] = {}
     found = {}
     for key, value in values.items():
         if isinstance(value, torch.Tensor) and not value.is_nested:
-            kind = value.dtype, value.shape, value.layout
+            kind = value.dtype, value.shape, value.layout, value.device
             if kind not in known:
-                known[kind] = {
-                    "dtype": str(value.dtype).removeprefix("torch."),
-                    "shape": list(value.shape),
-                    "bytes": value.numel() * value.element_size() if value.layout == torch.strided else None,
-                }
+                dtype, shape, size, device = TensorInfo.of(value, str(value.device))
+                facts = {"dtype": dtype, "shape": list(shape), "bytes": size, "device": device}
+                known[kind] = {key: fact for key, fact in facts.items() if (key, fact) != ("device", "cpu")}
             found[key] = known[kind]
     return found
+
+
+def tensors_of(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorInfo]:
+    """Return what a manifest says of a node's tensors. Inverse of :func:`tensor_facts`."""
+    return {
+        key: TensorInfo(entry["dtype"], tuple(entry["shape"]), entry["bytes"], entry.get("device", "cpu"))
+        for key, entry in facts.items()
+    }
 
 
 def find_ties(items: Iterable[tuple[str, Any]]) -> list[list[str]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from flambe_save.checksum import crc32
-from flambe_save.codecs import HeldSource, LoadOptions, Source, TorchCodec, open_source
+from flambe_save.codecs import HeldSource, LoadOptions, Outline, Source, TorchCodec, open_source
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, ProtocolError, quote, quote_some
 from flambe_save.formats.manifest import Manifest
+from flambe_save.formats.reading import Damage
 from flambe_save.layout import (
     CONFIG_FILE,
     DIRECTORIES_KEY,
@@ -33,7 +35,7 @@ from flambe_save.layout import (
     what_it_is,
 )
 from flambe_save.state import State
-from flambe_save.storage import Store
+from flambe_save.storage.disk import identity
 from flambe_save.tree import SaveTreeNode
 
 __all__ = ["LazyStash", "NodeReader"]
@@ -86,13 +88,20 @@ class LazyStash(Mapping[str, Any]):
         return f"LazyStash({'not opened' if self._data is not None else self._values})"
 
 
+class Files(Protocol):
+    """What is read of a store."""
+
+    def reader(self, name: str) -> BinaryIO: ...
+
+
 class NodeReader:
     """Reads nodes from a store, each file checked against the manifest where there is one."""
 
-    def __init__(self, store: Store, manifest: Manifest | None, options: LoadOptions) -> None:
+    def __init__(self, store: Files, manifest: Manifest | None, options: LoadOptions) -> None:
         self._store = store
         self._manifest = manifest
         self._options = options
+        self._outlines: dict[str, Outline] = {}
 
     def keys_of(self, names: Sequence[str], *, complete: bool = True) -> dict[str, str]:
         """Return folder -> prefix for every node, from the folders that hold node files.
@@ -158,9 +167,15 @@ class NodeReader:
             raise CorruptSaveError("a shortened folder name, and its node records another key", file=folder)
         return key
 
-    def node(self, folder: str, prefix: str) -> SaveTreeNode:
-        """Read one folder."""
-        protocol = self._text(folder + PROTOCOL_FILE, prefix).strip()
+    def protocol(self, folder: str, prefix: str) -> int:
+        """Read which protocol a folder is of.
+
+        Raises
+        ------
+        CorruptSaveError, ProtocolError
+            If that is no number, or one that is not known yet.
+        """
+        protocol = self.text(folder + PROTOCOL_FILE, prefix).strip()
         if not (protocol.isascii() and protocol.isdecimal()) or len(protocol) > 9:
             raise CorruptSaveError(f"{quote(protocol)} is no protocol number", node=prefix, file=folder + PROTOCOL_FILE)
         if int(protocol) > HIGHEST_PROTOCOL:
@@ -170,19 +185,29 @@ class NodeReader:
                 file=folder + PROTOCOL_FILE,
                 fix="pip install --upgrade flambe_save",
             )
-        class_name, colon, version = self._text(folder + VERSION_FILE, prefix).partition(":")
+        return int(protocol)
+
+    def class_and_version(self, folder: str, prefix: str) -> tuple[str, str]:
+        """Read of which class a node is, and of which version."""
+        class_name, colon, version = self.text(folder + VERSION_FILE, prefix).partition(":")
         if not colon:
             raise CorruptSaveError("it does not read Class:version", node=prefix, file=folder + VERSION_FILE)
+        return class_name, version.strip()
+
+    def node(self, folder: str, prefix: str) -> SaveTreeNode:
+        """Read one folder."""
+        self.protocol(folder, prefix)
+        class_name, version = self.class_and_version(folder, prefix)
         if self._manifest is not None:
-            self._manifest.check_node(prefix, folder.rstrip("/"), class_name, version.strip())
+            self._manifest.check_node(prefix, folder.rstrip("/"), class_name, version)
         stash_file = folder + STASH_FILE
         stash = self._bytes(stash_file, prefix)
         return SaveTreeNode(
             state=self._state(folder + STATE_FILE, prefix),
-            version=version.strip(),
+            version=version,
             class_name=class_name,
-            source_code=self._text(folder + SOURCE_FILE, prefix),
-            config=self._text(folder + CONFIG_FILE, prefix),
+            source_code=self.text(folder + SOURCE_FILE, prefix),
+            config=self.text(folder + CONFIG_FILE, prefix),
             object_stash=LazyStash(stash, self._options, prefix, stash_file),
             children={},
         )
@@ -217,8 +242,44 @@ class NodeReader:
                 self._check_checksum(name, source)
         return values
 
-    def _text(self, name: str, prefix: str | None) -> str:
+    def text(self, name: str, prefix: str | None) -> str:
+        """Read a file of text."""
         return _decoded(self._bytes(name, prefix, MAX_TEXT), name, prefix)
+
+    def outline(self, name: str, prefix: str) -> Outline:
+        """Read what a file of values holds; its tensors are read when they are asked for.
+
+        Only the last outline is kept, so that a walk through an archive holds the unpacked bytes of one file at a time.
+        """
+        if name not in self._outlines:
+            options = replace(self._options, node=prefix, file=name)
+            with self._opened(name, prefix, None) as file:
+                source = open_source(file, mapped=True, threads=options.threads)
+                if not source.is_held:  # where a file cannot be mapped, it is gone when it is closed
+                    source = HeldSource(bytearray(source.piece(0, source.size)))
+                self._outlines = {name: Outline(source, options)}
+        return self._outlines[name]
+
+    def size_of(self, names: Iterable[str]) -> int:
+        """Return how many bytes files have together."""
+        total = 0
+        for name in names:
+            with contextlib.suppress(KeyError, LoadError), self._store.reader(name) as file:
+                total += file.seek(0, io.SEEK_END)
+        return total
+
+    def identities(self, name: str) -> set[Hashable]:
+        """Return what tells a file on a disk from any other; nothing, where it is none."""
+        with contextlib.suppress(KeyError, OSError, LoadError), self._store.reader(name) as file:
+            return {identity(os.fstat(file.fileno()))}
+        return set()
+
+    def damage(self, name: str, prefix: str | None) -> Iterator[Damage]:
+        """Check a file, and yield what is wrong with it."""
+        try:
+            self.check(name, prefix)
+        except LoadError as error:
+            yield Damage(prefix, name, error.message)
 
     def _bytes(self, name: str, prefix: str | None, most: int | None = None) -> bytes:
         try:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from flambe_save.checksum import crc32
 from flambe_save.codecs import Draft, DumpOptions, HeldSource, PickleCodec, pickle_end
 from flambe_save.errors import CorruptSaveError, SaveNotFoundError, UnknownFormatError
+from flambe_save.formats.contents import Contents, HeldNode, NodeContents
 from flambe_save.formats.manifest import find_ties
 from flambe_save.formats.plan import Plan
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
@@ -28,7 +32,7 @@ from flambe_save.layout import (
 )
 from flambe_save.state import Stash, State
 from flambe_save.storage import Store
-from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
+from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_state
 
 __all__ = ["PICKLE", "PickleFormat"]
 
@@ -90,12 +94,49 @@ class PickleFormat:
                 tags |= {tag: path for tag, path in local[TAGS_KEY].items() if isinstance(path, str)}
         return Saved(node, find_ties(state_from_tree(node).items()), tags, trailer is not None, digest=digest)
 
-    def verify(self, store: Store, options: ReadOptions) -> Iterator[Damage]:
-        """Yield what is wrong with the file, if anything is."""
+    def inspect(self, store: Store, options: ReadOptions) -> Contents:
+        """Look at what the pickle says of itself; it is read as a whole when its components are asked for."""
+        return _PickleContents(self, store, options)
+
+
+class _PickleContents(Contents):
+    def __init__(self, pickled: PickleFormat, store: Store, options: ReadOptions) -> None:
+        super().__init__()
+        self._format, self._store, self._options = pickled, store, options
+        with store.reader("") as file:
+            self.size = file.seek(0, io.SEEK_END)
+
+    @cached_property
+    def nodes(self) -> Mapping[str, NodeContents]:
+        locations: dict[int, str] = {}
+
+        def note(storage: Any, location: str) -> Any:
+            locations[storage._cdata] = location
+            return storage
+
+        values = self._options.values
+        audit = values.trust.audit()
+        saved = self._format.read(
+            self._store, replace(self._options, values=replace(values, trust=audit, map_location=note))
+        )
+        self.tags, self.ties, self.digest = saved.tags, saved.ties, saved.digest
+        self.is_vouched_for = saved.is_vouched_for
+        asks = [finding.what for finding in audit.findings or ()]
+
+        @functools.cache
+        def again() -> dict[str, SaveTreeNode]:
+            return prefixed(self._format.read(self._store, self._options).tree)
+
+        return {
+            prefix: HeldNode(node, locations, lambda prefix=prefix: again()[prefix], [] if prefix else asks)
+            for prefix, node in sorted(prefixed(saved.tree).items())
+        }
+
+    def verify(self) -> Iterator[Damage]:
         try:
-            _read_checked(store, options.where, digests=True)
+            _read_checked(self._store, self._options.where, digests=True)
         except CorruptSaveError as error:
-            yield Damage(None, options.where, error.message)
+            yield Damage(None, self._options.where, error.message)
 
 
 PICKLE = PickleFormat()

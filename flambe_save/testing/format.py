@@ -142,7 +142,7 @@ class FormatContract(abc.ABC):
     def damage(self, files: dict[str, bytes]) -> list[Damage]:
         """Return what verifying files yields."""
         with MemoryStore(files) as store:
-            return list(self.make_format().verify(store, ReadOptions(LoadOptions(), "", "the-save")))
+            return list(self.make_format().inspect(store, ReadOptions(LoadOptions(), "", "the-save")).verify())
 
     def test_values_are_read_where_they_shall_be(self) -> None:
         """``map_location`` reaches the tensors of every node."""

@@ -1,0 +1,195 @@
+"""Looking into a save of folders: what the manifest says without reading anything else, and each file by itself.
+
+directory.py reads a save as a whole, and believes nothing; here what is readable is shown, whatever else is damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, BinaryIO
+
+from flambe_save.codecs import HeldOutline, TensorInfo
+from flambe_save.errors import LoadError
+from flambe_save.formats.contents import Contents, NodeContents
+from flambe_save.formats.manifest import Manifest, tensors_of
+from flambe_save.formats.nodes import NodeReader
+from flambe_save.formats.reading import Damage, ReadOptions
+from flambe_save.layout import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    NODE_FILES,
+    SOURCE_FILE,
+    STASH_FILE,
+    STATE_FILE,
+)
+from flambe_save.storage import Store
+
+__all__ = ["FolderContents"]
+
+
+class FolderContents(Contents):
+    """What is in a save of folders.
+
+    Parameters
+    ----------
+    store : Store
+    names : sequence of str
+        Of all its files.
+    manifest : Manifest, optional
+    damage : sequence of Damage
+        What was found when the manifest was read.
+    options : ReadOptions
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        names: Sequence[str],
+        manifest: Manifest | None,
+        damage: Sequence[Damage],
+        options: ReadOptions,
+    ) -> None:
+        super().__init__()
+        self._names, self._manifest = names, manifest
+        self._reader = NodeReader(_Listed(store, names), manifest, options.values)
+        self.damage = [*damage]
+        if manifest is not None:
+            self._compare_names(manifest)
+            self.writer, self.protocol, self.is_vouched_for = manifest.writer, manifest.protocol, True
+            self.packages, self.tags, self.ties = manifest.packages, manifest.tags, manifest.ties
+            self.digest = manifest.digest
+            self.size = sum(entry["bytes"] for entry in manifest.files.values())
+            folders = {prefix: f"{node['folder']}/".lstrip("/") for prefix, node in manifest.nodes.items()}
+        else:
+            folders = self._folders_by_names()
+            self.size = self._reader.size_of(names)
+            try:
+                self.protocol = self._reader.protocol("", "")
+            except LoadError as error:
+                self.damage.append(Damage(error.node, error.file, error.message))
+        asking: dict[str, list[str]] = {}
+        for sentence in manifest.needs_trust if manifest is not None else ():
+            folder, slash, _ = sentence.partition(": ")[0].rpartition("/")
+            asking.setdefault(folder + slash, []).append(sentence[len(folder + slash) :])
+        self._nodes = {
+            prefix: _FolderNode(self._reader, folder, prefix, manifest, asking.get(folder, []))
+            for prefix, folder in sorted(folders.items())
+        }
+
+    @property
+    def nodes(self) -> Mapping[str, NodeContents]:
+        return self._nodes
+
+    def verify(self) -> Iterator[Damage]:
+        yield from self.damage
+        names, keys = self._names, {node.folder: prefix for prefix, node in self._nodes.items()}
+        if self._manifest is not None:
+            names = sorted(set(names) & self._manifest.files.keys())
+            try:
+                keys |= self._reader.keys_of(names, complete=False)
+            except LoadError as error:
+                yield Damage(error.node, error.file, error.message)
+        for name in names:
+            if name != MANIFEST_FILE:
+                yield from self._reader.damage(name, keys.get(name[: name.rfind("/") + 1]))
+
+    def _compare_names(self, manifest: Manifest) -> None:
+        there, listed = set(self._names) - {MANIFEST_FILE}, manifest.files.keys()
+        nodes = {node["folder"]: prefix for prefix, node in manifest.nodes.items()}
+        for name in sorted(listed - there):
+            self.damage.append(Damage(nodes.get(name.rpartition("/")[0]), name, "it is missing"))
+        self.damage += (Damage(None, name, "it is not of this save") for name in sorted(there - listed))
+
+    def _folders_by_names(self) -> dict[str, str]:
+        """Return the folder of each component, of a save without a manifest."""
+        try:
+            keys = self._reader.keys_of(self._names, complete=False)
+        except LoadError as error:
+            self.damage.append(Damage(error.node, error.file, error.message))
+            return {"": ""}
+        for folder, prefix in keys.items():
+            missing = (folder + last for last in NODE_FILES if folder + last not in self._names)
+            self.damage += (Damage(prefix, name, "it is missing") for name in missing)
+        return {prefix: folder for folder, prefix in keys.items()}
+
+
+class _Listed:
+    """A store of which only listed files are read: a manifest may name any."""
+
+    def __init__(self, store: Store, names: Sequence[str]) -> None:
+        self._store, self._listed = store, frozenset(names)
+
+    def reader(self, name: str) -> BinaryIO:
+        if name not in self._listed:
+            raise KeyError(name)
+        return self._store.reader(name)
+
+
+class _FolderNode:
+    """A component in a folder.
+
+    Parameters
+    ----------
+    reader : NodeReader
+    folder : str
+        With a slash after it, unless it is the root.
+    prefix : str
+    manifest : Manifest, optional
+    needs_trust : list of str
+    """
+
+    def __init__(
+        self, reader: NodeReader, folder: str, prefix: str, manifest: Manifest | None, needs_trust: list[str]
+    ) -> None:
+        self._reader = reader
+        self._manifest = manifest
+        self._entry: Mapping[str, Any] = manifest.nodes.get(prefix, {}) if manifest is not None else {}
+        self._prefix = prefix
+        self.folder = folder
+        self.needs_trust = needs_trust
+
+    @property
+    def class_name(self) -> str:
+        return self._class_and_version[0]
+
+    @property
+    def version(self) -> str:
+        return self._class_and_version[1]
+
+    @cached_property
+    def _class_and_version(self) -> tuple[str, str]:
+        name, version = self._entry.get("class"), self._entry.get("version")
+        if isinstance(name, str) and isinstance(version, str):
+            return name, version
+        return self._reader.class_and_version(self.folder, self._prefix)
+
+    @property
+    def config(self) -> str:
+        return self._reader.text(self.folder + CONFIG_FILE, self._prefix)
+
+    @property
+    def source(self) -> str:
+        return self._reader.text(self.folder + SOURCE_FILE, self._prefix)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        listed = self._entry.get("tensors")
+        return self.state.tensors if listed is None else tensors_of(listed)
+
+    @property
+    def state(self) -> HeldOutline:
+        return self._reader.outline(self.folder + STATE_FILE, self._prefix)
+
+    @property
+    def stash(self) -> HeldOutline:
+        return self._reader.outline(self.folder + STASH_FILE, self._prefix)
+
+    def fingerprints(self) -> set[Hashable]:
+        name = self.folder + STATE_FILE
+        noted = self._manifest.files.get(name, {}).get("sha256") if self._manifest is not None else None
+        return self._reader.identities(name) | ({("sha256", noted)} if noted is not None else set())
+
+    def verify(self) -> Iterator[Damage]:
+        for name in NODE_FILES:
+            yield from self._reader.damage(self.folder + name, self._prefix)
