@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from flambe_save.errors import CorruptSaveError
 __all__ = ["HeldOutline", "Outline", "TensorInfo", "type_name"]
 
 _CODEC = TorchCodec()
+_STEP = 1 << 20  # bytes
 
 
 class TensorInfo(NamedTuple):
@@ -86,6 +88,8 @@ class HeldOutline:
     tensors : dict of str to TensorInfo
     values : dict of str to object
         What is no tensor.
+    digest : str or None
+        SHA-256 of the file that holds all of it, where there is such a file.
     """
 
     def __init__(
@@ -100,6 +104,10 @@ class HeldOutline:
                 self.tensors[name] = TensorInfo.of(value, locations.get(_memory(value)))
             else:
                 self.values[name] = value
+
+    @property
+    def digest(self) -> str | None:
+        return None
 
     def read(self, name: str) -> Any:
         """Return a value.
@@ -155,6 +163,13 @@ class Outline(HeldOutline):
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise CorruptSaveError("the state is no mapping of keys to values", node=options.node, file=options.file)
         super().__init__(values, locations, lambda: _CODEC.load(source, options))
+
+    @property
+    def digest(self) -> str | None:
+        digest = hashlib.sha256()
+        for start in range(0, self._source.size, _STEP):
+            digest.update(self._source.piece(start, min(start + _STEP, self._source.size)))
+        return digest.hexdigest()
 
     def read(self, name: str) -> Any:
         place = self._place(name)

@@ -76,6 +76,8 @@ class Contents(abc.ABC):
         What is known to be damaged without reading the files of components.
     size : int
         Bytes of all files.
+    folders : dict of str to str
+        Folder -> prefix of its component.
     """
 
     def __init__(self) -> None:
@@ -88,6 +90,7 @@ class Contents(abc.ABC):
         self.is_vouched_for = False
         self.damage: list[Damage] = []
         self.size = 0
+        self.folders: dict[str, str] = {}
 
     @property
     @abc.abstractmethod

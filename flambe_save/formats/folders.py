@@ -60,6 +60,7 @@ class FolderContents(Contents):
             self.packages, self.tags, self.ties = manifest.packages, manifest.tags, manifest.ties
             self.digest = manifest.digest
             self.size = sum(entry["bytes"] for entry in manifest.files.values())
+            self.folders = {node["folder"]: prefix for prefix, node in manifest.nodes.items()}
             folders = {prefix: f"{node['folder']}/".lstrip("/") for prefix, node in manifest.nodes.items()}
         else:
             folders = self._folders_by_names()
@@ -68,12 +69,14 @@ class FolderContents(Contents):
                 self.protocol = self._reader.protocol("", "")
             except LoadError as error:
                 self.damage.append(Damage(error.node, error.file, error.message))
+        folders.setdefault("", "")
         asking: dict[str, list[str]] = {}
         for sentence in manifest.needs_trust if manifest is not None else ():
             folder, slash, _ = sentence.partition(": ")[0].rpartition("/")
             asking.setdefault(folder + slash, []).append(sentence[len(folder + slash) :])
+        known: dict[Any, TensorInfo] = {}
         self._nodes = {
-            prefix: _FolderNode(self._reader, folder, prefix, manifest, asking.get(folder, []))
+            prefix: _FolderNode(self._reader, folder, prefix, manifest, known, asking.get(folder, []))
             for prefix, folder in sorted(folders.items())
         }
 
@@ -136,16 +139,25 @@ class _FolderNode:
         With a slash after it, unless it is the root.
     prefix : str
     manifest : Manifest, optional
+    known : dict
+        The facts of tensors, by what the manifest says of them.
     needs_trust : list of str
     """
 
     def __init__(
-        self, reader: NodeReader, folder: str, prefix: str, manifest: Manifest | None, needs_trust: list[str]
+        self,
+        reader: NodeReader,
+        folder: str,
+        prefix: str,
+        manifest: Manifest | None,
+        known: dict[Any, TensorInfo],
+        needs_trust: list[str],
     ) -> None:
         self._reader = reader
         self._manifest = manifest
         self._entry: Mapping[str, Any] = manifest.nodes.get(prefix, {}) if manifest is not None else {}
         self._prefix = prefix
+        self._known = known
         self.folder = folder
         self.needs_trust = needs_trust
 
@@ -175,7 +187,7 @@ class _FolderNode:
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
         listed = self._entry.get("tensors")
-        return self.state.tensors if listed is None else tensors_of(listed)
+        return self.state.tensors if listed is None else tensors_of(listed, self._known)
 
     @property
     def state(self) -> HeldOutline:

@@ -235,16 +235,8 @@ class Manifest:
         for node in self.nodes.values():
             if not isinstance(node["folder"], str):
                 raise TypeError("a node's entry has no folder")
-            for facts in node.get("tensors", {}).values():
-                are_texts = isinstance(facts["dtype"], str) and isinstance(facts.get("device", ""), str)
-                if not (are_texts and _are_counts(facts["shape"]) and _are_counts([facts["bytes"] or 0])):
-                    raise TypeError("a tensor's entry is none")
         if not all(isinstance(group, list) and all(isinstance(key, str) for key in group) for group in self.ties):
             raise TypeError("the ties are no lists of keys")
-
-
-def _are_counts(numbers: Any) -> bool:
-    return isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
 
 
 _encode = json.JSONEncoder().encode
@@ -280,12 +272,36 @@ def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def tensors_of(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorInfo]:
-    """Return what a manifest says of a node's tensors. Inverse of :func:`tensor_facts`."""
-    return {
-        key: TensorInfo(entry["dtype"], tuple(entry["shape"]), entry["bytes"], entry.get("device", "cpu"))
-        for key, entry in facts.items()
-    }
+def tensors_of(facts: Any, known: dict[Any, TensorInfo]) -> dict[str, TensorInfo]:
+    """Return what a manifest says of a node's tensors. Inverse of :func:`tensor_facts`.
+
+    Parameters
+    ----------
+    facts : mapping
+        The entry of a node.
+    known : dict
+        What was made of equal facts before, which are many; it is added to.
+
+    Raises
+    ------
+    CorruptSaveError
+        If these are no facts of tensors.
+    """
+    found = {}
+    try:
+        for key, entry in facts.items():
+            kind = entry["dtype"], entry.get("device", "cpu"), entry["bytes"], *entry["shape"]
+            info = known.get(kind)
+            if info is None:
+                dtype, device, size, *shape = kind
+                are_texts = isinstance(dtype, str) and isinstance(device, str)
+                if not are_texts or not all(type(number) is int and number >= 0 for number in (size or 0, *shape)):
+                    raise ValueError(f"{quote(key)} is described as {quote(entry)}")
+                info = known[kind] = TensorInfo(dtype, tuple(shape), size, device)
+            found[key] = info
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CorruptSaveError(f"the manifest lists tensors that are none: {error}", file=MANIFEST_FILE) from error
+    return found
 
 
 def find_ties(items: Iterable[tuple[str, Any]]) -> list[list[str]]:

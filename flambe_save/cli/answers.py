@@ -1,0 +1,33 @@
+"""Answers: what a verb found, as a document, and how that is shown to people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flambe_save.cli.terminal import Terminal
+
+__all__ = ["DIFFERENT", "SAME", "TROUBLE", "Answer"]
+
+# Exit codes, as diff(1) and grep(1) have them
+SAME, DIFFERENT, TROUBLE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found.
+
+    Attributes
+    ----------
+    document : dict
+        What ``--json`` prints.
+    show : callable
+        Writes the same to a terminal.
+    code : int
+        How the command ends.
+    """
+
+    document: dict[str, Any]
+    show: Callable[[Terminal], None]
+    code: int = SAME

@@ -1,0 +1,78 @@
+"""The verbs that write saves: migrate, convert, extract, pack, unpack."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import Any
+
+from flambe_save.api import migrate
+from flambe_save.cli.answers import DIFFERENT, SAME, Answer
+from flambe_save.cli.looking import split_path
+from flambe_save.cli.terminal import Terminal
+from flambe_save.conversion import convert, extract, pack, unpack
+from flambe_save.errors import FlambeSaveError
+from flambe_save.inspection.documents import document
+
+__all__ = ["convert_verb", "extract_verb", "migrate_verb", "pack_verb", "unpack_verb"]
+
+
+def migrate_verb(arguments: argparse.Namespace) -> Answer:
+    """Tell what migrations would change, and do it where that is asked for."""
+    is_dry = not (arguments.write or arguments.out)
+    sys.path.insert(0, os.getcwd())  # as `python -m` has it
+    for name in arguments.imports:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a module raises
+            raise FlambeSaveError(f"--import {name}: {type(error).__name__}: {error}") from error
+    rows = migrate(arguments.path, arguments.out, dry_run=is_dry, trusted=arguments.trusted)
+    found = [row._asdict() for row in rows]
+    written = None if is_dry or not rows else arguments.out or arguments.path
+    described = document("migrate", path=arguments.path, changes=found, written=written)
+    return Answer(described, lambda terminal: _show(described, terminal), DIFFERENT if rows and is_dry else SAME)
+
+
+def _show(described: dict[str, Any], terminal: Terminal) -> None:
+    rows = described["changes"]
+    if not rows:
+        terminal.line("nothing to migrate: all components whose classes are imported are up to date")
+        return
+    head = [(name, "dim") for name in ("component", "class", "version")]
+    terminal.table([head, *([row["node"] or "-", row["class_name"], _step(row)] for row in rows)])
+    written = described["written"]
+    terminal.line()
+    terminal.line(f"written to {written}" if written else "nothing was written; --write replaces the save")
+
+
+def _step(row: dict[str, str]) -> str:
+    return f"{row['before']} -> {row['after']}" if row["before"] != row["after"] else f"{row['after']}, names alone"
+
+
+def convert_verb(arguments: argparse.Namespace) -> Answer:
+    """Write a save as another container."""
+    out = convert(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level)
+    return _written("convert", arguments.path, out)
+
+
+def extract_verb(arguments: argparse.Namespace) -> Answer:
+    """Write a component as a save of its own, or a tensor as a file."""
+    path, node = split_path(arguments.path)
+    return _written("extract", arguments.path, extract(path, node, arguments.out, overwrite=arguments.overwrite))
+
+
+def pack_verb(arguments: argparse.Namespace) -> Answer:
+    """Put a folder into an archive."""
+    out = pack(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level)
+    return _written("pack", arguments.path, out)
+
+
+def unpack_verb(arguments: argparse.Namespace) -> Answer:
+    """Take a save out of an archive."""
+    return _written("unpack", arguments.path, unpack(arguments.path, arguments.out, overwrite=arguments.overwrite))
+
+
+def _written(verb: str, path: str, out: str) -> Answer:
+    return Answer(document(verb, path=path, written=out), lambda terminal: terminal.line("written: ", out))

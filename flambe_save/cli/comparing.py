@@ -1,0 +1,106 @@
+"""The verb that compares two saves: diff."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+
+from flambe_save.cli.answers import DIFFERENT, SAME, TROUBLE, Answer
+from flambe_save.cli.looking import split_path
+from flambe_save.cli.terminal import Row, Terminal
+from flambe_save.inspection import Change, changes, open_save
+from flambe_save.inspection.documents import describe_diff
+from flambe_save.inspection.text import one_line, short_number
+from flambe_save.progress import progress_of
+
+__all__ = ["diff"]
+
+_STYLES = {"added": "green", "removed": "red", "changed": "yellow", "reshaped": "magenta", "retyped": "magenta"}
+_SIGNS = {"added": "+", "removed": "-", "changed": "~", "reshaped": "~", "retyped": "~"}
+_MANY = {
+    "node": "components",
+    "class": "classes",
+    "version": "versions",
+    "config": "arguments",
+    "source": "sources",
+    "tensor": "tensors",
+    "value": "values",
+    "stash": "stashed values",
+    "tie": "ties",
+    "package": "packages",
+    "damage": "not compared, being damaged,",
+}
+_LINES = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def diff(arguments: argparse.Namespace) -> Answer:
+    """Compare two saves."""
+    (a, node_a), (b, node_b) = split_path(arguments.a), split_path(arguments.b)
+    is_quiet = arguments.exit_code_only
+    with (
+        open_save(a, node=node_a) as one,
+        open_save(b, node=node_b) as other,
+        progress_of(not is_quiet, "Comparing") as progress,
+    ):
+        progress.begin(one.total.bytes)
+        found = changes(
+            one, other, atol=arguments.atol, rtol=arguments.rtol, only=arguments.only, advance=progress.advance
+        )
+        rows = list(itertools.islice(found, 1) if is_quiet else found)
+    is_damaged = any(row.part == "damage" for row in rows)
+    code = TROUBLE if is_damaged else DIFFERENT if rows else SAME
+    described = describe_diff(arguments.a, arguments.b, rows)
+    return Answer(described, lambda terminal: None if is_quiet else _show(described, rows, terminal), code)
+
+
+def _show(described: dict[str, str], rows: Iterable[Change], terminal: Terminal) -> None:
+    counts: Counter[str] = Counter()
+    if rows:
+        terminal.line(("--- ", "red"), described["a"])
+        terminal.line(("+++ ", "green"), described["b"])
+    for node, inside in itertools.groupby(rows, key=lambda row: row.node):
+        terminal.line()
+        terminal.line(("the save" if node is None else node or "the root", "bold"))
+        table: list[Row] = []
+        for row in inside:
+            counts[f"{_MANY[row.part]} {row.kind}"] += 1
+            table.append(_cells(row))
+            if row.text is not None:
+                terminal.table(table, indent="  ")
+                table = []
+                for line in row.text.split("\n"):
+                    terminal.line("      ", (line, _LINES.get(line[:1], "")))
+        if table:
+            terminal.table(table, indent="  ")
+    if rows:
+        terminal.line()
+        terminal.line(", ".join(f"{what}: {count:,}" for what, count in counts.items()))
+
+
+def _cells(row: Change) -> Row:
+    style = _STYLES[row.kind]
+    before, after = (None if text is None else one_line(text, 80) for text in (row.before, row.after))
+    moved = (
+        f"{before} -> {after}"
+        if before is not None and after is not None and before != after
+        else before or after or ""
+    )
+    what = {"node": "component", "damage": "damaged"}.get(row.part, row.part)
+    return [(_SIGNS[row.kind], style), (what, style), one_line(row.name or "", 120), moved, *_measured(row)]
+
+
+def _measured(row: Change) -> list[str]:
+    found = row.measures
+    if found is None:
+        return [""] * 4
+    numbers = [
+        f"max {short_number(found.max_abs)}",
+        f"mean {short_number(found.mean_abs)}",
+        f"moved {found.relative_norm:.2%}",
+        f"cosine {short_number(found.cosine)}",
+    ]
+    if found.not_finite:
+        numbers[-1] += f"  {found.not_finite:,} not finite"
+    return numbers

@@ -1,0 +1,287 @@
+"""The verbs that look into one save: tree, show, verify, untrusted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flambe_save.api import untrusted, verify
+from flambe_save.cli.answers import DIFFERENT, SAME, TROUBLE, Answer
+from flambe_save.cli.terminal import Row, Terminal
+from flambe_save.inspection import OpenSave, SavedNode, open_save
+from flambe_save.inspection.documents import describe_node, describe_save, document
+from flambe_save.inspection.handle import not_found
+from flambe_save.inspection.text import count_of, shape_of, short_number, size_of, sparkline
+from flambe_save.progress import progress_of
+from flambe_save.tree import join_prefix
+
+__all__ = ["find_node", "show", "split_path", "tree", "untrusted_verb", "verify_verb"]
+
+_HEAD = "bold"
+_BAD = "bold red"
+_NOTE = "yellow"
+_NAME = "cyan"
+_FAINT = "dim"
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """Return the path and the node of ``PATH#node``; a path that is there is no node of another."""
+    if "#" not in path or os.path.lexists(path):
+        return path, ""
+    where, _, node = path.rpartition("#")
+    return where, node
+
+
+def find_node(save: OpenSave, key: str) -> tuple[SavedNode, str]:
+    """Return the component at a key, or the one that holds a tensor or value of that key, and its name in there.
+
+    Raises
+    ------
+    SaveNotFoundError
+        If there is neither; the message names what is near.
+    """
+    if not key:
+        return save, ""
+    if key in save:
+        return save[key], ""
+    prefix, name = save.owner_of(key)
+    node = save[prefix] if prefix else save
+    names = [*node.tensors, *node.state]
+    if name in names:
+        return node, name
+    known = (join_prefix(prefix, last) for last in names)
+    raise not_found(key, [*(item.prefix for item in save.walk()), *known], save.path)
+
+
+# ------------------------------------------------------------------------------------------------ tree
+
+
+def tree(arguments: argparse.Namespace) -> Answer:
+    """List the components of a save."""
+    path, key = split_path(arguments.path)
+    with open_save(path, node=key) as save:
+        described = describe_save(save)
+    lines = _arranged(described["nodes"], arguments.sort, arguments.depth)
+    described["nodes"] = [node for _, node in lines]
+
+    def to_terminal(terminal: Terminal) -> None:
+        _show_save(described, terminal)
+        terminal.line()
+        _show_tree(lines, described, terminal)
+        _show_notes(described, terminal)
+
+    return Answer(described, to_terminal, TROUBLE if described["damage"] else SAME)
+
+
+def _arranged(nodes: Sequence[Mapping[str, Any]], order: str, depth: int | None) -> list[tuple[str, Any]]:
+    """Return nodes with the lines that are drawn before them."""
+    children: dict[str, list[Any]] = {}
+    for node in nodes[1:]:
+        children.setdefault(node["parent"], []).append(node)
+    if order == "size":
+        for beside in children.values():
+            beside.sort(key=lambda node: -node["total"]["bytes"])
+    found = []
+    stack: list[tuple[str, str, Any, int]] = [("", "", node, 0) for node in nodes[:1]]
+    while stack:
+        before, below, node, level = stack.pop()
+        found.append((before, node))
+        inside = children.get(node["node"], []) if depth is None or level < depth else []
+        for index, child in enumerate(reversed(inside)):
+            corner, rest = ("└─ ", "   ") if not index else ("├─ ", "│  ")
+            stack.append((below + corner, below + rest, child, level + 1))
+    return found
+
+
+def _show_save(described: Mapping[str, Any], terminal: Terminal) -> None:
+    save = described["save"]
+    packages = save["packages"]
+    facts = [
+        save["kind"],
+        save["writer"] or "written by Flambe, or by nobody who says so",
+        *(f"{name} {packages[name]}" for name in ("torch",) if name in packages),
+        size_of(save["bytes"]),
+        {"sha256": "SHA-256"}.get(save["digest"], "checksums") if save["is_whole"] else "no checksums over the whole",
+    ]
+    terminal.line((described["path"], _HEAD), ": ", ", ".join(facts))
+
+
+def _show_tree(lines: Iterable[tuple[str, Any]], described: Mapping[str, Any], terminal: Terminal) -> None:
+    rows: list[Row] = [
+        [(name, _FAINT) for name in ("component", "class", "version", "parameters", "bytes", "dtype", "device", "")]
+    ]
+    for before, node in lines:
+        name = node["node"].removeprefix(f"{node['parent']}." if node["parent"] else "")
+        notes = (
+            [f"needs trust: {', '.join(dict.fromkeys(text.partition(':')[0] for text in node['trust']))}"]
+            if node["trust"]
+            else []
+        )
+        notes += [node["problem"]] if node["problem"] else []
+        rows.append(
+            [
+                before + (name or os.path.basename(described["path"].rstrip("/"))),
+                (node["class"] or "-", _NAME),
+                node["version"] or "-",
+                f"{node['total']['parameters']:,}",
+                size_of(node["total"]["bytes"]),
+                " ".join(node["dtypes"]) or "-",
+                " ".join(node["devices"]) or "-",
+                ("; ".join(notes), _BAD if node["problem"] else _NOTE),
+            ]
+        )
+    terminal.table(rows, right=(3, 4))
+
+
+def _show_notes(described: Mapping[str, Any], terminal: Terminal) -> None:
+    classes = [path for path in described["save"]["classes"] if not path.startswith(("torch.", "flambe_save."))]
+    if classes:
+        terminal.line()
+        terminal.line("to load it, import: ", ", ".join(classes))
+    if described["ties"]:
+        terminal.line()
+        for group in described["ties"]:
+            terminal.line("one tensor: ", " = ".join(group))
+    if described["damage"]:
+        terminal.line()
+        show_damage(described["damage"], terminal)
+
+
+def show_damage(rows: Iterable[Mapping[str, Any]], terminal: Terminal) -> None:
+    """Write what is damaged, a line for each file."""
+    for row in rows:
+        terminal.line(("damaged: ", _BAD), f"{row['file']}: " if row["file"] else "", row["problem"])
+
+
+# ------------------------------------------------------------------------------------------------ show
+
+
+def show(arguments: argparse.Namespace) -> Answer:
+    """Show one component of a save, or one of its tensors."""
+    path, key = split_path(arguments.path)
+    with open_save(path) as save, progress_of(True, "Reading") as progress:
+        node, name = find_node(save, key)
+        if arguments.stats:
+            progress.begin(node.tensors[name].bytes or 0 if name in node.tensors else node.own.bytes)
+        described = describe_node(node, statistics=arguments.stats, advance=progress.advance)
+        damage = [row._asdict() for row in node.verify()] if not name else []
+    if name:
+        for part in ("tensor_list", "values"):
+            described[part] = [item for item in described[part] if item["name"] == name]
+        described["config"] = described["source"] = ""
+        described["stash"] = []
+    found = document("show", path=save.path, **described, damage=damage)
+    code = TROUBLE if damage or described["problem"] else SAME
+    return Answer(found, lambda terminal: _show_node(found, terminal), code)
+
+
+def _show_node(node: Mapping[str, Any], terminal: Terminal) -> None:
+    name = node["node"] or os.path.basename(node["path"].rstrip("/"))
+    terminal.line(
+        (name, _HEAD),
+        ": ",
+        (node["class"] or "a state", _NAME),
+        f" {node['version']}".rstrip(),
+        f" ({node['class_path']})" if node["class_path"] else "",
+    )
+    total = node["total"]
+    own = "" if total["tensors"] == node["tensors"] else f", {node['parameters']:,} of them its own"
+    terminal.line(f"{count_of(total['parameters'], 'parameter')}{own}, {size_of(total['bytes'])}")
+    for text in node["trust"]:
+        terminal.line(("needs trust: ", _NOTE), text)
+    for title, text, language in (("config", node["config"], "yaml"),):
+        _show_text(title, text, language, terminal)
+    _show_tensors(node["tensor_list"], terminal)
+    for title, rows in (
+        ("values", [[item["name"], item["type"], item["value"]] for item in node["values"]]),
+        ("stash", [[item["name"], item["type"]] for item in node["stash"]]),
+    ):
+        if rows:
+            terminal.line()
+            terminal.line((title, _HEAD))
+            terminal.table(rows, indent="  ")
+    _show_text("source", node["source"], "python", terminal)
+    if node["damage"] or node["problem"]:
+        terminal.line()
+        show_damage(node["damage"] or [{"file": None, "problem": node["problem"]}], terminal)
+
+
+def _show_text(title: str, text: str, language: str, terminal: Terminal) -> None:
+    if text.strip():
+        terminal.line()
+        terminal.line((title, _HEAD))
+        terminal.code(text, language)
+
+
+def _show_tensors(tensors: Sequence[Mapping[str, Any]], terminal: Terminal) -> None:
+    if not tensors:
+        return
+    terminal.line()
+    terminal.line(("tensors", _HEAD))
+    has_statistics = any(item["statistics"] for item in tensors)
+    counted = ("min", "max", "mean", "std", "NaN", "Inf", "zero", "norm", "histogram") if has_statistics else ()
+    rows: list[Row] = [[(name, _FAINT) for name in ("name", "dtype", "shape", "bytes", "device", *counted)]]
+    for item in tensors:
+        row: list[Any] = [
+            item["name"],
+            item["dtype"],
+            shape_of(item["shape"]),
+            size_of(item["bytes"]),
+            item["device"] or "-",
+        ]
+        if has_statistics:
+            found = item["statistics"]
+            numbers = (
+                [found[key] for key in ("minimum", "maximum", "mean", "std", "nan", "inf", "zero", "norm")]
+                if found
+                else [None] * 8
+            )
+            row += [
+                (_number(number), _BAD if name in ("NaN", "Inf") and number else "")
+                for name, number in zip(counted, numbers, strict=False)
+            ]
+            row.append((sparkline(found["histogram"]) if found else "", _NAME))
+        rows.append(row)
+    terminal.table(rows, right=(3, 5, 6, 7, 8, 9, 10, 11, 12), indent="  ")
+
+
+def _number(number: Any) -> str:
+    return f"{number:,}" if isinstance(number, int) else number if isinstance(number, str) else short_number(number)
+
+
+# ------------------------------------------------------------------------------------------------ verify, untrusted
+
+
+def verify_verb(arguments: argparse.Namespace) -> Answer:
+    """Read a whole save and list what is damaged."""
+    rows = [row._asdict() for row in verify(arguments.path, progress=True)]
+    with open_save(arguments.path) as save:
+        size, is_vouched_for = save.size, save.is_vouched_for
+
+    def to_terminal(terminal: Terminal) -> None:
+        if rows:
+            show_damage(rows, terminal)
+            return
+        how = "every checksum matches" if is_vouched_for else "each file can be read; no checksums tell more"
+        terminal.line(("whole: ", "bold green"), f"{arguments.path}, {size_of(size)}, {how}")
+
+    return Answer(document("verify", path=arguments.path, damage=rows), to_terminal, TROUBLE if rows else SAME)
+
+
+def untrusted_verb(arguments: argparse.Namespace) -> Answer:
+    """List what a save asks for beyond data and imported classes."""
+    path, node = split_path(arguments.path)
+    rows = [row._asdict() for row in untrusted(path, node=node)]
+
+    def to_terminal(terminal: Terminal) -> None:
+        if not rows:
+            terminal.line("nothing: a default load opens it, once its classes are imported")
+        else:
+            head = [(name, _FAINT) for name in ("component", "file", "asks for", "argument of load()")]
+            terminal.table(
+                [head, *([row["node"] or "-", row["file"] or "-", row["what"], row["argument"]] for row in rows)]
+            )
+
+    return Answer(document("untrusted", path=path, node=node, findings=rows), to_terminal, DIFFERENT if rows else SAME)

@@ -1,0 +1,112 @@
+"""Terminal: the one place through which the command writes. Nothing that a save holds gets out of it unescaped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO, TypeAlias
+from unicodedata import combining, east_asian_width
+
+from flambe_save.errors import plain
+
+__all__ = ["Row", "Terminal"]
+
+Cell: TypeAlias = "str | tuple[str, str]"
+Row: TypeAlias = "Sequence[Cell]"
+
+
+class Terminal:
+    """Writes text, with colour where that is wanted and rich is installed.
+
+    A text with a style is a tuple ``(text, style)``, in rich's words: ``("damaged", "bold red")``.
+
+    Parameters
+    ----------
+    out : file
+        Colour is used where this is a terminal, unless the environment has ``NO_COLOR`` (no-color.org).
+    """
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = sys.stdout if out is None else out
+        self._render = _renderer() if self._has_colour() else None
+
+    def _has_colour(self) -> bool:
+        return self._out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def line(self, *cells: Cell) -> None:
+        """Write a line of texts, one after the other."""
+        self._write("".join(map(self._shown, cells)))
+
+    def table(self, rows: Iterable[Row], *, right: Sequence[int] = (), indent: str = "") -> None:
+        """Write rows in columns, two spaces between them.
+
+        Parameters
+        ----------
+        rows : iterable of rows
+        right : sequence of int
+            The columns that are set flush right.
+        indent : str
+        """
+        lines = [[_pair(cell) for cell in row] for row in rows]
+        widths = [
+            max(map(_columns, column)) for column in zip(*([text for text, _ in row] for row in lines), strict=True)
+        ]
+        for row in lines:
+            cells = []
+            for index, (text, style) in enumerate(row):
+                space = " " * (widths[index] - _columns(text))
+                shown = self._styled(text, style)
+                cells.append(space + shown if index in right else shown + space)
+            self._write((indent + "  ".join(cells)).rstrip())
+
+    def code(self, text: str, language: str, *, indent: str = "  ") -> None:
+        """Write a text of a language, highlighted where there is colour."""
+        shown = plain(text).rstrip("\n")
+        if self._render is not None:
+            shown = _highlighted(shown, language, self._render)
+        for line in shown.split("\n"):
+            self._write(indent + line if line else "")
+
+    def _shown(self, cell: Cell) -> str:
+        return self._styled(*_pair(cell))
+
+    def _styled(self, text: str, style: str) -> str:
+        return self._render(text, style) if self._render is not None and style and text else text
+
+    def _write(self, line: str) -> None:
+        encoding = getattr(self._out, "encoding", None) or "utf-8"
+        self._out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _pair(cell: Cell) -> tuple[str, str]:
+    text, style = cell if isinstance(cell, tuple) else (cell, "")
+    return plain(text).replace("\n", "\\n"), style
+
+
+def _columns(text: str) -> int:
+    """Return how many columns a text takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if east_asian_width(char) in "WF" else not combining(char) for char in text)
+
+
+def _renderer() -> Callable[[str, str], str] | None:
+    """Return what puts a style on a text; None without rich."""
+    try:
+        from rich.color import ColorSystem
+        from rich.style import Style
+    except ImportError:
+        return None
+    return lambda text, style: Style.parse(style).render(text, color_system=ColorSystem.STANDARD)
+
+
+def _highlighted(text: str, language: str, render: Callable[[str, str], str]) -> str:
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    syntax: Any = Syntax(text, language, theme="ansi_dark", background_color="default")
+    console = Console(width=10_000, color_system="standard", force_terminal=True)
+    with console.capture() as captured:
+        console.print(syntax.highlight(text), soft_wrap=True, end="")
+    return captured.get()

@@ -1,0 +1,21 @@
+"""Looking into saves: open() for one, diff() for two, and the documents that the command line and the page show.
+
+Nothing of a save is imported, built or run for any of this, and nothing but data is unpickled.
+"""
+
+from flambe_save.inspection.difference import Change, changes, diff
+from flambe_save.inspection.handle import OpenSave, SavedNode, SavedValues, Totals, open_save
+from flambe_save.inspection.statistics import Measures, Statistics
+
+__all__ = [
+    "Change",
+    "Measures",
+    "OpenSave",
+    "SavedNode",
+    "SavedValues",
+    "Statistics",
+    "Totals",
+    "changes",
+    "diff",
+    "open_save",
+]

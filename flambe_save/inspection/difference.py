@@ -1,0 +1,285 @@
+"""diff(): what is different between two saves, from their trees down to how far each tensor moved."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import reprlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flambe_save.codecs import DumpOptions, PickleCodec, TensorInfo
+from flambe_save.errors import ConfigError, LoadError, UntrustedError
+from flambe_save.inspection.configs import compare_configs
+from flambe_save.inspection.handle import OpenSave, SavedNode, SavedValues, open_save
+from flambe_save.inspection.statistics import PIECE, Measures, compare
+from flambe_save.inspection.text import one_line, shape_of
+from flambe_save.trust import Limits
+
+__all__ = ["PARTS", "Change", "diff"]
+
+_CODEC = PickleCodec()
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
+
+PARTS = ("state", "config", "source")  # what `only` can choose
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between two saves.
+
+    Attributes
+    ----------
+    node : str or None
+        Prefix of the component; None for what is of the save as a whole.
+    part : str
+        ``"node"``, ``"class"``, ``"version"``, ``"config"``, ``"source"``, ``"tensor"``, ``"value"``, ``"stash"``,
+        ``"tie"``, ``"package"``, or ``"damage"`` where something could not be compared.
+    name : str or None
+        Of the tensor or value, in its component; the path in the config; the package.
+    kind : str
+        ``"added"``, ``"removed"`` or ``"changed"``; of a tensor also ``"reshaped"`` or ``"retyped"``.
+    before, after : str or None
+        What it was and is, in short.
+    text : str or None
+        Of source code: a unified diff.
+    measures : Measures or None
+        Of a tensor that was changed or retyped.
+    """
+
+    node: str | None
+    part: str
+    name: str | None
+    kind: str
+    before: str | None = None
+    after: str | None = None
+    text: str | None = None
+    measures: Measures | None = None
+
+
+def diff(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    atol: float = 0.0,
+    rtol: float = 0.0,
+    only: str | Collection[str] = (),
+    limits: Limits | None = None,
+) -> list[Change]:
+    """Compare two saves; nothing of them is imported, built or run.
+
+    Tensors are read a piece at a time. Where both saves have SHA-256 digests, or a file of one is a hard link to the
+    other's, what is equal by that is not read; :func:`verify` tells whether a file is what its digest says.
+
+    Parameters
+    ----------
+    a, b : str or path
+        Saves, or folders inside saves, of any kind.
+    atol, rtol : float
+        Tensors whose elements are all within ``|b - a| <= atol + rtol * |a|`` count as equal, if shape and type are.
+    only : {"state", "config", "source"} or several of them
+        What is compared; by default all, and packages too.
+    limits : Limits, optional
+
+    Returns
+    -------
+    list of Change
+        Empty where the saves are the same.
+
+    Raises
+    ------
+    LoadError
+        If either cannot be read. What is damaged inside is a row with the part ``"damage"``.
+    ValueError
+        If a tolerance is negative, or ``only`` names no part.
+    """
+    with open_save(a, limits=limits) as one, open_save(b, limits=limits) as other:
+        return [*changes(one, other, atol=atol, rtol=rtol, only=only)]
+
+
+def changes(
+    a: OpenSave,
+    b: OpenSave,
+    *,
+    atol: float = 0.0,
+    rtol: float = 0.0,
+    only: str | Collection[str] = (),
+    advance: Callable[[int], None] = lambda count: None,
+) -> Iterator[Change]:
+    """Yield the changes between two open saves, component by component.
+
+    Parameters
+    ----------
+    a, b, atol, rtol, only
+        As :func:`diff`.
+    advance : callable
+        Told of the bytes that need not be compared any more; in all as many as the tensors of ``a`` have.
+    """
+    chosen = {only} if isinstance(only, str) else set(only) or set(PARTS)
+    if not (atol >= 0 and rtol >= 0) or not chosen <= set(PARTS):
+        raise ValueError(f"tolerances are numbers from 0, and only= takes {', '.join(PARTS)}")
+    return _Comparison(a, b, atol, rtol, chosen if only else {*PARTS, "package"}, advance).changes()
+
+
+class _Comparison:
+    def __init__(
+        self, a: OpenSave, b: OpenSave, atol: float, rtol: float, parts: set[str], advance: Callable[[int], None]
+    ) -> None:
+        self.a, self.b, self.atol, self.rtol, self.parts, self.advance = a, b, atol, rtol, parts, advance
+
+    def changes(self) -> Iterator[Change]:
+        ours = {node.prefix: node for node in self.a.walk()}
+        theirs = {node.prefix: node for node in self.b.walk()}
+        if "package" in self.parts and self.a.packages and self.b.packages:
+            yield from self._packages()
+        if "state" in self.parts and self.a.is_vouched_for and self.b.is_vouched_for:
+            yield from self._ties()
+        for prefix in [*ours, *(prefix for prefix in theirs if prefix not in ours)]:
+            one, other = ours.get(prefix), theirs.get(prefix)
+            if one is None or other is None:
+                there = one or other
+                assert there is not None, "the prefix is one of theirs"
+                yield Change(
+                    prefix,
+                    "node",
+                    None,
+                    "added" if one is None else "removed",
+                    _class_of(one) if one is not None else None,
+                    _class_of(other) if other is not None else None,
+                )
+                continue
+            for part in (self._kinds, self._configs, self._sources, self._states):
+                try:
+                    yield from part(prefix, one, other)
+                except (LoadError, ConfigError) as error:
+                    yield Change(prefix, "damage", getattr(error, "file", None), "changed", None, None, error.message)
+
+    def _kinds(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
+        if a.class_name != b.class_name:
+            yield Change(prefix, "class", None, "changed", a.class_name, b.class_name)
+        if a.version != b.version:
+            yield Change(prefix, "version", None, "changed", a.version, b.version)
+
+    def _configs(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
+        if "config" not in self.parts:
+            return
+        covered = {key for key in a if key in b and a[key].config and b[key].config}
+        for path, before, after in compare_configs(a.config, b.config, covered):
+            yield Change(prefix, "config", path or None, _kind(before, after), before, after)
+
+    def _sources(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
+        if "source" not in self.parts:
+            return
+        before, after = a.source, b.source
+        if before != after:
+            lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="")
+            yield Change(prefix, "source", None, "changed", text="\n".join(lines))
+
+    def _states(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
+        if "state" not in self.parts:
+            return
+        if a._part.fingerprints() & b._part.fingerprints():
+            self.advance(a.own.bytes)
+        else:
+            yield from self._tensors(prefix, a, b)
+            yield from self._values(prefix, "value", a.state, b.state)
+        yield from self._values(prefix, "stash", a.stash, b.stash)
+
+    def _tensors(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
+        ours, theirs = a.tensors, b.tensors
+        for name in [*ours, *(name for name in theirs if name not in ours)]:
+            one, other = ours.get(name), theirs.get(name)
+            if one is None or other is None:
+                kind = "added" if one is None else "removed"
+                yield Change(prefix, "tensor", name, kind, one and _describe(one), other and _describe(other))
+                self.advance(one.bytes or 0 if one is not None else 0)
+                continue
+            yield from self._tensor(prefix, name, a, b, one, other)
+
+    def _tensor(
+        self, prefix: str, name: str, a: SavedNode, b: SavedNode, one: TensorInfo, other: TensorInfo
+    ) -> Iterator[Change]:
+        if one.shape != other.shape:
+            self.advance(one.bytes or 0)
+            yield Change(prefix, "tensor", name, "reshaped", _describe(one), _describe(other))
+            return
+        kind = "retyped" if one.dtype != other.dtype else "changed"
+        measures = None
+        if one.bytes is not None and other.bytes is not None:
+            with contextlib.suppress(NotImplementedError):  # torch cannot count in this type
+                measures = compare(
+                    lambda: a.pieces(name, PIECE),
+                    lambda: b.pieces(name, PIECE),
+                    atol=self.atol,
+                    rtol=self.rtol,
+                    advance=self.advance,
+                )
+        if measures is None:
+            is_close = _same(a.state[name], b.state[name])
+        else:
+            is_close = measures.is_close if self.atol or self.rtol else measures.is_same
+        if kind == "retyped" or not is_close:
+            yield Change(prefix, "tensor", name, kind, _describe(one), _describe(other), measures=measures)
+
+    def _values(self, prefix: str, part: str, a: SavedValues, b: SavedValues) -> Iterator[Change]:
+        ours, theirs = a.types(), b.types()
+        if part == "stash" and a.digest is not None and a.digest == b.digest:
+            return
+        for name in [*ours, *(name for name in theirs if name not in ours)]:
+            if part == "value" and "torch.Tensor" in (ours.get(name), theirs.get(name)):
+                continue
+            before, after = _short(a, name, ours), _short(b, name, theirs)
+            if before is None or after is None or ours[name] != theirs[name]:
+                yield Change(prefix, part, name, _kind(before, after), before, after)
+                continue
+            try:
+                is_same = _same(a[name], b[name])
+            except UntrustedError:
+                yield Change(
+                    prefix, part, name, "changed", before, after, "not compared: only a trusting load reads it"
+                )
+                continue
+            if not is_same:
+                yield Change(prefix, part, name, "changed", before, after)
+
+    def _packages(self) -> Iterator[Change]:
+        ours, theirs = self.a.packages, self.b.packages
+        for name in [*ours, *(name for name in theirs if name not in ours)]:
+            before, after = ours.get(name), theirs.get(name)
+            if before != after:
+                yield Change(None, "package", name, _kind(before, after), before, after)
+
+    def _ties(self) -> Iterator[Change]:
+        ours, theirs = ({" = ".join(sorted(group)) for group in save.ties} for save in (self.a, self.b))
+        for group in sorted(ours ^ theirs):
+            yield Change(None, "tie", group, "removed" if group in ours else "added")
+
+
+def _kind(before: object, after: object) -> str:
+    return "added" if before is None else "removed" if after is None else "changed"
+
+
+def _class_of(node: SavedNode) -> str:
+    return f"{node.class_name} {node.version}".strip()
+
+
+def _describe(info: TensorInfo) -> str:
+    return f"{info.dtype} {shape_of(info.shape)}"
+
+
+def _short(values: SavedValues, name: str, types: dict[str, str]) -> str | None:
+    """Return a value in short: what it is, as far as that needs no trust."""
+    if name not in types:
+        return None
+    try:
+        return one_line(_REPR.repr(values[name])) if types[name] != "torch.Tensor" else types[name]
+    except UntrustedError:
+        return types[name]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of data are equal, to the bit: what is equal is written as the same bytes."""
+    return bytes(_CODEC.dump(one, DumpOptions())) == bytes(_CODEC.dump(other, DumpOptions()))

@@ -1,0 +1,153 @@
+"""What is known of a save as plain documents: the command line prints them as JSON, and as text; the page shows them.
+
+docs/cli.md describes them, docs/cli.schema.json is their schema, and SCHEMA is its number.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from flambe_save._version import __version__
+from flambe_save.codecs import TensorInfo
+from flambe_save.errors import LoadError, UntrustedError
+from flambe_save.inspection.difference import Change
+from flambe_save.inspection.handle import OpenSave, SavedNode
+from flambe_save.inspection.text import one_line
+from flambe_save.parallel import CollectionPaused
+
+__all__ = ["SCHEMA", "describe_diff", "describe_node", "describe_save", "document"]
+
+SCHEMA = 1  # of the documents; a field that goes, or means something else, makes it another one
+
+Advance = Callable[[int], None]
+
+
+def document(verb: str, **fields: Any) -> dict[str, Any]:
+    """Return the document of a verb; numbers that JSON has not are the texts ``"nan"``, ``"inf"`` and ``"-inf"``."""
+    return {"flambe_save": __version__, "schema": SCHEMA, "verb": verb, **fields}
+
+
+def describe_save(save: OpenSave) -> dict[str, Any]:
+    """Return the document of ``tree``: a save and all its components, as far as that needs no tensors."""
+    problems: dict[str | None, str] = {}
+    for row in save.damage:
+        problems.setdefault(row.node, f"{row.file}: {row.problem}")
+    with CollectionPaused():
+        nodes = [_describe_briefly(node, problems.get(node.prefix)) for node in save.walk()]
+    found = [
+        {"node": node["node"], "file": None, "problem": node["problem"]}
+        for node in nodes
+        if node["problem"] and node["node"] not in problems
+    ]
+    return document(
+        "tree",
+        path=save.path,
+        root=save.node,
+        save={
+            "kind": save.kind,
+            "writer": save.writer,
+            "protocol": save.protocol,
+            "is_whole": save.is_vouched_for,
+            "digest": save.digest,
+            "packages": save.packages,
+            "classes": sorted(set(save.tags.values())),
+            "bytes": save.size,
+        },
+        nodes=nodes,
+        ties=save.ties,
+        damage=[row._asdict() for row in save.damage] + found,
+    )
+
+
+def _describe_briefly(node: SavedNode, problem: str | None) -> dict[str, Any]:
+    name = version = ""
+    tensors: Collection[TensorInfo] = ()
+    try:
+        name, version = node.class_name, node.version
+        tensors = node.tensors.values()
+    except LoadError as error:
+        problem = problem or f"{error.file}: {error.message}"
+    own, total = node.own, node.total
+    return {
+        "node": node.prefix,
+        "parent": node.parent.prefix if node.parent is not None else None,
+        "class": name,
+        "class_path": node.class_path if name else None,
+        "version": version,
+        "tensors": len(tensors),
+        "parameters": own.parameters,
+        "bytes": own.bytes,
+        "total": total._asdict(),
+        "dtypes": sorted({info.dtype for info in tensors}),
+        "devices": sorted({info.device for info in tensors if info.device is not None}),
+        "trust": node.needs_trust,
+        "problem": problem,
+    }
+
+
+def describe_node(
+    node: SavedNode, *, statistics: bool = False, advance: Advance = lambda count: None
+) -> dict[str, Any]:
+    """Return the document of a component: what ``tree`` says of it, its texts, and what its files hold.
+
+    Parameters
+    ----------
+    node : SavedNode
+    statistics : bool
+        Whether its tensors are read for their statistics.
+    advance : callable
+        Told of the bytes that were read.
+    """
+    problems: list[str] = []
+
+    def read(what: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return what()
+        except LoadError as error:
+            problems.append(f"{error.file}: {error.message}")
+            return otherwise
+
+    def measure(name: str) -> dict[str, Any] | None:
+        try:
+            return _numbers(node.statistics(name, advance=advance))
+        except TypeError:
+            return None
+
+    def shown(name: str) -> Any:
+        try:
+            return node.state[name]
+        except UntrustedError:
+            return None
+
+    brief = _describe_briefly(node, None)
+    tensors = []
+    for name, info in read(lambda: node.tensors, {}).items():
+        found = read(functools.partial(measure, name), None) if statistics else None
+        tensors.append({"name": name, **info._asdict(), "statistics": found})
+    values = []
+    for name, kind in read(node.state.types, {}).items():
+        if kind != "torch.Tensor":
+            value = read(functools.partial(shown, name), None)
+            values.append({"name": name, "type": kind, "value": one_line(repr(value))})
+    stash = [{"name": name, "type": kind} for name, kind in read(node.stash.types, {}).items()]
+    texts = {"config": read(lambda: node.config, ""), "source": read(lambda: node.source, "")}
+    if problems and brief["problem"] is None:
+        brief["problem"] = "; ".join(dict.fromkeys(problems))
+    return {**brief, **texts, "stash": stash, "values": values, "tensor_list": tensors}
+
+
+def describe_diff(a: str, b: str, changes: Iterable[Change]) -> dict[str, Any]:
+    """Return the document of ``diff``."""
+    rows = [{**vars(change), "measures": change.measures and _numbers(change.measures)} for change in changes]
+    return document("diff", a=a, b=b, changes=rows)
+
+
+def _numbers(item: Any) -> dict[str, Any]:
+    """Return the fields of numbers; those that JSON has not are texts."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in vars(item).items()
+    }

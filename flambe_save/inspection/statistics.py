@@ -1,0 +1,219 @@
+"""Statistics of tensors and of the difference between two, a piece at a time, so that none has to fit into memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["BINS", "PIECE", "Measures", "Statistics", "compare", "measure"]
+
+BINS = 24  # of a histogram
+PIECE = 1 << 20  # elements that are looked at at a time; as many in float64 are 8 MiB
+
+Pieces = Callable[[], Iterator[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of a tensor's elements. Of complex ones, their absolute values are looked at.
+
+    Attributes
+    ----------
+    count : int
+        Elements.
+    minimum, maximum, mean, std : float or None
+        Of the finite elements, computed in float64; ``std`` is that of the population. None where none is finite.
+    nan, inf, zero : int
+        How many elements are that.
+    norm : float or None
+        The Euclidean norm of the finite elements.
+    histogram : tuple of int
+        Finite elements in equal bins from the minimum to the maximum; empty where there are none.
+    """
+
+    count: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    std: float | None
+    nan: int
+    inf: int
+    zero: int
+    norm: float | None
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How far two tensors of one shape are apart, computed in float64.
+
+    Only elements that are finite in both are measured.
+
+    Attributes
+    ----------
+    is_same : bool
+        Whether all elements are equal, NaN in the same places.
+    is_close : bool
+        Whether all are within the tolerances: ``|b - a| <= atol + rtol * |a|``.
+    max_abs, mean_abs : float
+        Of the differences.
+    relative_norm : float
+        The norm of the difference by that of ``a``; infinite where ``a`` is zero and ``b`` is not.
+    not_finite : int
+        Elements that differ and are infinite or NaN in one of the two.
+    cosine : float or None
+        Of the angle between the two; None where one of them is zero, or too long.
+    """
+
+    is_same: bool
+    is_close: bool
+    max_abs: float
+    mean_abs: float
+    relative_norm: float
+    not_finite: int
+    cosine: float | None
+
+
+def measure(pieces: Pieces, advance: Callable[[int], None] = lambda count: None) -> Statistics:
+    """Return the statistics of a tensor.
+
+    Parameters
+    ----------
+    pieces : callable
+        Returns an iterator of flat tensors, which are the elements; it is called twice, since a histogram needs to
+        know its ends.
+    advance : callable
+        Told of the bytes that were read, those of one pass.
+    """
+    count = finite = nan = inf = zero = 0
+    mean = squares = sum_of_squares = 0.0  # moments of parts are added up as Chan, Golub and LeVeque (1983) do
+    low, high = math.inf, -math.inf
+    for piece in pieces():
+        advance(piece.numel() * piece.element_size())
+        values, is_finite = _finite(piece)
+        count += len(piece)
+        if is_finite is not None:
+            wide = _real(piece)
+            nan += int(wide.isnan().sum())
+            inf += int(wide.isinf().sum())
+        here = len(values)
+        if not here:
+            continue
+        zero += here - int(values.count_nonzero())
+        variance, average = (float(item) for item in torch.var_mean(values, correction=0))
+        shift, total = average - mean, finite + here
+        squares += variance * here + shift * shift * finite * here / total
+        mean, finite = mean + shift * here / total, total
+        sum_of_squares += float(torch.linalg.vector_norm(values)) ** 2
+        least, most = (float(item) for item in values.aminmax())
+        low, high = min(low, least), max(high, most)
+    if not finite:
+        return Statistics(count, None, None, None, None, nan, inf, zero, None, ())
+    return Statistics(
+        count,
+        low,
+        high,
+        mean,
+        math.sqrt(squares / finite),
+        nan,
+        inf,
+        zero,
+        math.sqrt(sum_of_squares),
+        _histogram(pieces, low, high),
+    )
+
+
+def _histogram(pieces: Pieces, low: float, high: float) -> tuple[int, ...]:
+    counts = torch.zeros(BINS, dtype=torch.float64)
+    for piece in pieces():
+        values, _ = _finite(piece)
+        if low == high:  # where torch would choose ends itself
+            counts[0] += len(values)
+        else:
+            # Of half the values: the width of the widest range is more than a float can be
+            counts += torch.histc(values / 2, BINS, low / 2, high / 2)
+    return tuple(int(item) for item in counts)
+
+
+def compare(
+    a: Pieces, b: Pieces, *, atol: float = 0.0, rtol: float = 0.0, advance: Callable[[int], None] = lambda count: None
+) -> Measures:
+    """Return how far two tensors of as many elements are apart.
+
+    Parameters
+    ----------
+    a, b : callable
+        Return iterators of flat tensors, in pieces of the same sizes; of any types.
+    atol, rtol : float
+        Within which elements count as close.
+    advance : callable
+        Told of the bytes of ``a`` that were read.
+    """
+    is_same = is_close = True
+    largest = total = of_difference = of_a = of_b = product = 0.0
+    count = not_finite = 0
+    for one, other in zip(a(), b(), strict=True):
+        advance(one.numel() * one.element_size())
+        if one.dtype == other.dtype and torch.equal(_bits(one), _bits(other)):
+            values, _ = _finite(one)
+            square = float(torch.linalg.vector_norm(values)) ** 2
+            of_a, of_b, product, count = of_a + square, of_b + square, product + square, count + len(one)
+            continue
+        if one.dtype == other.dtype and not (one.is_floating_point() or one.is_complex()):
+            is_same = False  # integers past 2 ** 53 may look the same below
+            is_close = is_close and bool(atol or rtol)
+        first, second = _wide(one), _wide(other)
+        is_finite = first.isfinite() & second.isfinite()
+        if not is_finite.all():
+            same = (first == second) | (first.isnan() & second.isnan())
+            not_finite += int((~(same | is_finite)).sum())
+            first, second = first[is_finite], second[is_finite]
+        if not len(first):
+            continue
+        difference = (second - first).abs()
+        here = float(difference.max())
+        is_same = is_same and not here
+        is_close = is_close and bool((difference <= atol + rtol * first.abs()).all())
+        largest = max(largest, here)
+        total += float(difference.sum())
+        of_difference += float(torch.linalg.vector_norm(difference)) ** 2
+        of_a += float(torch.linalg.vector_norm(first)) ** 2
+        of_b += float(torch.linalg.vector_norm(second)) ** 2
+        product += float(torch.vdot(first, second).real)
+        count += len(difference)
+    norms = math.sqrt(of_a) * math.sqrt(of_b)
+    has_angle = norms > 0 and math.isfinite(norms) and math.isfinite(product)
+    return Measures(
+        is_same and not not_finite,
+        is_close and not not_finite,
+        largest,
+        total / count if count else 0.0,
+        math.sqrt(of_difference / of_a) if of_a else (math.inf if of_difference else 0.0),
+        not_finite,
+        min(1.0, max(-1.0, product / norms)) if has_angle else None,
+    )
+
+
+def _wide(piece: torch.Tensor) -> torch.Tensor:
+    if piece.is_complex():
+        return piece.to(torch.complex128)
+    return (piece if piece.dtype.itemsize > 1 else piece.to(torch.float32)).to(torch.float64)
+
+
+def _real(piece: torch.Tensor) -> torch.Tensor:
+    wide = _wide(piece)
+    return wide.abs() if wide.is_complex() else wide
+
+
+def _finite(piece: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the finite elements in float64, and which these are where they are not all."""
+    wide = _real(piece)
+    is_finite = wide.isfinite()
+    return (wide, None) if is_finite.all() else (wide[is_finite], is_finite)
+
+
+def _bits(piece: torch.Tensor) -> torch.Tensor:
+    return piece.contiguous().view(torch.uint8)
