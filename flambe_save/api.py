@@ -10,6 +10,7 @@ import os
 import pickle
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import dill
@@ -37,11 +38,11 @@ from flambe_save.errors import (
 from flambe_save.formats import Damage, ReadOptions, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ties
 from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, STASH_KEY
-from flambe_save.loading import audit, build, read, reading, shape_of, state_of, tell_all
+from flambe_save.loading import audit, build, opened, read, reading, shape_of, state_of, tell_all
 from flambe_save.parallel import CollectionPaused, check_threads, default_threads
+from flambe_save.progress import Progress, ShowProgress, progress_of
 from flambe_save.saving import Saving, Target
 from flambe_save.state import State
-from flambe_save.storage import open_store
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust
 
@@ -72,6 +73,7 @@ def save(
     base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     level: int | None = None,
+    progress: ShowProgress = False,
 ) -> str:
     """Save an object as a folder that can be opened by hand; :func:`load` is the inverse.
 
@@ -106,6 +108,12 @@ def save(
         With ``compress``: 0 stores, which is quickest, 1 is fast, 9 is small; the default suits weights, which a higher
         level hardly makes smaller. Where isal is installed (the extra ``fast``) its three levels stand for 1 to 3, 4 to
         6, and 7 to 9.
+    progress : bool or callable
+        True shows a bar on the standard error output, where that is a terminal: by rich where it is installed (the
+        extra ``cli``), else a plain line. A callable is called as ``progress(done, total)``, with bytes of the files
+        before they are packed: by one thread at a time, though not always this one, with ``done`` never less than
+        before and equal to ``total`` at last, just before the save is committed. What it raises ends the save, is
+        raised as it is, and nothing is left behind. A file that is linked counts when that is done.
 
     Returns
     -------
@@ -128,9 +136,11 @@ def save(
     NeedsTrustWarning
         If the save holds more than data, so that a default load will refuse that part.
     """
-    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level)
+    options = _Options(
+        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
+    )
     with CollectionPaused():
-        saving = _planned(_state_of(obj), path, *options)
+        saving = _planned(_state_of(obj), path, options, progress_of(progress, "Saving"))
     return _write(saving)
 
 
@@ -148,13 +158,16 @@ def save_state_to_file(
     base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     level: int | None = None,
+    progress: ShowProgress = False,
 ) -> str:
     """Save a State, or a bare ``state_dict``; :func:`load_state_from_file` is the inverse.
 
     Parameters, returns, errors and warnings are those of :func:`save`.
     """
-    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level)
-    return _write(_planned(state, path, *options))
+    options = _Options(
+        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
+    )
+    return _write(_planned(state, path, options, progress_of(progress, "Saving")))
 
 
 def save_async(
@@ -171,6 +184,7 @@ def save_async(
     base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     level: int | None = None,
+    progress: ShowProgress = False,
     keep_memory: bool = True,
 ) -> Future[str]:
     """Save an object in the background, as it is now: training can go on at once, and what it changes is not saved.
@@ -186,6 +200,9 @@ def save_async(
         tensors take. A call with False lets go of it when its save is done.
     obj, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
         As :func:`save`.
+    progress : bool or callable
+        As :func:`save`, of what is written in the background, from there. What a callable raises is raised by
+        ``.result()``.
 
     Returns
     -------
@@ -205,9 +222,11 @@ def save_async(
     NeedsTrustWarning
         As :func:`save`.
     """
-    options = (compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level)
+    options = _Options(
+        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
+    )
     with CollectionPaused():
-        saving = _planned(_state_of(obj), path, *options)
+        saving = _planned(_state_of(obj), path, options, progress_of(progress, "Saving"))
     saving.tell(is_written=False)
     return start(saving, keep_memory=keep_memory)
 
@@ -224,38 +243,47 @@ def _state_of(obj: Any) -> State:
     return state
 
 
-def _planned(
-    state: Mapping[str, Any],
-    path: str | os.PathLike[str],
-    compress: bool,
-    pickle_only: bool,
-    overwrite: bool,
-    pickle_module: PickleModule,
-    pickle_protocol: int,
-    durable: bool,
-    digest: str | None,
-    base: str | os.PathLike[str] | None,
-    threads: int | None,
-    level: int | None,
-) -> Saving:
+@dataclass(frozen=True)
+class _Options:
+    """The options of :func:`save`, as callers give them."""
+
+    compress: bool
+    pickle_only: bool
+    overwrite: bool
+    pickle_module: PickleModule
+    pickle_protocol: int
+    durable: bool
+    digest: str | None
+    base: str | os.PathLike[str] | None
+    threads: int | None
+    level: int | None
+
+
+def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
     """Check the arguments of a save and plan it."""
-    final = _final_path(path, compress, pickle_only)
+    compress, level, base = options.compress, options.level, options.base
+    final = _final_path(path, compress, options.pickle_only)
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise UnsupportedObjectError(f"a state maps keys, which are texts, to values; this is a {type(state).__name__}")
-    if not 2 <= pickle_protocol <= pickle.HIGHEST_PROTOCOL:
-        raise SaveError(f"pickle protocol {pickle_protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
-    if digest not in (None, "sha256"):
-        raise SaveError(f"no digest {digest!r} is known", fix="Pass digest='sha256', or none.")
+    if not 2 <= options.pickle_protocol <= pickle.HIGHEST_PROTOCOL:
+        raise SaveError(f"pickle protocol {options.pickle_protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
+    if options.digest not in (None, "sha256"):
+        raise SaveError(f"no digest {options.digest!r} is known", fix="Pass digest='sha256', or none.")
     if level is not None and (not compress or isinstance(level, bool) or level not in range(10)):
         raise SaveError(
             f"level={level!r} is no level" if compress else "level is of the compression, and compress is False",
             fix="Pass compress=True and a level of 0 to 9, or no level.",
         )
-    count = check_threads(threads, SaveError)
-    target = Target(
-        final, compress, pickle_only, overwrite, durable, os.fspath(base) if base is not None else None, level
+    how = DumpOptions(
+        options.pickle_module,
+        options.pickle_protocol,
+        options.digest,
+        threads=check_threads(options.threads, SaveError),
+        progress=progress,
     )
-    return Saving(state, target, DumpOptions(pickle_module, pickle_protocol, digest, threads=count))
+    base = os.fspath(base) if base is not None else None
+    target = Target(final, compress, options.pickle_only, options.overwrite, options.durable, base, level)
+    return Saving(state, target, how)
 
 
 def _write(saving: Saving) -> str:
@@ -280,6 +308,7 @@ def load(
     mmap: bool = False,
     verify: bool = True,
     threads: int | None = None,
+    progress: ShowProgress = False,
 ) -> Any:
     """Load an object: build it from its config, then give it its state. Inverse of :func:`save`.
 
@@ -318,6 +347,12 @@ def load(
         Whether the checksum of every file is compared. Without, what is mapped is read only when it is used.
     threads : int, optional
         How many threads read at once; by default as many as there are cores, up to four.
+    progress : bool or callable
+        Whom to tell how much is read, as :func:`save`; building the object comes after that. Files of a folder count
+        while they are read, and mapped ones while their checksums are compared, or when they are mapped where none are.
+        A .pkl counts as it is read, before it is unpickled, and an archive, by its packed bytes, as it is unpacked; of
+        one whose ``node`` alone is read, the rest counts at the end. Where a save is replaced while it is read, what is
+        read of the new one is added to ``total``.
 
     Returns
     -------
@@ -345,9 +380,13 @@ def load(
     where = os.fspath(path)
     try:
         count = check_threads(threads, LoadError)
-        options = LoadOptions(trust, map_location, pickle_module, is_mapped=mmap, is_verified=verify, threads=count)
+        meter = progress_of(progress, "Loading")
+        options = LoadOptions(
+            trust, map_location, pickle_module, is_mapped=mmap, is_verified=verify, threads=count, progress=meter
+        )
         with CollectionPaused(), kept_random_states():
-            saved = read(path, node, options)
+            with meter:
+                saved = read(path, node, options)
             changed = changed_packages(saved.packages)
             if changed:
                 warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
@@ -386,6 +425,7 @@ def load_state_from_file(
     mmap: bool = False,
     verify: bool = True,
     threads: int | None = None,
+    progress: ShowProgress = False,
     **pickle_load_args: Any,
 ) -> State:
     """Load a State, building no object; parameters and errors as :func:`load`.
@@ -403,9 +443,14 @@ def load_state_from_file(
     """
     trust = Trust.of(weights_only, trusted, limits=limits)
     count = check_threads(threads, LoadError)
-    options = LoadOptions(trust, map_location, pickle_module, pickle_load_args, mmap, verify, threads=count)
+    meter = progress_of(progress, "Loading")
+    options = LoadOptions(
+        trust, map_location, pickle_module, pickle_load_args, mmap, verify, threads=count, progress=meter
+    )
     try:
-        return state_from_tree(read(path, node, options).tree)
+        with meter:
+            saved = read(path, node, options)
+        return state_from_tree(saved.tree)
     except UntrustedError as error:
         tell_all(error, path, node, trust)
         raise
@@ -420,6 +465,7 @@ def load_state(
     trusted: Iterable[str] = (),
     limits: Limits | None = None,
     strict: bool = True,
+    progress: ShowProgress = False,
 ) -> None:
     """Fill an object that is there with the state of a save; nothing is built, so no class of the save needs trust.
 
@@ -434,7 +480,7 @@ def load_state(
         ``"model.encoder"``.
     map_location : str, torch.device, mapping or callable, optional
         Where tensors are read to before they are copied.
-    trusted, limits, strict
+    trusted, limits, strict, progress
         As :func:`load`.
 
     Raises
@@ -443,10 +489,13 @@ def load_state(
         As :func:`load`; a StateMismatchError where the save does not fit the object.
     """
     trust = Trust.of(trusted=trusted, limits=limits)
-    options = LoadOptions(trust, map_location, is_mapped=True)  # each value is copied right away
+    meter = progress_of(progress, "Loading")
+    options = LoadOptions(trust, map_location, is_mapped=True, progress=meter)  # each value is copied right away
     where = os.fspath(path)
     try:
-        load_state_into(obj, state_of(path, node, options), strict=strict)
+        with meter:
+            state = state_of(path, node, options)
+        load_state_into(obj, state, strict=strict)
     except UntrustedError as error:
         tell_all(error, path, node, trust)
         raise
@@ -553,13 +602,17 @@ def untrusted(path: str | os.PathLike[str], *, node: str = "", limits: Limits | 
     return audit(path, node, Trust.of(limits=limits))
 
 
-def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> list[Damage]:
+def verify(
+    path: str | os.PathLike[str], *, limits: Limits | None = None, progress: ShowProgress = False
+) -> list[Damage]:
     """Read a whole save and list all that is damaged; nothing is unpickled or built.
 
     Parameters
     ----------
     path, limits
         As :func:`load`. Of a folder inside a save, that folder is read.
+    progress : bool or callable
+        As :func:`load`. What is compared with two or three checksums is read as often, and its bytes count in parts.
 
     Returns
     -------
@@ -572,12 +625,13 @@ def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> lis
         Where there is no save, or it cannot be read: SaveNotFoundError, UnknownFormatError, LimitError.
     """
     where = os.fspath(path)
+    meter = progress_of(progress, "Verifying")
+    options = ReadOptions(LoadOptions(Trust.of(limits=limits), progress=meter), "", where)
 
     def attempt() -> list[Damage]:
         try:
-            with open_store(path, limits) as store:
-                options = ReadOptions(LoadOptions(Trust.of(limits=limits)), "", where)
-                found = list(format_of(store, where).inspect(store, options).verify())
+            with opened(path, options) as (store, told):
+                found = list(format_of(store, where).inspect(store, told).verify())
                 if found:
                     raise _Found(found)  # a store that was replaced meanwhile says so when an error leaves it
         except _Found as damage:
@@ -586,7 +640,8 @@ def verify(path: str | os.PathLike[str], *, limits: Limits | None = None) -> lis
             return [Damage(error.node, error.file, error.message)]
         return []
 
-    return reading(attempt, where)
+    with meter:
+        return reading(attempt, where)
 
 
 class _Found(Exception):

@@ -6,9 +6,11 @@ api.py has the public functions that take them; an audit takes all of them but t
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -39,14 +41,15 @@ from flambe_save.errors import (
 from flambe_save.formats import ReadOptions, Saved, format_of
 from flambe_save.formats.directory import DIRECTORY
 from flambe_save.layout import CONFIG_FILE, REQUIREMENTS_FILE
+from flambe_save.progress import NO_PROGRESS
 from flambe_save.registry import FORMATS
 from flambe_save.state import State, split_key
-from flambe_save.storage import open_store, whole_save
+from flambe_save.storage import Store, open_store, whole_save
 from flambe_save.storage.tar import TarStore
 from flambe_save.tree import SaveTreeNode, join_prefix, prefixed, state_from_tree, walk
 from flambe_save.trust import Limits, Trust, needs_everything
 
-__all__ = ["audit", "build", "bytes_of", "read", "reading", "shape_of", "state_of", "tell_all"]
+__all__ = ["audit", "build", "bytes_of", "opened", "read", "reading", "shape_of", "state_of", "tell_all"]
 
 R = TypeVar("R")
 
@@ -85,10 +88,20 @@ def read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved
                 saved = DIRECTORY.read_folder(store, folder, wanted)
                 if saved is not None:
                     return saved
-        with open_store(path, limits, threads=options.threads) as store:
-            return format_of(store, where).read(store, wanted)
+        with opened(path, wanted) as (store, told):
+            return format_of(store, where).read(store, told)
 
     return reading(attempt, where)
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], options: ReadOptions) -> Iterator[tuple[Store, ReadOptions]]:
+    """Open a save. An archive is told of as the store unpacks it, and so by nobody who reads from the store."""
+    values = options.values
+    with open_store(path, values.trust.limits, threads=values.threads, progress=values.progress) as store:
+        if isinstance(store, TarStore):
+            options = replace(options, values=replace(values, progress=NO_PROGRESS))
+        yield store, options
 
 
 def state_of(path: str | os.PathLike[str], node: str, options: LoadOptions) -> State:

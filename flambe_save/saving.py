@@ -70,6 +70,8 @@ class Saving:
     Attributes
     ----------
     threads : int
+    progress : Progress
+        As the options have it.
     plan : Plan
         May be replaced by one that reads other memory.
 
@@ -82,6 +84,7 @@ class Saving:
     def __init__(self, state: Mapping[str, Any], target: Target, options: DumpOptions) -> None:
         self.target = target
         self.threads = options.threads
+        self.progress = options.progress
         tree = tree_from_state(state)
         chosen: Format = FORMATS["pickle" if target.is_single else "directory"]
         self.plan: Plan = chosen.plan(tree, options)
@@ -99,16 +102,21 @@ class Saving:
         LoadError
             If the base is damaged, or no save; nothing is written then.
         """
+        with self.progress:  # around what makes a SaveError of any OSError: a caller's own stays what it is
+            self._write()
+        return self.target.path
+
+    def _write(self) -> None:
         target = self.target
         try:
             check_outside(target.path)
             if target.overwrite:
                 check_replaceable(target.path)
             if target.base is None:
-                self._write()
+                self._write_files()
             else:
                 with Base(target.base) as base:
-                    self._write(base)
+                    self._write_files(base)
         except FlambeSaveError:
             raise
         except OSError as error:
@@ -118,10 +126,10 @@ class Saving:
                 file=named if os.path.isabs(named) else target.path,
                 fix="Nothing was left behind; check space and permissions, and save again.",
             ) from error
-        return target.path
 
-    def _write(self, base: Base | None = None) -> None:
+    def _write_files(self, base: Base | None = None) -> None:
         target, threads = self.target, self.threads
+        self.progress.begin(self.plan.size)
         linked = base.compare(self.plan, threads) if base is not None else 0
         with create_store(
             target.path,
@@ -133,7 +141,7 @@ class Saving:
             level=target.level,
             threads=threads,
         ) as store:
-            self.plan.write(store, threads, *([base.link] if base is not None else []))
+            self.plan.write(store, threads, base.link if base is not None else None, self.progress)
 
     def tell(self, *, is_written: bool) -> None:
         """Warn where a default load will refuse a part of the save."""

@@ -5,6 +5,7 @@ A verb gives an :class:`~flambe_save.cli.answers.Answer`; this is where it is pr
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import json
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")
             warnings.simplefilter("always")
             if arguments.completion:
                 return _complete(parser, arguments.completion)
@@ -80,7 +81,7 @@ def _print(answer: Answer, *, is_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _complete(parser: object, shell: str) -> int:
+def _complete(parser: argparse.ArgumentParser, shell: str) -> int:
     try:
         import shtab
     except ImportError:
@@ -93,7 +94,3 @@ def _complete(parser: object, shell: str) -> int:
 def _complain(text: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(f"flambe-save: {plain(text)}", file=sys.stderr)
-
-
-def _show_warning(message: Warning | str, *_: object) -> None:
-    _complain(f"warning: {message}")

@@ -13,6 +13,7 @@ from torch.serialization import default_restore_location
 
 from flambe_save.errors import LoadError, quote
 from flambe_save.parallel import default_threads
+from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.trust import NO_TRUST, Trust
 
 __all__ = ["DumpOptions", "LoadOptions", "MapLocation", "PickleModule", "Placer"]
@@ -47,6 +48,8 @@ class DumpOptions:
         Versions of packages, likewise.
     threads : int
         How many write at once.
+    progress : Progress
+        Is told of what is written.
     """
 
     pickle_module: PickleModule = dill
@@ -55,6 +58,7 @@ class DumpOptions:
     requirements: str | None = None
     packages: Mapping[str, str] | None = None
     threads: int = 1
+    progress: Progress = NO_PROGRESS
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class LoadOptions:
         Whether somebody else compares the checksum of the whole file, so that those inside it need not be.
     threads : int
         How many read at once.
+    progress : Progress
+        Is told of what is read.
     """
 
     trust: Trust = NO_TRUST
@@ -90,6 +96,7 @@ class LoadOptions:
     threads: int = field(default_factory=default_threads)
     node: str | None = None
     file: str | None = None
+    progress: Progress = NO_PROGRESS
 
 
 class Placer:

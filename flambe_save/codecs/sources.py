@@ -19,6 +19,7 @@ from flambe_save.checksum import combine, crc32
 from flambe_save.errors import CorruptSaveError
 from flambe_save.libc import c_function
 from flambe_save.parallel import in_threads, spans
+from flambe_save.progress import NO_PROGRESS, Progress
 
 __all__ = ["FileSource", "HeldSource", "Source", "memory_of", "new_storage", "open_source"]
 
@@ -37,10 +38,13 @@ class Source(Protocol):
     size : int
     is_held : bool
         Whether all bytes are there already, so that a checksum of them costs no reading.
+    progress : Progress
+        The file's own: it is told of what is read, and finished by whoever has all that he wants of the file.
     """
 
     size: int
     is_held: bool
+    progress: Progress
 
     def piece(self, start: int, stop: int) -> memoryview:
         """Return some of the bytes: shared, where the source keeps them."""
@@ -65,15 +69,19 @@ class HeldSource:
     threads : int
     is_shared : bool
         Whether storages share the bytes, and are no copies with memory of their own, which can be resized.
+    progress : Progress
     """
 
     is_held = True
 
-    def __init__(self, data: Any, threads: int = 1, *, is_shared: bool = False) -> None:
+    def __init__(
+        self, data: Any, threads: int = 1, *, is_shared: bool = False, progress: Progress = NO_PROGRESS
+    ) -> None:
         self._data = memoryview(data).cast("B")
         self._is_shared = is_shared
         self._threads = threads
         self.size = len(self._data)
+        self.progress = progress
 
     def piece(self, start: int, stop: int) -> memoryview:
         return self._data[start:stop]
@@ -84,8 +92,14 @@ class HeldSource:
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
         stop = self.size if stop is None else stop
         parts = spans(start, stop, self._threads, _LEAST)
-        found = in_threads(lambda part: crc32(self._data[part[0] : part[1]]), parts, self._threads)
+        found = in_threads(self._count, parts, self._threads)
         return _joined(found, [end - begin for begin, end in parts])
+
+    def _count(self, part: tuple[int, int]) -> int:
+        checksum = 0
+        for piece in self.progress.pieces(self._data[slice(*part)]):
+            checksum = crc32(piece, checksum)
+        return checksum
 
     def set_apart(self, ranges: Sequence[tuple[int, int]]) -> None:
         return
@@ -103,11 +117,21 @@ class FileSource:
         How many read at once.
     is_checked : bool
         Whether checksums are taken while reading.
+    progress : Progress
     """
 
     is_held = False
 
-    def __init__(self, descriptor: int, size: int, threads: int = 1, *, is_checked: bool = True) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        size: int,
+        threads: int = 1,
+        *,
+        is_checked: bool = True,
+        progress: Progress = NO_PROGRESS,
+    ) -> None:
+        self.progress = progress
         self._descriptor = descriptor
         self._threads = threads
         self._is_checked = is_checked
@@ -182,6 +206,7 @@ class FileSource:
             _read_at(self._descriptor, part, start + here)
             if self._is_checked:
                 checksum = crc32(part, checksum)
+            self.progress.advance(len(part))
         return checksum
 
     def _count(self, start: int, stop: int) -> int:
@@ -193,6 +218,7 @@ class FileSource:
                 chunk = buffer[: min(_STEP, part[1] - here)]
                 _read_at(self._descriptor, chunk, here)
                 checksum = crc32(chunk, checksum)
+                self.progress.advance(len(chunk))
             return checksum
 
         parts = spans(start, stop, self._threads, _LEAST)
@@ -223,7 +249,15 @@ class FileSource:
         return storage
 
 
-def open_source(file: BinaryIO, *, mapped: bool = False, threads: int = 1, is_checked: bool = True) -> Source:
+def open_source(
+    file: BinaryIO,
+    *,
+    mapped: bool = False,
+    threads: int = 1,
+    is_checked: bool = True,
+    progress: Progress = NO_PROGRESS,
+    passes: int = 1,
+) -> Source:
     """Return the source of an open file, which is read to the end only where it is small or no file of the system's.
 
     Parameters
@@ -236,26 +270,35 @@ def open_source(file: BinaryIO, *, mapped: bool = False, threads: int = 1, is_ch
     threads : int
     is_checked : bool
         Whether checksums will be asked for.
+    progress : Progress
+        The file gets its share of it: what is large, or mapped, is counted while it is read, all else when that share
+        is finished.
+    passes : int
+        How often all of it will be read.
     """
     try:
         descriptor = file.fileno()
     except (OSError, AttributeError):
         if hasattr(file, "getbuffer") and not isinstance(file, io.BytesIO):  # that could not be closed any more
-            return HeldSource(file.getbuffer(), threads)
-        return HeldSource(bytearray(file.read()), threads)
+            held: Any = file.getbuffer()
+        else:
+            held = bytearray(file.read())
+        return HeldSource(held, threads, progress=progress.share(len(held), passes))
     size = os.fstat(descriptor).st_size
+    progress = progress.share(size, passes)
     if mapped and size:
         try:
-            return HeldSource(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY), threads, is_shared=True)
+            pages = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
+            return HeldSource(pages, threads, is_shared=True, progress=progress)
         except (OSError, ValueError):  # a file system that cannot
             pass
     if size > _SMALL and hasattr(os, "preadv"):
-        return FileSource(descriptor, size, threads, is_checked=is_checked)
+        return FileSource(descriptor, size, threads, is_checked=is_checked, progress=progress)
     data = bytearray(size)
     filled = 0
     while filled < size and (count := file.readinto(memoryview(data)[filled:])):  # type: ignore[attr-defined]
         filled += count
-    return HeldSource(data if filled == size else data[:filled], threads)
+    return HeldSource(data if filled == size else data[:filled], threads, progress=progress)
 
 
 def memory_of(storage: torch.UntypedStorage) -> memoryview:

@@ -162,7 +162,10 @@ class DirectoryFormat:
         keys = reader.keys_of(names)
         top = _find_folder(keys, options)
         built: dict[str, SaveTreeNode] = {}
-        for folder in sorted(folder for folder in keys if folder.startswith(top)):
+        folders = sorted(folder for folder in keys if folder.startswith(top))
+        if options.values.progress.is_on:
+            options.values.progress.begin(reader.size_of(folder + name for folder in folders for name in NODE_FILES))
+        for folder in folders:
             node = built[folder] = reader.node(folder, keys[folder])
             if folder != top:
                 parent = _parent(folder, built)

@@ -53,6 +53,7 @@ class FolderContents(Contents):
         super().__init__()
         self._names, self._manifest = names, manifest
         self._reader = NodeReader(_Listed(store, names), manifest, options.values)
+        self._progress = options.values.progress
         self.damage = [*damage]
         if manifest is not None:
             self._compare_names(manifest)
@@ -93,6 +94,8 @@ class FolderContents(Contents):
                 keys |= self._reader.keys_of(names, complete=False)
             except LoadError as error:
                 yield Damage(error.node, error.file, error.message)
+        if self._progress.is_on:
+            self._progress.begin(self._reader.size_of(name for name in names if name != MANIFEST_FILE))
         for name in names:
             if name != MANIFEST_FILE:
                 yield from self._reader.damage(name, keys.get(name[: name.rfind("/") + 1]))

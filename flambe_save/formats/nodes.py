@@ -158,6 +158,16 @@ class NodeReader:
         outer = known.get(f"{folder}/" if folder else "", "") if folder else ""
         return ".".join([*([outer] if folder else []), *reversed(rest)])
 
+    def size_of(self, names: Iterable[str]) -> int:
+        """Return how many bytes files have: as listed, or as they are; whoever reads them finds what is wrong."""
+        if self._manifest is not None:
+            return sum(self._manifest.files[name]["bytes"] for name in names)
+        total = 0
+        for name in names:
+            with contextlib.suppress(KeyError, FlambeSaveError), self._store.reader(name) as file:
+                total += file.seek(0, io.SEEK_END)
+        return total
+
     def _long_key(self, folder: str) -> str:
         """Return the key that a node with a shortened folder name records."""
         values = self._load(f"{folder}/{STATE_FILE}", None)
@@ -233,13 +243,18 @@ class NodeReader:
         is_listed = self._manifest is not None and options.is_verified
         with self._opened(name, prefix, None) as file:
             source = open_source(
-                file, mapped=options.is_mapped, threads=options.threads, is_checked=options.is_verified
+                file,
+                mapped=options.is_mapped,
+                threads=options.threads,
+                is_checked=options.is_verified,
+                progress=options.progress,
             )
             if is_listed and source.is_held:
                 self._check_checksum(name, source)
             values = _CODEC.load(source, replace(options, node=prefix, file=name, is_vouched_for=is_listed))
             if is_listed and not source.is_held:  # it was taken while the values were read
                 self._check_checksum(name, source)
+            source.progress.finish()
         return values
 
     def text(self, name: str, prefix: str | None) -> str:
@@ -259,14 +274,6 @@ class NodeReader:
                     source = HeldSource(bytearray(source.piece(0, source.size)))
                 self._outlines = {name: Outline(source, options)}
         return self._outlines[name]
-
-    def size_of(self, names: Iterable[str]) -> int:
-        """Return how many bytes files have together."""
-        total = 0
-        for name in names:
-            with contextlib.suppress(KeyError, LoadError), self._store.reader(name) as file:
-                total += file.seek(0, io.SEEK_END)
-        return total
 
     def identities(self, name: str) -> set[Hashable]:
         """Return what tells a file on a disk from any other; nothing, where it is none."""
@@ -290,6 +297,7 @@ class NodeReader:
                 self._manifest.check_file(name, crc32(data))
         except (FlambeSaveError, KeyError, MemoryError) as error:
             raise _located(error, name, prefix) from error.__cause__
+        self._options.progress.advance(len(data))
         return data
 
     @contextlib.contextmanager
@@ -333,7 +341,8 @@ class NodeReader:
         is_torch_file = name.rpartition("/")[2] in (STATE_FILE, STASH_FILE)
         options = replace(self._options, node=prefix, file=name)
         with self._opened(name, prefix, None if is_torch_file else MAX_TEXT) as file:
-            source = open_source(file, threads=options.threads)
+            passes = is_torch_file + (self._manifest.passes(name) if self._manifest is not None else 0)
+            source = open_source(file, threads=options.threads, progress=options.progress, passes=max(passes, 1))
             if self._manifest is not None:
                 self._check_checksum(name, source)
                 self._manifest.check_digest(name, _pieces(source))
@@ -341,6 +350,7 @@ class NodeReader:
                 _CODEC.check(source, options)
             else:
                 _decoded(bytes(source.piece(0, source.size)), name, prefix)
+            source.progress.finish()
 
 
 def _located(error: Exception, name: str, prefix: str | None) -> FlambeSaveError:

@@ -39,6 +39,7 @@ __all__ = ["PICKLE", "PickleFormat"]
 _CODEC = PickleCodec()
 # Behind the pickle, where unpicklers do not look: its size and checksum
 _TRAILER = re.compile(rb"(\nflambe_save (\d{1,20}) bytes(?: sha256 ([0-9a-f]{64}))?) crc32 ([0-9a-f]{8})\n")
+_STEP = 16 << 20  # bytes that are read at once
 _FIX = "Take it from a copy of the save."
 _FIRST_BYTES = b"\x80"  # every pickle since protocol 2 begins so
 
@@ -64,7 +65,7 @@ class PickleFormat:
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Unpickle the State and cut it into its tree."""
-        data, trailer = _read_checked(store, options.where)
+        data, trailer = _read_checked(store, options)
         values = _CODEC.load(HeldSource(data), replace(options.values, file=options.where))
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise UnknownFormatError(
@@ -134,7 +135,7 @@ class _PickleContents(Contents):
 
     def verify(self) -> Iterator[Damage]:
         try:
-            _read_checked(self._store, self._options.where, digests=True)
+            _read_checked(self._store, self._options, digests=True)
         except CorruptSaveError as error:
             yield Damage(None, self._options.where, error.message)
 
@@ -166,7 +167,7 @@ def _trailer(data: bytes, digest: str | None) -> bytes:
     return begin + b" crc32 %08x\n" % crc32(begin, crc32(data))
 
 
-def _read_checked(store: Store, where: str, *, digests: bool = False) -> tuple[bytes, re.Match[bytes] | None]:
+def _read_checked(store: Store, options: ReadOptions, *, digests: bool = False) -> tuple[bytes, re.Match[bytes] | None]:
     """Return the pickle, compared with the checksum behind it, and that trailer, where it has one: Flambe's have none.
 
     Raises
@@ -176,12 +177,19 @@ def _read_checked(store: Store, where: str, *, digests: bool = False) -> tuple[b
     CorruptSaveError
         If it is damaged.
     """
+    where, progress = options.where, options.values.progress
     with store.reader("") as file:
         start = file.read(200)
         if start[:1] != _FIRST_BYTES or what_it_is(start) is not None:
             what, fix = what_it_is(start) or ("no pickle", "A save is a folder, a .pkl or a .tar.gz.")
             raise UnknownFormatError(f"{where!r} is {what}, and no save", file=where, fix=fix)
-        data = start + file.read()
+        progress.begin(file.seek(0, io.SEEK_END))
+        file.seek(len(start))
+        pieces = [start]
+        while piece := file.read(_STEP):
+            pieces.append(piece)
+            progress.advance(len(piece))
+        data = b"".join(pieces)
     try:
         end = pickle_end(data)
     except pickle.UnpicklingError as error:

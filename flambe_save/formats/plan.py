@@ -12,6 +12,7 @@ import torch
 from flambe_save.checksum import combine
 from flambe_save.codecs import Draft
 from flambe_save.parallel import in_threads
+from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.storage import Store
 
 __all__ = ["Facts", "Link", "Plan"]
@@ -72,19 +73,31 @@ class Plan:
         """Return a plan of the same files that reads other memory."""
         return replace(self, files={name: draft.with_storages(change) for name, draft in self.files.items()})
 
-    def write(self, store: Store, threads: int = 1, link: Link = lambda name, store: None) -> None:
+    def write(
+        self,
+        store: Store,
+        threads: int = 1,
+        link: Link | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> None:
         """Write all files to an open store, from several threads where it takes that.
 
         Parameters
         ----------
         store : Store
         threads : int
-        link : callable
+        link : callable, optional
             Puts a file into the store that need not be written, and returns what is known of it; None for any other.
+        progress : Progress
+            Has begun, with :attr:`size` bytes.
         """
 
         def put(name: str) -> Facts:
-            return link(name, store) or self._write(name, store)
+            linked = link(name, store) if link is not None else None
+            if linked is None:
+                return self._write(name, store, progress)
+            progress.advance(linked.size)
+            return linked
 
         # Between small files, threads only wait for each other's Python; a large file comes first, not last
         large = [name for name, draft in self.files.items() if draft.size >= _LARGE] if store.is_concurrent else []
@@ -96,12 +109,13 @@ class Plan:
             with store.writer(name, len(data)) as file:
                 file.write(data)
 
-    def _write(self, name: str, store: Store) -> Facts:
+    def _write(self, name: str, store: Store, progress: Progress) -> Facts:
         draft, checksum = self.files[name], 0
         digest = hashlib.new(self.digest) if self.digest is not None else None
         with store.writer(name, draft.size) as file:
             for chunk, piece in draft.chunks():
-                file.write(chunk)
+                for part in progress.pieces(chunk):
+                    file.write(part)
                 checksum = combine(checksum, piece, len(chunk)) if checksum else piece
                 if digest is not None:
                     digest.update(chunk)

@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 
 from flambe_save.errors import SaveNotFoundError
 from flambe_save.layout import PROTOCOL_FILE
+from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.storage.aside import old_save
 from flambe_save.storage.existing import check_outside, check_replaceable
 from flambe_save.storage.local import FileStore, FolderStore
@@ -66,11 +67,18 @@ class Store(Protocol):
     ) -> None: ...
 
 
-def open_store(path: str | os.PathLike[str], limits: Limits | None = None, *, threads: int | None = None) -> Store:
+def open_store(
+    path: str | os.PathLike[str],
+    limits: Limits | None = None,
+    *,
+    threads: int | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Store:
     """Open what is at ``path`` for reading; a folder, an archive and a file are told apart by their content.
 
     Where a process died between setting an old save aside and putting the new one in its place, the old one is read.
-    ``threads`` is how many unpack an archive; by default as many as there are cores, four at most.
+    ``threads`` is how many unpack an archive; by default as many as there are cores, four at most. ``progress`` is told
+    of what is unpacked; of files, whoever reads them tells it.
 
     Raises
     ------
@@ -94,7 +102,9 @@ def open_store(path: str | os.PathLike[str], limits: Limits | None = None, *, th
             file=str(where),
             fix="A save is a folder, a .pkl, or a .tar.gz of either.",
         )
-    return TarStore(place, limits=limits, threads=threads) if TarStore.recognises(place) else FileStore(place)
+    if TarStore.recognises(place):
+        return TarStore(place, limits=limits, threads=threads, progress=progress)
+    return FileStore(place)
 
 
 def _present(where: Path) -> tuple[Path, int] | None:

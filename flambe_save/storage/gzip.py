@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from flambe_save.checksum import crc32, isal_zlib
+from flambe_save.progress import NO_PROGRESS, Progress
 
 __all__ = ["DamagedMemberError", "MemberReader", "MemberWriter"]
 
@@ -163,9 +164,10 @@ class MemberReader:
         Where each member begins in what is unpacked; and ``size``.
     """
 
-    def __init__(self, file: BinaryIO, threads: int) -> None:
+    def __init__(self, file: BinaryIO, threads: int, progress: Progress = NO_PROGRESS) -> None:
         self._file = file
         self._threads = threads
+        self._progress = progress
         self._lock = threading.Lock()
         self._offsets = array("Q", [0])
         self.starts = array("Q", [0])
@@ -174,9 +176,12 @@ class MemberReader:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
 
     @classmethod
-    def find(cls, file: BinaryIO, threads: int) -> MemberReader | None:
-        """Go through all headers; None where the members are not all as :class:`MemberWriter` writes them."""
-        found = cls(file, threads)
+    def find(cls, file: BinaryIO, threads: int, progress: Progress = NO_PROGRESS) -> MemberReader | None:
+        """Go through all headers; None where the members are not all as :class:`MemberWriter` writes them.
+
+        Each member's packed bytes count as progress when it is first unpacked.
+        """
+        found = cls(file, threads, progress)
         end = os.fstat(file.fileno()).st_size
         here = told = 0
         block = memoryview(bytearray(4 + _HEADER.size))
@@ -275,7 +280,9 @@ class MemberReader:
             source = memoryview(packed)[:size]
             self._read(self._offsets[index], source)
             _unpack(source, target)
-            self._is_checked[index] = True
+            if not self._is_checked[index]:
+                self._is_checked[index] = True
+                self._progress.advance(size)
 
         return unpack
 

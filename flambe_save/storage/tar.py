@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from flambe_save.errors import CorruptSaveError, LimitError, SaveError, quote
 from flambe_save.layout import ARCHIVE_SUFFIX, CARD_FILES, REQUIREMENTS_FILE
 from flambe_save.parallel import default_threads
+from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.storage.aside import Aside, finish
 from flambe_save.storage.disk import open_file
 from flambe_save.storage.gzip import DamagedMemberError, MemberReader, MemberWriter
@@ -63,6 +64,8 @@ class TarStore:
         for 1 to 3, 4 to 6, and 7 to 9.
     threads : int, optional
         How many threads pack, or unpack; by default as many as there are cores, four at most.
+    progress : Progress
+        With ``"r"``: is told of the archive's own bytes, as they are unpacked.
     """
 
     is_concurrent = False
@@ -78,6 +81,7 @@ class TarStore:
         limits: Limits | None = None,
         level: int | None = None,
         threads: int | None = None,
+        progress: Progress = NO_PROGRESS,
     ) -> None:
         self.path = Path(path)
         self._mode = mode
@@ -87,6 +91,7 @@ class TarStore:
         self._limits = limits or Limits()
         self._level = level
         self._threads = threads or default_threads()
+        self._progress = progress
         self._root = self.path.name.removesuffix(ARCHIVE_SUFFIX) or "save"
         self._closing = contextlib.ExitStack()
         # Writing
@@ -238,10 +243,11 @@ class TarStore:
             raise self._not_intact(error) from error
 
     def _open(self, file: BinaryIO) -> None:
+        packed = os.fstat(file.fileno()).st_size
+        self._progress.begin(packed)
         try:
-            self._members = MemberReader.find(file, self._threads)
+            self._members = MemberReader.find(file, self._threads, self._progress)
             if self._members is not None:
-                packed = os.fstat(file.fileno()).st_size
                 _check_unpacked(self._members.size, packed, self._limits, str(self.path))
                 try:
                     self._places = self._listed(self._members)
@@ -302,7 +308,7 @@ class TarStore:
         """Read an archive of anybody else, all of it, from its begin to its end."""
         try:
             with gzip.open(file) as unpacked:
-                stream: Any = _Metered(unpacked, file, self._limits, str(self.path))
+                stream: Any = _Metered(unpacked, file, self._limits, str(self.path), self._progress)
                 with tarfile.open(fileobj=stream, mode="r|") as tar:
                     self._read_members(tar)
                 while rest := stream.read(1 << 20):  # gzip checks its CRC at the very end, which tarfile does not read
@@ -553,15 +559,21 @@ def _check_unpacked(count: int, packed: int, limits: Limits, where: str) -> None
 class _Metered:
     """What an archive unpacks to, read no further than the limits allow."""
 
-    def __init__(self, unpacked: gzip.GzipFile, packed: BinaryIO, limits: Limits, where: str) -> None:
+    def __init__(
+        self, unpacked: gzip.GzipFile, packed: BinaryIO, limits: Limits, where: str, progress: Progress
+    ) -> None:
+        self._progress = progress
         self._unpacked = unpacked
         self._packed = packed
         self._limits = limits
         self._where = where
         self._count = 0
+        self._position = 0
 
     def read(self, size: int) -> bytes:
         data = self._unpacked.read(size)
         self._count += len(data)
-        _check_unpacked(self._count, self._packed.tell(), self._limits, self._where)
+        before, self._position = self._position, self._packed.tell()
+        _check_unpacked(self._count, self._position, self._limits, self._where)
+        self._progress.advance(self._position - before)
         return data
