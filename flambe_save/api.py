@@ -37,11 +37,11 @@ from flambe_save.errors import (
 )
 from flambe_save.formats import Damage, ReadOptions, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ties
-from flambe_save.layout import ARCHIVE_SUFFIX, CONFIG_KEY, PICKLE_SUFFIX, STASH_KEY
+from flambe_save.layout import CONFIG_KEY, STASH_KEY
 from flambe_save.loading import audit, build, opened, read, reading, shape_of, state_of, tell_all
 from flambe_save.parallel import CollectionPaused, check_threads, default_threads
 from flambe_save.progress import Progress, ShowProgress, progress_of
-from flambe_save.saving import Saving, Target
+from flambe_save.saving import Saving, Target, final_path
 from flambe_save.state import State
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust
@@ -262,7 +262,7 @@ class _Options:
 def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
     """Check the arguments of a save and plan it."""
     compress, level, base = options.compress, options.level, options.base
-    final = _final_path(path, compress, options.pickle_only)
+    final = final_path(path, compress, options.pickle_only)
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise UnsupportedObjectError(f"a state maps keys, which are texts, to values; this is a {type(state).__name__}")
     if not 2 <= options.pickle_protocol <= pickle.HIGHEST_PROTOCOL:
@@ -574,7 +574,7 @@ def migrate(
         if requirements is not None and not requirements.startswith(HAS_MANIFEST):  # Flambe's
             requirements = f"{HAS_MANIFEST}\n{requirements}"
         how = DumpOptions(pickle_module, 2, saved.digest, requirements, saved.packages or None, default_threads())
-        final = _final_path(path, False, False) if out is None else _final_path(out, is_archive, is_single)
+        final = final_path(path, False, False) if out is None else final_path(out, is_archive, is_single)
         _write(Saving(state, Target(final, is_archive, is_single, overwrite=out is None), how))
     return rows
 
@@ -650,14 +650,3 @@ class _Found(Exception):
     def __init__(self, rows: list[Damage]) -> None:
         super().__init__()
         self.rows = rows
-
-
-def _final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) -> str:
-    final = os.fspath(path).rstrip("/" + os.sep) or os.fspath(path)
-    if not final or "\0" in final:
-        raise SaveError(f"{final!r} is no path", fix="Name the folder or file that the save shall be.")
-    if pickle_only and not final.endswith((PICKLE_SUFFIX, PICKLE_SUFFIX + ARCHIVE_SUFFIX)):
-        final = final.removesuffix(ARCHIVE_SUFFIX) + PICKLE_SUFFIX
-    if compress and not final.endswith(ARCHIVE_SUFFIX):
-        final += ARCHIVE_SUFFIX
-    return final

@@ -28,6 +28,7 @@ CARD_FILES = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 
 PICKLE_SUFFIX = ".pkl"
 ARCHIVE_SUFFIX = ".tar.gz"
+TENSORS_SUFFIX = ".safetensors"
 
 PROTOCOL = 1  # what Flambe 0.4 reads too
 ESCAPED_PROTOCOL = 2  # some folder name is percent-encoded, which Flambe would not decode

@@ -17,14 +17,15 @@ from flambe_save.config.audit import asks_for
 from flambe_save.errors import FlambeSaveError, NeedsTrustWarning, SaveError, warn
 from flambe_save.formats import Format, Plan
 from flambe_save.formats.base import Base
-from flambe_save.layout import TAGS_KEY
+from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX, TAGS_KEY
 from flambe_save.loading import needed
+from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.registry import FORMATS
 from flambe_save.state import Stash
 from flambe_save.storage import check_outside, check_replaceable, create_store
 from flambe_save.tree import SaveTreeNode, prefixed, tree_from_state
 
-__all__ = ["Saving", "Target"]
+__all__ = ["Saving", "Target", "final_path", "write_plan"]
 
 _READ_AGAIN = 64 << 20  # bytes
 _RECORDING = (
@@ -102,46 +103,7 @@ class Saving:
         LoadError
             If the base is damaged, or no save; nothing is written then.
         """
-        with self.progress:  # around what makes a SaveError of any OSError: a caller's own stays what it is
-            self._write()
-        return self.target.path
-
-    def _write(self) -> None:
-        target = self.target
-        try:
-            check_outside(target.path)
-            if target.overwrite:
-                check_replaceable(target.path)
-            if target.base is None:
-                self._write_files()
-            else:
-                with Base(target.base) as base:
-                    self._write_files(base)
-        except FlambeSaveError:
-            raise
-        except OSError as error:
-            named = str(error.filename or "")  # relative to a descriptor, often, which says nothing
-            raise SaveError(
-                f"the save cannot be written: {error.strerror or error}",
-                file=named if os.path.isabs(named) else target.path,
-                fix="Nothing was left behind; check space and permissions, and save again.",
-            ) from error
-
-    def _write_files(self, base: Base | None = None) -> None:
-        target, threads = self.target, self.threads
-        self.progress.begin(self.plan.size)
-        linked = base.compare(self.plan, threads) if base is not None else 0
-        with create_store(
-            target.path,
-            archive=target.is_archive,
-            single=target.is_single,
-            overwrite=target.overwrite,
-            durable=target.durable,
-            size=self.plan.size - linked,
-            level=target.level,
-            threads=threads,
-        ) as store:
-            self.plan.write(store, threads, base.link if base is not None else None, self.progress)
+        return write_plan(self.plan, self.target, self.threads, self.progress)
 
     def tell(self, *, is_written: bool) -> None:
         """Warn where a default load will refuse a part of the save."""
@@ -160,3 +122,61 @@ class Saving:
 def _holds_a_module(node: SaveTreeNode) -> bool:
     values = node.object_stash.values() if isinstance(node.object_stash, Stash) else ()
     return any(isinstance(value, torch.nn.Module) for value in values)
+
+
+def final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) -> str:
+    """Return the path of a save with the endings that it shall have.
+
+    Raises
+    ------
+    SaveError
+        If it is no path.
+    """
+    final = os.fspath(path).rstrip("/" + os.sep) or os.fspath(path)
+    if not final or "\0" in final:
+        raise SaveError(f"{final!r} is no path", fix="Name the folder or file that the save shall be.")
+    if pickle_only and not final.endswith((PICKLE_SUFFIX, PICKLE_SUFFIX + ARCHIVE_SUFFIX)):
+        final = final.removesuffix(ARCHIVE_SUFFIX) + PICKLE_SUFFIX
+    if compress and not final.endswith(ARCHIVE_SUFFIX):
+        final += ARCHIVE_SUFFIX
+    return final
+
+
+def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO_PROGRESS) -> str:
+    """Write a plan's files to where the target says, and return its path; errors are those of :meth:`Saving.write`."""
+    with progress:  # around what makes a SaveError of any OSError: a caller's own stays what it is
+        try:
+            check_outside(target.path)
+            if target.overwrite:
+                check_replaceable(target.path)
+            if target.base is None:
+                _write(plan, target, threads, progress)
+            else:
+                with Base(target.base) as base:
+                    _write(plan, target, threads, progress, base)
+        except FlambeSaveError:
+            raise
+        except OSError as error:
+            named = str(error.filename or "")  # relative to a descriptor, often, which says nothing
+            raise SaveError(
+                f"the save cannot be written: {error.strerror or error}",
+                file=named if os.path.isabs(named) else target.path,
+                fix="Nothing was left behind; check space and permissions, and save again.",
+            ) from error
+    return target.path
+
+
+def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: Base | None = None) -> None:
+    progress.begin(plan.size)
+    linked = base.compare(plan, threads) if base is not None else 0
+    with create_store(
+        target.path,
+        archive=target.is_archive,
+        single=target.is_single,
+        overwrite=target.overwrite,
+        durable=target.durable,
+        size=plan.size - linked,
+        level=target.level,
+        threads=threads,
+    ) as store:
+        plan.write(store, threads, base.link if base is not None else None, progress)

@@ -19,11 +19,11 @@ LAYERS = [
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
     ["loading", "saving", "background", "api"],
-    ["component"],
+    ["component", "conversion"],
     ["testing", "structure"],
     ["__init__"],
 ]
-PACKAGES = {"storage", "codecs", "config", "formats", "adapters", "testing"}
+PACKAGES = {"storage", "codecs", "config", "formats", "adapters", "conversion", "testing"}
 
 
 def unit(path: Path) -> str:

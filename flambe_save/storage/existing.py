@@ -9,13 +9,14 @@ import zlib
 from pathlib import Path
 
 from flambe_save.errors import SaveError, TargetExistsError
-from flambe_save.layout import NODE_FILES, PICKLE_SUFFIX, PROTOCOL_FILE, ROOT_FILES
+from flambe_save.layout import NODE_FILES, PICKLE_SUFFIX, PROTOCOL_FILE, ROOT_FILES, TENSORS_SUFFIX
 from flambe_save.storage.disk import Folder, Kind
 
 __all__ = ["check_outside", "check_replaceable"]
 
 _GZIP_START = b"\x1f\x8b"
 _PICKLE_START = b"\x80"
+_TENSORS_START = b"\x93NUMPY"
 
 
 def check_outside(path: str | os.PathLike[str]) -> None:
@@ -40,7 +41,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
     Raises
     ------
     TargetExistsError
-        If a folder holds files that no save has, or a file is neither a pickle nor an archive of a save.
+        If a folder holds files that no save has, or a file is no pickle, no archive of a save, and no file of tensors.
     """
     target = Path(os.path.abspath(path))
     foreign = None
@@ -67,11 +68,12 @@ def _foreign_file(path: Path) -> str | None:
 
 
 def _is_save(path: Path) -> bool:
-    """Whether a file begins as our pickles and archives do."""
+    """Whether a file begins as our pickles and archives do, or as files of tensors."""
     with open(path, "rb") as file:
-        start = file.read(2)
-    if start != _GZIP_START:
-        return start[:1] in (_PICKLE_START, b"")
+        start = file.read(10)
+    if not start.startswith(_GZIP_START):
+        is_tensors = start.startswith(_TENSORS_START) or (start[8:9] == b"{" and path.name.endswith(TENSORS_SUFFIX))
+        return start[:1] in (_PICKLE_START, b"") or is_tensors
     try:
         with tarfile.open(path, "r:gz") as archive:
             first = [member.name for member in itertools.islice(archive, 4)]

@@ -16,6 +16,7 @@ import posixpath
 import re
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -241,6 +242,41 @@ class TarStore:
             return cast("BinaryIO", BufferReader(_unpacked(self._members, start, size)))
         except DamagedMemberError as error:
             raise self._not_intact(error) from error
+
+    def size(self, name: str) -> int:
+        """Return how many bytes a member has; nothing is unpacked for it."""
+        return len(self._files[name]) if self._members is None else self._places[name].size
+
+    def chunks(self, name: str) -> Iterator[memoryview]:
+        """Yield a member's bytes in order, a few megabytes at a time; they may change when the next are asked for.
+
+        Raises
+        ------
+        CorruptSaveError
+            As :meth:`reader`.
+        """
+        members = self._members
+        start, size = self._places[name] if members is not None else (0, 0)
+        first = members.holding(start) if members is not None and size else 0
+        if members is None or not size or not members.is_content(first):
+            with self.reader(name) as file:
+                yield memoryview(file.read())
+            return
+        self._unread.discard(name)
+        end = start + size
+        stop = members.holding(end + -size % _BLOCK - 1) + 1
+        buffer = bytearray()
+        for index in range(first, stop, self._threads):
+            until = min(index + self._threads, stop)
+            begin, count = members.starts[index], members.starts[until] - members.starts[index]
+            if count > len(buffer):
+                buffer = bytearray(count)
+            view = memoryview(buffer)[:count]
+            try:
+                members.unpack(index, until, view)
+            except DamagedMemberError as error:
+                raise self._not_intact(error) from error
+            yield view[: end - begin]
 
     def _open(self, file: BinaryIO) -> None:
         packed = os.fstat(file.fileno()).st_size

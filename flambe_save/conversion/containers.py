@@ -1,0 +1,299 @@
+"""Containers: a save from one into another, by what lies at a path and what the output's name ends in.
+
+Where both hold the same files, these are copied (copying.py); otherwise the state goes from the one to the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import dill
+import torch
+
+from flambe_save.adapters import get_state
+from flambe_save.background import wait_for
+from flambe_save.codecs import Draft, DumpOptions, LoadOptions, PickleModule, TorchCodec, open_source
+from flambe_save.conversion.copying import Folders, check_level, copy_save
+from flambe_save.conversion.facts import Content, content_of, draft_of
+from flambe_save.conversion.tensorfiles import TensorFile, is_tensor_file
+from flambe_save.errors import FlambeSaveError, SaveError, SaveNotFoundError, UntrustedError
+from flambe_save.formats import Plan, format_of
+from flambe_save.formats.manifest import HAS_MANIFEST
+from flambe_save.layout import (
+    ARCHIVE_SUFFIX,
+    PICKLE_SUFFIX,
+    REQUIREMENTS_FILE,
+    STASH_KEY,
+    TAGS_KEY,
+    TENSORS_SUFFIX,
+    is_torch,
+)
+from flambe_save.loading import read, reading, tell_all
+from flambe_save.parallel import default_threads
+from flambe_save.registry import FORMATS
+from flambe_save.saving import Saving, Target, final_path, write_plan
+from flambe_save.state import State
+from flambe_save.storage import FileStore, Store, open_store
+from flambe_save.tree import state_from_tree, tree_from_state
+from flambe_save.trust import Limits, Trust
+
+__all__ = [
+    "content_at",
+    "convert",
+    "has_same_files",
+    "is_tensors",
+    "refusing",
+    "target_of",
+    "write_content",
+    "write_draft",
+]
+
+_CODEC = TorchCodec()
+_TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+
+
+def convert(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    level: int | None = None,
+    weights_only: bool = True,
+    trusted: Iterable[str] = (),
+    pickle_module: PickleModule = dill,
+    limits: Limits | None = None,
+) -> str:
+    """Write what is at a path as another container; no object is built.
+
+    A save is converted without loss between a folder, an archive and, where it is data and has no stash, a
+    ``.safetensors`` file. A pickle has no place for the list of installed packages. Tensors that were on another device
+    are on the CPU afterwards, but where files are copied: between a folder and an archive, or two archives.
+
+    Parameters
+    ----------
+    path : str or path
+        A save in any container, or a folder inside one; a ``.safetensors`` file, or one that ``torch.save`` wrote. What
+        it is, its content says. Of a file that is no save, a flat mapping of names to tensors is kept as
+        :func:`flambe_save.save_state_to_file` would keep it, anything else as :func:`flambe_save.save` would.
+    out : str or path
+        Ends in ``.tar.gz``, ``.pkl``, ``.pkl.tar.gz`` or ``.safetensors``; with any other name it is a folder.
+    overwrite : bool
+        Whether what is there is replaced, in one step.
+    level : int, optional
+        Of an archive's compression, as of :func:`flambe_save.save`.
+    weights_only, trusted, pickle_module
+        As of :func:`flambe_save.load`, for what is more than data. Not needed where files are copied.
+    limits : Limits, optional
+        As of :func:`flambe_save.load`.
+
+    Returns
+    -------
+    str
+        The path of what was written.
+
+    Raises
+    ------
+    TargetExistsError
+        If something is there already.
+    UnsupportedObjectError
+        If a ``.safetensors`` file cannot hold it: a stash, values that are neither tensors nor plain data. The error
+        names the node.
+    UntrustedError
+        If it holds more than data, and that has to be read.
+    CorruptSaveError
+        If it is damaged.
+    SaveError, LoadError
+        If it cannot be written, or read. Nothing is left behind, whatever the error.
+
+    Warns
+    -----
+    NeedsTrustWarning
+        If a save was written anew that holds more than data.
+    """
+    where = os.fspath(path)
+    trust = Trust.of(weights_only, trusted, limits=limits)
+    target = target_of(out, overwrite, level)
+    with refusing(path, trust, "convert"):
+        if not is_tensors(target.path) and reading(lambda: has_same_files(path, target, limits), where):
+            return reading(lambda: copy_save(path, target, limits=limits), where)
+        options = LoadOptions(trust, "cpu", pickle_module, is_mapped=True)
+        content = reading(lambda: content_at(path, options), where)
+        return write_content(content, target, pickle_module)
+
+
+def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -> Target:
+    """Return where and how a save is written, by the name of the output.
+
+    Raises
+    ------
+    SaveError
+        If nothing can be written by that name, or with that level.
+    """
+    final = final_path(out, False, False)
+    if final.endswith(_TORCH_SUFFIXES):
+        raise SaveError(
+            f"{final!r} would be a file of torch.save, and none is written here",
+            file=final,
+            fix="Name a .safetensors file, a .pkl, a .tar.gz or a folder; a folder has a state.pt for each component.",
+        )
+    is_archive = final.endswith(ARCHIVE_SUFFIX)
+    check_level(level, is_archive=is_archive)
+    is_single = is_tensors(final) or final.removesuffix(ARCHIVE_SUFFIX).endswith(PICKLE_SUFFIX)
+    return Target(final, is_archive, is_single, overwrite, level=level)
+
+
+def is_tensors(path: str) -> bool:
+    """Whether a path is that of a safetensors file, by its name."""
+    return path.endswith(TENSORS_SUFFIX)
+
+
+@contextlib.contextmanager
+def refusing(path: str | os.PathLike[str], trust: Trust, name: str) -> Iterator[None]:
+    """Let an error say which save it is of, and a refusal all that this asks for and how the call would allow it."""
+    try:
+        yield
+    except UntrustedError as error:
+        tell_all(error, path, "", trust)
+        error.fix = error.fix and error.fix.replace("load(...", f"{name}(...")
+        error.locate(file=os.fspath(path))
+        raise
+    except FlambeSaveError as error:
+        error.locate(file=os.fspath(path))
+        raise
+
+
+def has_same_files(path: str | os.PathLike[str], target: Target, limits: Limits | None) -> bool:
+    """Whether what is at a path consists of the very files that a target would have."""
+    with open_store(path, limits) as store:
+        if isinstance(store, FileStore) and _sniffed(store, os.fspath(path)) is not None:
+            return False
+        found = format_of(store, os.fspath(path))
+    return found is FORMATS["pickle" if target.is_single else "directory"]
+
+
+def _sniffed(store: FileStore, path: str) -> str | None:
+    """Return ``"tensors"`` or ``"torch"`` for a single file that is no save by its first bytes; else None."""
+    with store.reader("") as file:
+        start, size = file.read(200), file.seek(0, os.SEEK_END)
+    if is_torch(start):
+        return "torch"
+    if is_tensor_file(start, size, path):
+        return "tensors"
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def content_at(path: str | os.PathLike[str], options: LoadOptions, node: str = "") -> Content:
+    """Read what is at a path, a save or not, or a component in it; tensors may share memory with the files.
+
+    Raises
+    ------
+    LoadError
+        If it cannot be read, is damaged, or asks for trust.
+    UnsupportedObjectError
+        If it is a value that no save could hold.
+    """
+    where = os.fspath(path)
+    limits = options.trust.limits
+    with open_store(path, limits) as store:
+        kind = _sniffed(store, where) if isinstance(store, FileStore) else None
+        if kind is not None:
+            with store.reader("") as file:
+                held = open_source(file, mapped=True, threads=options.threads)
+                if kind == "torch":
+                    return _part_of(_content_of_value(_CODEC.load(held, options)), node, where)
+                tensors = TensorFile(held, where)
+                return _part_of(content_of(tensors) or Content(State(tensors.tensors())), node, where)
+        is_folders = format_of(store, where) is FORMATS["directory"]
+    saved = read(path, node, options)
+    state = state_from_tree(saved.tree)
+    for prefix in state.components:
+        if STASH_KEY in state._metadata[prefix]:
+            dict(state._metadata[prefix][STASH_KEY])  # opens it, which may need trust
+    requirements = None
+    if is_folders:
+        with contextlib.ExitStack() as closing:
+            requirements = _requirements_of(Folders.opened(path, options, closing))
+    return Content(state, saved.packages, requirements, saved.digest)
+
+
+def _part_of(content: Content, node: str, where: str) -> Content:
+    if not node:
+        return content
+    tree = tree_from_state(content.state)
+    part = tree.find(node)
+    if part is None:
+        raise SaveNotFoundError(f"the save has no node {node!r}", file=where)
+    tags = tree.state._metadata[""].get(TAGS_KEY)
+    if tags is not None:
+        part.state._metadata[""].setdefault(TAGS_KEY, tags)
+    return replace(content, state=state_from_tree(part))
+
+
+def _requirements_of(folders: Folders) -> str | None:
+    """Return what was installed when a save was written, as far as it says so."""
+    store: Store = folders.store
+    if REQUIREMENTS_FILE not in store.names():
+        return None
+    folders.reader.check(REQUIREMENTS_FILE, None)
+    with store.reader(REQUIREMENTS_FILE) as file:
+        text = file.read().decode()
+    return text if text.startswith(HAS_MANIFEST) else f"{HAS_MANIFEST}\n{text}"  # Flambe's
+
+
+def _content_of_value(value: Any) -> Content:
+    """Return what a torch file holds as a save would hold it: a mapping of names to tensors is a state."""
+    if not _is_flat(value):
+        return Content(get_state(value))
+    state = State(value)
+    metadata = getattr(value, "_metadata", None)
+    for prefix, local in metadata.items() if isinstance(metadata, dict) else ():
+        if isinstance(prefix, str) and isinstance(local, dict):
+            facts = {key: item for key, item in local.items() if not str(key).startswith("_flambe_")}
+            state._metadata[prefix] = facts
+    return Content(state)
+
+
+def _is_flat(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(key, str) for key in value)
+        and all(isinstance(item, torch.Tensor) for item in value.values())
+    )
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def write_content(content: Content, target: Target, pickle_module: PickleModule) -> str:
+    """Write a state with what is known beside it as what the target is; return its path.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If it cannot hold it.
+    SaveError
+        If it cannot be written.
+    """
+    if is_tensors(target.path):
+        return write_draft(draft_of(content), target)
+    wait_for(target.path)
+    requirements, packages = content.requirements, content.packages or None
+    options = DumpOptions(pickle_module, 2, content.digest, requirements, packages, default_threads())
+    saving = Saving(content.state, target, options)
+    path = saving.write()
+    saving.tell(is_written=True)
+    return path
+
+
+def write_draft(draft: Draft, target: Target) -> str:
+    """Write a single file; return its path."""
+    wait_for(target.path)
+    return write_plan(Plan({"": draft}), target, default_threads())

@@ -1,0 +1,460 @@
+"""Copying: the files of a save, or of a component in it, from one store to another, byte by byte.
+
+Nothing is unpickled, so nothing needs trust. What is copied is compared with the manifest on its way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flambe_save.background import wait_for
+from flambe_save.checksum import crc32
+from flambe_save.codecs import Draft, LoadOptions
+from flambe_save.errors import (
+    CorruptSaveError,
+    FlambeSaveError,
+    LoadError,
+    SaveError,
+    UncheckedSaveWarning,
+    UnknownFormatError,
+    quote,
+    warn,
+)
+from flambe_save.formats import Format, Plan, ReadOptions, format_of
+from flambe_save.formats.manifest import HAS_MANIFEST, Manifest
+from flambe_save.formats.nodes import NodeReader
+from flambe_save.formats.plan import Facts, Link
+from flambe_save.layout import (
+    ARCHIVE_SUFFIX,
+    CARD_FILES,
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    PROTOCOL_FILE,
+    REQUIREMENTS_FILE,
+    SOURCE_FILE,
+    STASH_FILE,
+    STATE_FILE,
+    VERSION_FILE,
+)
+from flambe_save.loading import reading
+from flambe_save.parallel import default_threads
+from flambe_save.progress import NO_PROGRESS, Progress
+from flambe_save.registry import FORMATS
+from flambe_save.saving import Target, final_path, write_plan
+from flambe_save.storage import Store, open_store, whole_save
+from flambe_save.storage.tar import TarStore
+from flambe_save.tree import join_prefix
+from flambe_save.trust import Limits, Trust
+
+__all__ = ["Copy", "Folders", "check_level", "copy_save", "pack", "unpack"]
+
+_STEP = 1 << 20  # bytes that are in memory at a time
+# Where there is no manifest to say it: the files of a node in the order in which a save writes them
+_ORDER = (STATE_FILE, STASH_FILE, VERSION_FILE, SOURCE_FILE, CONFIG_FILE, PROTOCOL_FILE)
+
+
+def pack(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    level: int | None = None,
+    limits: Limits | None = None,
+) -> str:
+    """Put a save that is a folder, or a .pkl, into an archive; :func:`unpack` is the inverse.
+
+    The files are copied as they are, manifest included, and compared with it: nothing is unpickled, so nothing in the
+    save needs trust.
+
+    Parameters
+    ----------
+    path : str or path
+        A save; of a folder inside a save, the archive is a save of its own.
+    out : str or path, optional
+        The archive, by default ``path`` with ``.tar.gz`` behind it; that is appended where it is missing.
+    overwrite : bool
+        Whether a save that is there is replaced, in one step.
+    level : int, optional
+        Of the compression, as of :func:`flambe_save.save`. With the same level, the archive is to the byte what a save
+        with ``compress=True`` to that path would have been.
+    limits : Limits, optional
+
+    Returns
+    -------
+    str
+        The path of the archive.
+
+    Raises
+    ------
+    SaveError
+        If ``path`` is an archive already, or the archive cannot be written. Nothing is left behind.
+    TargetExistsError
+        If something is there already.
+    CorruptSaveError
+        If a file is damaged; the error names it.
+    LoadError
+        If there is no save, or it cannot be read.
+    """
+    where = os.fspath(path)
+    check_level(level, is_archive=True)
+
+    def attempt() -> str:
+        with open_store(path, limits) as store:
+            if isinstance(store, TarStore):
+                raise SaveError(f"{where!r} is an archive already", file=where, fix="Copy the file.")
+            is_single = format_of(store, where) is FORMATS["pickle"]
+        final = final_path(where.rstrip("/" + os.sep) + ARCHIVE_SUFFIX if out is None else out, True, is_single)
+        return copy_save(path, Target(final, True, is_single, overwrite, level=level), limits=limits)
+
+    return reading(attempt, where)
+
+
+def unpack(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    limits: Limits | None = None,
+) -> str:
+    """Take a save out of an archive: a folder, or a .pkl. Inverse of :func:`pack`, whose notes hold here too.
+
+    Parameters
+    ----------
+    path : str or path
+        The archive.
+    out : str or path, optional
+        Where, by default ``path`` without its ``.tar.gz``.
+    overwrite : bool
+        Whether a save that is there is replaced, in one step.
+    limits : Limits, optional
+        What the archive may unpack to.
+
+    Returns
+    -------
+    str
+        The path of the folder or the .pkl.
+
+    Raises
+    ------
+    SaveError
+        If ``path`` is no archive, or what is in it cannot be written. Nothing is left behind.
+    TargetExistsError, CorruptSaveError, LoadError
+        As :func:`pack`.
+    """
+    where = os.fspath(path)
+
+    def attempt() -> str:
+        with open_store(path, limits) as store:
+            if not isinstance(store, TarStore):
+                raise SaveError(f"{where!r} is no archive", file=where, fix="It can be read as it is.")
+            is_single = store.names() == [""]
+        if out is None and not where.endswith(ARCHIVE_SUFFIX):
+            raise SaveError(
+                f"{where!r} does not end in {ARCHIVE_SUFFIX}, so its name does not say where to",
+                file=where,
+                fix="Say it: unpack(path, out).",
+            )
+        final = final_path(where.removesuffix(ARCHIVE_SUFFIX) if out is None else out, False, is_single)
+        return copy_save(path, Target(final, False, is_single, overwrite), limits=limits)
+
+    return reading(attempt, where)
+
+
+def check_level(level: int | None, *, is_archive: bool) -> None:
+    """Refuse a level that is none, or that nothing would use.
+
+    Raises
+    ------
+    SaveError
+    """
+    if level is not None and (not is_archive or isinstance(level, bool) or level not in range(10)):
+        raise SaveError(
+            f"level={level!r} is no level" if is_archive else "level is of the compression, and there is no archive",
+            fix=f"Pass an output that ends in {ARCHIVE_SUFFIX} and a level of 0 to 9, or no level.",
+        )
+
+
+def copy_save(path: str | os.PathLike[str], target: Target, *, node: str = "", limits: Limits | None = None) -> str:
+    """Copy a save, or a component of a save in folders, to a target of the same format; return the target's path.
+
+    Raises
+    ------
+    CorruptSaveError
+        If a file is damaged; nothing is left then.
+    LoadError, SaveError
+    """
+    wait_for(target.path)
+    with contextlib.ExitStack() as source:
+        if target.is_single:
+            plan = _copy_of_file(path, limits, source)
+        else:
+            plan = Folders.opened(path, LoadOptions(Trust.of(limits=limits)), source).copy(node)
+        threads = default_threads() if target.is_archive or plan.is_concurrent else 1
+        return write_plan(plan, target, threads)
+
+
+# ------------------------------------------------------------------------------------------------ drafts and plans
+
+
+class _CopiedFile(Draft):
+    """A file of an open store."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__()
+        self._store = store
+        self._name = name
+        with _read_errors(name):
+            self.size = _size_of(store, name)
+
+    def chunks(self) -> Iterator[tuple[bytes | bytearray | memoryview, int]]:
+        done = 0
+        with _read_errors(self._name):
+            for chunk in _chunks_of(self._store, self._name):
+                done += len(chunk)
+                if done > self.size:
+                    break
+                yield chunk, crc32(chunk)
+            if done != self.size:
+                raise CorruptSaveError("it was changed while it was read", file=self._name, fix="Copy it again.")
+
+
+def _size_of(store: Store, name: str) -> int:
+    if isinstance(store, TarStore):
+        return store.size(name)
+    with store.reader(name) as file:
+        return file.seek(0, io.SEEK_END)
+
+
+def _chunks_of(store: Store, name: str) -> Iterator[memoryview]:
+    if isinstance(store, TarStore):
+        yield from store.chunks(name)
+        return
+    buffer = memoryview(bytearray(_STEP))
+    with store.reader(name) as file:
+        while count := file.readinto(buffer):  # type: ignore[attr-defined]
+            yield buffer[:count]
+
+
+@contextlib.contextmanager
+def _read_errors(name: str) -> Iterator[None]:
+    """Tell what goes wrong with reading from what goes wrong with writing."""
+    try:
+        yield
+    except FlambeSaveError as error:
+        error.locate(file=name)
+        raise
+    except KeyError:
+        raise CorruptSaveError("it leads to no file", file=name, fix="Put the file itself there.") from None
+    except OSError as error:
+        raise LoadError(f"the save cannot be read: {error.strerror or error}", file=name) from error
+
+
+@dataclass
+class Copy(Plan):
+    """A plan of files that are copied from a store.
+
+    Attributes
+    ----------
+    source : contextlib.ExitStack
+        Closes the store; done before the copy counts, since an archive is wholly checked only then.
+    is_concurrent : bool
+        Whether the store can be read by several threads.
+    """
+
+    source: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    is_concurrent: bool = False
+
+    def write(self, store: Store, threads: int = 1, link: Link | None = None, progress: Progress = NO_PROGRESS) -> None:
+        """Write all files to an open store, and close the one that they come from."""
+        super().write(store, threads, link, progress)
+        self.source.close()
+
+
+def _copy_of_file(path: str | os.PathLike[str], limits: Limits | None, source: contextlib.ExitStack) -> Copy:
+    """Plan the copy of a save that is one pickle, after a look whether it is damaged."""
+    where = os.fspath(path)
+    store = source.enter_context(open_store(path, limits))
+    chosen: Format = format_of(store, where)
+    for damage in chosen.inspect(store, ReadOptions(LoadOptions(Trust.of(limits=limits)), "", where)).verify():
+        raise CorruptSaveError(damage.problem, file=damage.file, fix="Take it from a copy of the save.")
+    return Copy({"": _CopiedFile(store, "")}, source=source)
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+class Folders:
+    """A save in folders, or a folder of one, whose store is open.
+
+    Attributes
+    ----------
+    store : Store
+    manifest : Manifest or None
+    reader : NodeReader
+    keys : dict of str to str
+        Folder, with a slash after it, -> prefix of its node, in the whole save.
+    prefix : str
+        Of the node that was opened: ``""`` unless that is a folder inside a save.
+    """
+
+    def __init__(
+        self, store: Store, where: str, prefix: str, options: LoadOptions, source: contextlib.ExitStack
+    ) -> None:
+        self.store = store
+        self.prefix = prefix
+        self._source = source
+        self._names = store.names()
+        own = [name for name in self._names if name not in CARD_FILES]
+        self._sealed = _bytes_of(store, MANIFEST_FILE) if MANIFEST_FILE in own else None
+        self.manifest = Manifest.from_json(self._sealed) if self._sealed is not None else None
+        self.reader = NodeReader(store, self.manifest, options)
+        if self.manifest is not None:
+            self.manifest.check_names(own)
+            self.keys = _keys_of(self.manifest)  # of itself, so that no state is read for its key
+            return
+        if REQUIREMENTS_FILE in own and _bytes_of(store, REQUIREMENTS_FILE).startswith(HAS_MANIFEST.encode()):
+            warn(
+                f"{quote(where)} has lost its {MANIFEST_FILE}: its files are checked only by themselves",
+                UncheckedSaveWarning,
+            )
+        self.keys = self.reader.keys_of(own)
+
+    @classmethod
+    def opened(cls, path: str | os.PathLike[str], options: LoadOptions, source: contextlib.ExitStack) -> Folders:
+        """Open what is at a path; ``source`` closes it. A folder inside a save is a part of the whole.
+
+        Raises
+        ------
+        LoadError
+            If it is no save in folders, or its names are not those that were saved.
+        """
+        where, limits = os.fspath(path), options.trust.limits
+        root, folder = whole_save(path)
+        if folder:
+            with contextlib.ExitStack() as whole:
+                store = whole.enter_context(open_store(root, limits))
+                if MANIFEST_FILE in store.names():
+                    keys = _keys_of(Manifest.from_json(_bytes_of(store, MANIFEST_FILE)))
+                    if f"{folder}/" in keys:
+                        source.enter_context(whole.pop_all())
+                        return cls(store, where, keys[f"{folder}/"], options, source)
+        store = source.enter_context(open_store(path, limits))
+        if format_of(store, where) is not FORMATS["directory"]:
+            raise UnknownFormatError(
+                f"{where!r} is no save in folders", file=where, fix="Load it, and save it as a folder."
+            )
+        return cls(store, where, "", options, source)
+
+    def folder_of(self, node: str) -> str | None:
+        """Return the folder of a component, by its prefix inside what was opened; None where there is none."""
+        wanted = join_prefix(self.prefix, node) if node else self.prefix
+        return next((folder for folder, prefix in self.keys.items() if prefix == wanted), None)
+
+    def copy(self, node: str = "") -> Copy:
+        """Plan the copy of all files, or of those of one component with all inside it, which is a save of its own then.
+
+        Raises
+        ------
+        CorruptSaveError
+            If a file's size is not what was saved; when it is written, if its bytes are not.
+        """
+        top = self.folder_of(node)
+        assert top is not None, "whoever names a node has looked for it"
+        names = self._selected(top)
+        manifest = self.manifest
+        plan = Copy(source=self._source, is_concurrent=self.store.is_concurrent)
+        for name in names:
+            if os.sep != "/" and (os.sep in name or ":" in name):
+                raise CorruptSaveError(f"{quote(name)} leads elsewhere on this system", file=name)
+            if manifest is None and name not in CARD_FILES:
+                self.reader.check(name, self.keys.get(name[: name.rfind("/") + 1]))
+            plan.files[_moved(name, top)] = draft = _CopiedFile(self.store, name)
+            if manifest is not None and name in manifest.files:
+                manifest.check_size(name, draft.size)
+        if manifest is None:
+            return plan
+        plan.digest = "sha256" if any("sha256" in manifest.files.get(name, ()) for name in names) else None
+        part = self._part(manifest, top)
+
+        def seal(facts: Mapping[str, Facts]) -> tuple[str, bytes]:
+            for name in names:
+                if name in manifest.files:
+                    _check(manifest, name, facts[_moved(name, top)])
+            if not top:
+                assert self._sealed is not None, "it is where the manifest is from"
+                return MANIFEST_FILE, self._sealed
+            part.add_files(facts)
+            return MANIFEST_FILE, part.to_json()
+
+        plan.seal = seal
+        return plan
+
+    def _selected(self, top: str) -> list[str]:
+        """Return the names of a part, in the order in which a save writes them, without the manifest."""
+        if self.manifest is not None:
+            names = list(self.manifest.files)
+        else:
+            names = [folder + last for folder in sorted(self.keys) for last in _ORDER]
+            names += [REQUIREMENTS_FILE] if REQUIREMENTS_FILE in self._names else []
+        names = [name for name in names if name.startswith(top) or name == REQUIREMENTS_FILE]
+        return names + ([name for name in self._names if name in CARD_FILES] if not top else [])
+
+    def _part(self, manifest: Manifest, top: str) -> Manifest:
+        """Return what a manifest says of one component and all inside it; its files come when they are copied."""
+        prefix = self.keys[top]
+        begin = f"{prefix}." if prefix else ""
+        nodes: dict[str, Any] = {}
+        for inner, entry in manifest.nodes.items():
+            if inner == prefix or inner.startswith(begin):
+                nodes[inner[len(begin) :]] = {**entry, "folder": _moved(f"{entry['folder']}/", top).rstrip("/")}
+        ties = [[key[len(begin) :] for key in group if key.startswith(begin)] for group in manifest.ties]
+        return replace(
+            manifest,
+            nodes=nodes,
+            ties=[group for group in ties if len(group) > 1],
+            needs_trust=[sentence.removeprefix(top) for sentence in manifest.needs_trust if sentence.startswith(top)],
+            files={},
+        )
+
+
+def _keys_of(manifest: Manifest) -> dict[str, str]:
+    """Return folder, with a slash after it, -> prefix of every node.
+
+    Raises
+    ------
+    CorruptSaveError
+        If a node has no files.
+    """
+    keys = {f"{node['folder']}/" if node["folder"] else "": prefix for prefix, node in manifest.nodes.items()}
+    for folder, prefix in keys.items():
+        missing = [folder + last for last in _ORDER if folder + last not in manifest.files]
+        if missing:
+            raise CorruptSaveError("the manifest lists a node without its files", node=prefix, file=missing[0])
+    return keys
+
+
+def _moved(name: str, top: str) -> str:
+    return name.removeprefix(top)
+
+
+def _bytes_of(store: Store, name: str) -> bytes:
+    with _read_errors(name), store.reader(name) as file:
+        return file.read()
+
+
+def _check(manifest: Manifest, name: str, facts: Facts) -> None:
+    """Compare what was copied with what was saved.
+
+    Raises
+    ------
+    CorruptSaveError
+    """
+    manifest.check_file(name, facts.checksum)
+    noted = manifest.files[name].get("sha256")
+    if noted is not None and noted != facts.digest:
+        raise CorruptSaveError("its SHA-256 is not that of what was saved", file=name, fix="Take it from a copy.")

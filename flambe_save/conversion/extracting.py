@@ -1,0 +1,169 @@
+"""Extracting: a component of a save as a save of its own, or one tensor of its state as a file."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import dill
+import torch
+
+from flambe_save.codecs import LoadOptions, PickleModule
+from flambe_save.conversion.containers import (
+    content_at,
+    has_same_files,
+    is_tensors,
+    refusing,
+    target_of,
+    write_content,
+    write_draft,
+)
+from flambe_save.conversion.copying import Folders, copy_save
+from flambe_save.conversion.tensorfiles import npy_draft, safetensors_draft
+from flambe_save.errors import SaveError, SaveNotFoundError, quote_some
+from flambe_save.loading import reading
+from flambe_save.saving import Target, final_path
+from flambe_save.state import State
+from flambe_save.tree import join_prefix, place_key
+from flambe_save.trust import Limits, Trust
+
+__all__ = ["extract"]
+
+_NPY_SUFFIX = ".npy"
+_NEAR = 8  # names that an error lists
+
+
+def extract(
+    path: str | os.PathLike[str],
+    node: str,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    level: int | None = None,
+    weights_only: bool = True,
+    trusted: Iterable[str] = (),
+    pickle_module: PickleModule = dill,
+    limits: Limits | None = None,
+) -> str:
+    """Write a component of a save as a save of its own, or one tensor of it as a file.
+
+    From folders and archives to these, files are copied as they are, and nothing needs trust. What the result loads to
+    is what ``load(path, node=node)`` does.
+
+    Parameters
+    ----------
+    path : str or path
+        A save, or a folder inside one.
+    node : str
+        The dotted key of a component, or of a tensor in the state.
+    out : str or path
+        For a component as for :func:`convert`; for a tensor it ends in ``.npy`` or ``.safetensors``.
+    overwrite : bool
+        Whether what is there is replaced, in one step.
+    level, weights_only, trusted, pickle_module, limits
+        As of :func:`convert`.
+
+    Returns
+    -------
+    str
+        The path of what was written.
+
+    Raises
+    ------
+    SaveNotFoundError
+        If there is no such component and no such tensor; the error lists names that are near.
+    UnsupportedObjectError
+        If a file of tensors cannot hold it.
+    SaveError
+        If the output's name does not fit what it shall hold, or it cannot be written. Nothing is left behind.
+    TargetExistsError
+        If something is there already.
+    LoadError
+        As :func:`convert`.
+    """
+    where = os.fspath(path)
+    trust = Trust.of(weights_only, trusted, limits=limits)
+    options = LoadOptions(trust, "cpu", pickle_module, is_mapped=True)
+    final = final_path(out, False, False)
+    with refusing(path, trust, "extract"):
+        tensor = reading(lambda: _find(path, node, final, options), where)
+        if tensor is not None:
+            return _write_tensor(tensor, node, Target(final, is_single=True, overwrite=overwrite))
+        if final.endswith(_NPY_SUFFIX):
+            raise SaveError(
+                f"{node!r} is a component, and {final!r} the name of a file for one tensor",
+                file=final,
+                fix="Name a folder, a .tar.gz, a .pkl or a .safetensors file.",
+            )
+        target = target_of(final, overwrite, level)
+        if not target.is_single and reading(lambda: has_same_files(path, target, limits), where):
+            return reading(lambda: copy_save(path, target, node=node, limits=limits), where)
+        return write_content(reading(lambda: content_at(path, options, node), where), target, pickle_module)
+
+
+def _find(path: str | os.PathLike[str], node: str, final: str, options: LoadOptions) -> torch.Tensor | None:
+    """Return the tensor of a name, or None for a component.
+
+    Raises
+    ------
+    SaveNotFoundError
+        If the name is that of neither.
+    SaveError
+        If it is a tensor's, and the output's name that of no file for one.
+    """
+    limits = options.trust.limits
+    if not has_same_files(path, Target(""), limits):
+        state = content_at(path, options).state
+        components = set(state.components) | {""}
+        return None if node in components else _tensor_in(state, node, node, components, final)
+    with contextlib.ExitStack() as source:
+        folders = Folders.opened(path, options, source)
+        if folders.folder_of(node) is not None:
+            return None
+        begin = f"{folders.prefix}." if folders.prefix else ""
+        inside = [prefix for prefix in folders.keys.values() if prefix == folders.prefix or prefix.startswith(begin)]
+        prefixes = {prefix[len(begin) :] for prefix in inside}
+        owner, key = place_key(node, prefixes)
+        folder = folders.folder_of(owner)
+        assert folder is not None, "the prefixes are those of folders"
+        prefix = folders.keys[folder]
+        if folders.manifest is not None:  # which saves reading the state only to see that it is not there
+            listed = folders.manifest.nodes.get(prefix, {}).get("tensors", {})
+            if key not in listed:
+                raise _not_found(node, [join_prefix(owner, name) for name in listed], prefixes)
+        return _tensor_in(folders.reader.node(folder, prefix).state, key, node, prefixes, final)
+
+
+def _tensor_in(state: State, key: str, node: str, prefixes: Collection[str], final: str) -> torch.Tensor:
+    value: Any = state.get(key)
+    if not isinstance(value, torch.Tensor):
+        begin = node.removesuffix(key)
+        raise _not_found(node, [f"{begin}{name}" for name in state if isinstance(state[name], torch.Tensor)], prefixes)
+    if not (is_tensors(final) or final.endswith(_NPY_SUFFIX)):
+        raise SaveError(
+            f"{node!r} is one tensor, and {final!r} is not the name of a file for one",
+            file=final,
+            fix="Name an output that ends in .npy or .safetensors.",
+        )
+    # Of memory of its own: what it was read from may be closed now
+    return value.detach().clone()
+
+
+def _not_found(node: str, names: Iterable[str], prefixes: Iterable[str]) -> SaveNotFoundError:
+    every = [*filter(None, prefixes), *names]
+    near = difflib.get_close_matches(node, every, n=_NEAR, cutoff=0.4) or every[:_NEAR]
+    return SaveNotFoundError(
+        f"the save has no component and no tensor {node!r}",
+        node=node,
+        fix=f"Near to it are: {quote_some(near, _NEAR)}." if near else "It has one component, and no tensors.",
+    )
+
+
+def _write_tensor(tensor: torch.Tensor, name: str, target: Target) -> str:
+    tensors: Mapping[str, torch.Tensor] = {name: tensor}
+    return write_draft(
+        safetensors_draft(tensors, {"format": "pt"}) if is_tensors(target.path) else npy_draft(tensor), target
+    )
