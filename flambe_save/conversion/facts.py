@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,13 +84,16 @@ def draft_of(content: Content) -> Draft:
             )
     document: dict[str, Any] = {"version": _VERSION, "writer": f"flambe_save {__version__}", "state": {}}
     for key, value in state.items():
+        owner = _owner(key, nodes)
         try:
-            document["state"][key] = writing.encoded(value, key)
+            document["state"][writing.key(key, owner)] = writing.encoded(value, key, owner)
         except FlambeSaveError as error:
-            error.locate(node=place_key(key, nodes)[0])
+            error.locate(node=owner)
             raise
     document["metadata"] = {
-        prefix: writing.facts({key: item for key, item in local.items() if key != STASH_KEY}, prefix)
+        prefix: writing.encoded(
+            {key: item for key, item in local.items() if key != STASH_KEY}, f"facts of {prefix}", _owner(prefix, nodes)
+        )
         for prefix, local in state._metadata.items()
         if prefix not in (DIRECTORIES_KEY, KEEP_VARS_KEY)
     }
@@ -100,6 +103,11 @@ def draft_of(content: Content) -> Draft:
     table = table_of(writing.tensors)
     ending = _ENDING % _checksum(body, table, checksum_of(writing.tensors, table))
     return safetensors_draft(writing.tensors, {**_FORMAT, FACTS: body + ending})
+
+
+def _owner(key: str, nodes: Container[str]) -> str:
+    """Return the node whose file has what is at a key."""
+    return key if key in nodes else place_key(key, nodes)[0]
 
 
 def _body(document: Mapping[str, Any]) -> str:
@@ -119,6 +127,8 @@ def _checksum(body: str, table: Mapping[str, Any], data: int) -> int:
 class _Writing:
     """Turns values into what JSON has, and collects the tensors.
 
+    What is one object stays one, texts within a node too: the files of a save that is made of it are the same then.
+
     Attributes
     ----------
     tensors : dict of str to torch.Tensor
@@ -128,10 +138,18 @@ class _Writing:
         self.tensors: dict[str, torch.Tensor] = {}
         self._known: dict[Any, tuple[str, dict[str, Any]]] = {}  # by what makes two tensors one
         self._storages: dict[int, str] = {}
-        self._held: list[Any] = []  # what was numbered by its id
-        self._seen: set[int] = set()
+        self._numbers: dict[int, int] = {}  # of containers, in the order in which they come, by their ids
+        self._texts: dict[tuple[str, str], int] = {}  # node and text -> id of the first such text
+        self._held: list[Any] = []  # what was noted by its id
+        self._in_key = 0
 
-    def encoded(self, value: Any, path: str) -> Any:
+    def key(self, key: str, owner: str) -> str:
+        """Note a key of the state, which the root's file has as it is, and return it."""
+        if not owner:
+            self._is_first(key, owner)
+        return key
+
+    def encoded(self, value: Any, path: str, owner: str) -> Any:
         """Return a value as JSON has it; what it has not is a mapping of one key that begins with ``!``.
 
         Raises
@@ -139,44 +157,54 @@ class _Writing:
         UnsupportedObjectError
         """
         try:
-            return self._encoded(value, path)
+            return self._encoded(value, path, owner)
         except RecursionError as error:
             raise UnsupportedObjectError(f"{quote(path)} is nested too deep", fix=_WAY_OUT) from error
 
-    def facts(self, local: dict[str, Any], prefix: str) -> Any:
-        """Return what is known of a node or module as JSON has it; these are read alone, so they share nothing."""
-        self._seen.clear()
-        return self.encoded(local, f"facts of {prefix}")
+    def _is_first(self, text: str, owner: str) -> bool:
+        """Whether a text is the very object that was the first such text in a node."""
+        self._held.append(text)
+        return self._texts.setdefault((owner, text), id(text)) == id(text)
 
-    def _encoded(self, value: Any, path: str) -> Any:
+    def _encoded(self, value: Any, path: str, owner: str) -> Any:
         kind = type(value)
-        if value is None or kind in (bool, int, str):
+        if value is None or kind in (bool, int):
             return value
+        if kind is str:
+            return value if self._is_first(value, owner) else {"!str": value}
         if kind is float:
             return value if math.isfinite(value) else {"!float": repr(value)}
         if isinstance(value, torch.Tensor):
             return {"!tensor": self._tensor(value, path)}
-        if kind not in (list, tuple, dict, OrderedDict, set, frozenset):
+        if kind not in (list, tuple, dict, OrderedDict, set, frozenset) or getattr(value, "__dict__", None):
             raise UnsupportedObjectError(
                 f"{quote(path)} is a {kind.__module__}.{kind.__qualname__}, which is neither a tensor nor plain data",
                 fix=_WAY_OUT,
             )
-        if kind is not tuple and kind is not frozenset:
-            if id(value) in self._seen:
-                raise UnsupportedObjectError(f"{quote(path)} is one object in two places", fix=_WAY_OUT)
-            self._seen.add(id(value))
+        if not self._in_key:
+            if id(value) in self._numbers:
+                return {"!again": self._numbers[id(value)]}
+            self._numbers[id(value)] = len(self._numbers)
             self._held.append(value)
         if kind in (list, tuple):
-            items = [self._encoded(item, f"{path}[{index}]") for index, item in enumerate(value)]
+            items = [self._encoded(item, f"{path}[{index}]", owner) for index, item in enumerate(value)]
             return items if kind is list else {"!tuple": items}
         if kind in (set, frozenset):
-            return {f"!{kind.__name__}": [self._encoded(item, f"{path}{{{item!r}}}") for item in ordered(value)]}
-        if getattr(value, "__dict__", None):
-            raise UnsupportedObjectError(f"{quote(path)} is a mapping with attributes", fix=_WAY_OUT)
-        if kind is dict and all(type(key) is str for key in value) and not any(key[:1] == "!" for key in value):
-            return {key: self._encoded(item, f"{path}[{key!r}]") for key, item in value.items()}
-        pairs = [[self._encoded(key, path), self._encoded(item, f"{path}[{key!r}]")] for key, item in value.items()]
+            return {f"!{kind.__name__}": [self._key(item, f"{path}{{{item!r}}}", owner) for item in ordered(value)]}
+        pairs = [
+            (self._key(key, path, owner), self._encoded(item, f"{path}[{key!r}]", owner)) for key, item in value.items()
+        ]
+        if kind is dict and all(type(key) is str and key[:1] != "!" for key, _ in pairs):
+            return dict(pairs)
         return {"!dict" if kind is dict else "!odict": pairs}
+
+    def _key(self, value: Any, path: str, owner: str) -> Any:
+        """Return what will be hashed, which takes as long as it is: in full, though it be one object in two places."""
+        self._in_key += 1
+        try:
+            return self._encoded(value, path, owner)
+        finally:
+            self._in_key -= 1
 
     def _tensor(self, tensor: torch.Tensor, path: str) -> Any:
         if not is_plain(tensor) or str(tensor.dtype).removeprefix("torch.") not in _KNOWN_DTYPES:
@@ -268,16 +296,22 @@ class _Reading:
         self._tensors = tensors
         self._bases: dict[str, torch.Tensor] = {}
         self._made: dict[str, torch.Tensor] = {}
+        self._containers: list[Any] = []  # in the order in which they come
+        self._texts: dict[tuple[str, str], str] = {}
+        self._in_key = 0
 
     def content(self, document: dict[str, Any]) -> Content:
         state = State()
-        for key, value in document["state"].items():
-            state[key] = self._value(value)
-        for prefix, local in document["metadata"].items():
-            found = self._value(local)
-            _check(isinstance(found, dict), "the facts of a node are no mapping")
-            state._metadata[prefix] = {key: item for key, item in found.items() if key != STASH_KEY}
         components = document["components"]
+        _check(isinstance(components, list) and "" in components, "the components are no list")
+        nodes = set(components)
+        for key, value in document["state"].items():
+            owner = _owner(key, nodes)
+            state[key if owner else self._text(key, owner)] = self._value(value, owner)
+        for prefix, local in document["metadata"].items():
+            found = self._value(local, _owner(prefix, nodes))
+            _check(type(found) is dict, "the facts of a node are no mapping")
+            state._metadata[prefix] = {key: item for key, item in found.items() if key != STASH_KEY}
         for prefix in components:
             local = state._metadata[prefix]
             texts = [local[CLASS_KEY], *(local.get(key, "") for key in (VERSION_KEY, SOURCE_KEY, CONFIG_KEY))]
@@ -290,25 +324,65 @@ class _Reading:
         _check(digest in (None, "sha256"), "there is no such digest")
         return Content(state, packages, requirements, digest)
 
-    def _value(self, value: Any) -> Any:
+    def _text(self, text: str, owner: str) -> str:
+        """Return the one object that stands for a text in a node."""
+        return self._texts.setdefault((owner, text), text)
+
+    def _value(self, value: Any, owner: str) -> Any:
+        if isinstance(value, str):
+            return self._text(value, owner)
         if isinstance(value, list):
-            return [self._value(item) for item in value]
+            items: list[Any] = self._noted([])
+            items.extend(self._value(item, owner) for item in value)
+            return items
         if not isinstance(value, dict):
             return value
         tag = next(iter(value), "")
-        if tag[:1] != "!":
-            return {key: self._value(item) for key, item in value.items()}
-        _check(len(value) == 1, "a mapping has a key of ours, and others")
-        content = value[tag]
+        if tag[:1] == "!":
+            _check(len(value) == 1, "a mapping has a key of ours, and others")
+            return self._tagged(tag, value[tag], owner)
+        made: dict[str, Any] = self._noted({})
+        for key, item in value.items():
+            made[self._text(key, owner)] = self._value(item, owner)
+        return made
+
+    def _tagged(self, tag: str, content: Any, owner: str) -> Any:
         if tag == "!tensor":
             return self._tensor(content)
+        if tag == "!str":
+            return "".join(list(content))  # an object of its own
         if tag == "!float":
             return float(content)
+        if tag == "!again":
+            _check(not self._in_key and type(content) is int, "a key refers to what was before it")
+            return self._containers[content]
         if tag in ("!dict", "!odict"):
-            pairs = [(self._value(key), self._value(item)) for key, item in content]
-            return OrderedDict(pairs) if tag == "!odict" else dict(pairs)
-        made = {"!tuple": tuple, "!set": set, "!frozenset": frozenset}[tag]
-        return made(self._value(item) for item in content)
+            made = self._noted(OrderedDict() if tag == "!odict" else {})
+            for key, item in content:
+                first = self._key(key, owner)
+                made[first] = self._value(item, owner)
+            return made
+        kind = {"!tuple": tuple, "!set": set, "!frozenset": frozenset}[tag]
+        number = len(self._containers)
+        self._noted(None)  # what is inside has later numbers
+        inner = self._value if tag == "!tuple" else self._key
+        whole = kind([inner(item, owner) for item in content])
+        if not self._in_key:
+            self._containers[number] = whole
+        return whole
+
+    def _noted(self, made: Any) -> Any:
+        if not self._in_key:
+            self._containers.append(made)
+        return made
+
+    def _key(self, value: Any, owner: str) -> Any:
+        """Return what will be hashed. Invariant: it holds nothing twice, so that this takes no longer than it is."""
+        self._in_key += 1
+        try:
+            return self._value(value, owner)
+        finally:
+            self._in_key -= 1
 
     def _tensor(self, content: Any) -> torch.Tensor:
         label = json.dumps(content, sort_keys=True)
