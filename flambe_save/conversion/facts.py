@@ -31,7 +31,7 @@ from flambe_save.conversion.tensorfiles import (
 from flambe_save.errors import FlambeSaveError, ProtocolError, UnsupportedObjectError, quote
 from flambe_save.layout import CLASS_KEY, CONFIG_KEY, DIRECTORIES_KEY, KEEP_VARS_KEY, SOURCE_KEY, STASH_KEY, VERSION_KEY
 from flambe_save.state import State, ordered
-from flambe_save.tree import place_key
+from flambe_save.tree import place_key, state_from_tree, tree_from_state
 
 __all__ = ["FACTS", "Content", "content_of", "draft_of"]
 
@@ -72,7 +72,7 @@ def draft_of(content: Content) -> Draft:
     UnsupportedObjectError
         If it holds a stash, or values that are neither tensors nor plain data; the error names the node.
     """
-    state = content.state
+    state = state_from_tree(tree_from_state(content.state))  # of a bare mapping that is one node
     writing = _Writing()
     nodes = set(state.components)
     for prefix in nodes:
@@ -273,7 +273,9 @@ def content_of(file: TensorFile) -> Content | None:
     body = text[: -len(_ENDING % 0)]
     try:
         document = json.loads(text)
-        if type(document["version"]) is int and document["version"] > _VERSION:
+        if type(document["version"]) is not int:
+            raise ValueError("it has no version")
+        if document["version"] > _VERSION:
             raise ProtocolError(
                 f"the file was written by {quote(document.get('writer', 'something'))}, whose format is newer",
                 fix="pip install --upgrade flambe_save",
