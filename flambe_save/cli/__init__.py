@@ -59,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return TROUBLE
             module, function = _VERBS[arguments.verb]
             answer = getattr(importlib.import_module(f"flambe_save.cli.{module}"), function)(arguments)
-        _print(answer, is_json=arguments.json)
-        return int(answer.code)
+            _print(answer, is_json=arguments.json)
+            answer.then()
+        return answer.code
     except FlambeSaveError as error:
         _complain(str(error))
     except (ValueError, OSError) as error:

@@ -26,8 +26,11 @@ class Answer:
         Writes the same to a terminal.
     code : int
         How the command ends.
+    then : callable
+        Is called when that is printed.
     """
 
     document: dict[str, Any]
     show: Callable[[Terminal], None]
     code: int = SAME
+    then: Callable[[], None] = lambda: None

@@ -100,7 +100,7 @@ def _show_save(described: Mapping[str, Any], terminal: Terminal) -> None:
     packages = save["packages"]
     facts = [
         save["kind"],
-        save["writer"] or "written by Flambe, or by nobody who says so",
+        *([save["writer"]] if save["writer"] else []),
         *(f"{name} {packages[name]}" for name in ("torch",) if name in packages),
         size_of(save["bytes"]),
         {"sha256": "SHA-256"}.get(save["digest"], "checksums") if save["is_whole"] else "no checksums over the whole",
@@ -139,7 +139,7 @@ def _show_notes(described: Mapping[str, Any], terminal: Terminal) -> None:
     classes = [path for path in described["save"]["classes"] if not path.startswith(("torch.", "flambe_save."))]
     if classes:
         terminal.line()
-        terminal.line("to load it, import: ", ", ".join(classes))
+        terminal.line("its classes: ", ", ".join(classes))
     if described["ties"]:
         terminal.line()
         for group in described["ties"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -88,9 +88,13 @@ class HeldOutline:
     tensors : dict of str to TensorInfo
     values : dict of str to object
         What is no tensor.
+    needs_trust : list of str
+        What in it only a trusting read makes.
     digest : str or None
         SHA-256 of the file that holds all of it, where there is such a file.
     """
+
+    needs_trust: Sequence[str] = ()
 
     def __init__(
         self, values: Mapping[str, Any], locations: Mapping[int, str], again: Callable[[], Mapping[str, Any]]
@@ -162,6 +166,7 @@ class Outline(HeldOutline):
             values = _CODEC.load(source, replace(audit, map_location="meta"))
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise CorruptSaveError("the state is no mapping of keys to values", node=options.node, file=options.file)
+        self.needs_trust = [finding.what for finding in audit.trust.findings or ()]
         super().__init__(values, locations, lambda: _CODEC.load(source, options))
 
     @property

@@ -161,8 +161,8 @@ class _FolderNode:
         self._entry: Mapping[str, Any] = manifest.nodes.get(prefix, {}) if manifest is not None else {}
         self._prefix = prefix
         self._known = known
+        self._needs_trust = needs_trust
         self.folder = folder
-        self.needs_trust = needs_trust
 
     @property
     def class_name(self) -> str:
@@ -199,6 +199,13 @@ class _FolderNode:
     @property
     def stash(self) -> HeldOutline:
         return self._reader.outline(self.folder + STASH_FILE, self._prefix)
+
+    @property
+    def needs_trust(self) -> list[str]:
+        if self._manifest is not None:
+            return self._needs_trust
+        files = ((STATE_FILE, self.state), (STASH_FILE, self.stash))
+        return [f"{name}: {what}" for name, outline in files for what in outline.needs_trust]
 
     def fingerprints(self) -> set[Hashable]:
         name = self.folder + STATE_FILE

@@ -63,11 +63,11 @@ def describe_save(save: OpenSave) -> dict[str, Any]:
 
 
 def _describe_briefly(node: SavedNode, problem: str | None) -> dict[str, Any]:
-    name = version = ""
+    name, version, asks = "", "", list[str]()
     tensors: Collection[TensorInfo] = ()
     try:
         name, version = node.class_name, node.version
-        tensors = node.tensors.values()
+        tensors, asks = node.tensors.values(), node.needs_trust
     except LoadError as error:
         problem = problem or f"{error.file}: {error.message}"
     own, total = node.own, node.total
@@ -83,7 +83,7 @@ def _describe_briefly(node: SavedNode, problem: str | None) -> dict[str, Any]:
         "total": total._asdict(),
         "dtypes": sorted({info.dtype for info in tensors}),
         "devices": sorted({info.device for info in tensors if info.device is not None}),
-        "trust": node.needs_trust,
+        "trust": asks,
         "problem": problem,
     }
 

@@ -1,0 +1,75 @@
+"""The verbs of the page: report writes it, view shows it in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import webbrowser
+from typing import Any
+
+from flambe_save.cli.answers import TROUBLE, Answer
+from flambe_save.cli.looking import split_path
+from flambe_save.codecs import Draft
+from flambe_save.formats import Plan
+from flambe_save.inspection import changes, open_save
+from flambe_save.inspection.documents import describe_diff, describe_node, describe_save, document
+from flambe_save.page import PageServer, render
+from flambe_save.progress import progress_of
+from flambe_save.saving import Target, write_plan
+
+__all__ = ["report", "view"]
+
+
+def make_report(path: str, other: str | None, *, statistics: bool) -> dict[str, Any]:
+    """Return what the page is made of: a save, or two and their difference."""
+    paths = [path] if other is None else [path, other]
+    with contextlib.ExitStack() as closing:
+        saves = []
+        for name in paths:
+            where, node = split_path(name)
+            saves.append(closing.enter_context(open_save(where, node=node)))
+        sizes = [save.total.bytes for save in saves]
+        progress = closing.enter_context(progress_of(True, "Reading"))
+        progress.begin(sum(sizes) * statistics + sizes[0] * (len(saves) - 1))
+        described = [
+            describe_save(save)
+            | {
+                "details": {
+                    node.prefix: describe_node(node, statistics=statistics, advance=progress.advance)
+                    for node in save.walk()
+                }
+            }
+            for save in saves
+        ]
+        difference = None
+        if other is not None:
+            difference = describe_diff(path, other, changes(*saves, advance=progress.advance))
+    return {"saves": described, "difference": difference}
+
+
+def report(arguments: argparse.Namespace) -> Answer:
+    """Write the page to a file."""
+    made = make_report(arguments.path, arguments.path2, statistics=not arguments.no_stats)
+    target = Target(arguments.out, is_single=True, overwrite=arguments.overwrite)
+    out = write_plan(Plan({"": Draft(render(made).encode())}), target, threads=1)
+    found = document("report", path=arguments.path, written=out)
+    return Answer(found, lambda terminal: terminal.line("written: ", out), _code(made))
+
+
+def view(arguments: argparse.Namespace) -> Answer:
+    """Serve the page until that is interrupted."""
+    made = make_report(arguments.path, arguments.path2, statistics=not arguments.no_stats)
+    server = PageServer(render(made), arguments.port)
+
+    def serve() -> None:
+        with server, contextlib.suppress(KeyboardInterrupt):
+            if not arguments.no_browser:
+                webbrowser.open(server.url)
+            server.serve_forever()
+
+    found = document("view", path=arguments.path, url=server.url)
+    return Answer(found, lambda terminal: terminal.line(server.url, "  (Ctrl-C ends it)"), _code(made), serve)
+
+
+def _code(made: dict[str, Any]) -> int:
+    return TROUBLE if any(save["damage"] for save in made["saves"]) else 0
