@@ -1,0 +1,12 @@
+"""The page: a report of one save, or of two and their difference, as one HTML file that needs nothing else.
+
+``data.py`` packs the report, ``highlight.py`` colours its texts, ``render.py`` puts them into the template with the
+styles and scripts beside it, and ``server.py`` shows the result to a browser on this machine.
+"""
+
+from __future__ import annotations
+
+from flambe_save.page.render import policy, render
+from flambe_save.page.server import PageServer, serve
+
+__all__ = ["PageServer", "policy", "render", "serve"]

@@ -1,0 +1,82 @@
+"""Colours for configs and sources: a text as runs of one kind each, which the page puts in as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from flambe_save.errors import MissingDependencyError
+
+__all__ = ["PIP", "Highlighter"]
+
+PIP = "pip install 'flambe_save[cli]'"
+
+# The kinds that the style sheet knows, by the token of Pygments that they begin with; the first that fits counts
+_KINDS = {
+    "Token.Comment": "c",
+    "Token.Literal.String.Doc": "c",
+    "Token.Literal.String": "s",
+    "Token.Literal.Number": "n",
+    "Token.Keyword.Type": "t",
+    "Token.Keyword": "k",
+    "Token.Operator.Word": "k",
+    "Token.Name.Class": "t",
+    "Token.Name.Function": "f",
+    "Token.Name.Tag": "a",
+    "Token.Name.Decorator": "d",
+    "Token.Name.Builtin.Pseudo": "d",
+    "Token.Name.Builtin": "f",
+}
+_LONGEST = 50_000  # characters; a lexer's patterns can take the square of that
+_MOST = 5_000_000
+
+
+class Highlighter:
+    """Cuts texts into runs; what is too much for a lexer stays one run.
+
+    Raises
+    ------
+    MissingDependencyError
+        If Pygments is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from pygments import lexers
+        except ImportError as error:
+            raise MissingDependencyError("the page needs Pygments", fix=PIP) from error
+        options = {"stripnl": False, "ensurenl": False}
+        self._lexers: dict[str, Callable[[str], Iterator[tuple[object, str]]]] = {
+            "yaml": lexers.YamlLexer(**options).get_tokens,
+            "python": lexers.PythonLexer(**options).get_tokens,
+        }
+        self._kinds: dict[object, str] = {}
+        self._left = _MOST
+
+    def runs(self, text: str, language: str) -> list[list[str]]:
+        """Return the text as ``[kind, text]`` pairs, in order and complete.
+
+        Parameters
+        ----------
+        text : str
+            A config or a source.
+        language : str
+            ``"yaml"``, ``"python"``, or another for no colours.
+        """
+        lexer = self._lexers.get(language)
+        self._left -= len(text)
+        if lexer is None or len(text) > _LONGEST or self._left < 0:
+            return [["", text]]
+        runs: list[list[str]] = []
+        for token, piece in lexer(text):
+            kind = self._kind(token)
+            if runs and (runs[-1][0] == kind or not piece.strip()):
+                runs[-1][1] += piece
+            else:
+                runs.append([kind, piece])
+        return runs
+
+    def _kind(self, token: object) -> str:
+        if token not in self._kinds:
+            name = str(token)
+            self._kinds[token] = next((kind for start, kind in _KINDS.items() if name.startswith(start)), "")
+        return self._kinds[token]
