@@ -30,7 +30,7 @@ SOURCES = {
             hidden = block(hidden)
         return self.head(self.norm(hidden))
 ''',
-    "Attention": '''class Attention(Component, nn.Module):
+    "Attention": """class Attention(Component, nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.heads = heads
@@ -41,7 +41,7 @@ SOURCES = {
     @property
     def scale(self) -> float:
         return (self.out.in_features // self.heads) ** -0.5
-''',
+""",
     "Mlp": '''class Mlp(Component, nn.Module):
     """Two layers, four times as wide in between."""
 
@@ -109,7 +109,15 @@ def show(node: str, cls: str, tensors: Sequence[Mapping[str, Any]], **more: Any)
     }
 
 
-def save(path: str, shows: Sequence[Mapping[str, Any]], ties: Sequence[Sequence[str]] = (), **more: Any) -> dict[str, Any]:
+def norm(node: str, width: int, std: float, seed: int) -> dict[str, Any]:
+    """Return the SHOW of a LayerNorm."""
+    bias = tensor("bias", (width,), std=std / 2, seed=seed)
+    return show(node, "LayerNorm", [tensor("weight", (width,), mean=1, std=std, seed=seed), bias])
+
+
+def save(
+    path: str, shows: Sequence[Mapping[str, Any]], ties: Sequence[Sequence[str]] = (), **more: Any
+) -> dict[str, Any]:
     """Return the SAVE of some components, parents first, with their totals."""
     details = {item["node"]: dict(item, total=dict(item["total"])) for item in shows}
     for name, item in details.items():
@@ -152,8 +160,12 @@ def gpt(path: str = "runs/gpt-small", *, seed: int = 0, dropout: float = 0.1, la
             "",
             "GPT",
             [],
-            config=f"!tinygpt.GPT\nvocabulary: !tinygpt.Vocabulary\n  words: !stash words\nwidth: {width}\nlayers: {layers}\nheads: 6\n",
-            values=[{"name": "steps", "type": "int", "value": str(20_000 + 4_000 * seed)}, {"name": "best_loss", "type": "float", "value": "2.3107"}],
+            config="!tinygpt.GPT\nvocabulary: !tinygpt.Vocabulary\n  words: !stash words\n"
+            f"width: {width}\nlayers: {layers}\nheads: 6\n",
+            values=[
+                {"name": "steps", "type": "int", "value": str(20_000 + 4_000 * seed)},
+                {"name": "best_loss", "type": "float", "value": "2.3107"},
+            ],
         ),
         show(
             "vocabulary",
@@ -175,7 +187,7 @@ def gpt(path: str = "runs/gpt-small", *, seed: int = 0, dropout: float = 0.1, la
         seeds = seed * 100 + layer
         shows += [
             show(at, "Block", [], config=f"!tinygpt.Block\nwidth: {width}\nheads: 6\n"),
-            show(f"{at}.norm1", "LayerNorm", [tensor("weight", (width,), mean=1, std=0.05, seed=seeds), tensor("bias", (width,), std=0.03, seed=seeds)]),
+            norm(f"{at}.norm1", width, 0.05, seeds),
             show(
                 f"{at}.attention",
                 "Attention",
@@ -187,7 +199,7 @@ def gpt(path: str = "runs/gpt-small", *, seed: int = 0, dropout: float = 0.1, la
                 ],
                 config=f"!tinygpt.Attention\nwidth: {width}\nheads: 6\ndropout: {dropout}  # after the softmax\n",
             ),
-            show(f"{at}.norm2", "LayerNorm", [tensor("weight", (width,), mean=1, std=0.04, seed=seeds), tensor("bias", (width,), std=0.02, seed=seeds)]),
+            norm(f"{at}.norm2", width, 0.04, seeds),
             show(
                 f"{at}.mlp",
                 "Mlp",
@@ -201,8 +213,17 @@ def gpt(path: str = "runs/gpt-small", *, seed: int = 0, dropout: float = 0.1, la
             ),
         ]
     shows += [
-        show("norm", "LayerNorm", [tensor("weight", (width,), mean=1, std=0.1, seed=seed), tensor("bias", (width,), std=0.05, seed=seed)]),
-        show("head", "Head", [tensor("weight", (words, width), std=0.021 * drift)], config=f"!tinygpt.Head\nwidth: {width}\nwords: {words}\n"),
+        show(
+            "norm",
+            "LayerNorm",
+            [tensor("weight", (width,), mean=1, std=0.1, seed=seed), tensor("bias", (width,), std=0.05, seed=seed)],
+        ),
+        show(
+            "head",
+            "Head",
+            [tensor("weight", (words, width), std=0.021 * drift)],
+            config=f"!tinygpt.Head\nwidth: {width}\nwords: {words}\n",
+        ),
     ]
     made = save(path, shows, [["embedding.tokens", "head.weight"]])
     for key, tied in (("tensors", 1), ("parameters", words * width), ("bytes", 4 * words * width)):
@@ -227,7 +248,12 @@ def two() -> dict[str, Any]:
     gone = "blocks.1.mlp"
     after["nodes"] = [node for node in after["nodes"] if node["node"] != gone]
     dropped = after["details"].pop(gone)
-    pooler = show("pooler", "Pooler", [tensor("weight", (384, 384)), tensor("bias", (384,), std=0.0)], config="!tinygpt.Pooler\nwidth: 384\n")
+    pooler = show(
+        "pooler",
+        "Pooler",
+        [tensor("weight", (384, 384)), tensor("bias", (384,), std=0.0)],
+        config="!tinygpt.Pooler\nwidth: 384\n",
+    )
     after["details"]["pooler"] = pooler
     after["nodes"].append({key: value for key, value in pooler.items() if key in after["nodes"][0]})
     for above, sign, item in (("", -1, dropped), ("blocks.1", -1, dropped), ("", 1, pooler)):
@@ -246,13 +272,19 @@ def two() -> dict[str, Any]:
         for row in item["tensor_list"] if name != gone else ():
             if row["name"].endswith("bias") and draw.random() < 0.4:
                 continue
-            norm = 10 ** draw.uniform(-4.6, -0.4)
-            measures = {"max_abs": norm * 0.4, "mean_abs": norm * 0.02, "relative_norm": norm, "cosine": 1 - norm * norm / 2}
+            moved = 10 ** draw.uniform(-4.6, -0.4)
+            measures = {
+                "max_abs": moved * 0.4,
+                "mean_abs": moved * 0.02,
+                "relative_norm": moved,
+                "cosine": 1 - moved * moved / 2,
+            }
             text = f"{row['dtype']} {row['shape']}"
             changes.append(change(name, "tensor", row["name"], before=text, after=text, measures=measures))
     for layer in (0, 1):
         at = f"blocks.{layer}.attention"
-        after["details"][at]["source"] = new
+        after["details"][at].update(source=new, version="1.5.0")
+        next(node for node in after["nodes"] if node["node"] == at)["version"] = "1.5.0"
         changes += [
             change(at, "config", "dropout", before="0.1", after="0.2"),
             change(at, "version", before="1.4.0", after="1.5.0"),
@@ -265,7 +297,14 @@ def two() -> dict[str, Any]:
         change(None, "package", "torch", before="2.13.0", after="2.14.1"),
         change(None, "package", "tinygpt", before="1.4.0", after="1.5.0"),
     ]
-    difference = {"flambe_save": "0.1.0", "schema": 1, "verb": "diff", "a": before["path"], "b": after["path"], "changes": changes}
+    difference = {
+        "flambe_save": "0.1.0",
+        "schema": 1,
+        "verb": "diff",
+        "a": before["path"],
+        "b": after["path"],
+        "changes": changes,
+    }
     return {"saves": [before, after], "difference": difference}
 
 
@@ -316,7 +355,7 @@ def hostile() -> dict[str, Any]:
         wrong = save(ATTACKS[at], shows, [ATTACKS[:2], [f"{ATTACKS[0]}.{ATTACKS[1]}", ATTACKS[2]]])
         wrong["save"].update(kind=ATTACKS[0], writer=ATTACKS[1], digest=ATTACKS[2], is_whole=False)
         wrong["save"]["packages"] = {text: text for text in ATTACKS}
-        wrong["damage"] = [{"node": text, "file": text, "problem": text} for text in [None, "", *ATTACKS] if text is not None]
+        wrong["damage"] = [{"node": text, "file": text, "problem": text} for text in ["", *ATTACKS]]
         return wrong
 
     parts = ("tensor", "node", "class", "config", "source", "value", "stash", "package", ATTACKS[0])
@@ -335,11 +374,21 @@ def huge(nodes: int = 10_000, tensors: int = 10) -> dict[str, Any]:
     names += [f"wide.{place}" for place in range(nodes // 2)]
     names += ["deep" + ".next" * depth for depth in range(1, 301)]
     while len(names) < nodes:
-        names.append(f"layer{len(names) // 10}" if len(names) % 10 == 0 else f"layer{len(names) // 10}.part{len(names) % 10}")
+        names.append(
+            f"layer{len(names) // 10}" if len(names) % 10 == 0 else f"layer{len(names) // 10}.part{len(names) % 10}"
+        )
     kinds = ["Linear", "Norm", "Attention", "Gate", "Router", "Expert", "Embedding", "Head", "Cache"]
     shows = []
     for place, name in enumerate(dict.fromkeys(names)):
         kind = kinds[place % len(kinds)]
         own = rows if place >= 3 else []
-        shows.append(show(name, kind, own, config=f"!big.{kind}\nwidth: {place % 50}\n", source=f"class {kind}(nn.Module):\n    pass\n"))
+        shows.append(
+            show(
+                name,
+                kind,
+                own,
+                config=f"!big.{kind}\nwidth: {place % 50}\n",
+                source=f"class {kind}(nn.Module):\n    pass\n",
+            )
+        )
     return {"saves": [save("runs/huge", shows)], "difference": None}

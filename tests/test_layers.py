@@ -19,11 +19,23 @@ LAYERS = [
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
     ["loading", "saving", "background", "api"],
-    ["component", "conversion"],
+    ["component", "conversion", "inspection", "page"],
     ["testing", "structure"],
     ["__init__"],
+    ["cli", "__main__"],
 ]
-PACKAGES = {"storage", "codecs", "config", "formats", "adapters", "conversion", "testing"}
+PACKAGES = {
+    "storage",
+    "codecs",
+    "config",
+    "formats",
+    "adapters",
+    "conversion",
+    "inspection",
+    "page",
+    "testing",
+    "cli",
+}
 
 
 def unit(path: Path) -> str:

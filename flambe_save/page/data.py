@@ -133,7 +133,12 @@ class _Save:
             "tensors": self._tensors(shows),
             "ties": [self._tie(keys) for keys in save["ties"]],
             "damage": [
-                [self.places.get(row["node"], -1), texts.name(row["node"]), texts.name(row["file"]), texts.name(row["problem"])]
+                [
+                    self.places.get(row["node"], -1),
+                    texts.name(row["node"]),
+                    texts.name(row["file"]),
+                    texts.name(row["problem"]),
+                ]
                 for row in save["damage"]
             ],
         }
@@ -160,7 +165,10 @@ class _Save:
             "config": [texts.coloured(show.get("config"), "yaml") for show in shows],
             "source": [texts.coloured(show.get("source"), "python") for show in shows],
             "values": {
-                place: [[texts.name(row["name"]), texts.name(row["type"]), texts.lines(row["value"])] for row in show["values"]]
+                place: [
+                    [texts.name(row["name"]), texts.name(row["type"]), texts.lines(row["value"])]
+                    for row in show["values"]
+                ]
                 for place, show in enumerate(shows)
                 if show.get("values")
             },
@@ -184,7 +192,9 @@ class _Save:
                 statistics = tensor["statistics"]
                 columns["name"].append(texts.name(tensor["name"]))
                 columns["dtype"].append(texts.name(tensor["dtype"]))
-                columns["shape"].append(texts.name(" × ".join(map(str, tensor["shape"])) or "scalar"))
+                columns["shape"].append(
+                    texts.name(" \N{MULTIPLICATION SIGN} ".join(map(str, tensor["shape"])) or "scalar")
+                )
                 columns["bytes"].append(tensor["bytes"])
                 columns["device"].append(texts.name(tensor["device"]))
                 columns["statistics"].append(statistics and [_number(statistics[name]) for name in _STATISTICS])

@@ -88,14 +88,14 @@ function crumbsOf(forest, view, node) {
   const path = forest.path(node).slice(0, -1);
   const shown = path.length > 6 ? [...path.slice(0, 2), null, ...path.slice(-3)] : path;
   if (!path.length) return null;
-  return h("p", { class: "path" }, shown.flatMap((above) => [above === null ? "…" : h("a", { href: route(view, above), class: "name" }, forest.label(above)), " / "]));
+  return h("p", { class: "path" }, shown.flatMap((above) => [above === null ? "…" : h("a", { href: route(view, above), class: "name" }, forest.label(above)), " / "]).slice(0, -1));
 }
 
 /** The own and the whole of a component, in figures. */
 function figuresOf(save, node) {
   const columns = save.columns;
   const below = save.children[node].length > 0;
-  const pair = (own, all, show) => (below ? `${show(all)} (${show(own)} its own)` : show(own));
+  const pair = (own, all, show) => (!below ? show(own) : own ? `${show(all)} (${show(own)} its own)` : show(all));
   return [
     ["parameters", pair(columns.parameters[node], columns.allParameters[node], whole)],
     ["bytes", pair(columns.bytes[node], columns.allBytes[node], size)],

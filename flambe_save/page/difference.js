@@ -3,33 +3,40 @@
 const KINDS = ["tensor", "node", "class", "version", "config", "source", "value", "stash", "package"];
 const PLURALS = { tensor: "tensors", node: "components", class: "classes", version: "versions", config: "config", source: "source", value: "values", stash: "stash", package: "packages" };
 
-/** One column of `before | after`: each fact, marked where the two differ. */
+/** The facts of a component `before | after`, marked where the two differ, and its config where that does. */
 function sideBySide(node) {
   const places = [UNION.columns.a[node], UNION.columns.b[node]];
   const told = places.map((place, side) => {
     if (place < 0) return null;
     const { columns } = SAVES[side];
-    return [
-      ["class", SAVES[side].className(place)],
+    return new Map([
+      ["class", word(columns.path[place]) ?? SAVES[side].className(place)],
       ["version", word(columns.version[place]) ?? "–"],
       ...figuresOf(SAVES[side], place),
-    ];
+    ]);
   });
-  const differs = (at) => Boolean(told[0] && told[1] && told[0][at][1] !== told[1][at][1]);
+  const terms = [...(told[0] ?? told[1]).keys()];
+  const rows = terms.map((term, at) => {
+    const cells = told.map((side, index) => {
+      if (side) return h("td", { class: "name" }, side.get(term));
+      return at === 0 && h("td", { class: "muted", rowspan: terms.length }, index ? "It is gone." : "It was not there.");
+    });
+    const differs = told[0] && told[1] && told[0].get(term) !== told[1].get(term);
+    return h("tr", { class: differs ? "differs" : null }, h("th", { scope: "row" }, term), cells);
+  });
+  const heads = ["", "Before", "After"].map((text) => (text ? h("th", { scope: "col" }, text) : h("td")));
   const configs = places.map((place, side) => (place < 0 ? -1 : SAVES[side].columns.config[place]));
-  const side = (at) => {
-    const title = at ? "After" : "Before";
-    const content = told[at]
-      ? h("dl", { class: "facts rows" }, told[at].map(([term, value], row) => h("div", { class: differs(row) ? "differs" : null }, h("dt", {}, term), h("dd", {}, value))))
-      : h("p", { class: "muted" }, at ? "It is gone." : "It was not there.");
-    return h("section", { class: "side" }, h("h3", {}, title), content,
-      configs[at] >= 0 && configs[0] !== configs[1] && code(configs[at], `Config ${title.toLowerCase()}`));
-  };
-  return h("div", { class: "sides" }, side(0), side(1));
+  return [
+    h("div", { class: "compare" }, h("table", {}, h("caption", { class: "hidden" }, "Before and after"), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows))),
+    configs[0] !== configs[1] && section("Config", h("div", { class: "sides" }, ["before", "after"].map((name, at) =>
+      h("div", { class: "side" }, h("h4", {}, name), configs[at] < 0 ? h("p", { class: "muted" }, "There is none.") : code(configs[at], `Config ${name}`))))),
+  ];
 }
 
-function movedBar(norm) {
-  if (norm === null) return h("span", { class: "muted" }, "–");
+/** How far a tensor moved, or what else became of it. */
+function movedBar(change) {
+  const norm = UNION.changes.relative_norm[change];
+  if (norm === null) return kind(change);
   const value = weight(norm);
   const filled = value <= 0 ? 0 : Math.max(0.04, Math.min(1, (Math.log10(value) + 6) / 6));
   return h("span", { class: "moved" }, measured(norm), s("svg", { class: "gauge", viewBox: "0 0 48 6", width: 48, height: 6, "aria-hidden": "true" },
@@ -66,19 +73,28 @@ function openedPair(change) {
       h("p", {}, tensorLink(String(at), tensor.save, at ? "Open it in After" : "Open it in Before", tensor.place))))));
 }
 
+/** The type and shape of a tensor, before and after where they differ. */
+function typeText(change) {
+  const [before, after] = [word(UNION.changes.before[change]), word(UNION.changes.after[change])];
+  return h("span", { class: "nowrap" }, before === null || before === after ? after : after === null ? before : `${before} → ${after}`);
+}
+
 function movedTable(rows) {
   const { changes } = UNION;
   const measure = (label, name) => ({ label, number: true, cell: (change) => measured(changes[name][change]), sort: (change) => weight(changes[name][change]) });
   return new Table({
     caption: "Tensors, by how far they moved",
     rows,
-    sorted: 3,
+    sorted: 1,
     expand: openedPair,
     columns: [
-      { label: "Tensor", cell: (change) => h("span", { class: "mono name" }, word(changes.name[change])), sort: (change) => word(changes.name[change]) },
-      { label: "Component", cell: where, sort: whereText },
-      { label: "Kind", cell: kind, sort: kindText },
-      { label: "Moved", number: true, cell: (change) => movedBar(changes.relative_norm[change]), sort: (change) => weight(changes.relative_norm[change]) },
+      {
+        label: "Tensor",
+        cell: (change) => h("span", { class: "mono name" }, word(changes.name[change])),
+        under: (change) => h("span", { class: "under" }, where(change)),
+        sort: (change) => `${whereText(change)}.${word(changes.name[change])}`,
+      },
+      { label: "Moved", number: true, cell: movedBar, sort: (change) => weight(changes.relative_norm[change]) },
       {
         label: "Values",
         cell: (change) => {
@@ -90,8 +106,7 @@ function movedTable(rows) {
       measure("Largest", "max_abs"),
       measure("Mean", "mean_abs"),
       measure("Cosine", "cosine"),
-      { label: "Before", cell: (change) => h("span", { class: "nowrap" }, word(changes.before[change]) ?? "–") },
-      { label: "After", cell: (change) => h("span", { class: "nowrap" }, word(changes.after[change]) ?? "–") },
+      { label: "Type", cell: typeText, sort: (change) => word(changes.after[change] < 0 ? changes.before[change] : changes.after[change]) ?? "" },
     ],
   });
 }

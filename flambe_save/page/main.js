@@ -76,7 +76,7 @@ function follow() {
 
 /** The head: what is saved, how it stands, and what it was made with. */
 function head() {
-  const forms = SAVES.map((save) => {
+  const badges = (save) => {
     const { packed } = save;
     const damaged = packed.damage.length > 0 || save.columns.problem.some((text) => text >= 0);
     const trust = Object.keys(save.columns.trust).length;
@@ -86,14 +86,14 @@ function head() {
       badge("plain", word(packed.kind) ?? "save", "The container"),
       badge("plain", word(packed.writer) ?? "Flambe", "The writer"),
       packed.protocol >= 0 && badge("plain", `protocol ${word(packed.protocol)}`));
-  });
+  };
   const root = (save) => save.roots[0] ?? -1;
   const titles = SAVES.map((save) => h("span", { class: "name" }, word(save.packed.path)));
   $("head").append(
     h("div", { class: "title" },
       s("svg", { viewBox: "0 0 16 16", width: 30, height: 30, class: "flame", "aria-hidden": "true" }, s("path", { d: "M8.3 1c.6 3 4.7 4.6 4.7 8.7A4.9 4.9 0 0 1 8 15a4.9 4.9 0 0 1-5-5c0-2 1-3.3 2-4.3 0 1.6.6 2.4 1.3 2.8C6.4 5.5 7.4 3.6 8.3 1z" })),
       h("h1", {}, titles[0], titles[1] && [h("span", { class: "arrow" }, " → "), titles[1]])),
-    ...SAVES.map((save, at) => {
+    h("div", { class: "saves" }, SAVES.map((save, at) => {
       const node = root(save);
       if (node < 0) return h("p", {}, "There are no components in it.");
       const { columns, packed } = save;
@@ -104,8 +104,8 @@ function head() {
           h("strong", { class: "mono name" }, save.className(node)),
           [[amount(columns.allParameters[node]), "parameters", whole(columns.allParameters[node])], [size(columns.allBytes[node]), "in tensors", `${whole(columns.allBytes[node])} bytes`], [whole(save.count), save.count === 1 ? "component" : "components"], [whole(columns.allTensors[node]), "tensors"], packed.bytes !== null && [size(packed.bytes), "on disk", `${whole(packed.bytes)} bytes`]]
             .filter(Boolean).map(([number, text, title]) => h("span", { title }, h("b", {}, number), ` ${text}`))),
-        forms[at],
-        packed.damage.length > 0 && h("div", { class: "note bad" }, h("h3", {}, plural(packed.damage.length, "problem")),
+        badges(save),
+        packed.damage.length > 0 && h("details", { class: "note bad", open: packed.damage.length <= 6 }, h("summary", {}, plural(packed.damage.length, "problem")),
           h("ul", {}, packed.damage.slice(0, PAGE_ROWS).map(([place, name, file, problem]) => h("li", {},
             place >= 0 ? h("a", { href: route(at, place), class: "name" }, save.name(place)) : name >= 0 && mono(word(name)), place >= 0 || name >= 0 ? " " : null,
             file >= 0 && [mono(word(file)), ": "], word(problem)))),
@@ -114,7 +114,7 @@ function head() {
           names.length > 0 && h("details", {}, h("summary", {}, plural(names.length, "package")), h("dl", { class: "packages" }, names.map(([name, version]) => h("div", {}, h("dt", {}, name), h("dd", {}, version ?? "–"))))),
           packed.ties.length > 0 && h("details", {}, h("summary", {}, plural(packed.ties.length, "tie")), h("ul", {}, packed.ties.slice(0, PAGE_ROWS).map((group) => h("li", {}, group.slice(0, PAGE_ROWS).flatMap(([key, tensor], index) => [index ? " = " : null, tensorLink(at, save, word(key), tensor)]))))),
           packed.digest >= 0 && h("details", {}, h("summary", {}, "SHA-256"), h("p", { class: "mono digest" }, word(packed.digest)))));
-    }),
+    })),
   );
 }
 

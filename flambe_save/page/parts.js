@@ -68,7 +68,7 @@ const spread = (tensor) => `Histogram of ${tensor.name} from ${measured(tensor.s
 /** A table that sorts, opens rows, and makes only as many rows as are looked at. */
 class Table {
   /**
-   * columns: {label, cell(row), sort(row)?, number?}, where `cell` gives text or an element;
+   * columns: {label, cell(row), under(row)?, sort(row)?, number?}, where `cell` gives text or an element;
    * expand(row), if given, makes what a row opens to.
    */
   constructor({ caption, columns, rows, sorted = -1, expand = null, key = null }) {
@@ -119,7 +119,8 @@ class Table {
     const cells = this.columns.map((column, at) => {
       let content = column.cell(row);
       if (at === 0 && this.expand) {
-        content = h("button", { type: "button", class: "opens", "aria-expanded": "false", click: () => this.toggle(row) }, content);
+        const button = h("button", { type: "button", class: "opens", "aria-expanded": "false", click: () => this.toggle(row) }, content);
+        content = [button, column.under?.(row)];
       }
       return h(at === 0 ? "th" : "td", { scope: at === 0 ? "row" : null, class: column.number ? "number" : null }, content);
     });

@@ -1,7 +1,7 @@
 // Bytes by component, as nested rectangles: a few hundred at most, from one component downwards.
 
 const MOST_CELLS = 320;
-const MOST_PARTS = 48; // of one component; the smallest are put together
+const MOST_PARTS = [180, 60, 24]; // of one component, by its depth; the smallest are put together
 const HEADER = 18;
 const GAP = 3;
 
@@ -62,7 +62,7 @@ class Treemap {
   }
 
   /** What a component is made of, the largest first. */
-  parts(node) {
+  parts(node, most) {
     const { forest } = this;
     const parts = forest.children[node].map((child) => ({ node: child, tensor: -1, bytes: forest.bytes(child) }));
     const { save, place } = forest.of(node);
@@ -70,10 +70,11 @@ class Treemap {
       parts.push({ node, tensor, save, bytes: save.tensors.bytes[tensor] });
     }
     const shown = parts.filter((part) => part.bytes > 0).sort((one, other) => other.bytes - one.bytes);
-    if (shown.length <= MOST_PARTS) return shown;
-    const rest = shown.splice(MOST_PARTS - 1);
-    shown.push({ node, tensor: -1, rest: rest.length, bytes: rest.reduce((sum, part) => sum + part.bytes, 0) });
-    // The rest stays last: it may be large, and squarify takes it as it comes
+    if (shown.length <= most) return shown;
+    const rest = shown.splice(most - 1);
+    const bytes = rest.reduce((sum, part) => sum + part.bytes, 0);
+    const at = shown.findIndex((part) => part.bytes < bytes);
+    shown.splice(at < 0 ? shown.length : at, 0, { node, tensor: -1, rest: rest.length, bytes });
     return shown;
   }
 
@@ -87,7 +88,7 @@ class Treemap {
       const cell = waiting.shift();
       const inner = { x: cell.x + GAP, y: cell.y + HEADER, w: cell.w - 2 * GAP, h: cell.h - HEADER - GAP };
       if (inner.w < 24 || inner.h < 14) continue;
-      const parts = this.parts(cell.node);
+      const parts = this.parts(cell.node, MOST_PARTS[Math.min(cell.depth, 2)]);
       if (!parts.length || cells.length + parts.length > MOST_CELLS) continue;
       if (parts.length === 1 && parts[0].tensor >= 0 && cell.depth > 0) continue;
       cell.frame = true;
@@ -120,7 +121,7 @@ class Treemap {
     const total = forest.bytes(this.focus) || 1;
     const title = `${this.title(cell)}, ${size(cell.bytes)}, ${((100 * cell.bytes) / total).toFixed(1)}%`;
     let text = forest.label(cell.node);
-    if (cell.rest) text = `${cell.rest} more`;
+    if (cell.rest) text = `${whole(cell.rest)} more`;
     else if (cell.tensor >= 0) text = word(cell.save.tensors.name[cell.tensor]);
     if (cell.frame && w > 110) text += `  ${size(cell.bytes)}`;
     const room = Math.floor((w - 8) / 6.4);
