@@ -34,6 +34,8 @@ from flambe_save.errors import *  # noqa: F403
 from flambe_save.errors import Finding
 from flambe_save.errors import __all__ as _errors
 from flambe_save.formats import Damage
+from flambe_save.inspection import Change, Measures, OpenSave, SavedNode, SavedValues, Statistics, diff
+from flambe_save.inspection import open_save as open
 from flambe_save.state import State, traverse
 from flambe_save.structure import build_structure, deserialise, load_structure, serialise
 from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
@@ -41,6 +43,7 @@ from flambe_save.trust import Limits
 
 __all__ = [
     "Adapter",
+    "Change",
     "Component",
     "Damage",
     "Finding",
@@ -48,19 +51,25 @@ __all__ = [
     "Limits",
     "Link",
     "MappedRegistrable",
+    "Measures",
     "Migrated",
+    "OpenSave",
     "PickledDataLink",
     "RandomStates",
     "Registrable",
     "SaveTreeNode",
+    "SavedNode",
+    "SavedValues",
     "Schema",
     "State",
+    "Statistics",
     "__version__",
     "alias",
     "all_subclasses",
     "build_structure",
     "create_link_str",
     "deserialise",
+    "diff",
     "dynamic_component",
     "load",
     "load_state",
@@ -70,6 +79,7 @@ __all__ = [
     "migrate",
     "migration",
     "moved_from",
+    "open",
     "parse_link_str",
     "recorded",
     "recording",

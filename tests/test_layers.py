@@ -22,7 +22,8 @@ LAYERS = [
     ["component", "conversion", "inspection", "page"],
     ["testing", "structure"],
     ["__init__"],
-    ["cli", "__main__"],
+    ["cli"],
+    ["__main__"],
 ]
 PACKAGES = {
     "storage",

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.print_help(sys.stderr)
                 return TROUBLE
             module, function = _VERBS[arguments.verb]
-            answer = getattr(importlib.import_module(f"flambe_save.cli.{module}"), function)(arguments)
+            answer: Answer = getattr(importlib.import_module(f"flambe_save.cli.{module}"), function)(arguments)
             _print(answer, is_json=arguments.json)
             answer.then()
         return answer.code
