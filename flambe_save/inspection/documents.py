@@ -5,6 +5,7 @@ docs/cli.md describes them, docs/cli.schema.json is their schema, and SCHEMA is 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable
@@ -17,6 +18,7 @@ from flambe_save.inspection.difference import Change
 from flambe_save.inspection.handle import OpenSave, SavedNode
 from flambe_save.inspection.text import one_line
 from flambe_save.parallel import CollectionPaused
+from flambe_save.tree import join_prefix
 
 __all__ = ["SCHEMA", "describe_diff", "describe_node", "describe_save", "document"]
 
@@ -30,8 +32,16 @@ def document(verb: str, **fields: Any) -> dict[str, Any]:
     return {"flambe_save": __version__, "schema": SCHEMA, "verb": verb, **fields}
 
 
-def describe_save(save: OpenSave) -> dict[str, Any]:
-    """Return the document of ``tree``: a save and all its components, as far as that needs no tensors."""
+def describe_save(save: OpenSave, *, modules: bool = False) -> dict[str, Any]:
+    """Return the document of ``tree``: a save and all its components, as far as that needs no tensors.
+
+    Parameters
+    ----------
+    save : OpenSave
+    modules : bool
+        Whether to describe the modules inside components, which are no components themselves, by the keys of their
+        tensors.
+    """
     problems: dict[str | None, str] = {}
     for row in save.damage:
         problems.setdefault(row.node, f"{row.file}: {row.problem}")
@@ -57,6 +67,7 @@ def describe_save(save: OpenSave) -> dict[str, Any]:
             "bytes": save.size,
         },
         nodes=nodes,
+        modules=[row for node in save.walk() for row in _modules_in(node)] if modules else [],
         ties=save.ties,
         damage=[row._asdict() for row in save.damage] + found,
     )
@@ -81,10 +92,37 @@ def _describe_briefly(node: SavedNode, problem: str | None) -> dict[str, Any]:
         "parameters": own.parameters,
         "bytes": own.bytes,
         "total": total._asdict(),
-        "dtypes": sorted({info.dtype for info in tensors}),
-        "devices": sorted({info.device for info in tensors if info.device is not None}),
+        **_kinds_of(tensors),
         "trust": asks,
         "problem": problem,
+    }
+
+
+def _modules_in(node: SavedNode) -> list[dict[str, Any]]:
+    found: dict[str, list[TensorInfo]] = {}
+    with contextlib.suppress(LoadError):
+        for name, info in node.tensors.items():
+            here = name.find(".")
+            while here >= 0:
+                found.setdefault(join_prefix(node.prefix, name[:here]), []).append(info)
+                here = name.find(".", here + 1)
+    return [
+        {
+            "module": key,
+            "node": node.prefix,
+            "tensors": len(tensors),
+            "parameters": sum(info.elements for info in tensors),
+            "bytes": sum(info.bytes or 0 for info in tensors),
+            **_kinds_of(tensors),
+        }
+        for key, tensors in found.items()
+    ]
+
+
+def _kinds_of(tensors: Collection[TensorInfo]) -> dict[str, list[str]]:
+    return {
+        "dtypes": sorted({info.dtype for info in tensors}),
+        "devices": sorted({info.device for info in tensors if info.device is not None}),
     }
 
 
