@@ -239,7 +239,7 @@ def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding
     """Read a save, and go through its stashes and configs, with a trust that writes down what it would refuse."""
     audit = trust.audit()
     assert audit.findings is not None
-    saved = read(path, node, LoadOptions(audit, "meta"))
+    saved = read(path, node, LoadOptions(audit, "cpu", is_mapped=True))  # torch makes no sparse tensor on "meta"
     for prefix, inner in prefixed(saved.tree).items():
         full = join_prefix(node, prefix) if node and prefix else node or prefix
         dict(inner.object_stash)  # opens it

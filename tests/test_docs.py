@@ -17,7 +17,7 @@ import flambe_save
 from flambe_save.registry import ADAPTERS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("configs", "kinds", "structure", "versions"))]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("configs", "inspecting", "kinds", "structure", "versions"))]
 MODULES = [item.name for item in pkgutil.walk_packages(flambe_save.__path__, "flambe_save.")]
 
 

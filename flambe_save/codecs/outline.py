@@ -1,8 +1,8 @@
-"""Outlines: what a file of named values holds, told without reading its tensors; each is read when it is asked for."""
+"""Outlines: what a file of named values holds; its tensors are mapped, and read when they are asked for."""
 
 from __future__ import annotations
 
-import functools
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,8 +12,9 @@ import torch
 
 from flambe_save.codecs.data import ATOMS
 from flambe_save.codecs.options import LoadOptions
+from flambe_save.codecs.rebuild import check
 from flambe_save.codecs.records import Records
-from flambe_save.codecs.sources import Source
+from flambe_save.codecs.sources import HeldSource
 from flambe_save.codecs.torch import TorchCodec, is_zip, read_zip
 from flambe_save.codecs.unpickler import Inert
 from flambe_save.errors import CorruptSaveError
@@ -55,6 +56,11 @@ class TensorInfo(NamedTuple):
         )
 
     @property
+    def is_countable(self) -> bool:
+        """Whether its elements are numbers in a row, in memory that was saved."""
+        return self.bytes is not None and self.device != "meta"
+
+    @property
     def elements(self) -> int:
         """How many elements it has."""
         count = 1
@@ -72,14 +78,16 @@ def type_name(value: Any) -> str:
 
 
 class HeldOutline:
-    """The outline of values that are in memory.
+    """Named values of a save, read under an audit, in which stand-ins are where only a trusting read makes something.
 
     Parameters
     ----------
     values : mapping
-        Read under an audit; stand-ins are where only a trusting read makes something.
-    locations : mapping
-        Where storages were when they were saved, by their addresses.
+        Tensors may share memory with a file.
+    locations : mapping of int to str
+        Where storages were when they were saved, by what identifies them.
+    needs_trust : sequence of str
+        What in them only a trusting read makes.
     again : callable
         Returns the values as the caller trusts them.
 
@@ -88,56 +96,82 @@ class HeldOutline:
     tensors : dict of str to TensorInfo
     values : dict of str to object
         What is no tensor.
-    needs_trust : list of str
-        What in it only a trusting read makes.
-    digest : str or None
-        SHA-256 of the file that holds all of it, where there is such a file.
+    needs_trust : sequence of str
     """
 
-    needs_trust: Sequence[str] = ()
-
     def __init__(
-        self, values: Mapping[str, Any], locations: Mapping[int, str], again: Callable[[], Mapping[str, Any]]
+        self,
+        values: Mapping[str, Any],
+        locations: Mapping[int, str],
+        needs_trust: Sequence[str],
+        again: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._all = values
-        self._again = functools.cache(again)
+        self._again = again
+        self.needs_trust = needs_trust
         self.tensors: dict[str, TensorInfo] = {}
         self.values: dict[str, Any] = {}
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                self.tensors[name] = TensorInfo.of(value, locations.get(_memory(value)))
+                self.tensors[name] = TensorInfo.of(value, locations.get(_memory(value), _device_of(value)))
             else:
                 self.values[name] = value
 
     @property
     def digest(self) -> str | None:
+        """SHA-256 of the file that holds all of it, where there is such a file."""
         return None
 
     def read(self, name: str) -> Any:
-        """Return a value.
+        """Return a value, with memory of its own.
 
         Raises
         ------
         UntrustedError
             If only a trusting read makes it.
+        CorruptSaveError
+            If it is damaged.
         """
         value = self._all[name]
-        return value if isinstance(value, torch.Tensor) or type(value) in ATOMS else self._again()[name]
+        if isinstance(value, torch.Tensor):
+            self._check(value)
+            return value.detach().clone()
+        if type(value) in ATOMS:
+            return value
+        if self.needs_trust:
+            return self._again()[name]
+        self._check(None)
+        return copy.deepcopy(value)
 
     def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
-        """Yield a tensor's elements in their order, as flat tensors of ``most`` of them."""
-        return _split(self.read(name), most)
+        """Yield a tensor's elements in their order, as flat tensors of ``most`` of them; they may share its memory.
+
+        Raises
+        ------
+        CorruptSaveError
+            If it is damaged.
+        """
+        tensor = self._all[name].detach()
+        self._check(tensor)
+        if tensor.is_quantized:
+            tensor = tensor.dequantize()
+        flat = tensor.resolve_conj().resolve_neg().reshape(-1)
+        for start in range(0, len(flat), most):
+            yield flat[start : start + most]
+
+    def _check(self, tensor: torch.Tensor | None) -> None:
+        """Compare a tensor's memory, or all there is, with its checksum."""
 
 
 class Outline(HeldOutline):
-    """The outline of a ``.pt`` file, of whose tensors none is in memory.
+    """The outline of a ``.pt`` file, whose tensors share memory with it: those of a mapped one are read when looked at.
 
     Parameters
     ----------
-    source : Source
-        Stays open as long as values are read.
+    source : HeldSource
+        Shares its bytes with storages.
     options : LoadOptions
-        The trust and the device of :meth:`read`; whether a tensor's checksum is compared.
+        The trust and the device of a trusting read; whether checksums are compared.
 
     Raises
     ------
@@ -145,29 +179,35 @@ class Outline(HeldOutline):
         If the file is damaged, or holds no mapping of names.
     """
 
-    def __init__(self, source: Source, options: LoadOptions) -> None:
-        audit = replace(options, trust=options.trust.audit(), map_location=None)
+    def __init__(self, source: HeldSource, options: LoadOptions) -> None:
+        audit = replace(options, trust=options.trust.audit(), map_location="cpu", is_verified=False)
         self._source = source
-        self._options = options
+        self._is_verified = options.is_verified
         self._records: Records | None = None
-        self._places: dict[int, tuple[str, torch.UntypedStorage]] = {}  # memory -> its record and itself, kept alive
+        self._kept: dict[str, torch.UntypedStorage] = {}
+        self._names: dict[int, str] = {}
+        self._checked: set[str] = set()
         locations: dict[int, str] = {}
         if is_zip(source):
-            self._records = Records(source, audit)
+            records = self._records = Records(source, options)
 
             def storage(key: str, location: str, size: int) -> torch.UntypedStorage:
-                made = torch.UntypedStorage(size, device="meta")  # type: ignore[no-untyped-call]
-                self._places[made._cdata] = key, made
-                locations[made._cdata] = location
+                name = f"data/{key}"
+                if name not in self._kept:
+                    start, length = records.place(name)
+                    check(length == size, f"storage {key} holds {length} bytes, not {size}")
+                    self._kept[name] = source.storage(start, start + size)
+                made = self._kept[name]
+                self._names[made._cdata], locations[made._cdata] = name, location
                 return made
 
-            values = read_zip(self._records, audit, storage)
+            values = read_zip(records, audit, storage)
         else:
-            values = _CODEC.load(source, replace(audit, map_location="meta"))
+            values = _CODEC.load(source, audit)
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise CorruptSaveError("the state is no mapping of keys to values", node=options.node, file=options.file)
-        self.needs_trust = [finding.what for finding in audit.trust.findings or ()]
-        super().__init__(values, locations, lambda: _CODEC.load(source, options))
+        asks = [finding.what for finding in audit.trust.findings or ()]
+        super().__init__(values, locations, asks, lambda: _CODEC.load(source, options))
 
     @property
     def digest(self) -> str | None:
@@ -176,45 +216,14 @@ class Outline(HeldOutline):
             digest.update(self._source.piece(start, min(start + _STEP, self._source.size)))
         return digest.hexdigest()
 
-    def read(self, name: str) -> Any:
-        place = self._place(name)
-        if place is None:
-            value = self._all[name]
-            return value if type(value) in ATOMS else self._again()[name]
-        start, stop = place
-        tensor: torch.Tensor = self._all[name]
-        memory = self._source.storage(start, stop)
-        return torch.empty(0, dtype=tensor.dtype).set_(memory, tensor.storage_offset(), tensor.shape, tensor.stride())
-
-    def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
-        place = self._place(name)
-        tensor = self._all[name]
-        if place is None or not tensor.is_contiguous():
-            yield from _split(self.read(name), most)
+    def _check(self, tensor: torch.Tensor | None) -> None:
+        if self._records is None or not self._is_verified:
             return
-        width = tensor.element_size()
-        start = place[0] + tensor.storage_offset() * width
-        stop = start + tensor.numel() * width
-        for here in range(start, stop, most * width):
-            piece = self._source.piece(here, min(here + most * width, stop))
-            raw = torch.frombuffer(piece, dtype=torch.uint8)
-            yield (raw if raw.data_ptr() % width == 0 else raw.clone()).view(tensor.dtype)
-
-    def _place(self, name: str) -> tuple[int, int] | None:
-        """Return where in the file a tensor's memory is; None where only reading all of the file tells."""
-        tensor = self._all[name]
-        is_plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
-        if not is_plain or tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg():
-            return None
-        found = self._places.get(_memory(tensor))
-        if found is None or self._records is None:
-            return None
-        start, size = self._records.place(f"data/{found[0]}")
-        if size != found[1].nbytes():
-            raise self._records.damaged(f"storage {found[0]} holds {size} bytes, not {found[1].nbytes()}")
-        if self._options.is_verified:
-            self._records.check(f"data/{found[0]}")
-        return start, start + size
+        name = self._names.get(_memory(tensor)) if tensor is not None else None
+        for wanted in self._kept if name is None else (name,):
+            if wanted not in self._checked:
+                self._records.check(wanted)
+                self._checked.add(wanted)
 
 
 def _memory(tensor: torch.Tensor) -> int:
@@ -224,10 +233,6 @@ def _memory(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _split(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
-    tensor = tensor.detach()
-    if tensor.is_quantized:
-        tensor = tensor.dequantize()
-    flat = tensor.reshape(-1)
-    for start in range(0, len(flat), most):
-        yield flat[start : start + most]
+def _device_of(tensor: torch.Tensor) -> str | None:
+    """Return where a tensor is that was not saved as memory on a device; None where it only was brought here."""
+    return str(tensor.device) if tensor.device.type == "meta" else None

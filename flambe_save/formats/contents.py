@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Protocol
 
 from flambe_save.codecs import HeldOutline, TensorInfo
 from flambe_save.formats.reading import Damage
@@ -111,18 +111,20 @@ class HeldNode:
         Read under an audit.
     locations : mapping of int to str
         Where storages were when they were saved.
+    asks : list of str
+        What in the whole save only a trusting read makes.
     again : callable
         Returns the same node as the caller trusts it.
-    needs_trust : list of str
     """
 
-    def __init__(self, tree: SaveTreeNode, locations: Mapping[int, str], again: Any, needs_trust: list[str]) -> None:
-        self._tree = tree
+    def __init__(
+        self, tree: SaveTreeNode, locations: Mapping[int, str], asks: list[str], again: Callable[[], SaveTreeNode]
+    ) -> None:
         self.class_name, self.version = tree.class_name, tree.version
         self.config, self.source = tree.config, tree.source_code
-        self.needs_trust = needs_trust
-        self.state = HeldOutline(tree.state, locations, lambda: again().state)
-        self.stash = HeldOutline(tree.object_stash, locations, lambda: again().object_stash)
+        self.needs_trust: list[str] = []
+        self.state = HeldOutline(tree.state, locations, asks, lambda: again().state)
+        self.stash = HeldOutline(tree.object_stash, locations, asks, lambda: again().object_stash)
         self.tensors: Mapping[str, TensorInfo] = self.state.tensors
 
     def fingerprints(self) -> set[Hashable]:

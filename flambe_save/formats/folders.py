@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, BinaryIO
 
 from flambe_save.codecs import HeldOutline, TensorInfo
-from flambe_save.errors import LoadError
+from flambe_save.errors import CorruptSaveError, LoadError, quote
 from flambe_save.formats.contents import Contents, NodeContents
 from flambe_save.formats.manifest import Manifest, tensors_of
 from flambe_save.formats.nodes import NodeReader
@@ -194,7 +194,19 @@ class _FolderNode:
 
     @property
     def state(self) -> HeldOutline:
-        return self._reader.outline(self.folder + STATE_FILE, self._prefix)
+        name = self.folder + STATE_FILE
+        outline = self._reader.outline(name, self._prefix)
+        if "tensors" in self._entry:
+            for key, info in self.tensors.items():
+                found = outline.tensors.get(key)
+                if found is None or (found.dtype, found.shape) != (info.dtype, info.shape):
+                    raise CorruptSaveError(
+                        f"the manifest lists {quote(key)} as {info.dtype} {info.shape}, and the file has no such",
+                        node=self._prefix,
+                        file=name,
+                        fix="Take it from a copy of the save.",
+                    )
+        return outline
 
     @property
     def stash(self) -> HeldOutline:

@@ -270,9 +270,8 @@ class NodeReader:
             options = replace(self._options, node=prefix, file=name)
             with self._opened(name, prefix, None) as file:
                 source = open_source(file, mapped=True, threads=options.threads)
-                if not source.is_held:  # where a file cannot be mapped, it is gone when it is closed
-                    source = HeldSource(bytearray(source.piece(0, source.size)))
-                self._outlines = {name: Outline(source, options)}
+                data = source.piece(0, source.size)  # of a file that cannot be mapped, all of it: it is closed now
+                self._outlines = {name: Outline(HeldSource(data, options.threads, is_shared=True), options)}
         return self._outlines[name]
 
     def identities(self, name: str) -> set[Hashable]:

@@ -128,10 +128,12 @@ class _PickleContents(Contents):
         def again() -> dict[str, SaveTreeNode]:
             return prefixed(self._format.read(self._store, self._options).tree)
 
-        return {
-            prefix: HeldNode(node, locations, lambda prefix=prefix: again()[prefix], [] if prefix else asks)
+        nodes = {
+            prefix: HeldNode(node, locations, asks, functools.partial(lambda prefix: again()[prefix], prefix))
             for prefix, node in sorted(prefixed(saved.tree).items())
         }
+        nodes[""].needs_trust = asks
+        return nodes
 
     def verify(self) -> Iterator[Damage]:
         try:

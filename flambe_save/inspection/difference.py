@@ -208,7 +208,7 @@ class _Comparison:
             return
         kind = "retyped" if one.dtype != other.dtype else "changed"
         measures = None
-        if one.bytes is not None and other.bytes is not None:
+        if one.is_countable and other.is_countable:
             with contextlib.suppress(NotImplementedError):  # torch cannot count in this type
                 measures = compare(
                     lambda: a.pieces(name, PIECE),

@@ -228,8 +228,8 @@ class SavedNode(Mapping[str, "SavedNode"]):
         outline = self._part.state
         if name not in outline.tensors:
             raise KeyError(name)
-        if outline.tensors[name].bytes is None:
-            raise TypeError(f"{quote(name)} is no dense tensor, so it has no statistics here")
+        if not outline.tensors[name].is_countable:
+            raise TypeError(f"{quote(name)} is sparse, or on no device, so it has no statistics here")
         try:
             return measure(lambda: outline.pieces(name, PIECE), advance)
         except NotImplementedError as error:
