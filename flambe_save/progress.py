@@ -291,10 +291,10 @@ class _RichBar(_Bar):
         self._task = self._bar.add_task(description, total=None)
 
     def _draw(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total, refresh=self._is_open)
         if not self._is_open:
             self._is_open = True
             self._bar.start()
-        self._bar.update(self._task, completed=done, total=total, refresh=True)
 
     def _end(self) -> None:
         self._bar.stop()
