@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -228,6 +229,29 @@ def test_what_is_linked_is_done_when_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "one/larger/state.pt").samefile(tmp_path / "two/larger/state.pt")
     assert watch.went_well(steps=3)
     assert watch.total == size_of(path, besides=("manifest.json",))
+
+
+def test_links_are_told_before_the_commit(tmp_path: Path) -> None:
+    """An error at the last call of a save that links all that is large leaves nothing behind either."""
+    model, counted = whole(), Watch()
+    base = save(model, tmp_path / "one")
+    save(model, tmp_path / "two", base=base, progress=counted, threads=1)
+    error = RuntimeError("stop")
+    watch = Watch(error, at=len(counted.calls))
+    found = raised_by(lambda: save(model, tmp_path / "three", base=base, progress=watch, threads=1))
+    assert found is error
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+
+def test_archives_of_anybody_else(tmp_path: Path) -> None:
+    """An archive that other programs packed is told of as it is unpacked."""
+    path, watch = tmp_path / "net.tar.gz", Watch()
+    save(whole(), tmp_path / "net")
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        archive.add(tmp_path / "net", "net")
+    load(path, progress=watch)
+    assert watch.went_well(steps=5)
+    assert watch.total == size_of(str(path))
 
 
 def test_flambes_own_saves(tmp_path: Path) -> None:
