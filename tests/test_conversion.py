@@ -677,6 +677,31 @@ def test_what_numpy_has_not(tmp_path: Path) -> None:
     extract(path, "x", tmp_path / "x.safetensors")
 
 
+def test_a_tensor_that_repeats_itself(tmp_path: Path) -> None:
+    """A tensor of a terabyte that is one number over and over is refused before it is laid out."""
+    path = save_state_to_file({"x": torch.ones(1).expand(1 << 40)}, tmp_path / "a")
+    for name, out in (("convert", "b.safetensors"), ("extract", "b.npy")):
+        with pytest.raises(LimitError, match=rf"(?s)repeat.*{name}\(\.\.\., limits="):
+            convert(path, tmp_path / out) if name == "convert" else extract(path, "x", tmp_path / out)
+    assert nothing_but(tmp_path, "a")
+
+
+def test_one_warning_of_a_lost_manifest(tmp_path: Path) -> None:
+    """Whatever is made of a save whose manifest is gone, one warning tells."""
+    path = Path(save(Tree(), tmp_path / "a"))
+    (path / MANIFEST_FILE).unlink()
+    calls: list[Callable[[], str]] = [
+        lambda: pack(path),
+        lambda: convert(path, tmp_path / "b.pkl"),
+        lambda: extract(path, "inner.Con", tmp_path / "c"),
+        lambda: extract(path, "inner.Con.linear.bias", tmp_path / "c.npy"),
+    ]
+    for call in calls:
+        with pytest.warns(UncheckedSaveWarning) as caught:
+            call()
+        assert len(caught) == 1
+
+
 @pytest.mark.parametrize("kind", ["folder", "pickle", "tensors"])
 def test_near_names_are_told(kind: str, tmp_path: Path) -> None:
     """A name that is of nothing is an error with those that are near to it."""

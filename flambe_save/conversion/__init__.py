@@ -1,11 +1,12 @@
 """Conversions between the containers of a save: folder, archive, pickle, and one file of tensors (safetensors).
 
-copying.py copies files as they are; containers.py has the rest, by way of the state, which facts.py puts into a file of
-tensors and takes out again; extracting.py cuts a part out of a save; tensorfiles.py knows files of tensors.
+copying.py copies files as they are, for packing.py too; containers.py has the rest, by way of the state, which facts.py
+puts into a file of tensors and takes out again; extracting.py cuts a part out of a save; tensorfiles.py knows files of
+tensors.
 """
 
 from flambe_save.conversion.containers import convert
-from flambe_save.conversion.copying import pack, unpack
 from flambe_save.conversion.extracting import extract
+from flambe_save.conversion.packing import pack, unpack
 
 __all__ = ["convert", "extract", "pack", "unpack"]

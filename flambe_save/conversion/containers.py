@@ -17,10 +17,10 @@ import torch
 from flambe_save.adapters import get_state
 from flambe_save.background import wait_for
 from flambe_save.codecs import Draft, DumpOptions, LoadOptions, PickleModule, TorchCodec, open_source
-from flambe_save.conversion.copying import Folders, check_level, copy_save
+from flambe_save.conversion.copying import Folders, check_level, copy_save, telling
 from flambe_save.conversion.facts import Content, content_of, draft_of
 from flambe_save.conversion.tensorfiles import TensorFile, is_tensor_file
-from flambe_save.errors import FlambeSaveError, SaveError, SaveNotFoundError, UntrustedError
+from flambe_save.errors import SaveError, SaveNotFoundError, UntrustedError
 from flambe_save.formats import Plan, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST
 from flambe_save.layout import (
@@ -153,17 +153,13 @@ def is_tensors(path: str) -> bool:
 
 @contextlib.contextmanager
 def refusing(path: str | os.PathLike[str], trust: Trust, name: str) -> Iterator[None]:
-    """Let an error say which save it is of, and a refusal all that this asks for and how the call would allow it."""
-    try:
-        yield
-    except UntrustedError as error:
-        tell_all(error, path, "", trust)
-        error.fix = error.fix and error.fix.replace("load(...", f"{name}(...")
-        error.locate(file=os.fspath(path))
-        raise
-    except FlambeSaveError as error:
-        error.locate(file=os.fspath(path))
-        raise
+    """As :func:`telling`; a refusal tells all that the save asks for."""
+    with telling(name, os.fspath(path)):
+        try:
+            yield
+        except UntrustedError as error:
+            tell_all(error, path, "", trust)
+            raise
 
 
 def has_same_files(path: str | os.PathLike[str], target: Target, limits: Limits | None) -> bool:

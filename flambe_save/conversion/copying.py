@@ -41,128 +41,31 @@ from flambe_save.layout import (
     STATE_FILE,
     VERSION_FILE,
 )
-from flambe_save.loading import reading
 from flambe_save.parallel import default_threads
 from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.registry import FORMATS
-from flambe_save.saving import Target, final_path, write_plan
+from flambe_save.saving import Target, write_plan
 from flambe_save.storage import Store, open_store, whole_save
 from flambe_save.storage.tar import TarStore
 from flambe_save.tree import join_prefix
 from flambe_save.trust import Limits, Trust
 
-__all__ = ["Copy", "Folders", "check_level", "copy_save", "pack", "unpack"]
+__all__ = ["Copy", "Folders", "check_level", "copy_save", "telling"]
 
 _STEP = 1 << 20  # bytes that are in memory at a time
 # Where there is no manifest to say it: the files of a node in the order in which a save writes them
 _ORDER = (STATE_FILE, STASH_FILE, VERSION_FILE, SOURCE_FILE, CONFIG_FILE, PROTOCOL_FILE)
 
 
-def pack(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    *,
-    overwrite: bool = False,
-    level: int | None = None,
-    limits: Limits | None = None,
-) -> str:
-    """Put a save that is a folder, or a .pkl, into an archive; :func:`unpack` is the inverse.
-
-    The files are copied as they are, manifest included, and compared with it: nothing is unpickled, so nothing in the
-    save needs trust.
-
-    Parameters
-    ----------
-    path : str or path
-        A save; of a folder inside a save, the archive is a save of its own.
-    out : str or path, optional
-        The archive, by default ``path`` with ``.tar.gz`` behind it; that is appended where it is missing.
-    overwrite : bool
-        Whether a save that is there is replaced, in one step.
-    level : int, optional
-        Of the compression, as of :func:`flambe_save.save`. With the same level, the archive is to the byte what a save
-        with ``compress=True`` to that path would have been.
-    limits : Limits, optional
-
-    Returns
-    -------
-    str
-        The path of the archive.
-
-    Raises
-    ------
-    SaveError
-        If ``path`` is an archive already, or the archive cannot be written. Nothing is left behind.
-    TargetExistsError
-        If something is there already.
-    CorruptSaveError
-        If a file is damaged; the error names it.
-    LoadError
-        If there is no save, or it cannot be read.
-    """
-    where = os.fspath(path)
-    check_level(level, is_archive=True)
-
-    def attempt() -> str:
-        with open_store(path, limits) as store:
-            if isinstance(store, TarStore):
-                raise SaveError(f"{where!r} is an archive already", file=where, fix="Copy the file.")
-            is_single = format_of(store, where) is FORMATS["pickle"]
-        final = final_path(where.rstrip("/" + os.sep) + ARCHIVE_SUFFIX if out is None else out, True, is_single)
-        return copy_save(path, Target(final, True, is_single, overwrite, level=level), limits=limits)
-
-    return reading(attempt, where)
-
-
-def unpack(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    *,
-    overwrite: bool = False,
-    limits: Limits | None = None,
-) -> str:
-    """Take a save out of an archive: a folder, or a .pkl. Inverse of :func:`pack`, whose notes hold here too.
-
-    Parameters
-    ----------
-    path : str or path
-        The archive.
-    out : str or path, optional
-        Where, by default ``path`` without its ``.tar.gz``.
-    overwrite : bool
-        Whether a save that is there is replaced, in one step.
-    limits : Limits, optional
-        What the archive may unpack to.
-
-    Returns
-    -------
-    str
-        The path of the folder or the .pkl.
-
-    Raises
-    ------
-    SaveError
-        If ``path`` is no archive, or what is in it cannot be written. Nothing is left behind.
-    TargetExistsError, CorruptSaveError, LoadError
-        As :func:`pack`.
-    """
-    where = os.fspath(path)
-
-    def attempt() -> str:
-        with open_store(path, limits) as store:
-            if not isinstance(store, TarStore):
-                raise SaveError(f"{where!r} is no archive", file=where, fix="It can be read as it is.")
-            is_single = store.names() == [""]
-        if out is None and not where.endswith(ARCHIVE_SUFFIX):
-            raise SaveError(
-                f"{where!r} does not end in {ARCHIVE_SUFFIX}, so its name does not say where to",
-                file=where,
-                fix="Say it: unpack(path, out).",
-            )
-        final = final_path(where.removesuffix(ARCHIVE_SUFFIX) if out is None else out, False, is_single)
-        return copy_save(path, Target(final, False, is_single, overwrite), limits=limits)
-
-    return reading(attempt, where)
+@contextlib.contextmanager
+def telling(name: str, where: str) -> Iterator[None]:
+    """Let errors say which save they are of, and how this function, and not a load, would allow what was refused."""
+    try:
+        yield
+    except FlambeSaveError as error:
+        error.fix = error.fix and error.fix.replace("load(...", f"{name}(...")
+        error.locate(file=where)
+        raise
 
 
 def check_level(level: int | None, *, is_archive: bool) -> None:
@@ -214,7 +117,7 @@ class _CopiedFile(Draft):
     def chunks(self) -> Iterator[tuple[bytes | bytearray | memoryview, int]]:
         done = 0
         with _read_errors(self._name):
-            for chunk in _chunks_of(self._store, self._name):
+            for chunk in _chunks_of(self._store, self._name, self.size):
                 done += len(chunk)
                 if done > self.size:
                     break
@@ -230,11 +133,11 @@ def _size_of(store: Store, name: str) -> int:
         return file.seek(0, io.SEEK_END)
 
 
-def _chunks_of(store: Store, name: str) -> Iterator[memoryview]:
+def _chunks_of(store: Store, name: str, size: int) -> Iterator[memoryview]:
     if isinstance(store, TarStore):
         yield from store.chunks(name)
         return
-    buffer = memoryview(bytearray(_STEP))
+    buffer = memoryview(bytearray(min(_STEP, size + 1)))  # one more than there is, to see that there is no more
     with store.reader(name) as file:
         while count := file.readinto(buffer):  # type: ignore[attr-defined]
             yield buffer[:count]
@@ -307,6 +210,7 @@ class Folders:
     ) -> None:
         self.store = store
         self.prefix = prefix
+        self._where = where
         self._source = source
         self._names = store.names()
         own = [name for name in self._names if name not in CARD_FILES]
@@ -317,11 +221,6 @@ class Folders:
             self.manifest.check_names(own)
             self.keys = _keys_of(self.manifest)  # of itself, so that no state is read for its key
             return
-        if REQUIREMENTS_FILE in own and _bytes_of(store, REQUIREMENTS_FILE).startswith(HAS_MANIFEST.encode()):
-            warn(
-                f"{quote(where)} has lost its {MANIFEST_FILE}: its files are checked only by themselves",
-                UncheckedSaveWarning,
-            )
         self.keys = self.reader.keys_of(own)
 
     @classmethod
@@ -355,6 +254,13 @@ class Folders:
         wanted = join_prefix(self.prefix, node) if node else self.prefix
         return next((folder for folder, prefix in self.keys.items() if prefix == wanted), None)
 
+    def warn_if_unchecked(self) -> None:
+        """Warn where the manifest is gone of a save that had one."""
+        had_one = self.manifest is None and REQUIREMENTS_FILE in self._names
+        if had_one and _bytes_of(self.store, REQUIREMENTS_FILE).startswith(HAS_MANIFEST.encode()):
+            text = f"{quote(self._where)} has lost its {MANIFEST_FILE}: its files are checked only by themselves"
+            warn(text, UncheckedSaveWarning)
+
     def copy(self, node: str = "") -> Copy:
         """Plan the copy of all files, or of those of one component with all inside it, which is a save of its own then.
 
@@ -367,6 +273,7 @@ class Folders:
         assert top is not None, "whoever names a node has looked for it"
         names = self._selected(top)
         manifest = self.manifest
+        self.warn_if_unchecked()
         plan = Copy(source=self._source, is_concurrent=self.store.is_concurrent)
         for name in names:
             if os.sep != "/" and (os.sep in name or ":" in name):

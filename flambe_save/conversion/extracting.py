@@ -134,6 +134,7 @@ def _find(path: str | os.PathLike[str], node: str, final: str, options: LoadOpti
             listed = folders.manifest.nodes.get(prefix, {}).get("tensors", {})
             if key not in listed:
                 raise _not_found(node, [join_prefix(owner, name) for name in listed], prefixes)
+        folders.warn_if_unchecked()
         return _tensor_in(folders.reader.node(folder, prefix).state, key, node, prefixes, final)
 
 
@@ -148,8 +149,7 @@ def _tensor_in(state: State, key: str, node: str, prefixes: Collection[str], fin
             file=final,
             fix="Name an output that ends in .npy or .safetensors.",
         )
-    # Of memory of its own: what it was read from may be closed now
-    return value.detach().clone()
+    return value.detach()
 
 
 def _not_found(node: str, names: Iterable[str], prefixes: Iterable[str]) -> SaveNotFoundError:
