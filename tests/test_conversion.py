@@ -42,11 +42,13 @@ from flambe_save import (
 )
 from flambe_save.codecs import HeldSource
 from flambe_save.conversion import convert, extract, pack, unpack
-from flambe_save.conversion.copying import Folders, _CopiedFile
+from flambe_save.conversion.copying import Folders, _CopiedFile, copy_save
 from flambe_save.conversion.facts import Content, content_of, draft_of
 from flambe_save.conversion.tensorfiles import TensorFile
 from flambe_save.layout import MANIFEST_FILE
+from flambe_save.saving import Target
 from flambe_save.state import State
+from flambe_save.storage import TarStore
 
 FLAMBE = Path(__file__).parent / "golden" / "flambe_0_4"
 ENDINGS = {
@@ -198,6 +200,7 @@ VALUES = {
         1 << 80,
     ],
     "mapping": OrderedDict(a=1),
+    "texts": ["".join(["ab", "c"]), "".join(["a", "bc"])],
     "empty": [{}, [], (), set(), frozenset({1})],
     "__metadata__": torch.ones(2),
     "inside": [torch.ones(2), {"x": torch.zeros(0, 3)}],
@@ -476,6 +479,31 @@ def test_a_file_that_changes_while_it_is_copied(tmp_path: Path) -> None:
         (path / "state.pt").write_bytes(b"short")
         with pytest.raises(CorruptSaveError, match="changed while"):
             list(draft.chunks())
+        (path / "state.pt").write_bytes(bytes(draft.size + 1))
+        with pytest.raises(CorruptSaveError, match="changed while"):
+            list(draft.chunks())
+
+
+def test_what_an_archive_tells_at_its_end_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage that is found only when an archive is closed is found before anything is in place."""
+    archive = save(Tree(), tmp_path / "a", compress=True)
+
+    def fail(self: TarStore) -> None:
+        raise CorruptSaveError("the end is not what it should be")
+
+    monkeypatch.setattr(TarStore, "_check_rest", fail)
+    with pytest.raises(CorruptSaveError, match="the end"):
+        copy_save(archive, Target(str(tmp_path / "b")))
+    assert nothing_but(tmp_path, "a.tar.gz")
+
+
+def test_views_in_a_torch_file_are_kept_alone(tmp_path: Path) -> None:
+    """A tensor that views a part of another's memory comes with its own elements, as a save would keep it."""
+    whole = torch.arange(24.0).reshape(4, 6)
+    weights = {"a": whole[:, :2], "b": whole.t()[1:3], "c": whole}
+    torch.save(weights, tmp_path / "w.pt")
+    again = convert(convert(tmp_path / "w.pt", tmp_path / "w.safetensors"), tmp_path / "out")
+    assert files(again) == files(save_state_to_file(weights, tmp_path / "expected"))
 
 
 @pytest.mark.parametrize(
@@ -847,11 +875,10 @@ def of_facts(change: Callable[[dict[str, Any]], object]) -> TensorFile:
 
 
 def again_and_again() -> Any:
-    """Return a tuple that takes years to hash."""
-    value: Any = {"!tuple": [1]}
-    for number in range(60):
-        value = {"!tuple": [value, {"!again": number}]}
-    return {"!set": [value]}
+    """Return a list whose last item takes years to hash."""
+    values: list[Any] = [{"!tuple": [1]}]  # number 1, in the list that is number 0
+    values += [{"!tuple": [{"!again": number}] * 2} for number in range(1, 60)]
+    return [*values, {"!set": [{"!again": 60}]}]
 
 
 def test_facts_are_what_they_are() -> None:
