@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -181,7 +182,7 @@ def test_click_through_the_tree(page: Page) -> None:
     page.wait(lambda: page.title() == "attention")
     assert page.row("attention").get_attribute("aria-selected") == "true"
     assert page.texts(".path a") == ["root", "blocks.0"]
-    assert [name for name in page.texts("tbody .opens")] == [
+    assert page.texts("tbody .opens") == [
         "project.weight",
         "project.bias",
         "out.weight",
@@ -240,7 +241,7 @@ def test_search(page: Page) -> None:
     page.wait(lambda: page.texts("#found") == ["5 components, 0 tensors"])
     assert page.one("#found").get_attribute("aria-live") == "polite"
     assert not page.one(".tree").is_displayed()
-    page.one("#search").clear()
+    page.js("document.activeElement.select()")
     page.press(*"blocks.1 up float32")
     page.wait(lambda: page.texts("#found") == ["0 components, 2 tensors"])
     assert page.texts(".results .label") == ["blocks.1.mlp.up.weight", "blocks.1.mlp.up.bias"]
@@ -260,9 +261,9 @@ def test_treemap(page: Page) -> None:
     """A click or the keyboard selects a rectangle, a second click on a component goes into it, its path leads back."""
     page.open(page_report.one())
     cell = page.wait(lambda: page.all('.map g[aria-label^="blocks.1.attention"]'))[0]
-    rectangle = cell.find_element("css selector", "text")
     page.js("arguments[0].scrollIntoView({block: 'center'})", cell)
-    ActionChains(page.driver).move_to_element(rectangle).click().perform()
+    head = -int(cell.rect["height"] / 2) + 6  # its middle is a rectangle inside of it
+    ActionChains(page.driver).move_to_element_with_offset(cell, 0, head).click().perform()
     page.wait(lambda: page.title() == "attention")
     assert page.all('.tree [aria-selected="true"]')[0].get_attribute("title").startswith("blocks.1.attention")
     assert cell.get_attribute("aria-current") == "true"
@@ -273,8 +274,8 @@ def test_treemap(page: Page) -> None:
     page.js("document.querySelector('.map g').focus()")
     page.press(Keys.ARROW_DOWN)
     assert page.js("return document.activeElement.getAttribute('aria-label')").startswith("embedding")
-    page.press(Keys.ARROW_RIGHT, Keys.ENTER)
-    page.wait(lambda: page.title() == "head")
+    page.press(Keys.ENTER)
+    page.wait(lambda: page.title() == "embedding")
     page.click(page.row("blocks.0"))
     page.wait(lambda: page.title() == "blocks.0")
     page.click(page.one(".map-head > .quiet"))
@@ -287,9 +288,9 @@ def test_treemap(page: Page) -> None:
 def test_rectangles_have_the_area_of_their_bytes(page: Page) -> None:
     """Tensors of one component have areas as their sizes are, and no rectangle leaves the drawing."""
     page.open(page_report.one())
-    page.wait(lambda: page.all(".map g"))
+    page.wait(lambda: page.all(".map .cell"))
     boxes = page.js(
-        "return [...document.querySelectorAll('.map g')].map((g) => [g.getAttribute('aria-label'), "
+        "return [...document.querySelectorAll('.map .cell')].map((g) => [g.getAttribute('aria-label'), "
         "...['x', 'y', 'width', 'height'].map((name) => Number(g.querySelector('rect').getAttribute(name)))])"
     )
     width, height = page.js(
@@ -327,7 +328,7 @@ def test_numbers_that_are_none(page: Page) -> None:
     page.wait(lambda: page.title() == "embedding")
     for button in page.all("tbody .opens"):
         page.click(button)
-    assert page.texts(".notes")[:1] == ["3 NaN2 infall zero"] or page.texts(".notes")[0].startswith("3 NaN2 inf")
+    assert page.texts(".notes") == ["3 NaN2 inftied", "", "", ""]
     assert "maximum∞" in page.texts(".opened-tensor dl div")
     assert "Its values were not read." in page.texts(".opened-tensor p")
 
@@ -336,14 +337,15 @@ def test_difference(page: Page) -> None:
     """The difference has its tensors by how far they moved, sorts by the others too, and filters by part."""
     page.open(page_report.two())
     assert page.texts('#views [aria-pressed="true"]') == ["Changes"]
-    moved = [float(text.replace("e−", "e-")) for text in page.texts(".moved")]
-    assert len(moved) == 22 or len(moved) > 10
+    minus = "\N{MINUS SIGN}"
+    moved = [float(text.replace(minus, "-")) for text in page.texts(".moved")]
+    assert len(moved) == 22
     assert moved == sorted(moved, reverse=True)
     heading = next(button for button in page.all(".sort") if button.text.startswith("Cosine"))
     page.click(heading)
     page.click(heading)
     assert page.js("return arguments[0].parentElement.ariaSort", heading) == "ascending"
-    assert [float(text.replace("e−", "e-")) for text in page.texts(".moved")] == moved
+    assert [float(text.replace(minus, "-")) for text in page.texts(".moved")] == moved
     page.click(page.all("tbody .opens")[0])
     assert [path.get_attribute("class") for path in page.all(".opened-tensor figure path")][1:3] == ["ghost", "bars"]
     chips = {chip.text.split("\n")[0].rstrip("0123456789 "): chip for chip in page.all(".chip")}
@@ -355,13 +357,11 @@ def test_difference(page: Page) -> None:
 
 
 def test_difference_in_the_tree(page: Page) -> None:
-    """The tree marks what changed; a component's own changes stand before and after each other, its source as a diff."""
+    """The tree marks what changed; a component stands before beside after, its source as a diff."""
     page.open(page_report.two())
-    marks = {row.find_element("css selector", ".label").text: row.text for row in page.all(".tree .row")}
     assert page.row("pooler").find_element("css selector", ".mark").get_attribute("class") == "mark added"
     assert page.row("blocks.1").find_element("css selector", ".mark").get_attribute("class") == "mark within"
     assert len(page.all(".mark.removed")) == 1
-    assert "vocabulary" in marks
     assert page.row("vocabulary").find_elements("css selector", ".mark") == []
     page.click(page.row("attention"))
     page.wait(lambda: page.title() == "attention")
@@ -383,7 +383,6 @@ def test_views_of_each_save(page: Page) -> None:
     page.click(page.all("#views button")[1])
     page.wait(lambda: page.texts('#views [aria-pressed="true"]') == ["Before"])
     assert "pooler" not in page.texts(".tree .label")
-    page.press("/", *"reset dropout pooler"[:5])
     page.driver.back()
     page.wait(lambda: page.texts('#views [aria-pressed="true"]') == ["After"])
     assert page.complaints() == []
@@ -416,7 +415,10 @@ def test_no_scrolling_sideways(page: Page, name: str, width: int) -> None:
         page.js("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
         for button in page.all("tbody .opens")[:3]:
             page.js("arguments[0].click()", button)
-        assert page.js("return [document.documentElement.scrollWidth, innerWidth]") in ([width, width],)
+        wide, inside, window = page.js(
+            "const at = document.documentElement; return [at.scrollWidth, at.clientWidth, innerWidth]"
+        )
+        assert (wide, window) == (inside, width)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -443,7 +445,7 @@ def test_accessible(page: Page, name: str, scheme: str, width: int) -> None:
             page.js("document.getElementById('search').dispatchEvent(new Event('input'))")
             page.wait(lambda: page.all(".results .row"))
         result = page.driver.execute_async_script(
-            "axe.run(document, {resultTypes: ['violations']}).then(arguments[0], (error) => arguments[0](String(error)))"
+            "axe.run(document, {resultTypes: ['violations']}).then(arguments[0], (no) => arguments[0](String(no)))"
         )
         assert isinstance(result, dict), result
         found += [
@@ -473,13 +475,15 @@ def test_hostile_save_runs_nothing(page: Page) -> None:
     elements = page.js("return [...new Set([...document.querySelectorAll('*')].map((found) => found.localName))]")
     handlers = page.js(
         "return [...document.querySelectorAll('*')].flatMap((found) => found.getAttributeNames())"
-        ".filter((name) => name.startsWith('on') || name === 'style' || name === 'src')"
+        ".filter((name) => name.startsWith('on') || name === 'src')"
     )
+    styles = page.js("return [...document.querySelectorAll('[style]')].map((found) => found.getAttribute('style'))")
     links = page.js("return [...document.querySelectorAll('a')].map((found) => found.getAttribute('href'))")
     assert page.js("return typeof window.__hacked") == "undefined"
     assert set(elements) & {"img", "iframe", "object", "embed", "base", "form"} == set()
     assert page.js("return document.scripts.length") == 2
     assert handlers == []
+    assert [style for style in styles if not re.fullmatch(r"--level: \d+;", style)] == []
     assert [link for link in links if not link.startswith("#")] == []
 
 
@@ -504,9 +508,9 @@ def test_huge_report(page: Page) -> None:
     """A page of 10,000 components and 100,000 tensors opens in seconds, answers a search, and shows what is asked."""
     start = time.monotonic()
     page.open(page_report.huge())
-    page.wait(lambda: page.all(".map g"))
+    page.wait(lambda: page.all(".map .cell"))
     opened = time.monotonic() - start
-    assert len(page.all(".map g")) <= 400
+    assert len(page.all(".map .cell")) <= 400
     assert len(page.all(".tree .row")) < 1000
     took = page.driver.execute_async_script(
         "const done = arguments[0], start = performance.now(), field = document.getElementById('search');"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from flambe_save.errors import MissingDependencyError
@@ -26,8 +27,10 @@ _KINDS = {
     "Token.Name.Builtin.Pseudo": "d",
     "Token.Name.Builtin": "f",
 }
-_LONGEST = 50_000  # characters; a lexer's patterns can take the square of that
-_MOST = 5_000_000
+_LONGEST = 50_000  # characters of one text
+_MOST = 2_000_000  # of all that are coloured
+# A lexer's patterns can take the square of a line, or of a run of blanks: 50,000 of them are most of a minute
+_SLOW = re.compile(r"[^\n]{1000}|\s{200}")
 
 
 class Highlighter:
@@ -64,7 +67,7 @@ class Highlighter:
         """
         lexer = self._lexers.get(language)
         self._left -= len(text)
-        if lexer is None or len(text) > _LONGEST or self._left < 0:
+        if lexer is None or len(text) > _LONGEST or self._left < 0 or _SLOW.search(text):
             return [["", text]]
         runs: list[list[str]] = []
         for token, piece in lexer(text):

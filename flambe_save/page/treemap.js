@@ -105,7 +105,8 @@ class Treemap {
     this.cells = cells;
     this.drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.drawing.setAttribute("height", height);
-    this.drawing.replaceChildren(...cells.map((cell) => this.cell(cell)));
+    // The texts lie over all rectangles: what a rectangle is called by assistive technology is whole, not cut to fit
+    this.drawing.replaceChildren(...cells.map((cell) => this.cell(cell)), s("g", { class: "texts", "aria-hidden": "true" }, cells.map((cell) => this.text(cell))));
     cells[0].element.setAttribute("tabindex", "0");
     this.crumb();
     this.outline();
@@ -115,24 +116,27 @@ class Treemap {
     if (cell.rest) return `${plural(cell.rest, "part")} more of ${name}`;
     return cell.tensor < 0 ? name : `${word(cell.save.tensors.name[cell.tensor])} of ${name}`;
   }
-  cell(cell) {
-    const { forest } = this;
-    const { x, y, w, h: height } = cell;
-    const total = forest.bytes(this.focus) || 1;
-    const title = `${this.title(cell)}, ${size(cell.bytes)}, ${((100 * cell.bytes) / total).toFixed(1)}%`;
-    let text = forest.label(cell.node);
+  /** What is written in a rectangle, as far as there is room. */
+  text(cell) {
+    const { x, y, w, h: height, frame } = cell;
+    let text = this.forest.label(cell.node);
     if (cell.rest) text = `${whole(cell.rest)} more`;
     else if (cell.tensor >= 0) text = word(cell.save.tensors.name[cell.tensor]);
-    if (cell.frame && w > 110) text += `  ${size(cell.bytes)}`;
+    if (frame && w > 110) text += `  ${size(cell.bytes)}`;
     const room = Math.floor((w - 8) / 6.4);
     if (text.length > room) text = room > 2 ? `${[...text].slice(0, room - 1).join("")}…` : "";
+    return text && height >= 15 && s("text", { class: frame ? "head" : null, x: (x + 5).toFixed(1), y: (y + 13).toFixed(1) }, text);
+  }
+  cell(cell) {
+    const { x, y, w, h: height } = cell;
+    const total = this.forest.bytes(this.focus) || 1;
+    const title = `${this.title(cell)}, ${size(cell.bytes)}, ${((100 * cell.bytes) / total).toFixed(1)}%`;
     const kind = cell.frame ? `frame depth-${Math.min(cell.depth, 4)}` : cell.rest ? "rest" : this.paint(cell);
     cell.element = s(
       "g",
       { role: "button", tabindex: -1, class: `cell ${kind}`, "aria-label": title },
       s("title", {}, title),
       s("rect", { x: x.toFixed(1), y: y.toFixed(1), width: Math.max(w, 0.5).toFixed(1), height: Math.max(height, 0.5).toFixed(1), rx: cell.frame ? 4 : 2 }),
-      text && height >= 15 && s("text", { x: (x + 5).toFixed(1), y: (y + 13).toFixed(1), "aria-hidden": "true" }, text),
     );
     cell.element.cell = cell;
     return cell.element;
