@@ -374,6 +374,21 @@ def test_difference_in_the_tree(page: Page) -> None:
     assert "It was not there." in page.texts(".compare td")
 
 
+def test_tensors_of_the_difference(page: Page) -> None:
+    """A rectangle and a search result of the difference lead to the change of their tensor, whatever part is shown."""
+    page.open(page_report.two())
+    page.click(next(chip for chip in page.all(".chip") if chip.text.startswith("packages")))
+    cell = page.wait(lambda: page.all('.map g[aria-label^="down.weight of blocks.0.mlp"]'))[0]
+    page.click(cell)
+    page.wait(lambda: page.focused() == "down.weight")
+    assert page.title() == "mlp"
+    page.press("/", *"norm weight")
+    page.wait(lambda: page.texts("#found") == ["0 components, 5 tensors"])
+    page.press(Keys.ARROW_DOWN, Keys.ENTER)
+    page.wait(lambda: page.focused() == "weight")
+    assert page.texts(".path a") == ["root", "blocks.0"]
+
+
 def test_views_of_each_save(page: Page) -> None:
     """Both saves can be looked at by themselves, and the browser goes back to the difference."""
     page.open(page_report.two())

@@ -4,18 +4,21 @@
 class View {
   constructor(key, label, forest) {
     Object.assign(this, { key, label, forest, node: forest.roots[0] ?? -1, part: null });
-    const choose = (node, tensor = -1) => go(this, node, tensor);
-    this.tree = new Tree(forest, choose);
+    this.tree = new Tree(forest, (node) => go(this, node));
     const paint = forest === UNION ? (cell) => this.movement(cell) : (cell) => colour(forest.className(cell.node));
-    this.map = new Treemap(forest, paint, forest === UNION ? movedLegend() : classLegend(), choose);
+    this.map = new Treemap(forest, paint, forest === UNION ? movedLegend() : classLegend(), (...cell) => this.choose(...cell));
     this.panel = h("div", { class: "panel" });
+  }
+  /** Go to a component, or to a tensor in it; in the difference, a tensor of the address is a change. */
+  choose(node, tensor = -1, save = null) {
+    go(this, node, tensor >= 0 && this.forest === UNION ? UNION.changeOf(save, tensor) : tensor);
   }
   movement({ node, tensor, save }) {
     const mark = UNION.mark(node)?.kind;
     if (mark === "added" || mark === "removed") return mark;
     if (tensor < 0) return `step-${step(UNION.moved[node])}`;
-    const change = UNION.tensorChange[save === UNION.after ? 1 : 0].get(tensor);
-    if (change === undefined) return "step-0";
+    const change = UNION.changeOf(save, tensor);
+    if (change < 0) return "step-0";
     const kind = word(UNION.changes.kind[change]);
     if (kind === "added" || kind === "removed") return kind;
     const norm = UNION.changes.relative_norm[change];
@@ -25,10 +28,9 @@ class View {
     this.node = node;
     this.tree.show(node);
     this.map.show(node);
+    if (tensor >= 0) this.part = null;
     this.fill();
-    if (tensor < 0) return;
-    // In the difference, a tensor of the address is the change that it stands for
-    this.content.reveal(tensor);
+    if (tensor >= 0) this.content.reveal(tensor);
   }
   fill() {
     const choosePart = (part) => {
@@ -174,17 +176,12 @@ function search() {
   };
   const result = (click, dot, name, note, end) => h("li", {}, h("button", { type: "button", class: "row", click }, h("span", { class: `dot ${dot}`, "aria-hidden": "true" }), h("span", { class: "label name" }, name), h("span", { class: "class name" }, note), h("span", { class: "size" }, end)));
   const view = current;
-  const openTensor = (node, tensor, save) => {
-    if (forest !== UNION) return go(view, node, tensor);
-    const change = UNION.tensorChange[save === UNION.after ? 1 : 0].get(tensor);
-    return go(view, node, change ?? -1);
-  };
   $("side").append(h("div", { id: "results", class: "results" },
     list("Components", nodes, (node) => result(() => go(view, node), colour(forest.className(node)), forest.name(node), forest.className(node), size(forest.bytes(node)))),
     list("Tensors", tensors, ([node, tensor, save]) => {
       const { name, dtype, bytes } = { name: word(save.tensors.name[tensor]), dtype: word(save.tensors.dtype[tensor]), bytes: save.tensors.bytes[tensor] };
       const key = word(forest.columns.name[node]) ? `${word(forest.columns.name[node])}.${name}` : name;
-      return result(() => openTensor(node, tensor, save), colour(forest.className(node)), key, dtype, size(bytes));
+      return result(() => view.choose(node, tensor, save), colour(forest.className(node)), key, dtype, size(bytes));
     }),
     !nodes.length && !tensors.length && h("p", { class: "muted empty" }, "No component or tensor has all of these words in its name, class or dtype.")));
 }

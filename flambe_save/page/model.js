@@ -107,6 +107,8 @@ class Union extends Forest {
     if (kind !== "same") return { kind, text: kind };
     return this.below[node] ? { kind: "within", text: "changed below" } : null;
   }
+  /** The change of a tensor; -1 for one that stayed, or for none. */
+  changeOf(save, tensor) { return this.tensorChange[save === this.after ? 1 : 0].get(tensor) ?? -1; }
   /** The changes of a component and of all below it. */
   changesBelow(node) {
     const found = this.parent(node) < 0 ? [...this.general] : [];

@@ -36,7 +36,7 @@ function squarify(values, { x, y, w, h: height }) {
 }
 
 class Treemap {
-  /** `paint(cell)` gives the class of a cell's colour, `choose(node, tensor)` is called when one is chosen. */
+  /** `paint(cell)` gives the class of a cell's colour, `choose(node, tensor, save)` is called when one is chosen. */
   constructor(forest, paint, legend, choose) {
     Object.assign(this, { forest, paint, choose, focus: forest.roots[0] ?? -1, selected: -1, cells: [], width: 0 });
     this.drawing = s("svg", {
@@ -184,7 +184,7 @@ class Treemap {
   press(element) {
     if (!element) return;
     this.point(element.cell, false);
-    this.choose(element.cell.node, element.cell.tensor);
+    this.choose(element.cell.node, element.cell.tensor, element.cell.save);
   }
   point(cell, focus = true) {
     this.drawing.querySelector('[tabindex="0"]')?.setAttribute("tabindex", "-1");
