@@ -70,7 +70,7 @@ function openedPair(change) {
       h("h4", {}, at ? "After" : "Before"),
       h("p", { class: "muted" }, `${tensor.dtype}, ${tensor.shape}, ${size(tensor.bytes)}`),
       statisticsOf(tensor),
-      h("p", {}, tensorLink(String(at), tensor.save, at ? "Open it in After" : "Open it in Before", tensor.place))))));
+      h("p", {}, h("a", { href: route(at, tensor.save.holder(tensor.place), tensor.place) }, at ? "Open it in After" : "Open it in Before"))))));
 }
 
 /** The type and shape of a tensor, before and after where they differ. */
