@@ -22,8 +22,7 @@ import pytest
 
 import flambe_save
 from flambe_save.errors import MissingDependencyError
-from flambe_save.page import PageServer, policy, render, serve
-from flambe_save.page import server as server_module
+from flambe_save.page import PageServer, policy, render
 from flambe_save.page.data import pack
 from flambe_save.page.highlight import Highlighter
 
@@ -344,17 +343,3 @@ def test_server_listens_on_this_machine_alone(server: PageServer, capfd: pytest.
         assert b"doctype" not in answer
     assert server.server_address[0] == "127.0.0.1"
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("open_browser", [True, False])
-def test_serve_ends_at_ctrl_c(open_browser: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`serve` opens the page once where it was asked to, and returns when it is interrupted."""
-    opened: list[str] = []
-    monkeypatch.setattr(server_module.webbrowser, "open", opened.append)
-
-    def interrupted(self: PageServer) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(PageServer, "serve_forever", interrupted)
-    serve("page", open_browser=open_browser)
-    assert [re.sub(r"\d{4,}", "", url) for url in opened] == ["http://127.0.0.1:/"] * open_browser

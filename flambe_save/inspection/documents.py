@@ -88,7 +88,7 @@ def _describe_briefly(node: SavedNode, problem: str | None) -> dict[str, Any]:
         "class": name,
         "class_path": node.class_path if name else None,
         "version": version,
-        "tensors": len(tensors),
+        "tensors": own.tensors,
         "parameters": own.parameters,
         "bytes": own.bytes,
         "total": total._asdict(),

@@ -7,6 +7,6 @@ styles and scripts beside it, and ``server.py`` shows the result to a browser on
 from __future__ import annotations
 
 from flambe_save.page.render import policy, render
-from flambe_save.page.server import PageServer, serve
+from flambe_save.page.server import PageServer
 
-__all__ = ["PageServer", "policy", "render", "serve"]
+__all__ = ["PageServer", "policy", "render"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from flambe_save.page.render import policy
 
-__all__ = ["PageServer", "serve"]
+__all__ = ["PageServer"]
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -94,28 +92,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""
-
-
-def serve(html: str, *, port: int = 0, open_browser: bool = True) -> None:
-    """Show a page until Ctrl-C.
-
-    Nothing is printed; a caller that wants to say where the page is makes a :class:`PageServer` itself.
-
-    Parameters
-    ----------
-    html : str
-        The page, as :func:`render` makes it.
-    port : int
-        The port on 127.0.0.1; 0 takes one that is free.
-    open_browser : bool
-        Whether to open the page in the user's browser.
-
-    Raises
-    ------
-    OSError
-        If the port is taken.
-    """
-    with PageServer(html, port) as server, contextlib.suppress(KeyboardInterrupt):
-        if open_browser:
-            webbrowser.open(server.url)
-        server.serve_forever()

@@ -124,7 +124,7 @@ class Treemap {
     else if (cell.tensor >= 0) text = word(cell.save.tensors.name[cell.tensor]);
     if (frame && w > 110) text += `  ${size(cell.bytes)}`;
     const room = Math.floor((w - 8) / 6.4);
-    if (text.length > room) text = room > 2 ? `${[...text].slice(0, room - 1).join("")}…` : "";
+    if (text.length > room) text = room > 2 ? `…${[...text].slice(1 - room).join("")}` : ""; // the end of a name tells most
     return text && height >= 15 && s("text", { class: frame ? "head" : null, x: (x + 5).toFixed(1), y: (y + 13).toFixed(1) }, text);
   }
   cell(cell) {
