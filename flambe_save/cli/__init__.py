@@ -11,13 +11,15 @@ import importlib
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 
 from flambe_save.cli.answers import TROUBLE, Answer
-from flambe_save.cli.arguments import make_parser
+from flambe_save.cli.arguments import make_parser, parse
 from flambe_save.cli.terminal import Terminal
-from flambe_save.errors import FlambeSaveError, plain
+from flambe_save.errors import FlambeSaveError, FlambeSaveWarning, plain, quote
+from flambe_save.inspection.documents import document
 
 __all__ = ["main"]
 
@@ -36,6 +38,13 @@ _VERBS = {
     "report": ("paging", "report"),
     "view": ("paging", "view"),
 }
+# As a shell has it for what a signal ended
+_INTERRUPTED, _PIPE_CLOSED = 130, 141
+# What errors say of the functions, as it is typed here
+_TYPED = {
+    "overwrite=True": "--overwrite",
+    "unpack(path, out)": "flambe-save unpack PATH OUT",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,12 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         The arguments; by default those of the program.
     """
+    if getattr(sys, "stdout", None) is None:  # the shell's `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     parser = make_parser()
-    arguments = parser.parse_args(argv)
+    arguments = parse(parser, sys.argv[1:] if argv is None else argv)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")
-            warnings.simplefilter("always")
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", FlambeSaveWarning)
             if arguments.completion:
                 return _complete(parser, arguments.completion)
             if arguments.verb is None:
@@ -62,16 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print(answer, is_json=arguments.json)
             answer.then()
         return answer.code
-    except FlambeSaveError as error:
-        _complain(str(error))
-    except (ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return TROUBLE
-        _complain(f"{type(error).__name__}: {error}")
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _give_up_output()
+        return _PIPE_CLOSED
     except KeyboardInterrupt:
-        return 130
-    return TROUBLE
+        return _INTERRUPTED
+    except FlambeSaveError as error:
+        return _fail(arguments, error, _told(error), fix=error.fix, node=error.node, file=error.file)
+    except OSError as error:
+        text = error.strerror or str(error)
+        return _fail(arguments, error, f"{text}: {error.filename}" if error.filename else text)
+    except ValueError as error:
+        return _fail(arguments, error, str(error))
+    except Exception as error:  # a mistake in this package; Python's own code for it would mean "different"
+        return _fail(arguments, error, f"this is a bug in flambe_save\n{traceback.format_exc()}")
 
 
 def _print(answer: Answer, *, is_json: bool) -> None:
@@ -89,9 +105,62 @@ def _complete(parser: argparse.ArgumentParser, shell: str) -> int:
         _complain("--completion needs shtab: pip install 'flambe_save[cli]'")
         return TROUBLE
     print(shtab.complete(parser, shell))
+    sys.stdout.flush()
     return 0
 
 
+# ------------------------------------------------------------------------------------------------ errors
+
+
+def _fail(
+    arguments: argparse.Namespace,
+    error: Exception,
+    text: str,
+    *,
+    fix: str | None = None,
+    node: str | None = None,
+    file: str | None = None,
+) -> int:
+    """Say what went wrong, for people on the standard error output, and as a document where that is asked for."""
+    text, fix = _short(text), _typed(_short(fix)) if fix else None
+    _complain(f"{text}\n  {fix}" if fix else text)
+    if getattr(arguments, "json", False):
+        what = {"type": type(error).__name__, "message": text, "fix": fix, "node": node, "file": file}
+        try:
+            print(json.dumps(document(arguments.verb, error=what), indent=2), flush=True)
+        except OSError:
+            _give_up_output()
+    else:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            return TROUBLE
+        _give_up_output()
+    return TROUBLE
+
+
+def _told(error: FlambeSaveError) -> str:
+    """Return an error's message with where it is, as far as the message does not say that itself."""
+    places = {"component": error.node, "file": error.file}
+    missing = [f"{what} {quote(name)}" for what, name in places.items() if name and quote(name) not in error.message]
+    return f"{error.message} ({', '.join(missing)})" if missing else error.message
+
+
+def _short(text: str) -> str:
+    return str(FlambeSaveError(text))  # which cuts it, and writes control characters out
+
+
+def _typed(fix: str) -> str:
+    for ours, theirs in _TYPED.items():
+        fix = fix.replace(ours, theirs)
+    return fix.replace("\n", "\n  ")
+
+
+def _give_up_output() -> None:
+    """Let what is still to be printed go nowhere, so that Python does not stumble over it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(text: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         print(f"flambe-save: {plain(text)}", file=sys.stderr)

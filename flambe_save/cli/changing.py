@@ -22,7 +22,8 @@ __all__ = ["convert_verb", "extract_verb", "migrate_verb", "pack_verb", "unpack_
 def migrate_verb(arguments: argparse.Namespace) -> Answer:
     """Tell what migrations would change, and do it where that is asked for."""
     is_dry = not (arguments.write or arguments.out)
-    sys.path.insert(0, os.getcwd())  # as `python -m` has it
+    if arguments.imports:
+        sys.path.insert(0, os.getcwd())  # as `python -m` has it
     for name in arguments.imports:
         try:
             importlib.import_module(name)
@@ -53,25 +54,27 @@ def _step(row: dict[str, str]) -> str:
 
 def convert_verb(arguments: argparse.Namespace) -> Answer:
     """Write a save as another container."""
-    out = convert(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level)
+    out = convert(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=True)
     return _written("convert", arguments.path, out)
 
 
 def extract_verb(arguments: argparse.Namespace) -> Answer:
     """Write a component as a save of its own, or a tensor as a file."""
     path, node = split_path(arguments.path)
-    return _written("extract", arguments.path, extract(path, node, arguments.out, overwrite=arguments.overwrite))
+    out = extract(path, node, arguments.out, overwrite=arguments.overwrite, progress=True)
+    return _written("extract", arguments.path, out)
 
 
 def pack_verb(arguments: argparse.Namespace) -> Answer:
     """Put a folder into an archive."""
-    out = pack(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level)
+    out = pack(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=True)
     return _written("pack", arguments.path, out)
 
 
 def unpack_verb(arguments: argparse.Namespace) -> Answer:
     """Take a save out of an archive."""
-    return _written("unpack", arguments.path, unpack(arguments.path, arguments.out, overwrite=arguments.overwrite))
+    out = unpack(arguments.path, arguments.out, overwrite=arguments.overwrite, progress=True)
+    return _written("unpack", arguments.path, out)
 
 
 def _written(verb: str, path: str, out: str) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from flambe_save.cli.answers import DIFFERENT, SAME, TROUBLE, Answer
 from flambe_save.cli.looking import split_path
@@ -30,7 +30,7 @@ _MANY = {
     "stash": "stashed values",
     "tie": "ties",
     "package": "packages",
-    "damage": "not compared, being damaged,",
+    "damage": "damaged, so not compared",
 }
 _LINES = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -45,41 +45,61 @@ def diff(arguments: argparse.Namespace) -> Answer:
         progress_of(not is_quiet, "Comparing") as progress,
     ):
         progress.begin(one.total.bytes)
-        found = changes(
-            one, other, atol=arguments.atol, rtol=arguments.rtol, only=arguments.only, advance=progress.advance
+        known = [
+            Change(row.node, "damage", row.file, "changed", text=row.problem) for row in [*one.damage, *other.damage]
+        ]
+        found = itertools.chain(
+            known,
+            changes(
+                one, other, atol=arguments.atol, rtol=arguments.rtol, only=arguments.only, advance=progress.advance
+            ),
         )
-        rows = list(itertools.islice(found, 1) if is_quiet else found)
+        rows = list(itertools.islice(found, 1) if is_quiet else _once(found))
     is_damaged = any(row.part == "damage" for row in rows)
     code = TROUBLE if is_damaged else DIFFERENT if rows else SAME
     described = describe_diff(arguments.a, arguments.b, rows)
     return Answer(described, lambda terminal: None if is_quiet else _show(described, rows, terminal), code)
 
 
-def _show(described: dict[str, str], rows: Iterable[Change], terminal: Terminal) -> None:
+def _once(rows: Iterable[Change]) -> Iterator[Change]:
+    """Yield the rows, but damage to a file once: what is missing is known before it is missed."""
+    files = set[str | None]()
+    for row in rows:
+        if row.part == "damage":
+            if row.name in files:
+                continue
+            files.add(row.name)
+        yield row
+
+
+def _show(described: dict[str, str], rows: Sequence[Change], terminal: Terminal) -> None:
+    if not rows:
+        return
     counts: Counter[str] = Counter()
-    if rows:
-        terminal.line(("--- ", "red"), described["a"])
-        terminal.line(("+++ ", "green"), described["b"])
-    for node, inside in itertools.groupby(rows, key=lambda row: row.node):
+    terminal.line(("--- ", "red"), described["a"])
+    terminal.line(("+++ ", "green"), described["b"])
+    for node, of_node in itertools.groupby(rows, key=lambda row: row.node):
         terminal.line()
         terminal.line(("the save" if node is None else node or "the root", "bold"))
-        table: list[Row] = []
-        for row in inside:
-            counts[f"{_MANY[row.part]} {row.kind}"] += 1
-            table.append(_cells(row))
-            if row.text is not None:
+        for part, of_part in itertools.groupby(of_node, key=lambda row: row.part):
+            table: list[Row] = []
+            for row in of_part:
+                counts[_MANY[part] if part == "damage" else f"{_MANY[part]} {row.kind}"] += 1
+                table.append(_cells(row))
+                if row.text is not None and part != "damage":
+                    terminal.table(table, indent="  ")
+                    table = []
+                    for line in row.text.split("\n"):
+                        terminal.line("      ", (line, _LINES.get(line[:1], "")))
+            if table:
                 terminal.table(table, indent="  ")
-                table = []
-                for line in row.text.split("\n"):
-                    terminal.line("      ", (line, _LINES.get(line[:1], "")))
-        if table:
-            terminal.table(table, indent="  ")
-    if rows:
-        terminal.line()
-        terminal.line(", ".join(f"{what}: {count:,}" for what, count in counts.items()))
+    terminal.line()
+    terminal.line(", ".join(f"{what}: {count:,}" for what, count in counts.items()))
 
 
 def _cells(row: Change) -> Row:
+    if row.part == "damage":
+        return [("!", "bold red"), ("damaged", "bold red"), one_line(row.name or "", 120), one_line(row.text or "")]
     style = _STYLES[row.kind]
     before, after = (None if text is None else one_line(text, 80) for text in (row.before, row.after))
     moved = (
@@ -87,7 +107,7 @@ def _cells(row: Change) -> Row:
         if before is not None and after is not None and before != after
         else before or after or ""
     )
-    what = {"node": "component", "damage": "damaged"}.get(row.part, row.part)
+    what = "component" if row.part == "node" else row.part
     return [(_SIGNS[row.kind], style), (what, style), one_line(row.name or "", 120), moved, *_measured(row)]
 
 

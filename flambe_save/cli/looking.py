@@ -14,6 +14,7 @@ from flambe_save.inspection import OpenSave, SavedNode, open_save
 from flambe_save.inspection.documents import describe_node, describe_save, document
 from flambe_save.inspection.handle import not_found
 from flambe_save.inspection.text import count_of, shape_of, short_number, size_of, sparkline
+from flambe_save.layout import MANIFEST_FILE
 from flambe_save.progress import progress_of
 from flambe_save.tree import join_prefix
 
@@ -30,7 +31,10 @@ def split_path(path: str) -> tuple[str, str]:
     """Return the path and the node of ``PATH#node``; a path that is there is no node of another."""
     if "#" not in path or os.path.lexists(path):
         return path, ""
-    where, _, node = path.rpartition("#")
+    for index in (index for index, char in enumerate(path) if char == "#"):
+        if os.path.lexists(path[:index]):  # names of nodes and of tensors may hold a # too
+            return path[:index], path[index + 1 :]
+    where, _, node = path.partition("#")
     return where, node
 
 
@@ -48,7 +52,9 @@ def find_node(save: OpenSave, key: str) -> tuple[SavedNode, str]:
         return save[key], ""
     prefix, name = save.owner_of(key)
     node = save[prefix] if prefix else save
-    names = [*node.tensors, *node.state]
+    names = [*node.tensors]
+    if name not in names:
+        names = [*dict.fromkeys([*names, *node.state])]
     if name in names:
         return node, name
     known = (join_prefix(prefix, last) for last in names)
@@ -105,7 +111,8 @@ def _show_save(described: Mapping[str, Any], terminal: Terminal) -> None:
         size_of(save["bytes"]),
         {"sha256": "SHA-256"}.get(save["digest"], "checksums") if save["is_whole"] else "no checksums over the whole",
     ]
-    terminal.line((described["path"], _HEAD), ": ", ", ".join(facts))
+    node = f"#{described['root']}" if described["root"] else ""
+    terminal.line((described["path"] + node, _HEAD), ": ", ", ".join(facts))
 
 
 def _show_tree(lines: Iterable[tuple[str, Any]], described: Mapping[str, Any], terminal: Terminal) -> None:
@@ -114,15 +121,12 @@ def _show_tree(lines: Iterable[tuple[str, Any]], described: Mapping[str, Any], t
     ]
     for before, node in lines:
         name = node["node"].removeprefix(f"{node['parent']}." if node["parent"] else "")
-        notes = (
-            [f"needs trust: {', '.join(dict.fromkeys(text.partition(':')[0] for text in node['trust']))}"]
-            if node["trust"]
-            else []
-        )
-        notes += [node["problem"]] if node["problem"] else []
+        asked = dict.fromkeys(text.partition(":")[0] for text in node["trust"])
+        notes = [f"needs trust: {', '.join(asked)}"] if asked else []
+        notes += ["damaged"] if node["problem"] else []
         rows.append(
             [
-                before + (name or os.path.basename(described["path"].rstrip("/"))),
+                terminal.drawing(before) + (name or _root_name(described["path"], described["root"])),
                 (node["class"] or "-", _NAME),
                 node["version"] or "-",
                 f"{node['total']['parameters']:,}",
@@ -135,11 +139,11 @@ def _show_tree(lines: Iterable[tuple[str, Any]], described: Mapping[str, Any], t
     terminal.table(rows, right=(3, 4))
 
 
+def _root_name(path: str, node: str) -> str:
+    return node or os.path.basename(os.path.abspath(path))
+
+
 def _show_notes(described: Mapping[str, Any], terminal: Terminal) -> None:
-    classes = [path for path in described["save"]["classes"] if not path.startswith(("torch.", "flambe_save."))]
-    if classes:
-        terminal.line()
-        terminal.line("its classes: ", ", ".join(classes))
     if described["ties"]:
         terminal.line()
         for group in described["ties"]:
@@ -147,6 +151,14 @@ def _show_notes(described: Mapping[str, Any], terminal: Terminal) -> None:
     if described["damage"]:
         terminal.line()
         show_damage(described["damage"], terminal)
+
+
+def merged(known: Iterable[dict[str, Any]], met: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was known to be damaged with what was met, a row for each file and component."""
+    rows: dict[Any, dict[str, Any]] = {}
+    for row in [*known, *met]:
+        rows.setdefault((row["node"], row["file"]), row)
+    return [*rows.values()]
 
 
 def show_damage(rows: Iterable[Mapping[str, Any]], terminal: Terminal) -> None:
@@ -165,34 +177,31 @@ def show(arguments: argparse.Namespace) -> Answer:
         node, name = find_node(save, key)
         if arguments.stats:
             progress.begin(node.tensors[name].bytes or 0 if name in node.tensors else node.own.bytes)
-        described = describe_node(node, statistics=arguments.stats, advance=progress.advance)
-        damage = [row._asdict() for row in node.verify()] if not name else []
-    if name:
-        for part in ("tensor_list", "values"):
-            described[part] = [item for item in described[part] if item["name"] == name]
-        described["config"] = described["source"] = ""
-        described["stash"] = []
-    found = document("show", path=save.path, **described, damage=damage)
-    code = TROUBLE if damage or described["problem"] else SAME
-    return Answer(found, lambda terminal: _show_node(found, terminal), code)
+        described = describe_node(node, name or None, statistics=arguments.stats, advance=progress.advance)
+        known = [row._asdict() for row in save.damage if row.file == MANIFEST_FILE or row.node == node.prefix]
+        known += [row._asdict() for row in save.damage if row.node is None and node is save]
+        described["damage"] = merged(known, described["damage"])
+    found = document("show", path=save.path, **described)
+    return Answer(found, lambda terminal: _show_node(found, terminal), TROUBLE if found["damage"] else SAME)
 
 
 def _show_node(node: Mapping[str, Any], terminal: Terminal) -> None:
-    name = node["node"] or os.path.basename(node["path"].rstrip("/"))
+    held = node["name"] is not None
+    name = (join_prefix(node["node"], node["name"]) if held else node["node"]) or _root_name(node["path"], "")
     terminal.line(
         (name, _HEAD),
-        ": ",
+        ": in " if held else ": ",
         (node["class"] or "a state", _NAME),
         f" {node['version']}".rstrip(),
         f" ({node['class_path']})" if node["class_path"] else "",
     )
-    total = node["total"]
-    own = "" if total["tensors"] == node["tensors"] else f", {node['parameters']:,} of them its own"
-    terminal.line(f"{count_of(total['parameters'], 'parameter')}{own}, {size_of(total['bytes'])}")
-    for text in node["trust"]:
-        terminal.line(("needs trust: ", _NOTE), text)
-    for title, text, language in (("config", node["config"], "yaml"),):
-        _show_text(title, text, language, terminal)
+    if not held:
+        total = node["total"]
+        own = "" if total["tensors"] == node["tensors"] else f", {node['parameters']:,} of them its own"
+        terminal.line(f"{count_of(total['parameters'], 'parameter')}{own}, {size_of(total['bytes'])}")
+        for text in node["trust"]:
+            terminal.line(("needs trust: ", _NOTE), text)
+    _show_text("config", node["config"], "yaml", terminal)
     _show_tensors(node["tensor_list"], terminal)
     for title, rows in (
         ("values", [[item["name"], item["type"], item["value"]] for item in node["values"]]),
@@ -203,9 +212,9 @@ def _show_node(node: Mapping[str, Any], terminal: Terminal) -> None:
             terminal.line((title, _HEAD))
             terminal.table(rows, indent="  ")
     _show_text("source", node["source"], "python", terminal)
-    if node["damage"] or node["problem"]:
+    if node["damage"]:
         terminal.line()
-        show_damage(node["damage"] or [{"file": None, "problem": node["problem"]}], terminal)
+        show_damage(node["damage"], terminal)
 
 
 def _show_text(title: str, text: str, language: str, terminal: Terminal) -> None:
@@ -242,7 +251,7 @@ def _show_tensors(tensors: Sequence[Mapping[str, Any]], terminal: Terminal) -> N
                 (_number(number), _BAD if name in ("NaN", "Inf") and number else "")
                 for name, number in zip(counted, numbers, strict=False)
             ]
-            row.append((sparkline(found["histogram"]) if found else "", _NAME))
+            row.append((terminal.drawing(sparkline(found["histogram"])) if found else "", _NAME))
         rows.append(row)
     terminal.table(rows, right=(3, 5, 6, 7, 8, 9, 10, 11, 12), indent="  ")
 
@@ -256,18 +265,26 @@ def _number(number: Any) -> str:
 
 def verify_verb(arguments: argparse.Namespace) -> Answer:
     """Read a whole save and list what is damaged."""
-    rows = [row._asdict() for row in verify(arguments.path, progress=True)]
-    with open_save(arguments.path) as save:
-        size, is_vouched_for = save.size, save.is_vouched_for
+    path, node = split_path(arguments.path)
+    facts = ""
+    if node:
+        with open_save(path, node=node) as save:
+            damage = save.verify()
+    else:
+        damage = verify(path, progress=True)
+    if not damage:
+        with open_save(path) as save:
+            how = "every checksum matches" if save.is_vouched_for else "each file can be read; no checksums tell more"
+            facts = f", {size_of(save.size)}, {how}" if not node else f", {how}"
+    rows = [row._asdict() for row in damage]
 
     def to_terminal(terminal: Terminal) -> None:
         if rows:
             show_damage(rows, terminal)
-            return
-        how = "every checksum matches" if is_vouched_for else "each file can be read; no checksums tell more"
-        terminal.line(("whole: ", "bold green"), f"{arguments.path}, {size_of(size)}, {how}")
+        else:
+            terminal.line(("whole: ", "bold green"), arguments.path, facts)
 
-    return Answer(document("verify", path=arguments.path, damage=rows), to_terminal, TROUBLE if rows else SAME)
+    return Answer(document("verify", path=path, node=node, damage=rows), to_terminal, TROUBLE if rows else SAME)
 
 
 def untrusted_verb(arguments: argparse.Namespace) -> Answer:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO, TypeAlias
-from unicodedata import combining, east_asian_width
+from unicodedata import category, east_asian_width
 
 from flambe_save.errors import plain
 
@@ -14,6 +15,11 @@ __all__ = ["Row", "Terminal"]
 
 Cell: TypeAlias = "str | tuple[str, str]"
 Row: TypeAlias = "Sequence[Cell]"
+
+_GAP = "  "  # between columns
+_FOLD = "      "  # before what does not fit on a row's first line
+# Lines and blocks for an encoding that has none
+_PLAIN = dict(zip("├└│─▁▂▃▄▅▆▇█", "|`|-.:-=+*#@", strict=True))
 
 
 class Terminal:
@@ -24,11 +30,14 @@ class Terminal:
     Parameters
     ----------
     out : file
-        Colour is used where this is a terminal, unless the environment has ``NO_COLOR`` (no-color.org).
+        Where this is a terminal, tables are fitted to its width, and colour is used, unless the environment has
+        ``NO_COLOR`` (no-color.org).
     """
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = sys.stdout if out is None else out
+        self._encoding = getattr(self._out, "encoding", None) or "utf-8"
+        self._width = shutil.get_terminal_size().columns if self._out.isatty() else None
         self._render = _renderer() if self._has_colour() else None
 
     def _has_colour(self) -> bool:
@@ -41,24 +50,43 @@ class Terminal:
     def table(self, rows: Iterable[Row], *, right: Sequence[int] = (), indent: str = "") -> None:
         """Write rows in columns, two spaces between them.
 
+        On a terminal that is too narrow, the last columns stand below the others, a little further in.
+
         Parameters
         ----------
         rows : iterable of rows
+            Of the same length, in which empty texts may stand. The last text of a row may be longer than its column.
         right : sequence of int
             The columns that are set flush right.
         indent : str
         """
         lines = [[_pair(cell) for cell in row] for row in rows]
-        widths = [
-            max(map(_columns, column)) for column in zip(*([text for text, _ in row] for row in lines), strict=True)
-        ]
+        widths = [0] * max(map(len, lines), default=0)
         for row in lines:
-            cells = []
-            for index, (text, style) in enumerate(row):
-                space = " " * (widths[index] - _columns(text))
-                shown = self._styled(text, style)
-                cells.append(space + shown if index in right else shown + space)
-            self._write((indent + "  ".join(cells)).rstrip())
+            last = max((index for index, (text, _) in enumerate(row) if text), default=0)
+            for index, (text, _) in enumerate(row):
+                if index < last or index in right:
+                    widths[index] = max(widths[index], _columns(text))
+        longest = [max(_columns(row[index][0]) for row in lines) for index in range(len(widths))]
+        folds = _folds(longest, len(indent), self._width)
+        for row in lines:
+            for level, (begin, end) in enumerate(folds):
+                cells = []
+                for index in range(begin, end):
+                    text, style = row[index]
+                    space = " " * (widths[index] - _columns(text))
+                    shown = self._styled(text, style)
+                    cells.append(space + shown if index in right else shown + space)
+                if not level or any(text for text, _ in row[begin:end]):
+                    self._write((indent + _FOLD * bool(level) + _GAP.join(cells)).rstrip())
+
+    def drawing(self, text: str) -> str:
+        """Return lines and blocks as they can be written here."""
+        try:
+            "├█".encode(self._encoding)
+        except UnicodeEncodeError:
+            return "".join(_PLAIN.get(char, char) for char in text)
+        return text
 
     def code(self, text: str, language: str, *, indent: str = "  ") -> None:
         """Write a text of a language, highlighted where there is colour."""
@@ -75,8 +103,18 @@ class Terminal:
         return self._render(text, style) if self._render is not None and style and text else text
 
     def _write(self, line: str) -> None:
-        encoding = getattr(self._out, "encoding", None) or "utf-8"
-        self._out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        self._out.write(line.encode(self._encoding, "backslashreplace").decode(self._encoding) + "\n")
+
+
+def _folds(widths: Sequence[int], indent: int, most: int | None) -> list[tuple[int, int]]:
+    """Return the columns, from and to, that stand on each line of a row."""
+    folds, begin, used = [], 0, indent
+    for index, width in enumerate(widths):
+        if most is not None and index > begin and used + width > most:
+            folds.append((begin, index))
+            begin, used = index, indent + len(_FOLD)
+        used += width + len(_GAP)
+    return [*folds, (begin, len(widths))]
 
 
 def _pair(cell: Cell) -> tuple[str, str]:
@@ -88,7 +126,10 @@ def _columns(text: str) -> int:
     """Return how many columns a text takes in a terminal."""
     if text.isascii():
         return len(text)
-    return sum(2 if east_asian_width(char) in "WF" else not combining(char) for char in text)
+    return sum(
+        2 if east_asian_width(char) in "WF" else category(char) not in ("Mn", "Me", "Cf")  # these take no place
+        for char in text
+    )
 
 
 def _renderer() -> Callable[[str, str], str] | None:

@@ -34,6 +34,7 @@ from flambe_save.layout import (
 )
 from flambe_save.loading import read, reading, tell_all
 from flambe_save.parallel import default_threads
+from flambe_save.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
 from flambe_save.registry import FORMATS
 from flambe_save.saving import Saving, Target, final_path, write_plan
 from flambe_save.state import State
@@ -66,6 +67,7 @@ def convert(
     trusted: Iterable[str] = (),
     pickle_module: PickleModule = dill,
     limits: Limits | None = None,
+    progress: ShowProgress = False,
 ) -> str:
     """Write what is at a path as another container; no object is built.
 
@@ -89,6 +91,8 @@ def convert(
         As of :func:`flambe_save.load`, for what is more than data. Not needed where files are copied.
     limits : Limits, optional
         As of :func:`flambe_save.load`.
+    progress : bool or callable
+        As of :func:`flambe_save.save`.
 
     Returns
     -------
@@ -117,12 +121,13 @@ def convert(
     where = os.fspath(path)
     trust = Trust.of(weights_only, trusted, limits=limits)
     target = target_of(out, overwrite, level)
+    meter = progress_of(progress, "Converting")
     with refusing(path, trust, "convert"):
         if not is_tensors(target.path) and reading(lambda: has_same_files(path, target, limits), where):
-            return reading(lambda: copy_save(path, target, limits=limits), where)
+            return reading(lambda: copy_save(path, target, limits=limits, progress=meter), where)
         options = LoadOptions(trust, "cpu", pickle_module, is_mapped=True)
         content = reading(lambda: content_at(path, options), where)
-        return write_content(content, target, pickle_module)
+        return write_content(content, target, pickle_module, meter)
 
 
 def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -> Target:
@@ -268,7 +273,9 @@ def _is_flat(value: Any) -> bool:
 # ------------------------------------------------------------------------------------------------ writing
 
 
-def write_content(content: Content, target: Target, pickle_module: PickleModule) -> str:
+def write_content(
+    content: Content, target: Target, pickle_module: PickleModule, progress: Progress = NO_PROGRESS
+) -> str:
     """Write a state with what is known beside it as what the target is; return its path.
 
     Raises
@@ -279,17 +286,17 @@ def write_content(content: Content, target: Target, pickle_module: PickleModule)
         If it cannot be written.
     """
     if is_tensors(target.path):
-        return write_draft(draft_of(content), target)
+        return write_draft(draft_of(content), target, progress)
     wait_for(target.path)
     requirements, packages = content.requirements, content.packages or None
-    options = DumpOptions(pickle_module, 2, content.digest, requirements, packages, default_threads())
+    options = DumpOptions(pickle_module, 2, content.digest, requirements, packages, default_threads(), progress)
     saving = Saving(content.state, target, options)
     path = saving.write()
     saving.tell(is_written=True)
     return path
 
 
-def write_draft(draft: Draft, target: Target) -> str:
+def write_draft(draft: Draft, target: Target, progress: Progress = NO_PROGRESS) -> str:
     """Write a single file; return its path."""
     wait_for(target.path)
-    return write_plan(Plan({"": draft}), target, default_threads())
+    return write_plan(Plan({"": draft}), target, default_threads(), progress)

@@ -82,7 +82,14 @@ def check_level(level: int | None, *, is_archive: bool) -> None:
         )
 
 
-def copy_save(path: str | os.PathLike[str], target: Target, *, node: str = "", limits: Limits | None = None) -> str:
+def copy_save(
+    path: str | os.PathLike[str],
+    target: Target,
+    *,
+    node: str = "",
+    limits: Limits | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> str:
     """Copy a save, or a component of a save in folders, to a target of the same format; return the target's path.
 
     Raises
@@ -98,7 +105,7 @@ def copy_save(path: str | os.PathLike[str], target: Target, *, node: str = "", l
         else:
             plan = Folders.opened(path, LoadOptions(Trust.of(limits=limits)), source).copy(node)
         threads = default_threads() if target.is_archive or plan.is_concurrent else 1
-        return write_plan(plan, target, threads)
+        return write_plan(plan, target, threads, progress)
 
 
 # ------------------------------------------------------------------------------------------------ drafts and plans

@@ -25,6 +25,7 @@ from flambe_save.conversion.copying import Folders, copy_save
 from flambe_save.conversion.tensorfiles import npy_draft, safetensors_draft
 from flambe_save.errors import SaveError, SaveNotFoundError, quote_some
 from flambe_save.loading import reading
+from flambe_save.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
 from flambe_save.saving import Target, final_path
 from flambe_save.state import State
 from flambe_save.tree import join_prefix, place_key
@@ -47,6 +48,7 @@ def extract(
     trusted: Iterable[str] = (),
     pickle_module: PickleModule = dill,
     limits: Limits | None = None,
+    progress: ShowProgress = False,
 ) -> str:
     """Write a component of a save as a save of its own, or one tensor of it as a file.
 
@@ -63,7 +65,7 @@ def extract(
         For a component as for :func:`convert`; for a tensor it ends in ``.npy`` or ``.safetensors``.
     overwrite : bool
         Whether what is there is replaced, in one step.
-    level, weights_only, trusted, pickle_module, limits
+    level, weights_only, trusted, pickle_module, limits, progress
         As of :func:`convert`.
 
     Returns
@@ -88,10 +90,11 @@ def extract(
     trust = Trust.of(weights_only, trusted, limits=limits)
     options = LoadOptions(trust, "cpu", pickle_module, is_mapped=True)
     final = final_path(out, False, False)
+    meter = progress_of(progress, "Extracting")
     with refusing(path, trust, "extract"):
         tensor = reading(lambda: _find(path, node, final, options), where)
         if tensor is not None:
-            return _write_tensor(tensor, node, Target(final, is_single=True, overwrite=overwrite))
+            return _write_tensor(tensor, node, Target(final, is_single=True, overwrite=overwrite), meter)
         if final.endswith(_NPY_SUFFIX):
             raise SaveError(
                 f"{node!r} is a component, and {final!r} the name of a file for one tensor",
@@ -100,8 +103,8 @@ def extract(
             )
         target = target_of(final, overwrite, level)
         if not target.is_single and reading(lambda: has_same_files(path, target, limits), where):
-            return reading(lambda: copy_save(path, target, node=node, limits=limits), where)
-        return write_content(reading(lambda: content_at(path, options, node), where), target, pickle_module)
+            return reading(lambda: copy_save(path, target, node=node, limits=limits, progress=meter), where)
+        return write_content(reading(lambda: content_at(path, options, node), where), target, pickle_module, meter)
 
 
 def _find(path: str | os.PathLike[str], node: str, final: str, options: LoadOptions) -> torch.Tensor | None:
@@ -162,8 +165,7 @@ def _not_found(node: str, names: Iterable[str], prefixes: Iterable[str]) -> Save
     )
 
 
-def _write_tensor(tensor: torch.Tensor, name: str, target: Target) -> str:
+def _write_tensor(tensor: torch.Tensor, name: str, target: Target, progress: Progress = NO_PROGRESS) -> str:
     tensors: Mapping[str, torch.Tensor] = {name: tensor}
-    return write_draft(
-        safetensors_draft(tensors, {"format": "pt"}) if is_tensors(target.path) else npy_draft(tensor), target
-    )
+    draft = safetensors_draft(tensors, {"format": "pt"}) if is_tensors(target.path) else npy_draft(tensor)
+    return write_draft(draft, target, progress)

@@ -9,6 +9,7 @@ from flambe_save.errors import SaveError
 from flambe_save.formats import format_of
 from flambe_save.layout import ARCHIVE_SUFFIX
 from flambe_save.loading import reading
+from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.registry import FORMATS
 from flambe_save.saving import Target, final_path
 from flambe_save.storage import TarStore, open_store
@@ -24,6 +25,7 @@ def pack(
     overwrite: bool = False,
     level: int | None = None,
     limits: Limits | None = None,
+    progress: ShowProgress = False,
 ) -> str:
     """Put a save that is a folder, or a .pkl, into an archive; :func:`unpack` is the inverse.
 
@@ -42,6 +44,8 @@ def pack(
         Of the compression, as of :func:`flambe_save.save`. With the same level, the archive is to the byte what a save
         with ``compress=True`` to that path would have been.
     limits : Limits, optional
+    progress : bool or callable
+        As of :func:`flambe_save.save`.
 
     Returns
     -------
@@ -68,7 +72,8 @@ def pack(
                 raise SaveError(f"{where!r} is an archive already", file=where, fix="Copy the file.")
             is_single = format_of(store, where) is FORMATS["pickle"]
         final = final_path(where.rstrip("/" + os.sep) + ARCHIVE_SUFFIX if out is None else out, True, is_single)
-        return copy_save(path, Target(final, True, is_single, overwrite, level=level), limits=limits)
+        target = Target(final, True, is_single, overwrite, level=level)
+        return copy_save(path, target, limits=limits, progress=progress_of(progress, "Packing"))
 
     with telling("pack", where):
         return reading(attempt, where)
@@ -80,6 +85,7 @@ def unpack(
     *,
     overwrite: bool = False,
     limits: Limits | None = None,
+    progress: ShowProgress = False,
 ) -> str:
     """Take a save out of an archive: a folder, or a .pkl. Inverse of :func:`pack`, whose notes hold here too.
 
@@ -93,6 +99,8 @@ def unpack(
         Whether a save that is there is replaced, in one step.
     limits : Limits, optional
         What the archive may unpack to.
+    progress : bool or callable
+        As of :func:`flambe_save.save`.
 
     Returns
     -------
@@ -120,7 +128,8 @@ def unpack(
                 fix="Say it: unpack(path, out).",
             )
         final = final_path(where.removesuffix(ARCHIVE_SUFFIX) if out is None else out, False, is_single)
-        return copy_save(path, Target(final, False, is_single, overwrite), limits=limits)
+        target = Target(final, False, is_single, overwrite)
+        return copy_save(path, target, limits=limits, progress=progress_of(progress, "Unpacking"))
 
     with telling("unpack", where):
         return reading(attempt, where)

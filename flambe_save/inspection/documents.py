@@ -127,25 +127,28 @@ def _kinds_of(tensors: Collection[TensorInfo]) -> dict[str, list[str]]:
 
 
 def describe_node(
-    node: SavedNode, *, statistics: bool = False, advance: Advance = lambda count: None
+    node: SavedNode, name: str | None = None, *, statistics: bool = False, advance: Advance = lambda count: None
 ) -> dict[str, Any]:
     """Return the document of a component: what ``tree`` says of it, its texts, and what its files hold.
 
     Parameters
     ----------
     node : SavedNode
+    name : str, optional
+        Of a tensor or value in its state, to be told of that alone.
     statistics : bool
         Whether its tensors are read for their statistics.
     advance : callable
         Told of the bytes that were read.
     """
-    problems: list[str] = []
+    damage: list[dict[str, Any]] = []
 
     def read(what: Callable[[], Any], otherwise: Any) -> Any:
         try:
             return what()
         except LoadError as error:
-            problems.append(f"{error.file}: {error.message}")
+            row = {"node": node.prefix, "file": error.file, "problem": error.message}
+            damage.extend([row] if row not in damage else [])
             return otherwise
 
     def measure(name: str) -> dict[str, Any] | None:
@@ -162,19 +165,30 @@ def describe_node(
 
     brief = _describe_briefly(node, None)
     tensors = []
-    for name, info in read(lambda: node.tensors, {}).items():
-        found = read(functools.partial(measure, name), None) if statistics else None
-        tensors.append({"name": name, **info._asdict(), "statistics": found})
+    for key, info in read(lambda: node.tensors, {}).items():
+        if name in (None, key):
+            found = read(functools.partial(measure, key), None) if statistics else None
+            tensors.append({"name": key, **info._asdict(), "statistics": found})
     values = []
-    for name, kind in read(node.state.types, {}).items():
-        if kind != "torch.Tensor":
-            value = read(functools.partial(shown, name), None)
-            values.append({"name": name, "type": kind, "value": one_line(repr(value))})
-    stash = [{"name": name, "type": kind} for name, kind in read(node.stash.types, {}).items()]
-    texts = {"config": read(lambda: node.config, ""), "source": read(lambda: node.source, "")}
-    if problems and brief["problem"] is None:
-        brief["problem"] = "; ".join(dict.fromkeys(problems))
-    return {**brief, **texts, "stash": stash, "values": values, "tensor_list": tensors}
+    for key, kind in read(node.state.types, {}).items():
+        if kind != "torch.Tensor" and name in (None, key):
+            value = read(functools.partial(shown, key), None)
+            values.append({"name": key, "type": kind, "value": one_line(repr(value))})
+    stash, texts = [], {"config": "", "source": ""}
+    if name is None:
+        stash = [{"name": key, "type": kind} for key, kind in read(node.stash.types, {}).items()]
+        texts = {"config": read(lambda: node.config, ""), "source": read(lambda: node.source, "")}
+    if damage and brief["problem"] is None:
+        brief["problem"] = "; ".join(f"{row['file']}: {row['problem']}" for row in damage)
+    return {
+        **brief,
+        "name": name,
+        **texts,
+        "stash": stash,
+        "values": values,
+        "tensor_list": tensors,
+        "damage": damage,
+    }
 
 
 def describe_diff(a: str, b: str, changes: Iterable[Change]) -> dict[str, Any]:
