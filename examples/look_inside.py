@@ -56,7 +56,11 @@ def look(folder: Path) -> None:
     print(f"{len(moved)} tensors moved, all of them in the last layer or the classifier")
     assert all(name.startswith(("bert.encoder.layer.1.", "classifier.")) for name in moved if name)
 
-    for command in (["tree", after], ["diff", before, after], ["report", before, after, "-o", str(folder / "page.html")]):
+    for command in (
+        ["tree", after],
+        ["diff", before, after],
+        ["report", before, after, "-o", str(folder / "page.html")],
+    ):
         print(f"\n$ flambe-save {' '.join(command)}", flush=True)
         flambe_save_command(command)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from flambe_save.cli.answers import DIFFERENT, SAME, TROUBLE, Answer
 from flambe_save.cli.looking import split_path
@@ -54,22 +54,22 @@ def diff(arguments: argparse.Namespace) -> Answer:
                 one, other, atol=arguments.atol, rtol=arguments.rtol, only=arguments.only, advance=progress.advance
             ),
         )
-        rows = list(itertools.islice(found, 1) if is_quiet else _once(found))
+        rows = list(itertools.islice(found, 1) if is_quiet else _arranged(found))
     is_damaged = any(row.part == "damage" for row in rows)
     code = TROUBLE if is_damaged else DIFFERENT if rows else SAME
     described = describe_diff(arguments.a, arguments.b, rows)
     return Answer(described, lambda terminal: None if is_quiet else _show(described, rows, terminal), code)
 
 
-def _once(rows: Iterable[Change]) -> Iterator[Change]:
-    """Yield the rows, but damage to a file once: what is missing is known before it is missed."""
+def _arranged(rows: Iterable[Change]) -> list[Change]:
+    """Return the rows by component, with damage to a file once: what is missing is known before it is missed."""
     files = set[str | None]()
+    by_node: dict[str | None, list[Change]] = {}
     for row in rows:
-        if row.part == "damage":
-            if row.name in files:
-                continue
-            files.add(row.name)
-        yield row
+        if row.part != "damage" or row.name not in files:
+            by_node.setdefault(row.node, []).append(row)
+        files |= {row.name} if row.part == "damage" else set()
+    return [row for inside in by_node.values() for row in inside]
 
 
 def _show(described: dict[str, str], rows: Sequence[Change], terminal: Terminal) -> None:
@@ -118,7 +118,7 @@ def _measured(row: Change) -> list[str]:
     numbers = [
         f"max {short_number(found.max_abs)}",
         f"mean {short_number(found.mean_abs)}",
-        f"moved {found.relative_norm:.2%}",
+        f"moved {short_number(100 * found.relative_norm)}%",
         f"cosine {short_number(found.cosine)}",
     ]
     if found.not_finite:
