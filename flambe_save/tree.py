@@ -22,9 +22,18 @@ from flambe_save.layout import (
 )
 from flambe_save.state import State
 
-__all__ = ["SaveTreeNode", "join_prefix", "place_key", "prefixed", "state_from_tree", "tree_from_state", "walk"]
+__all__ = [
+    "MAX_PARTS",
+    "SaveTreeNode",
+    "join_prefix",
+    "place_key",
+    "prefixed",
+    "state_from_tree",
+    "tree_from_state",
+    "walk",
+]
 
-_MAX_PARTS = 10_000  # the way up from a key takes the square of this
+MAX_PARTS = 10_000  # the way up from a key takes the square of this
 _NODE_KEYS = (VERSION_KEY, CLASS_KEY, SOURCE_KEY, CONFIG_KEY, STASH_KEY)
 
 
@@ -164,8 +173,8 @@ def place_key(key: str, prefixes: Container[str]) -> tuple[str, str]:
 
     A key that is itself a component's prefix names a value beside that component, not inside it.
     """
-    if key.count(".") > _MAX_PARTS:
-        raise CorruptSaveError(f"a key of more than {_MAX_PARTS} parts: {key[:80]!r}...")
+    if key.count(".") > MAX_PARTS:
+        raise CorruptSaveError(f"a key of more than {MAX_PARTS} parts: {key[:80]!r}...")
     end = len(key)
     while (end := key.rfind(".", 0, end)) > 0:
         if key[:end] in prefixes:

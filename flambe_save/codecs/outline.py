@@ -23,6 +23,7 @@ __all__ = ["HeldOutline", "Outline", "TensorInfo", "type_name"]
 
 _CODEC = TorchCodec()
 _STEP = 1 << 20  # bytes
+_DEEPEST = 100  # containers in containers
 
 
 class TensorInfo(NamedTuple):
@@ -90,6 +91,8 @@ class HeldOutline:
         What in them only a trusting read makes.
     again : callable
         Returns the values as the caller trusts them.
+    digest : callable
+        Returns the SHA-256 of the file that holds all of it.
 
     Attributes
     ----------
@@ -105,9 +108,11 @@ class HeldOutline:
         locations: Mapping[int, str],
         needs_trust: Sequence[str],
         again: Callable[[], Mapping[str, Any]],
+        digest: Callable[[], str],
     ) -> None:
         self._all = values
         self._again = again
+        self._digest = digest
         self.needs_trust = needs_trust
         self.tensors: dict[str, TensorInfo] = {}
         self.values: dict[str, Any] = {}
@@ -118,9 +123,9 @@ class HeldOutline:
                 self.values[name] = value
 
     @property
-    def digest(self) -> str | None:
-        """SHA-256 of the file that holds all of it, where there is such a file."""
-        return None
+    def digest(self) -> str:
+        """SHA-256 of the file that holds all of it."""
+        return self._digest()
 
     def read(self, name: str) -> Any:
         """Return a value, with memory of its own.
@@ -135,13 +140,13 @@ class HeldOutline:
         value = self._all[name]
         if isinstance(value, torch.Tensor):
             self._check(value)
-            return value.detach().clone()
+            return _copy(value)
         if type(value) in ATOMS:
             return value
         if self.needs_trust:
             return self._again()[name]
         self._check(None)
-        return copy.deepcopy(value)
+        return copy.deepcopy(value) if not _is_deep(value) else self._again()[name]
 
     def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
         """Yield a tensor's elements in their order, as flat tensors of ``most`` of them; they may share its memory.
@@ -204,13 +209,14 @@ class Outline(HeldOutline):
             values = read_zip(records, audit, storage)
         else:
             values = _CODEC.load(source, audit)
+        if isinstance(values, Inert):  # only those who trust what is in it learn what it holds
+            values = _CODEC.load(source, options)
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise CorruptSaveError("the state is no mapping of keys to values", node=options.node, file=options.file)
         asks = [finding.what for finding in audit.trust.findings or ()]
-        super().__init__(values, locations, asks, lambda: _CODEC.load(source, options))
+        super().__init__(values, locations, asks, lambda: _CODEC.load(source, options), self._digest_of_file)
 
-    @property
-    def digest(self) -> str | None:
+    def _digest_of_file(self) -> str:
         digest = hashlib.sha256()
         for start in range(0, self._source.size, _STEP):
             digest.update(self._source.piece(start, min(start + _STEP, self._source.size)))
@@ -224,6 +230,30 @@ class Outline(HeldOutline):
             if wanted not in self._checked:
                 self._records.check(wanted)
                 self._checked.add(wanted)
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the same kind, with memory of its own."""
+    copied = tensor.detach().clone()
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    return copied.requires_grad_(tensor.requires_grad)
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a value has containers in containers to a depth that Python's own copies may not reach."""
+    seen: set[int] = set()
+    level = [value]
+    for _ in range(_DEEPEST):
+        inside: list[Any] = []
+        for item in level:
+            if isinstance(item, (list, tuple, set, frozenset, dict)) and id(item) not in seen:
+                seen.add(id(item))
+                inside += [*item, *item.values()] if isinstance(item, dict) else item
+        if not inside:
+            return False
+        level = inside
+    return True
 
 
 def _memory(tensor: torch.Tensor) -> int:

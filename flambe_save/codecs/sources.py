@@ -38,12 +38,15 @@ class Source(Protocol):
     size : int
     is_held : bool
         Whether all bytes are there already, so that a checksum of them costs no reading.
+    is_shared : bool
+        Whether storages share the bytes.
     progress : Progress
         The file's own: it is told of what is read, and finished by whoever has all that he wants of the file.
     """
 
     size: int
     is_held: bool
+    is_shared: bool
     progress: Progress
 
     def piece(self, start: int, stop: int) -> memoryview:
@@ -78,7 +81,7 @@ class HeldSource:
         self, data: Any, threads: int = 1, *, is_shared: bool = False, progress: Progress = NO_PROGRESS
     ) -> None:
         self._data = memoryview(data).cast("B")
-        self._is_shared = is_shared
+        self.is_shared = is_shared
         self._threads = threads
         self.size = len(self._data)
         self.progress = progress
@@ -87,7 +90,7 @@ class HeldSource:
         return self._data[start:stop]
 
     def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
-        return _storage_of(self._data[start:stop], device, is_shared=self._is_shared)
+        return _storage_of(self._data[start:stop], device, is_shared=self.is_shared)
 
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
         stop = self.size if stop is None else stop
@@ -121,6 +124,7 @@ class FileSource:
     """
 
     is_held = False
+    is_shared = False
 
     def __init__(
         self,

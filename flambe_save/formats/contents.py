@@ -115,16 +115,23 @@ class HeldNode:
         What in the whole save only a trusting read makes.
     again : callable
         Returns the same node as the caller trusts it.
+    digest : callable
+        Returns the SHA-256 of the save's file.
     """
 
     def __init__(
-        self, tree: SaveTreeNode, locations: Mapping[int, str], asks: list[str], again: Callable[[], SaveTreeNode]
+        self,
+        tree: SaveTreeNode,
+        locations: Mapping[int, str],
+        asks: list[str],
+        again: Callable[[], SaveTreeNode],
+        digest: Callable[[], str],
     ) -> None:
         self.class_name, self.version = tree.class_name, tree.version
         self.config, self.source = tree.config, tree.source_code
         self.needs_trust: list[str] = []
-        self.state = HeldOutline(tree.state, locations, asks, lambda: again().state)
-        self.stash = HeldOutline(tree.object_stash, locations, asks, lambda: again().object_stash)
+        self.state = HeldOutline(tree.state, locations, asks, lambda: again().state, digest)
+        self.stash = HeldOutline(tree.object_stash, locations, asks, lambda: again().object_stash, digest)
         self.tensors: Mapping[str, TensorInfo] = self.state.tensors
 
     def fingerprints(self) -> set[Hashable]:

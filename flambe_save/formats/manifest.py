@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import platform
 import re
 import sys
@@ -43,6 +44,7 @@ MANIFEST_VERSION = 1
 HAS_MANIFEST = "# of a save by flambe_save, which has a manifest.json"  # what tells that one is gone
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a package
 _MOST_NAMES = 100  # that are looked up
+_MOST_AXES = 1000  # of a tensor
 _ENDING = b',\n  "crc32": "%08x"\n}\n'  # of all the bytes before it
 _ENDING_PATTERN = re.compile(rb',\n  "crc32": "([0-9a-f]{8})"\n}\n\Z')
 
@@ -232,7 +234,7 @@ class Manifest:
         if not isinstance(self.needs_trust, list) or not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is no text")
         for entry in self.files.values():
-            if not (type(entry["bytes"]) is int and isinstance(entry["crc32"], str)):
+            if not (type(entry["bytes"]) is int and entry["bytes"] >= 0 and isinstance(entry["crc32"], str)):
                 raise TypeError("a file's entry has no size or checksum")
             if not isinstance(entry.get("sha256", ""), str):
                 raise TypeError("a file's digest is no text")
@@ -241,6 +243,10 @@ class Manifest:
                 raise TypeError("a node's entry has no folder")
         if not all(isinstance(group, list) and all(isinstance(key, str) for key in group) for group in self.ties):
             raise TypeError("the ties are no lists of keys")
+
+
+def _is_size(number: Any) -> bool:
+    return type(number) is int and 0 <= number < 1 << 63
 
 
 _encode = json.JSONEncoder().encode
@@ -299,7 +305,8 @@ def tensors_of(facts: Any, known: dict[Any, TensorInfo]) -> dict[str, TensorInfo
             if info is None:
                 dtype, device, size, *shape = kind
                 are_texts = isinstance(dtype, str) and isinstance(device, str)
-                if not are_texts or not all(type(number) is int and number >= 0 for number in (size or 0, *shape)):
+                are_sizes = len(shape) <= _MOST_AXES and all(map(_is_size, shape)) and (size is None or _is_size(size))
+                if not (are_texts and are_sizes and _is_size(math.prod(shape))):
                     raise ValueError(f"{quote(key)} is described as {quote(entry)}")
                 info = known[kind] = TensorInfo(dtype, tuple(shape), size, device)
             found[key] = info

@@ -266,13 +266,15 @@ class NodeReader:
 
         Only the last outline is kept, so that a walk through an archive holds the unpacked bytes of one file at a time.
         """
-        if name not in self._outlines:
+        found = self._outlines.get(name)
+        if found is None:
             options = replace(self._options, node=prefix, file=name)
             with self._opened(name, prefix, None) as file:
                 source = open_source(file, mapped=True, threads=options.threads)
                 data = source.piece(0, source.size)  # of a file that cannot be mapped, all of it: it is closed now
-                self._outlines = {name: Outline(HeldSource(data, options.threads, is_shared=True), options)}
-        return self._outlines[name]
+                found = Outline(HeldSource(data, options.threads, is_shared=True), options)
+            self._outlines = {name: found}  # another thread may put its own there
+        return found
 
     def identities(self, name: str) -> set[Hashable]:
         """Return what tells a file on a disk from any other; nothing, where it is none."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
+import os
 import pickle
 import re
 from collections import OrderedDict
@@ -15,7 +17,7 @@ from typing import Any
 
 from flambe_save.checksum import crc32
 from flambe_save.codecs import Draft, DumpOptions, HeldSource, PickleCodec, pickle_end
-from flambe_save.errors import CorruptSaveError, SaveNotFoundError, UnknownFormatError
+from flambe_save.errors import CorruptSaveError, SaveNotFoundError, SaveReplacedError, UnknownFormatError
 from flambe_save.formats.contents import Contents, HeldNode, NodeContents
 from flambe_save.formats.manifest import find_ties
 from flambe_save.formats.plan import Plan
@@ -32,6 +34,7 @@ from flambe_save.layout import (
 )
 from flambe_save.state import Stash, State
 from flambe_save.storage import Store
+from flambe_save.storage.disk import identity
 from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_state
 
 __all__ = ["PICKLE", "PickleFormat"]
@@ -109,6 +112,7 @@ class _PickleContents(Contents):
 
     @cached_property
     def nodes(self) -> Mapping[str, NodeContents]:
+        file = self._file()
         locations: dict[int, str] = {}
 
         def note(storage: Any, location: str) -> Any:
@@ -120,20 +124,41 @@ class _PickleContents(Contents):
         saved = self._format.read(
             self._store, replace(self._options, values=replace(values, trust=audit, map_location=note))
         )
+        asks = [finding.what for finding in audit.findings or ()]
+        if asks and not (saved.tree.state or saved.tree.children or saved.tree.class_name):
+            # Nothing of it fits together without what needs trust, so only those who give that learn what it holds
+            saved = self._format.read(self._store, self._options)
         self.tags, self.ties, self.digest = saved.tags, saved.ties, saved.digest
         self.is_vouched_for = saved.is_vouched_for
-        asks = [finding.what for finding in audit.findings or ()]
 
         @functools.cache
         def again() -> dict[str, SaveTreeNode]:
-            return prefixed(self._format.read(self._store, self._options).tree)
+            nodes = prefixed(self._format.read(self._store, self._options).tree)
+            if self._file() != file:
+                raise SaveReplacedError(
+                    "the save was replaced while it was open", file=self._options.where, fix="Open it again."
+                )
+            return nodes
+
+        def found_again(prefix: str) -> SaveTreeNode:
+            return again()[prefix]
+
+        @functools.cache
+        def digest() -> str:
+            return hashlib.sha256(_read_checked(self._store, self._options)[0]).hexdigest()
 
         nodes = {
-            prefix: HeldNode(node, locations, asks, functools.partial(lambda prefix: again()[prefix], prefix))
+            prefix: HeldNode(node, locations, asks, functools.partial(found_again, prefix), digest)
             for prefix, node in sorted(prefixed(saved.tree).items())
         }
         nodes[""].needs_trust = asks
         return nodes
+
+    def _file(self) -> object:
+        """Return what tells the file from any that takes its place; nothing, where it is in an archive."""
+        with contextlib.suppress(OSError), self._store.reader("") as file:
+            return identity(os.fstat(file.fileno()))
+        return None
 
     def verify(self) -> Iterator[Damage]:
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import yaml as pyyaml
 
+from flambe_save.config.dialect import CORE
 from flambe_save.config.parsing import parse
 from flambe_save.config.yaml import split_documents
 
@@ -57,35 +59,75 @@ def _root(text: str) -> pyyaml.Node | None:
 
 def _changes(before: pyyaml.Node | None, after: pyyaml.Node | None, covered: Container[str]) -> Iterator[ConfigChange]:
     left = _MOST
-    seen: set[tuple[int, int]] = set()  # what anchors share is compared once
+    firsts: tuple[dict[int, str], dict[int, str]] = {}, {}  # where what anchors share was met first, in either
     stack: list[tuple[str, pyyaml.Node | None, pyyaml.Node | None]] = [("", before, after)]
     while stack and left:
         path, one, other = stack.pop()
         if one is None or other is None or _kind(one) != _kind(other):
             left -= 1
-            yield ConfigChange(path, _shown(one), _shown(other))
+            yield ConfigChange(path, *_told_apart(one, other))
             continue
-        if (id(one), id(other)) in seen or path in covered:
-            continue
-        seen.add((id(one), id(other)))
         if isinstance(one, pyyaml.ScalarNode):
-            if one.value != other.value:
+            if _value(one) != _value(other):
                 left -= 1
                 yield ConfigChange(path, _shown(one), _shown(other))
             continue
-        first, second = _items(path, one), _items(path, other)
-        stack += [(key, first.get(key), second.get(key)) for key in reversed({**first, **second})]
+        known = [first.get(id(node)) for first, node in zip(firsts, (one, other), strict=True)]
+        if known[0] != known[1]:  # one object in two places, and two that look alike, are not the same
+            left -= 1
+            before_and_after = zip(known, (one, other), strict=True)
+            yield ConfigChange(
+                path, *(_shown(node) if first is None else f"*{first}" for first, node in before_and_after)
+            )
+        for first, node in zip(firsts, (one, other), strict=True):
+            first.setdefault(id(node), path)
+        if known == [None, None] and path not in covered:  # what anchors share is compared once
+            ours, theirs = _items(path, one), _items(path, other)
+            keys = reversed({**ours, **theirs})
+            absent = None, None
+            stack += [
+                ((ours.get(key) or theirs[key])[0], ours.get(key, absent)[1], theirs.get(key, absent)[1])
+                for key in keys
+            ]
 
 
 def _kind(node: pyyaml.Node) -> tuple[type, str]:
     return type(node), node.tag
 
 
-def _items(path: str, node: Any) -> Mapping[str, pyyaml.Node]:
+def _value(scalar: Any) -> str:
+    """Return what a scalar says, however it is written: ``16`` of ``0x10``."""
+    kind, text = scalar.tag.removeprefix(CORE), str(scalar.value)
+    try:
+        if kind == "int":
+            return str(int(text, 0 if text[:2] in ("0o", "0x") else 10))
+        if kind == "float":
+            return repr(float(text.lower().replace(".inf", "inf").replace(".nan", "nan")))
+    except ValueError:
+        return text
+    return "null" if kind == "null" else text.lower() if kind == "bool" else text
+
+
+def _told_apart(one: pyyaml.Node | None, other: pyyaml.Node | None) -> list[str | None]:
+    """Return two nodes in short, with their types where they would look the same."""
+    shown = [_shown(one), _shown(other)]
+    if shown[0] != shown[1] or one is None or other is None:
+        return shown
+    return [f"{text} ({node.tag.removeprefix(CORE)})" for text, node in zip(shown, (one, other), strict=True)]
+
+
+def _items(path: str, node: Any) -> Mapping[Any, tuple[str, pyyaml.Node]]:
+    """Return what is in a collection: its path and itself, by what tells its place from any other."""
     if isinstance(node, pyyaml.SequenceNode):
-        return {f"{path}[{index}]": item for index, item in enumerate(node.value)}
+        return {index: (f"{path}[{index}]", item) for index, item in enumerate(node.value)}
     begin = f"{path}." if path else ""
-    return {f"{begin}{_shown(key)}": value for key, value in node.value}
+    found: dict[Any, tuple[str, pyyaml.Node]] = {}
+    counts: Counter[Any] = Counter()
+    for key, value in node.value:
+        shown = key.tag, _shown(key)
+        found[shown, counts[shown]] = f"{begin}{shown[1]}", value
+        counts[shown] += 1  # keys that are no scalars look alike
+    return found
 
 
 def _shown(node: pyyaml.Node | None) -> str | None:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import reprlib
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from flambe_save.codecs import DumpOptions, PickleCodec, TensorInfo
-from flambe_save.errors import ConfigError, LoadError, UntrustedError
+from flambe_save.errors import ConfigError, LoadError, UnsupportedObjectError, UntrustedError
 from flambe_save.inspection.configs import compare_configs
 from flambe_save.inspection.handle import OpenSave, SavedNode, SavedValues, open_save
 from flambe_save.inspection.statistics import PIECE, Measures, compare
-from flambe_save.inspection.text import one_line, shape_of
+from flambe_save.inspection.text import shape_of, value_of
 from flambe_save.trust import Limits
 
 __all__ = ["PARTS", "Change", "diff"]
 
 _CODEC = PickleCodec()
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 100
 
 PARTS = ("state", "config", "source")  # what `only` can choose
 
@@ -152,10 +150,7 @@ class _Comparison:
                 )
                 continue
             for part in (self._kinds, self._configs, self._sources, self._states):
-                try:
-                    yield from part(prefix, one, other)
-                except (LoadError, ConfigError) as error:
-                    yield Change(prefix, "damage", getattr(error, "file", None), "changed", None, None, error.message)
+                yield from _or_damage(prefix, part(prefix, one, other))
 
     def _kinds(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
         if a.class_name != b.class_name:
@@ -166,7 +161,7 @@ class _Comparison:
     def _configs(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
         if "config" not in self.parts:
             return
-        covered = {key for key in a if key in b and a[key].config and b[key].config}
+        covered = {key for key in a if key in b and _has_config(a[key]) and _has_config(b[key])}
         for path, before, after in compare_configs(a.config, b.config, covered):
             yield Change(prefix, "config", path or None, _kind(before, after), before, after)
 
@@ -184,12 +179,12 @@ class _Comparison:
         if a._part.fingerprints() & b._part.fingerprints():
             self.advance(a.own.bytes)
         else:
-            yield from self._tensors(prefix, a, b)
-            yield from self._values(prefix, "value", a.state, b.state)
+            yield from _or_damage(prefix, self._tensors(prefix, a, b))
+            yield from _or_damage(prefix, self._values(prefix, "value", a.state, b.state))
         yield from self._values(prefix, "stash", a.stash, b.stash)
 
     def _tensors(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
-        ours, theirs = a.tensors, b.tensors
+        ours, theirs = _plain_tensors(a), _plain_tensors(b)
         for name in [*ours, *(name for name in theirs if name not in ours)]:
             one, other = ours.get(name), theirs.get(name)
             if one is None or other is None:
@@ -197,7 +192,7 @@ class _Comparison:
                 yield Change(prefix, "tensor", name, kind, one and _describe(one), other and _describe(other))
                 self.advance(one.bytes or 0 if one is not None else 0)
                 continue
-            yield from self._tensor(prefix, name, a, b, one, other)
+            yield from _or_damage(prefix, self._tensor(prefix, name, a, b, one, other))
 
     def _tensor(
         self, prefix: str, name: str, a: SavedNode, b: SavedNode, one: TensorInfo, other: TensorInfo
@@ -238,9 +233,9 @@ class _Comparison:
             try:
                 is_same = _same(a[name], b[name])
             except UntrustedError:
-                yield Change(
-                    prefix, part, name, "changed", before, after, "not compared: only a trusting load reads it"
-                )
+                if a.digest is None or a.digest != b.digest:
+                    problem = "not compared: only a trusting load reads it"
+                    yield Change(prefix, part, name, "changed", before, after, problem)
                 continue
             if not is_same:
                 yield Change(prefix, part, name, "changed", before, after)
@@ -263,7 +258,32 @@ def _kind(before: object, after: object) -> str:
 
 
 def _class_of(node: SavedNode) -> str:
-    return f"{node.class_name} {node.version}".strip()
+    try:
+        return f"{node.class_name} {node.version}".strip()
+    except LoadError:
+        return "?"
+
+
+def _plain_tensors(node: SavedNode) -> dict[str, TensorInfo]:
+    """Return the tensors of a component but for those of classes that need trust, which count as values."""
+    types = node.state.types()
+    return {name: info for name, info in node.tensors.items() if types.get(name, "torch.Tensor") == "torch.Tensor"}
+
+
+def _has_config(node: SavedNode) -> bool:
+    """Whether a component has a config, which is compared, or said to be damaged, where the component is."""
+    try:
+        return bool(node.config)
+    except LoadError:
+        return True
+
+
+def _or_damage(prefix: str, changes: Iterator[Change]) -> Iterator[Change]:
+    """Yield changes, and, where something cannot be read, a row that says so in place of the rest."""
+    try:
+        yield from changes
+    except (LoadError, ConfigError, UnsupportedObjectError) as error:
+        yield Change(prefix, "damage", error.file, "changed", text=error.message)
 
 
 def _describe(info: TensorInfo) -> str:
@@ -275,11 +295,29 @@ def _short(values: SavedValues, name: str, types: dict[str, str]) -> str | None:
     if name not in types:
         return None
     try:
-        return one_line(_REPR.repr(values[name])) if types[name] != "torch.Tensor" else types[name]
+        return value_of(values[name]) if types[name] != "torch.Tensor" else types[name]
     except UntrustedError:
         return types[name]
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two values of data are equal, to the bit: what is equal is written as the same bytes."""
-    return bytes(_CODEC.dump(one, DumpOptions())) == bytes(_CODEC.dump(other, DumpOptions()))
+    """Whether two values of data are equal, to the bit."""
+    try:
+        return _written(one) == _written(other) or _alike(one, other)
+    except RecursionError:
+        return False
+
+
+def _written(value: Any) -> bytes:
+    return bytes(_CODEC.dump(value, DumpOptions()))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether values are equal whose pickles differ: equal texts may be one object in one, and two in the other."""
+    if type(one) is not type(other):
+        return False
+    if type(one) in (list, tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if type(one) in (dict, OrderedDict):
+        return _alike([*one], [*other]) and _alike([*one.values()], [*other.values()])
+    return _written(one) == _written(other)

@@ -16,7 +16,7 @@ from flambe_save.codecs import TensorInfo
 from flambe_save.errors import LoadError, UntrustedError
 from flambe_save.inspection.difference import Change
 from flambe_save.inspection.handle import OpenSave, SavedNode
-from flambe_save.inspection.text import one_line
+from flambe_save.inspection.text import value_of
 from flambe_save.parallel import CollectionPaused
 from flambe_save.tree import join_prefix
 
@@ -154,7 +154,7 @@ def describe_node(
     def measure(name: str) -> dict[str, Any] | None:
         try:
             return _numbers(node.statistics(name, advance=advance))
-        except TypeError:
+        except (TypeError, UntrustedError):
             return None
 
     def shown(name: str) -> Any:
@@ -173,7 +173,7 @@ def describe_node(
     for key, kind in read(node.state.types, {}).items():
         if kind != "torch.Tensor" and name in (None, key):
             value = read(functools.partial(shown, key), None)
-            values.append({"name": key, "type": kind, "value": one_line(repr(value))})
+            values.append({"name": key, "type": kind, "value": value_of(value)})
     stash, texts = [], {"config": "", "source": ""}
     if name is None:
         stash = [{"name": key, "type": kind} for key, kind in read(node.stash.types, {}).items()]

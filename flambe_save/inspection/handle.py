@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 import torch
 
 from flambe_save.api import load
-from flambe_save.codecs import HeldOutline, LoadOptions, MapLocation, TensorInfo, type_name
-from flambe_save.errors import LoadError, SaveNotFoundError, quote, quote_some
+from flambe_save.codecs import DumpOptions, HeldOutline, LoadOptions, MapLocation, TensorInfo, type_name
+from flambe_save.errors import CorruptSaveError, LoadError, SaveNotFoundError, quote, quote_some
 from flambe_save.formats import Contents, Damage, Format, NodeContents, ReadOptions, format_of
 from flambe_save.inspection.statistics import PIECE, Statistics, measure
-from flambe_save.inspection.text import count_of, size_of
+from flambe_save.inspection.text import count_of, one_line, size_of
+from flambe_save.layout import STATE_FILE
 from flambe_save.loading import reading
 from flambe_save.parallel import CollectionPaused
 from flambe_save.registry import FORMATS
 from flambe_save.storage import Store, TarStore, open_store, whole_save
-from flambe_save.tree import join_prefix, place_key
+from flambe_save.tree import MAX_PARTS, join_prefix, place_key
 from flambe_save.trust import Limits, Trust
 
 __all__ = ["OpenSave", "SavedNode", "SavedValues", "Totals", "not_found", "open_save"]
@@ -103,13 +104,13 @@ class SavedNode(Mapping[str, "SavedNode"]):
 
     @property
     def _part(self) -> NodeContents:
-        return self._save._contents.nodes[self._save._full(self.prefix)]
+        return self._save._whole.nodes[self._save._full(self.prefix)]
 
     # -------------------------------------------------------------------------------------------- the tree
 
     def __getitem__(self, key: str) -> SavedNode:
         prefix = f"{self.prefix}.{key}" if self.prefix else key
-        if prefix not in self._save._children or not key:
+        if prefix not in self._save._children or prefix == self.prefix:
             raise KeyError(key)
         return SavedNode(self._save, prefix)
 
@@ -124,7 +125,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
         return True
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SavedNode) and (self._save, self.prefix) == (other._save, other.prefix)
+        return isinstance(other, SavedNode) and self._save is other._save and self.prefix == other.prefix
 
     def __hash__(self) -> int:
         return hash((id(self._save), self.prefix))
@@ -225,11 +226,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
         TypeError
             If its elements are not numbers in a row: a sparse tensor, or one of packed types.
         """
-        outline = self._part.state
-        if name not in outline.tensors:
-            raise KeyError(name)
-        if not outline.tensors[name].is_countable:
-            raise TypeError(f"{quote(name)} is sparse, or on no device, so it has no statistics here")
+        outline = self._outline_of(name)
         try:
             return measure(lambda: outline.pieces(name, PIECE), advance)
         except NotImplementedError as error:
@@ -250,8 +247,28 @@ class SavedNode(Mapping[str, "SavedNode"]):
             If there is no such tensor.
         LoadError
             If it is damaged.
+        TypeError
+            If its elements are not in a row: a sparse tensor.
         """
-        return self._part.state.pieces(name, most)
+        return self._outline_of(name).pieces(name, most)
+
+    def _outline_of(self, name: str) -> HeldOutline:
+        """Return the outline that has a dense tensor, which is the one that the save lists."""
+        part = self._part
+        listed, outline = part.tensors, part.state
+        found = outline.tensors.get(name)
+        if found is None and name not in listed:
+            raise KeyError(name)
+        if found is None and name in outline.values:  # a tensor of a class that needs trust
+            value = outline.read(name)
+            found = TensorInfo.of(value, None) if isinstance(value, torch.Tensor) else None
+        if found is None or name not in listed or found[:3] != listed[name][:3]:
+            raise CorruptSaveError(
+                f"the manifest does not say of {quote(name)} what is in {STATE_FILE}", node=self.prefix, file=STATE_FILE
+            )
+        if not found.is_countable:
+            raise TypeError(f"{quote(name)} is sparse, or on no device, so its elements are not in a row")
+        return outline
 
     def load(self, map_location: MapLocation = None, **options: Any) -> Any:
         """Load this component as :func:`flambe_save.load` does, with the trust that the save was opened with.
@@ -280,36 +297,40 @@ class SavedNode(Mapping[str, "SavedNode"]):
         if self._save._is_closed:
             return "closed"
         try:
-            name, total = f"{self.class_name or 'a state'} {self.version}", self.total
+            name, total = one_line(f"{self.class_name or 'a state'} {self.version}"), self.total
         except LoadError as error:
-            return f"damaged: {error.message}"
+            return f"damaged: {one_line(error.message)}"
         inside = f", {count_of(len(self), 'component')} inside" if len(self) else ""
         return f"{name}{inside}, {count_of(total.parameters, 'parameter')}, {size_of(total.bytes)}"
 
     def _repr_html_(self) -> str:
         """Return a collapsible tree, for notebooks."""
-        left = [_MOST_SHOWN]
+        left = _MOST_SHOWN
+        parts = ["<ul>"]
+        stack: list[SavedNode | None] = [self]  # None ends what was begun; a recursion could go too deep
+        while stack:
+            node = stack.pop()
+            if node is None:
+                parts.append("</ul></details></li>")
+            elif left:
+                left -= 1
+                parts.append(node._begin_html(is_open=node.prefix == self.prefix))
+                stack += [None, *reversed([node[child] for child in node])]
+        more = sum(1 for _ in self.walk()) - _MOST_SHOWN
+        return "".join(parts) + "</ul>" + (f"<p>... and {count_of(more, 'more component')}</p>" if more > 0 else "")
 
-        def item(node: SavedNode) -> str:
-            left[0] -= 1
-            if left[0] < 0:
-                return ""
-            key = html.escape(node.prefix.rpartition(".")[2] or os.path.basename(self._save.path))
-            head = f"<b>{key}</b> {html.escape(node._describe())}"
-            try:
-                tensors = node.tensors
-            except LoadError:
-                tensors = {}
-            rows = "".join(
-                f"<li><code>{html.escape(name)}</code> {html.escape(info.dtype)} {list(info.shape)}</li>"
-                for name, info in [*tensors.items()][:_MOST_SHOWN]
-            )
-            inner = "".join(item(node[child]) for child in node)
-            is_open = " open" if node.prefix == self.prefix else ""
-            return f"<li><details{is_open}><summary>{head}</summary><ul>{rows}{inner}</ul></details></li>"
-
-        more = item(self)
-        return f"<ul>{more}</ul>" + (f"<p>... and {-left[0]} more components</p>" if left[0] < 0 else "")
+    def _begin_html(self, *, is_open: bool) -> str:
+        key = self.prefix.rpartition(".")[2] or os.path.basename(self._save.path)
+        head = f"<b>{_escaped(key)}</b> {_escaped(self._describe())}"
+        try:
+            tensors = [*self.tensors.items()][:_MOST_SHOWN]
+        except LoadError:
+            tensors = []
+        rows = "".join(
+            f"<li><code>{_escaped(name)}</code> {_escaped(info.dtype)} {list(info.shape)}</li>"
+            for name, info in tensors
+        )
+        return f"<li><details{' open' if is_open else ''}><summary>{head}</summary><ul>{rows}"
 
 
 class OpenSave(SavedNode):
@@ -377,19 +398,25 @@ class OpenSave(SavedNode):
         self.close()
 
     def close(self) -> None:
-        """Close the save; tensors that were read stay."""
+        """Close the save; tensors that were read stay, and what is asked for afterwards is a LoadError."""
         self._is_closed = True
         self._closing.close()
 
     def verify(self) -> list[Damage]:
         """Read every file of the save, or of this part of it, and return what is damaged."""
         if not self._begin:
-            return list(self._contents.verify())
+            return list(self._whole.verify())
         return [row for node in self.walk() for row in node._part.verify()]
 
     def owner_of(self, key: str) -> tuple[str, str]:
         """Return the prefix of the component that a state key belongs to, and the rest of the key."""
         return place_key(key, self._children)
+
+    @property
+    def _whole(self) -> Contents:
+        if self._is_closed:
+            raise LoadError("the save was closed", file=self.path, fix="Open it again: flambe_save.open(path).")
+        return self._contents
 
     def _full(self, prefix: str) -> str:
         return join_prefix(self._begin, prefix) if prefix else self._begin
@@ -401,7 +428,7 @@ class OpenSave(SavedNode):
         facts: dict[str, Mapping[str, TensorInfo]] = {}
         for prefix, counts in own.items():
             try:
-                facts[prefix] = self._contents.nodes[self._full(prefix)].tensors
+                facts[prefix] = self._whole.nodes[self._full(prefix)].tensors
             except LoadError:
                 facts[prefix] = {}
             for info in facts[prefix].values():
@@ -411,13 +438,16 @@ class OpenSave(SavedNode):
         for prefix in sorted(above, key=lambda prefix: -prefix.count(".")):
             for index, count in enumerate(total[prefix]):
                 total[above[prefix]][index] += count
+        counted: set[tuple[str, str]] = set()
         for group in self.ties:
-            owners = [place_key(key, self._children) for key in group]
-            tied = facts[owners[0][0]].get(owners[0][1])
-            if tied is None:
-                continue
+            places = dict.fromkeys(place_key(key, self._children) for key in group if key.count(".") <= MAX_PARTS)
+            found = [(prefix, facts[prefix][key]) for prefix, key in places if key in facts[prefix]]
+            tied = found[0][1] if found else None
+            if tied is None or not counted.isdisjoint(places) or any(info != tied for _, info in found):
+                continue  # what a manifest says that contradicts itself
+            counted.update(places)
             members: dict[str, int] = {}
-            for prefix, count in Counter(prefix for prefix, _ in owners).items():
+            for prefix, count in Counter(prefix for prefix, _ in found).items():
                 _add(own[prefix], tied, 1 - count)
                 while True:
                     members[prefix] = members.get(prefix, 0) + count
@@ -427,6 +457,10 @@ class OpenSave(SavedNode):
             for prefix, count in members.items():
                 _add(total[prefix], tied, 1 - count)
         return {prefix: (Totals(*own[prefix]), Totals(*total[prefix])) for prefix in self._prefixes}
+
+
+def _escaped(text: str) -> str:
+    return html.escape(one_line(text))
 
 
 def _add(counts: list[int], info: TensorInfo, times: int) -> None:
@@ -471,7 +505,7 @@ def open_save(
     where = os.fspath(path)
     options: dict[str, Any] = {"weights_only": weights_only, "trusted": tuple(trusted), "limits": limits}
     trust = Trust.of(weights_only, trusted, limits=limits)
-    values = LoadOptions(trust, "cpu", is_mapped=True)
+    values = LoadOptions(trust, "cpu", DumpOptions.pickle_module, is_mapped=True)
 
     def attempt() -> OpenSave:
         root, folder = whole_save(path)

@@ -29,7 +29,7 @@ class Statistics:
     nan, inf, zero : int
         How many elements are that.
     norm : float or None
-        The Euclidean norm of the finite elements.
+        The Euclidean norm of the finite elements; infinite where it is more than a float can be.
     histogram : tuple of int
         Finite elements in equal bins from the minimum to the maximum; empty where there are none.
     """
@@ -61,11 +61,11 @@ class Measures:
     max_abs, mean_abs : float
         Of the differences.
     relative_norm : float
-        The norm of the difference by that of ``a``; infinite where ``a`` is zero and ``b`` is not.
+        The norm of the difference by that of ``a``; infinite where ``a`` is zero and ``b`` is not, or one is too long.
     not_finite : int
         Elements that differ and are infinite or NaN in one of the two.
     cosine : float or None
-        Of the angle between the two; None where one of them is zero, or too long.
+        Of the angle between the two; None where one of them is zero, or too long or short.
     """
 
     is_same: bool
@@ -89,7 +89,7 @@ def measure(pieces: Pieces, advance: Callable[[int], None] = lambda count: None)
         Told of the bytes that were read, those of one pass.
     """
     count = finite = nan = inf = zero = 0
-    mean = squares = sum_of_squares = 0.0  # moments of parts are added up as Chan, Golub and LeVeque (1983) do
+    mean = std = norm = 0.0  # moments of parts are added up as Chan, Golub and LeVeque (1983) do
     low, high = math.inf, -math.inf
     for piece in pieces():
         advance(piece.numel() * piece.element_size())
@@ -103,38 +103,40 @@ def measure(pieces: Pieces, advance: Callable[[int], None] = lambda count: None)
         if not here:
             continue
         zero += here - int(values.count_nonzero())
-        variance, average = (float(item) for item in torch.var_mean(values, correction=0))
-        shift, total = average - mean, finite + here
-        squares += variance * here + shift * shift * finite * here / total
-        mean, finite = mean + shift * here / total, total
-        sum_of_squares += float(torch.linalg.vector_norm(values)) ** 2
         least, most = (float(item) for item in values.aminmax())
         low, high = min(low, least), max(high, most)
+        scale = _scale(max(-least, most))
+        deviation, average = (float(item) / scale for item in torch.std_mean(_times(values, scale), correction=0))
+        total = finite + here
+        shift = (average / 2 - mean / 2) * (2 * math.sqrt(finite * here) / total)
+        std = math.hypot(std * math.sqrt(finite / total), deviation * math.sqrt(here / total), shift)
+        mean, finite = _mean(mean, finite, average, here)
+        norm = math.hypot(norm, _norm(values))
     if not finite:
         return Statistics(count, None, None, None, None, nan, inf, zero, None, ())
     return Statistics(
         count,
         low,
         high,
-        mean,
-        math.sqrt(squares / finite),
+        min(high, max(low, mean)),
+        std,
         nan,
         inf,
         zero,
-        math.sqrt(sum_of_squares),
+        norm,
         _histogram(pieces, low, high),
     )
 
 
 def _histogram(pieces: Pieces, low: float, high: float) -> tuple[int, ...]:
     counts = torch.zeros(BINS, dtype=torch.float64)
+    scale = _scale(max(-low, high))
     for piece in pieces():
         values, _ = _finite(piece)
         if low == high:  # where torch would choose ends itself
             counts[0] += len(values)
         else:
-            # Of half the values: the width of the widest range is more than a float can be
-            counts += torch.histc(values / 2, BINS, low / 2, high / 2)
+            counts += torch.histc(_times(values, scale), BINS, low * scale, high * scale)
     return tuple(int(item) for item in counts)
 
 
@@ -153,14 +155,16 @@ def compare(
         Told of the bytes of ``a`` that were read.
     """
     is_same = is_close = True
-    largest = total = of_difference = of_a = of_b = product = 0.0
+    largest = mean = product = 0.0
+    of_difference = of_a = of_b = 0.0  # norms
     count = not_finite = 0
     for one, other in zip(a(), b(), strict=True):
         advance(one.numel() * one.element_size())
         if one.dtype == other.dtype and torch.equal(_bits(one), _bits(other)):
             values, _ = _finite(one)
-            square = float(torch.linalg.vector_norm(values)) ** 2
-            of_a, of_b, product, count = of_a + square, of_b + square, product + square, count + len(one)
+            norm = _norm(values)
+            of_a, of_b, product = math.hypot(of_a, norm), math.hypot(of_b, norm), product + norm * norm
+            mean, count = _mean(mean, count, 0.0, len(values))
             continue
         if one.dtype == other.dtype and not (one.is_floating_point() or one.is_complex()):
             is_same = False  # integers past 2 ** 53 may look the same below
@@ -178,23 +182,47 @@ def compare(
         is_same = is_same and not here
         is_close = is_close and bool((difference <= atol + rtol * first.abs()).all())
         largest = max(largest, here)
-        total += float(difference.sum())
-        of_difference += float(torch.linalg.vector_norm(difference)) ** 2
-        of_a += float(torch.linalg.vector_norm(first)) ** 2
-        of_b += float(torch.linalg.vector_norm(second)) ** 2
+        mean, count = _mean(mean, count, float((difference / len(difference)).sum()), len(difference))
+        of_difference = math.hypot(of_difference, _norm(difference))
+        of_a, of_b = math.hypot(of_a, _norm(first)), math.hypot(of_b, _norm(second))
         product += float(torch.vdot(first, second).real)
-        count += len(difference)
-    norms = math.sqrt(of_a) * math.sqrt(of_b)
+    norms = of_a * of_b
+    has_ratio = 0 < of_a < math.inf and of_difference < math.inf
     has_angle = norms > 0 and math.isfinite(norms) and math.isfinite(product)
     return Measures(
         is_same and not not_finite,
         is_close and not not_finite,
         largest,
-        total / count if count else 0.0,
-        math.sqrt(of_difference / of_a) if of_a else (math.inf if of_difference else 0.0),
+        min(mean, largest),
+        of_difference / of_a if has_ratio else math.inf if of_difference else 0.0,
         not_finite,
         min(1.0, max(-1.0, product / norms)) if has_angle else None,
     )
+
+
+def _mean(mean: float, count: int, other: float, more: int) -> tuple[float, int]:
+    """Return the mean of so many numbers and more, and how many these are; no sum of them may be too large."""
+    total = count + more
+    return (mean * (count / total) + other * (more / total), total) if total else (mean, 0)
+
+
+def _scale(most: float) -> float:
+    """Return a power of two by which numbers up to ``most`` are multiplied, so that their squares are numbers too."""
+    return 1.0 if not most or 1e-100 < most < 1e100 else 2.0 ** -max(-1000, min(1000, math.frexp(most)[1]))
+
+
+def _times(values: torch.Tensor, scale: float) -> torch.Tensor:
+    return values if scale == 1.0 else values * scale
+
+
+def _norm(values: torch.Tensor) -> float:
+    if not len(values):
+        return 0.0
+    most = float(torch.linalg.vector_norm(values, math.inf))
+    if not math.isfinite(most):
+        return most
+    scale = _scale(most)
+    return float(torch.linalg.vector_norm(_times(values, scale))) / scale
 
 
 def _wide(piece: torch.Tensor) -> torch.Tensor:

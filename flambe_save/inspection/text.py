@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 
 from flambe_save.errors import plain
 
-__all__ = ["count_of", "one_line", "shape_of", "short_number", "size_of", "sparkline"]
+__all__ = ["count_of", "one_line", "shape_of", "short_number", "size_of", "sparkline", "value_of"]
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 20
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -41,6 +46,14 @@ def one_line(text: str, most: int = 200) -> str:
     """Return a text from a save on one line, with nothing in it that steers a terminal, and cut."""
     shown = plain(text[: 2 * most]).replace("\n", "\\n")
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def value_of(value: object) -> str:
+    """Return a value in short, however large or deep it is, or how odd."""
+    try:
+        return one_line(_REPR.repr(value))
+    except Exception as error:  # of a number too long to be written, or of an object that the caller trusts
+        return f"<{type(value).__name__}, not shown: {type(error).__name__}>"
 
 
 def sparkline(counts: Sequence[int]) -> str:

@@ -138,8 +138,19 @@ class FolderStore(_LocalStore):
         return list(self._names)
 
     def reader(self, name: str) -> BinaryIO:
-        """Open a file of the folder."""
-        handle = open_regular(lambda: self._folder.open(name), name, self.path)
+        """Open a file of the folder.
+
+        Raises
+        ------
+        SaveReplacedError
+            If it is gone, since another save took the folder's place.
+        """
+        try:
+            handle = open_regular(lambda: self._folder.open(name), name, self.path)
+        except KeyError:
+            if self._folder.was_replaced() or self._has_gone():
+                raise self._replaced() from None
+            raise
         return cast(BinaryIO, io.FileIO(handle))  # without a buffer: all is read at once, or not here
 
     def writer(self, name: str, size: int | None = None) -> BinaryIO:
