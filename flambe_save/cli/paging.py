@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import webbrowser
 from typing import Any
 
-from flambe_save.cli.answers import TROUBLE, Answer
+from flambe_save.cli.answers import SAME, TROUBLE, Answer
 from flambe_save.cli.looking import split_path
-from flambe_save.codecs import Draft
-from flambe_save.formats import Plan
+from flambe_save.errors import SaveError
 from flambe_save.inspection import changes, open_save
 from flambe_save.inspection.documents import describe_diff, describe_node, describe_save, document
 from flambe_save.page import PageServer, render
 from flambe_save.progress import progress_of
-from flambe_save.saving import Target, write_plan
+from flambe_save.storage import FileStore
 
 __all__ = ["report", "view"]
 
@@ -50,8 +50,12 @@ def make_report(path: str, other: str | None, *, statistics: bool) -> dict[str, 
 def report(arguments: argparse.Namespace) -> Answer:
     """Write the page to a file."""
     made = make_report(arguments.path, arguments.path2, statistics=not arguments.no_stats)
-    target = Target(arguments.out, is_single=True, overwrite=arguments.overwrite)
-    out = write_plan(Plan({"": Draft(render(made).encode())}), target, threads=1)
+    out = arguments.out
+    if os.path.isdir(out):
+        raise SaveError(f"{out!r} is a folder, and the page is a file", file=out, fix="Name a file: -o page.html")
+    page = render(made).encode()
+    with FileStore(out, "w", overwrite=arguments.overwrite, size=len(page)) as store, store.writer("") as file:
+        file.write(page)
     found = document("report", path=arguments.path, written=out)
     return Answer(found, lambda terminal: terminal.line("written: ", out), _code(made))
 
@@ -72,4 +76,7 @@ def view(arguments: argparse.Namespace) -> Answer:
 
 
 def _code(made: dict[str, Any]) -> int:
-    return TROUBLE if any(save["damage"] for save in made["saves"]) else 0
+    rows = [row for save in made["saves"] for row in save["damage"]]
+    rows += [row for save in made["saves"] for node in save["details"].values() for row in node["damage"]]
+    changed = made["difference"]["changes"] if made["difference"] is not None else ()
+    return TROUBLE if rows or any(change["part"] == "damage" for change in changed) else SAME

@@ -18,7 +18,7 @@ import torch
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.state import Stash, State, ordered
 
-__all__ = ["ATOMS", "Portable", "compact", "say_what", "tie_key", "to_data"]
+__all__ = ["ATOMS", "Portable", "compact", "fills_storage", "say_what", "tie_key", "to_data"]
 
 ATOMS: tuple[type, ...] = (
     type(None),
@@ -165,12 +165,27 @@ def compact(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
-    if tensor.untyped_storage().nbytes() <= tensor.numel() * tensor.element_size():
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size() or fills_storage(tensor):
         return tensor
     clone = tensor.detach().clone()
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(clone, requires_grad=tensor.requires_grad)
     return clone.requires_grad_(tensor.requires_grad) if tensor.requires_grad else clone
+
+
+def fills_storage(tensor: torch.Tensor) -> bool:
+    """Whether a dense tensor is all of its storage: from its beginning to its end, each element once, in any order."""
+    if tensor.storage_offset() or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
+        return False
+    if tensor.is_contiguous() or not tensor.numel():
+        return True
+    step = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length > 1:
+            if stride != step:
+                return False
+            step *= length
+    return True
 
 
 def _has_foreign_zone(value: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.serialization import location_tag
 
-from flambe_save.codecs.data import compact, tie_key, to_data
+from flambe_save.codecs.data import compact, fills_storage, tie_key, to_data
 
 __all__ = ["PlainState", "PlainTensor", "dump_plain", "load_plain"]
 
@@ -129,7 +129,7 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
             return None
         dtype, count = value.dtype, value.numel()
         whole = value.untyped_storage()
-        if whole.nbytes() != count * value.element_size():
+        if not fills_storage(value):
             view = tie_key(value) or len(parts)
             if view not in parts:
                 parts[view] = compact(value)

@@ -17,7 +17,7 @@ import torch
 from flambe_save._version import __version__
 from flambe_save.checksum import crc32
 from flambe_save.codecs import Draft
-from flambe_save.codecs.data import compact, tie_key
+from flambe_save.codecs.data import compact, fills_storage, tie_key
 from flambe_save.conversion.tensorfiles import (
     DTYPES,
     METADATA,
@@ -231,7 +231,7 @@ class _Writing:
         if tensor.requires_grad:
             more["requires_grad"] = True
         storage = tensor.untyped_storage()
-        is_whole = storage.nbytes() == tensor.numel() * tensor.element_size() > 0
+        is_whole = tensor.numel() > 0 and fills_storage(tensor)
         known = self._storages.get(storage._cdata) if is_whole else None
         if known is not None and self.tensors[known].dtype == _stored_dtype(tensor):
             return known, {**more, "shape": [*tensor.shape], "stride": [*tensor.stride()]}

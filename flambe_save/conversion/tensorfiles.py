@@ -247,6 +247,8 @@ class TensorFile:
                 raise ValueError(f"{quote(name)} has no shape and place")
             if entry["dtype"] not in DTYPES:
                 raise ValueError(f"{quote(name)} is of the type {quote(entry['dtype'])}, which is not known here")
+            if math.prod(max(length, 1) for length in shape) > _LARGEST:  # torch counts strides of empty ones too
+                raise ValueError(f"{quote(name)} has a shape that is too large")
             size = math.prod(shape) * DTYPES[entry["dtype"]].itemsize
             if offsets[0] != here or offsets[1] - here != size:
                 raise ValueError(f"{quote(name)} does not lie where its size and those before it say")

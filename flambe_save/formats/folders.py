@@ -209,9 +209,7 @@ class _FolderNode:
         return [f"{name}: {what}" for name, outline in files for what in outline.needs_trust]
 
     def fingerprints(self) -> set[Hashable]:
-        name = self.folder + STATE_FILE
-        noted = self._manifest.files.get(name, {}).get("sha256") if self._manifest is not None else None
-        return self._reader.identities(name) | ({("sha256", noted)} if noted is not None else set())
+        return self._reader.fingerprints(self.folder + STATE_FILE)
 
     def verify(self) -> Iterator[Damage]:
         for name in NODE_FILES:

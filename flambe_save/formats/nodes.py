@@ -276,11 +276,23 @@ class NodeReader:
             self._outlines = {name: found}  # another thread may put its own there
         return found
 
-    def identities(self, name: str) -> set[Hashable]:
-        """Return what tells a file on a disk from any other; nothing, where it is none."""
-        with contextlib.suppress(KeyError, OSError, LoadError), self._store.reader(name) as file:
-            return {identity(os.fstat(file.fileno()))}
-        return set()
+    def fingerprints(self, name: str) -> set[Hashable]:
+        """Return marks of a file: files that have one in common are the same to the byte. None of one that is gone.
+
+        A digest counts only where the size is the one that was noted with it.
+        """
+        noted = self._manifest.files.get(name, {}) if self._manifest is not None else {}
+        found: set[Hashable] = set()
+        try:
+            with self._store.reader(name) as file:
+                size = file.seek(0, io.SEEK_END)
+                with contextlib.suppress(OSError):
+                    found.add(identity(os.fstat(file.fileno())))
+        except (KeyError, OSError, LoadError):
+            return set()
+        if "sha256" in noted and size == noted["bytes"]:
+            found.add(noted["sha256"])
+        return found
 
     def damage(self, name: str, prefix: str | None) -> Iterator[Damage]:
         """Check a file, and yield what is wrong with it."""

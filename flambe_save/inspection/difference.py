@@ -129,6 +129,9 @@ class _Comparison:
         self.a, self.b, self.atol, self.rtol, self.parts, self.advance = a, b, atol, rtol, parts, advance
 
     def changes(self) -> Iterator[Change]:
+        for save in (self.a, self.b):
+            for row in save.damage:
+                yield Change(row.node, "damage", row.file, "changed", text=f"{save.path}: {row.problem}")
         ours = {node.prefix: node for node in self.a.walk()}
         theirs = {node.prefix: node for node in self.b.walk()}
         if "package" in self.parts and self.a.packages and self.b.packages:
@@ -212,7 +215,7 @@ class _Comparison:
                     rtol=self.rtol,
                     advance=self.advance,
                 )
-        if measures is None:
+        if measures is None or one.dtype.startswith("q"):  # what is quantized has scales too
             is_close = _same(a.state[name], b.state[name])
         else:
             is_close = measures.is_close if self.atol or self.rtol else measures.is_same

@@ -166,18 +166,14 @@ def compare(
             of_a, of_b, product = math.hypot(of_a, norm), math.hypot(of_b, norm), product + norm * norm
             mean, count = _mean(mean, count, 0.0, len(values))
             continue
-        if one.dtype == other.dtype and not (one.is_floating_point() or one.is_complex()):
-            is_same = False  # integers past 2 ** 53 may look the same below
-            is_close = is_close and bool(atol or rtol)
         first, second = _wide(one), _wide(other)
+        difference = _distance(one, other) if _are_integers(one, other) else (second - first).abs()
         is_finite = first.isfinite() & second.isfinite()
         if not is_finite.all():
-            same = (first == second) | (first.isnan() & second.isnan())
-            not_finite += int((~(same | is_finite)).sum())
-            first, second = first[is_finite], second[is_finite]
+            not_finite += int((~(_equal(first, second) | is_finite)).sum())
+            first, second, difference = first[is_finite], second[is_finite], difference[is_finite]
         if not len(first):
             continue
-        difference = (second - first).abs()
         here = float(difference.max())
         is_same = is_same and not here
         is_close = is_close and bool((difference <= atol + rtol * first.abs()).all())
@@ -223,6 +219,30 @@ def _norm(values: torch.Tensor) -> float:
         return most
     scale = _scale(most)
     return float(torch.linalg.vector_norm(_times(values, scale))) / scale
+
+
+def _are_integers(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are of integers, whose differences are exact."""
+    if any(item.is_floating_point() or item.is_complex() for item in (one, other)):
+        return False
+    return (one.dtype == torch.uint64) == (other.dtype == torch.uint64)
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return how far integers are apart; floats do not tell two of them past 2 ** 53."""
+    if one.dtype == torch.uint64:  # whose order the highest bit turns round
+        one, other = (item.view(torch.int64) ^ -(2**63) for item in (one, other))
+    one, other = one.to(torch.int64), other.to(torch.int64)
+    apart = torch.where(one < other, other - one, one - other)
+    wide = apart.to(torch.float64)
+    return torch.where(apart < 0, wide + 2.0**64, wide)  # a number without a sign, that is
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return where elements are equal, with NaN in the same places, in each part of complex ones."""
+    if one.is_complex():
+        return _equal(torch.view_as_real(one), torch.view_as_real(other)).all(-1)
+    return (one == other) | (one.isnan() & other.isnan())
 
 
 def _wide(piece: torch.Tensor) -> torch.Tensor:
