@@ -267,7 +267,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
                 f"the manifest does not say of {quote(name)} what is in {STATE_FILE}", node=self.prefix, file=STATE_FILE
             )
         if not found.is_countable:
-            raise TypeError(f"{quote(name)} is sparse, or on no device, so its elements are not in a row")
+            raise TypeError(f"{quote(name)} is sparse, or a meta tensor, and has no elements in a row")
         return outline
 
     def load(self, map_location: MapLocation = None, **options: Any) -> Any:
