@@ -48,7 +48,7 @@ def compare_configs(before: str, after: str, covered: Container[str] = ()) -> li
     ConfigError
         If either is no config.
     """
-    if before == after:
+    if before == after or not (before.strip() or after.strip()):
         return []
     return [*_changes(_root(before), _root(after), covered)]
 

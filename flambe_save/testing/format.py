@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from flambe_save.codecs import DumpOptions, LoadOptions
+from flambe_save.codecs import DumpOptions, LoadOptions, TensorInfo
 from flambe_save.errors import LoadError, SaveNotFoundError
 from flambe_save.formats import Damage, Format, ReadOptions, Saved
+from flambe_save.layout import MANIFEST_FILE
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
 from flambe_save.storage import MemoryStore
 from flambe_save.testing.codec import same
-from flambe_save.tree import SaveTreeNode, walk
+from flambe_save.tree import SaveTreeNode, prefixed, walk
 
 __all__ = ["FormatContract", "same_tree"]
 
@@ -138,6 +139,48 @@ class FormatContract(abc.ABC):
         chosen = sorted(name for name in files if name.endswith(".pt"))[:2] or [""]
         found = self.damage({name: data[:-10] if name in chosen else data for name, data in files.items()})
         assert [item.file for item in found] == [name or "the-save" for name in chosen]
+
+    def test_inspect_is_what_read_gives(self) -> None:
+        """Looking tells of the nodes, texts, tensors and values that a read gives, each when it is asked for."""
+        files = self.write(self.make_tree())
+        tree = prefixed(self.read(files).tree)
+        with MemoryStore(files) as store:
+            contents = self.make_format().inspect(store, ReadOptions(LoadOptions(), "", "the-save"))
+            assert contents.nodes.keys() == tree.keys()
+            assert contents.damage == []
+            assert [sorted(group) for group in contents.ties] == [["decoder.weight", "encoder.weight"]]
+            assert contents.is_vouched_for == self.read(files).is_vouched_for
+            assert contents.size == sum(map(len, files.values())) - len(files.get(MANIFEST_FILE, b""))
+            for prefix, node in contents.nodes.items():
+                known = tree[prefix]
+                texts = (known.class_name, known.version, known.config, known.source_code)
+                assert (node.class_name, node.version, node.config, node.source) == texts
+                assert list(node.verify()) == []
+                assert node.needs_trust == []
+                tensors = {key: value for key, value in known.state.items() if isinstance(value, torch.Tensor)}
+                assert dict(node.tensors) == {key: TensorInfo.of(value, "cpu") for key, value in tensors.items()}
+                state, stash = node.state, node.stash
+                assert state.tensors.keys() == tensors.keys()
+                assert same({key: state.read(key) for key in known.state}, dict(known.state))
+                assert same({key: stash.read(key) for key in known.object_stash}, dict(known.object_stash))
+                for key, value in tensors.items():
+                    flat = torch.cat([*state.pieces(key, 4), value.new_empty(0)])
+                    assert same(flat, value.reshape(-1))
+
+    def test_inspect_reads_around_damage(self) -> None:
+        """Where one node's state is damaged, the others are still read, and verify names it."""
+        files = self.write(self.make_tree())
+        if len(files) == 1:
+            pytest.skip("a single file is read as a whole")
+        [name] = [name for name in files if name.startswith("decoder/") and name.endswith("state.pt")]
+        files[name] = files[name][:-10]
+        with MemoryStore(files) as store:
+            contents = self.make_format().inspect(store, ReadOptions(LoadOptions(), "", "the-save"))
+            assert [(row.node, row.file) for row in contents.verify()] == [("decoder", name)]
+            with pytest.raises(LoadError, match=name):
+                contents.nodes["decoder"].state.read("weight")
+            assert contents.nodes["decoder"].class_name == "Decoder"
+            assert contents.nodes["encoder"].state.read("weight").shape == (2, 3)
 
     def damage(self, files: dict[str, bytes]) -> list[Damage]:
         """Return what verifying files yields."""
