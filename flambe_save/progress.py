@@ -5,6 +5,7 @@ Whoever writes or reads many bytes says so here, from any thread; the functions 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import shutil
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeAlias
 
-__all__ = ["NO_PROGRESS", "Progress", "ShowProgress", "progress_of"]
+__all__ = ["NO_PROGRESS", "Progress", "ShowProgress", "late_bar", "progress_of"]
 
 # What callers give: True is a bar on a terminal; f(done, total) is called with bytes
 ShowProgress: TypeAlias = "bool | Callable[[int, int], None]"
@@ -117,6 +118,28 @@ def progress_of(argument: ShowProgress, description: str) -> Progress:
         return NO_PROGRESS
     bar = _bar(description)
     return _Meter(bar, bar.close)
+
+
+@contextlib.contextmanager
+def late_bar(description: str, delay: float) -> Iterator[ShowProgress]:
+    """Give what a ``progress=`` takes: a bar as :func:`progress_of` has it, but only for work that takes a while.
+
+    Parameters
+    ----------
+    description : str
+        What stands before the bar.
+    delay : float
+        Seconds from now in which nothing is shown.
+    """
+    if not _is_terminal():
+        yield False
+        return
+    bar = _bar(description)
+    bar.wait(delay)
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 class _Counting(Progress):
@@ -242,15 +265,19 @@ class _Bar:
 
     def __init__(self, description: str) -> None:
         self._description = description
-        self._next = 0.0
+        self._next = self._first = 0.0
         self._is_open = False
         self._is_gone = False
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if done == total or now >= self._next:
+        if now >= self._first and (done == total or now >= self._next):
             self._next = now + _PAUSE
             self._try(lambda: self._draw(done, total))
+
+    def wait(self, delay: float) -> None:
+        """Show nothing for some seconds."""
+        self._first = time.monotonic() + delay
 
     def close(self) -> None:
         """Leave the terminal as it is to be for whoever writes next."""

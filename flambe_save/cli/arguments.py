@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     convert = verb(
         "convert",
         "write a save as another kind of file",
-        "The kind is what OUT ends in: .tar.gz, .pkl, .pkl.tar.gz or .safetensors, else a folder.",
+        "OUT ends in .tar.gz, .pkl, .pkl.tar.gz or .safetensors, or is a folder.",
         "PATH",
         "OUT",
         helps={"PATH": "a save, a .safetensors file, or one of torch.save"},

@@ -11,7 +11,7 @@ from typing import Any
 from flambe_save.api import migrate
 from flambe_save.cli.answers import DIFFERENT, SAME, Answer
 from flambe_save.cli.looking import split_path
-from flambe_save.cli.terminal import Terminal
+from flambe_save.cli.terminal import Terminal, bar
 from flambe_save.conversion import convert, extract, pack, unpack
 from flambe_save.errors import FlambeSaveError
 from flambe_save.inspection.documents import document
@@ -54,26 +54,32 @@ def _step(row: dict[str, str]) -> str:
 
 def convert_verb(arguments: argparse.Namespace) -> Answer:
     """Write a save as another container."""
-    out = convert(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=True)
+    with bar("Converting") as shown:
+        out = convert(
+            arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown
+        )
     return _written("convert", arguments.path, out)
 
 
 def extract_verb(arguments: argparse.Namespace) -> Answer:
     """Write a component as a save of its own, or a tensor as a file."""
     path, node = split_path(arguments.path)
-    out = extract(path, node, arguments.out, overwrite=arguments.overwrite, progress=True)
+    with bar("Extracting") as shown:
+        out = extract(path, node, arguments.out, overwrite=arguments.overwrite, progress=shown)
     return _written("extract", arguments.path, out)
 
 
 def pack_verb(arguments: argparse.Namespace) -> Answer:
     """Put a folder into an archive."""
-    out = pack(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=True)
+    with bar("Packing") as shown:
+        out = pack(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown)
     return _written("pack", arguments.path, out)
 
 
 def unpack_verb(arguments: argparse.Namespace) -> Answer:
     """Take a save out of an archive."""
-    out = unpack(arguments.path, arguments.out, overwrite=arguments.overwrite, progress=True)
+    with bar("Unpacking") as shown:
+        out = unpack(arguments.path, arguments.out, overwrite=arguments.overwrite, progress=shown)
     return _written("unpack", arguments.path, out)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from flambe_save.cli.answers import DIFFERENT, SAME, TROUBLE, Answer
 from flambe_save.cli.looking import split_path
-from flambe_save.cli.terminal import Row, Terminal
+from flambe_save.cli.terminal import Row, Terminal, bar
 from flambe_save.inspection import Change, changes, open_save
 from flambe_save.inspection.documents import describe_diff
 from flambe_save.inspection.text import one_line, short_number
@@ -42,7 +42,8 @@ def diff(arguments: argparse.Namespace) -> Answer:
     with (
         open_save(a, node=node_a) as one,
         open_save(b, node=node_b) as other,
-        progress_of(not is_quiet, "Comparing") as progress,
+        bar("Comparing") as shown,
+        progress_of(shown, "Comparing") as progress,
     ):
         progress.begin(one.total.bytes)
         known = [

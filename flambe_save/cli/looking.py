@@ -9,7 +9,7 @@ from typing import Any
 
 from flambe_save.api import untrusted, verify
 from flambe_save.cli.answers import DIFFERENT, SAME, TROUBLE, Answer
-from flambe_save.cli.terminal import Row, Terminal
+from flambe_save.cli.terminal import Row, Terminal, bar
 from flambe_save.inspection import OpenSave, SavedNode, open_save
 from flambe_save.inspection.documents import describe_node, describe_save, document
 from flambe_save.inspection.handle import not_found
@@ -173,7 +173,7 @@ def show_damage(rows: Iterable[Mapping[str, Any]], terminal: Terminal) -> None:
 def show(arguments: argparse.Namespace) -> Answer:
     """Show one component of a save, or one of its tensors."""
     path, key = split_path(arguments.path)
-    with open_save(path) as save, progress_of(True, "Reading") as progress:
+    with open_save(path) as save, bar("Reading") as shown, progress_of(shown, "Reading") as progress:
         node, name = find_node(save, key)
         if arguments.stats:
             progress.begin(node.tensors[name].bytes or 0 if name in node.tensors else node.own.bytes)
@@ -271,7 +271,8 @@ def verify_verb(arguments: argparse.Namespace) -> Answer:
         with open_save(path, node=node) as save:
             damage = save.verify()
     else:
-        damage = verify(path, progress=True)
+        with bar("Verifying") as shown:
+            damage = verify(path, progress=shown)
     if not damage:
         with open_save(path) as save:
             how = "every checksum matches" if save.is_vouched_for else "each file can be read; no checksums tell more"

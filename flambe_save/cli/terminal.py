@@ -6,20 +6,28 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TextIO, TypeAlias
 from unicodedata import category, east_asian_width
 
 from flambe_save.errors import plain
+from flambe_save.progress import ShowProgress, late_bar
 
-__all__ = ["Row", "Terminal"]
+__all__ = ["Row", "Terminal", "bar"]
 
 Cell: TypeAlias = "str | tuple[str, str]"
 Row: TypeAlias = "Sequence[Cell]"
 
+BAR_DELAY = 0.5  # seconds; what is done by then needs no bar
 _GAP = "  "  # between columns
 _FOLD = "      "  # before what does not fit on a row's first line
 # Lines and blocks for an encoding that has none
 _PLAIN = dict(zip("├└│─▁▂▃▄▅▆▇█", "|`|-.:-=+*#@", strict=True))
+
+
+def bar(description: str) -> AbstractContextManager[ShowProgress]:
+    """Give what a ``progress=`` takes: a bar on a terminal, where the work takes long."""
+    return late_bar(description, BAR_DELAY)
 
 
 class Terminal:
@@ -149,5 +157,7 @@ def _highlighted(text: str, language: str, render: Callable[[str, str], str]) ->
     syntax: Any = Syntax(text, language, theme="ansi_dark", background_color="default")
     console = Console(width=10_000, color_system="standard", force_terminal=True)
     with console.capture() as captured:
-        console.print(syntax.highlight(text), soft_wrap=True, end="")
+        shown = syntax.highlight(text)
+        shown.rstrip()
+        console.print(shown, soft_wrap=True, end="")
     return captured.get()
