@@ -943,19 +943,20 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         return SaveTreeNode(state, "1.0.0", "Part", "", "", {}, children)
 
     tree = node({f"g{group}": node({f"p{index}": node({}) for index in range(99)}) for group in range(100)})
-    path = tmp_path_factory.mktemp("large") / "save"
-    save_state_to_file(state_from_tree(tree), path)
+    path = tmp_path_factory.mktemp("large") / "save.tar.gz"  # a file is written faster than 60,000
+    save_state_to_file(state_from_tree(tree), path, compress=True, level=1)
     yield path
-    shutil.rmtree(path)
+    path.unlink()
 
 
 def test_tree_of_a_large_save(large: Path) -> None:
-    """10,000 components take less time than torch's import with the reading of the manifest, and bounded memory."""
+    """10,000 components take a few times as long as importing torch and parsing the manifest, and bounded memory."""
     script = (
         "import time; begin = time.perf_counter(); import torch; torch_s = time.perf_counter() - begin\n"
         "import contextlib, io, json, resource, sys; from flambe_save.cli import looking, main\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "text = open(sys.argv[1] + '/manifest.json').read()\n"
+        "import tarfile; archive = tarfile.open(sys.argv[1])\n"
+        "text = archive.extractfile(next(item for item in archive if 'manifest.json' in item.name)).read()\n"
         "begin = time.perf_counter(); json.loads(text); json_s = time.perf_counter() - begin\n"
         "before = peak(); out = io.StringIO(); begin = time.perf_counter()\n"
         "with contextlib.redirect_stdout(out): code = main(['tree', sys.argv[1]])\n"
@@ -968,4 +969,4 @@ def test_tree_of_a_large_save(large: Path) -> None:
     code, count, ratio, peak, size = json.loads(done.stdout)
     assert (code, count) == (0, 10_001)
     assert ratio < 3
-    assert peak < 200 + 10 * size  # MB
+    assert peak < 100 + 10 * size  # MB

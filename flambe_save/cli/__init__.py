@@ -20,6 +20,7 @@ from flambe_save.cli.arguments import make_parser, parse
 from flambe_save.cli.terminal import Terminal
 from flambe_save.errors import FlambeSaveError, FlambeSaveWarning, plain, quote
 from flambe_save.inspection.documents import document
+from flambe_save.parallel import CollectionPaused
 
 __all__ = ["main"]
 
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return TROUBLE
             module, function = _VERBS[arguments.verb]
             answer: Answer = getattr(importlib.import_module(f"flambe_save.cli.{module}"), function)(arguments)
-            _print(answer, is_json=arguments.json)
+            with CollectionPaused():
+                _print(answer, is_json=arguments.json)
             answer.then()
         return answer.code
     except BrokenPipeError:  # whoever read the output has seen enough

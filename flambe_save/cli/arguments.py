@@ -26,7 +26,7 @@ Exit status: 0  the same; nothing found; done
 flambe-save VERB --help tells more.
 """
 _PART = "a save, or PATH#NODE for a component in it"
-_HELP = {"PATH": _PART, "A": _PART, "B": "the one that it is compared with"}
+_HELP = {"PATH": _PART, "A": _PART, "B": "the one that it is compared with", "PATH2": "one to compare it with"}
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -122,15 +122,22 @@ def make_parser() -> argparse.ArgumentParser:
         "OUT",
         helps={"PATH": "PATH#NODE; NODE is a component or a tensor"},
     )
-    pack = verb("pack", "put a folder into a .tar.gz, byte for byte", "", "PATH", "OUT?")
-    unpack = verb("unpack", "put a .tar.gz into a folder, byte for byte", "", "PATH", "OUT?")
+    pack = verb("pack", "put a folder into a .tar.gz, byte for byte", "OUT is by default PATH.tar.gz.", "PATH", "OUT?")
+    unpack = verb(
+        "unpack",
+        "put a .tar.gz into a folder, byte for byte",
+        "OUT is by default PATH without .tar.gz.",
+        "PATH",
+        "OUT?",
+        helps={"PATH": "an archive"},
+    )
     for writing in (convert, extract, pack, unpack):
         writing.add_argument("--overwrite", action="store_true", help="replace what is there")
     for packing in (convert, pack):
         packing.add_argument("--level", type=int, choices=range(10), metavar="0-9", help="of the compression")
 
     report = verb("report", "write a page (HTML) about a save, or two", "", "PATH", "PATH2?")
-    _complete(report.add_argument("-o", "--out", required=True, metavar="PAGE.html"))
+    _complete(report.add_argument("-o", "--out", required=True, metavar="PAGE.html", help="the file to write"))
     report.add_argument("--overwrite", action="store_true", help="replace what is there")
     view = verb("view", "show that page in the browser", "It is served to this machine alone.", "PATH", "PATH2?")
     view.add_argument("--port", type=int, default=0, help="by default any that is free")

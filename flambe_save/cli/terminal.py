@@ -69,20 +69,21 @@ class Terminal:
         indent : str
         """
         lines = [[_pair(cell) for cell in row] for row in rows]
+        sizes = [[_columns(text) for text, _ in row] for row in lines]
         widths = [0] * max(map(len, lines), default=0)
-        for row in lines:
-            last = max((index for index, (text, _) in enumerate(row) if text), default=0)
-            for index, (text, _) in enumerate(row):
-                if index < last or index in right:
-                    widths[index] = max(widths[index], _columns(text))
-        longest = [max(_columns(row[index][0]) for row in lines) for index in range(len(widths))]
+        for taken in sizes:
+            last = max((index for index, size in enumerate(taken) if size), default=0)
+            for index, size in enumerate(taken):
+                if size > widths[index] and (index < last or index in right):
+                    widths[index] = size
+        longest = [max(column) for column in zip(*sizes, strict=True)]
         folds = _folds(longest, len(indent), self._width)
-        for row in lines:
+        for row, taken in zip(lines, sizes, strict=True):
             for level, (begin, end) in enumerate(folds):
                 cells = []
                 for index in range(begin, end):
                     text, style = row[index]
-                    space = " " * (widths[index] - _columns(text))
+                    space = " " * (widths[index] - taken[index])
                     shown = self._styled(text, style)
                     cells.append(space + shown if index in right else shown + space)
                 if not level or any(text for text, _ in row[begin:end]):
