@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ __all__ = ["HeldOutline", "Outline", "TensorInfo", "type_name"]
 
 _CODEC = TorchCodec()
 _STEP = 1 << 20  # bytes
+_CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
 _DEEPEST = 100  # containers in containers
 
 
@@ -111,7 +114,7 @@ class HeldOutline:
         digest: Callable[[], str],
     ) -> None:
         self._all = values
-        self._again = again
+        self._again = functools.cache(again)
         self._digest = digest
         self.needs_trust = needs_trust
         self.tensors: dict[str, TensorInfo] = {}
@@ -141,12 +144,7 @@ class HeldOutline:
         if isinstance(value, torch.Tensor):
             self._check(value)
             return _copy(value)
-        if type(value) in ATOMS:
-            return value
-        if self.needs_trust:
-            return self._again()[name]
-        self._check(None)
-        return copy.deepcopy(value) if not _is_deep(value) else self._again()[name]
+        return copy.deepcopy(value) if _is_plain(value) else self._again()[name]
 
     def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
         """Yield a tensor's elements in their order, as flat tensors of ``most`` of them; they may share its memory.
@@ -164,8 +162,8 @@ class HeldOutline:
         for start in range(0, len(flat), most):
             yield flat[start : start + most]
 
-    def _check(self, tensor: torch.Tensor | None) -> None:
-        """Compare a tensor's memory, or all there is, with its checksum."""
+    def _check(self, tensor: torch.Tensor) -> None:
+        """Compare a tensor's memory with its checksum."""
 
 
 class Outline(HeldOutline):
@@ -222,11 +220,11 @@ class Outline(HeldOutline):
             digest.update(self._source.piece(start, min(start + _STEP, self._source.size)))
         return digest.hexdigest()
 
-    def _check(self, tensor: torch.Tensor | None) -> None:
+    def _check(self, tensor: torch.Tensor) -> None:
         if self._records is None or not self._is_verified:
             return
-        name = self._names.get(_memory(tensor)) if tensor is not None else None
-        for wanted in self._kept if name is None else (name,):
+        name = self._names.get(_memory(tensor))
+        for wanted in self._kept if name is None else (name,):  # a sparse tensor does not tell which are its own
             if wanted not in self._checked:
                 self._records.check(wanted)
                 self._checked.add(wanted)
@@ -240,20 +238,23 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return copied.requires_grad_(tensor.requires_grad)
 
 
-def _is_deep(value: Any) -> bool:
-    """Whether a value has containers in containers to a depth that Python's own copies may not reach."""
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of texts, numbers and plain containers alone, and not too deep to be copied."""
     seen: set[int] = set()
     level = [value]
     for _ in range(_DEEPEST):
         inside: list[Any] = []
         for item in level:
-            if isinstance(item, (list, tuple, set, frozenset, dict)) and id(item) not in seen:
-                seen.add(id(item))
-                inside += [*item, *item.values()] if isinstance(item, dict) else item
+            if type(item) in ATOMS or id(item) in seen:
+                continue
+            if type(item) not in _CONTAINERS or getattr(item, "__dict__", None):
+                return False
+            seen.add(id(item))
+            inside += [*item, *item.values()] if isinstance(item, dict) else item
         if not inside:
-            return False
+            return True
         level = inside
-    return True
+    return False
 
 
 def _memory(tensor: torch.Tensor) -> int:

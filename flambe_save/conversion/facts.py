@@ -29,7 +29,16 @@ from flambe_save.conversion.tensorfiles import (
     table_of,
 )
 from flambe_save.errors import FlambeSaveError, ProtocolError, UnsupportedObjectError, quote
-from flambe_save.layout import CLASS_KEY, CONFIG_KEY, DIRECTORIES_KEY, KEEP_VARS_KEY, SOURCE_KEY, STASH_KEY, VERSION_KEY
+from flambe_save.layout import (
+    CLASS_KEY,
+    CONFIG_KEY,
+    DIRECTORIES_KEY,
+    KEEP_VARS_KEY,
+    SOURCE_KEY,
+    STASH_KEY,
+    TAGS_KEY,
+    VERSION_KEY,
+)
 from flambe_save.state import State, ordered
 from flambe_save.tree import place_key, state_from_tree, tree_from_state
 
@@ -38,6 +47,8 @@ __all__ = ["FACTS", "Content", "content_of", "draft_of"]
 FACTS = "flambe_save"  # the key in the metadata of a safetensors file
 _VERSION = 1
 _ENDING = ', "crc32": "%08x"}'
+_HASHES = 2**61 - 1  # numbers below it have hashes of their own, on every machine of 64 bits
+_MOST_LARGE_KEYS = 1000
 _FORMAT = {"format": "pt"}  # what readers of others ask for
 _WAY_OUT = "Convert it to a folder, a .tar.gz or a .pkl, which can hold it."
 _KNOWN_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*DTYPES.values(), torch.complex128)}
@@ -297,10 +308,12 @@ class _Reading:
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         self._tensors = tensors
         self._bases: dict[str, torch.Tensor] = {}
+        self._layouts: dict[str, Any] = {}
         self._made: dict[str, torch.Tensor] = {}
         self._containers: list[Any] = []  # in the order in which they come
         self._texts: dict[tuple[str, str], str] = {}
         self._in_key = 0
+        self._large_keys = 0
 
     def content(self, document: dict[str, Any]) -> Content:
         state = State()
@@ -317,7 +330,11 @@ class _Reading:
         for prefix in components:
             local = state._metadata[prefix]
             texts = [local[CLASS_KEY], *(local.get(key, "") for key in (VERSION_KEY, SOURCE_KEY, CONFIG_KEY))]
-            _check(all(isinstance(text, str) for text in texts), "a class or a config is no text")
+            tags = local.get(TAGS_KEY, {})
+            _check(isinstance(tags, dict), "the tags are no mapping")
+            texts += [text for item in tags.items() for text in item]
+            _check(all(isinstance(text, str) for text in texts), "a class, a config or a tag is no text")
+            "".join(texts).encode()  # a ValueError where no file could hold it
         state._metadata[DIRECTORIES_KEY] = set(components)
         packages, requirements, digest = (document[key] for key in ("packages", "requirements", "digest"))
         texts = [text for item in packages.items() for text in item]
@@ -381,6 +398,9 @@ class _Reading:
     def _key(self, value: Any, owner: str) -> Any:
         """Return what will be hashed. Invariant: it holds nothing twice, so that this takes no longer than it is."""
         self._in_key += 1
+        if type(value) in (int, float) and abs(value) >= _HASHES:
+            self._large_keys += 1
+            _check(self._large_keys <= _MOST_LARGE_KEYS, "too many keys are large numbers, whose hashes may collide")
         try:
             return self._value(value, owner)
         finally:
@@ -412,12 +432,16 @@ class _Reading:
             base = self._bases[name]
             _check(_span(shape, stride) <= base.untyped_storage().nbytes() // dtype.itemsize, "a shape does not fit")
             return torch.empty(0, dtype=dtype).set_(base.untyped_storage(), 0, shape, stride)
+        layout = dtype, tuple(shape), tuple(stride)
+        if name in self._bases:  # with another flag; a second copy would be a way to ask for any amount of memory
+            _check(self._layouts[name] == layout, "a tensor lies in two ways")
+            return self._bases[name]
         if "dtype" in more:
             tensor = tensor.clone().view(dtype).view(shape)  # of their own, so that they lie at multiples of their size
         elif "stride" in more:
             _check(_span(shape, stride) <= max(tensor.numel(), 1), "a stride does not fit")
             tensor = _strided(tensor, shape, stride)
-        self._bases[name] = tensor
+        self._bases[name], self._layouts[name] = tensor, layout
         return tensor
 
 

@@ -127,10 +127,12 @@ class _Comparison:
         self, a: OpenSave, b: OpenSave, atol: float, rtol: float, parts: set[str], advance: Callable[[int], None]
     ) -> None:
         self.a, self.b, self.atol, self.rtol, self.parts, self.advance = a, b, atol, rtol, parts, advance
+        self.told: set[str | None] = set()  # files of which is told that they are damaged
 
     def changes(self) -> Iterator[Change]:
         for save in (self.a, self.b):
             for row in save.damage:
+                self.told.add(row.file)
                 yield Change(row.node, "damage", row.file, "changed", text=f"{save.path}: {row.problem}")
         ours = {node.prefix: node for node in self.a.walk()}
         theirs = {node.prefix: node for node in self.b.walk()}
@@ -153,7 +155,15 @@ class _Comparison:
                 )
                 continue
             for part in (self._kinds, self._configs, self._sources, self._states):
-                yield from _or_damage(prefix, part(prefix, one, other))
+                yield from self._or_damage(prefix, part(prefix, one, other))
+
+    def _or_damage(self, prefix: str, changes: Iterator[Change]) -> Iterator[Change]:
+        """Yield changes, and, where something cannot be read, a row that says so in place of the rest."""
+        try:
+            yield from changes
+        except (LoadError, ConfigError, UnsupportedObjectError) as error:
+            if error.file is None or error.file not in self.told:
+                yield Change(prefix, "damage", error.file, "changed", text=error.message)
 
     def _kinds(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
         if a.class_name != b.class_name:
@@ -182,8 +192,8 @@ class _Comparison:
         if a._part.fingerprints() & b._part.fingerprints():
             self.advance(a.own.bytes)
         else:
-            yield from _or_damage(prefix, self._tensors(prefix, a, b))
-            yield from _or_damage(prefix, self._values(prefix, "value", a.state, b.state))
+            yield from self._or_damage(prefix, self._tensors(prefix, a, b))
+            yield from self._or_damage(prefix, self._values(prefix, "value", a.state, b.state))
         yield from self._values(prefix, "stash", a.stash, b.stash)
 
     def _tensors(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
@@ -195,7 +205,7 @@ class _Comparison:
                 yield Change(prefix, "tensor", name, kind, one and _describe(one), other and _describe(other))
                 self.advance(one.bytes or 0 if one is not None else 0)
                 continue
-            yield from _or_damage(prefix, self._tensor(prefix, name, a, b, one, other))
+            yield from self._or_damage(prefix, self._tensor(prefix, name, a, b, one, other))
 
     def _tensor(
         self, prefix: str, name: str, a: SavedNode, b: SavedNode, one: TensorInfo, other: TensorInfo
@@ -279,14 +289,6 @@ def _has_config(node: SavedNode) -> bool:
         return bool(node.config)
     except LoadError:
         return True
-
-
-def _or_damage(prefix: str, changes: Iterator[Change]) -> Iterator[Change]:
-    """Yield changes, and, where something cannot be read, a row that says so in place of the rest."""
-    try:
-        yield from changes
-    except (LoadError, ConfigError, UnsupportedObjectError) as error:
-        yield Change(prefix, "damage", error.file, "changed", text=error.message)
 
 
 def _describe(info: TensorInfo) -> str:

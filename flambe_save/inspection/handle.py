@@ -153,9 +153,8 @@ class SavedNode(Mapping[str, "SavedNode"]):
     @property
     def class_path(self) -> str | None:
         """The dotted path of its class, where the save tells."""
-        name = self.class_name
-        paths = {path for path in self._save.tags.values() if path.rpartition(".")[2] == name}
-        return paths.pop() if len(paths) == 1 else None
+        paths = self._save._class_paths.get(self.class_name, set())
+        return next(iter(paths)) if len(paths) == 1 else None
 
     @property
     def version(self) -> str:
@@ -420,6 +419,14 @@ class OpenSave(SavedNode):
 
     def _full(self, prefix: str) -> str:
         return join_prefix(self._begin, prefix) if prefix else self._begin
+
+    @functools.cached_property
+    def _class_paths(self) -> dict[str, set[str]]:
+        """The dotted paths of classes by their bare names."""
+        found: dict[str, set[str]] = {}
+        for path in self.tags.values():
+            found.setdefault(path.rpartition(".")[2], set()).add(path)
+        return found
 
     @functools.cached_property
     def _totals(self) -> dict[str, tuple[Totals, Totals]]:
