@@ -351,3 +351,9 @@ def test_a_large_tensor_is_never_whole_in_memory(tmp_path: Path, monkeypatch: py
     assert sum(told) == 4 << 20
     assert max(sizes) == 1 << 14
     assert peak < 1 << 20
+
+
+def test_a_piece_that_is_equal_counts_finite_elements_alone() -> None:
+    """NaN where both have it is no element that is zero apart, in whatever piece it is."""
+    a, b = of(math.nan, math.nan, 1, 2), of(math.nan, math.nan, 1, 3)
+    assert [compare(pieces(a, size), pieces(b, size)).mean_abs for size in (1, 2, 4)] == [0.5] * 3
