@@ -158,9 +158,7 @@ class HeldOutline:
         self._check(tensor)
         if tensor.is_quantized:
             tensor = tensor.dequantize()
-        flat = tensor.resolve_conj().resolve_neg().reshape(-1)
-        for start in range(0, len(flat), most):
-            yield flat[start : start + most]
+        return _cut(tensor.resolve_conj().resolve_neg(), most)
 
     def _check(self, tensor: torch.Tensor) -> None:
         """Compare a tensor's memory with its checksum."""
@@ -228,6 +226,35 @@ class Outline(HeldOutline):
             if wanted not in self._checked:
                 self._records.check(wanted)
                 self._checked.add(wanted)
+
+
+def _cut(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
+    """Yield a tensor's elements in flat pieces of one length; what lies in another order is copied by the piece."""
+    if tensor.is_contiguous():
+        flat = tensor.reshape(-1)
+        for start in range(0, len(flat), most):
+            yield flat[start : start + most]
+        return
+    rest: list[torch.Tensor] = []
+    for slab in _slabs(tensor, most):
+        rest.append(slab)
+        while sum(map(len, rest)) >= most:
+            joined = torch.cat(rest)
+            yield joined[:most]
+            rest = [joined[most:]]
+    if sum(map(len, rest)):
+        yield torch.cat(rest)
+
+
+def _slabs(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
+    """Yield a tensor's elements in flat parts of up to so many."""
+    if tensor.numel() <= most:
+        yield tensor.reshape(-1)
+        return
+    rows = max(1, most // tensor[0].numel())
+    for start in range(0, len(tensor), rows):
+        part = tensor[start : start + rows]
+        yield from _slabs(part[0] if len(part) == 1 else part, most)
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
