@@ -931,3 +931,19 @@ def test_a_changed_file_of_tensors_is_no_save(at: int, tmp_path: Path) -> None:
     with pytest.raises(CorruptSaveError):
         convert(path, tmp_path / "c")
     assert nothing_but(tmp_path, "a", "b.safetensors")
+
+
+def test_progress_reaches_its_end(tmp_path: Path) -> None:
+    """Each function tells how many bytes are written, up to all of them."""
+    save(nn.Linear(300, 300), tmp_path / "a")
+    for write in (
+        lambda told: convert(tmp_path / "a", tmp_path / "b.safetensors", progress=told),
+        lambda told: convert(tmp_path / "a", tmp_path / "b.pkl", progress=told),
+        lambda told: extract(tmp_path / "a", "weight", tmp_path / "w.npy", progress=told),
+        lambda told: extract(tmp_path / "a", "", tmp_path / "part", progress=told),
+        lambda told: pack(tmp_path / "a", progress=told),
+        lambda told: unpack(tmp_path / "a.tar.gz", tmp_path / "c", progress=told),
+    ):
+        calls: list[tuple[int, int]] = []
+        write(lambda done, total, calls=calls: calls.append((done, total)))
+        assert calls[-1][0] == calls[-1][1] >= 360_000
