@@ -16,7 +16,7 @@ from flambe_save.inspection.handle import not_found
 from flambe_save.inspection.text import count_of, shape_of, short_number, size_of, sparkline
 from flambe_save.layout import MANIFEST_FILE
 from flambe_save.progress import progress_of
-from flambe_save.tree import join_prefix
+from flambe_save.tree import join_prefix, place_key
 
 __all__ = ["find_node", "show", "split_path", "tree", "untrusted_verb", "verify_verb"]
 
@@ -68,9 +68,10 @@ def tree(arguments: argparse.Namespace) -> Answer:
     """List the components of a save."""
     path, key = split_path(arguments.path)
     with open_save(path, node=key) as save:
-        described = describe_save(save)
-    lines = _arranged(described["nodes"], arguments.sort, arguments.depth)
-    described["nodes"] = [node for _, node in lines]
+        described = describe_save(save, modules=arguments.modules)
+    lines = _arranged(_with_modules(described), arguments.sort, arguments.depth)
+    described["nodes"] = [row for _, row in lines if "module" not in row]
+    described["modules"] = [row["module"] for _, row in lines if "module" in row]
 
     def to_terminal(terminal: Terminal) -> None:
         _show_save(described, terminal)
@@ -79,6 +80,19 @@ def tree(arguments: argparse.Namespace) -> Answer:
         _show_notes(described, terminal)
 
     return Answer(described, to_terminal, TROUBLE if described["damage"] else SAME)
+
+
+def _with_modules(described: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of components, and of modules that are none, each with what it is right inside."""
+    if not described["modules"]:
+        return list(described["nodes"])
+    rows = list(described["nodes"])
+    for module in described["modules"]:
+        total = {key: module[key] for key in ("tensors", "parameters", "bytes")}
+        plain: dict[str, Any] = {"class": "", "version": "", "trust": [], "problem": None}
+        rows.append({**module, **plain, "node": module["name"], "total": total, "module": module})
+    keys = {row["node"] for row in rows}
+    return [{**row, "parent": place_key(row["node"], keys)[0] if row["node"] else None} for row in rows]
 
 
 def _arranged(nodes: Sequence[Mapping[str, Any]], order: str, depth: int | None) -> list[tuple[str, Any]]:

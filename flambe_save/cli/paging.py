@@ -9,7 +9,8 @@ import webbrowser
 from typing import Any
 
 from flambe_save.cli.answers import SAME, TROUBLE, Answer
-from flambe_save.cli.looking import split_path
+from flambe_save.cli.looking import merged, split_path
+from flambe_save.cli.terminal import bar
 from flambe_save.errors import SaveError
 from flambe_save.inspection import changes, open_save
 from flambe_save.inspection.documents import describe_diff, describe_node, describe_save, document
@@ -29,18 +30,17 @@ def make_report(path: str, other: str | None, *, statistics: bool) -> dict[str, 
             where, node = split_path(name)
             saves.append(closing.enter_context(open_save(where, node=node)))
         sizes = [save.total.bytes for save in saves]
-        progress = closing.enter_context(progress_of(True, "Reading"))
+        progress = closing.enter_context(progress_of(closing.enter_context(bar("Reading")), "Reading"))
         progress.begin(sum(sizes) * statistics + sizes[0] * (len(saves) - 1))
-        described = [
-            describe_save(save)
-            | {
-                "details": {
-                    node.prefix: describe_node(node, statistics=statistics, advance=progress.advance)
-                    for node in save.walk()
-                }
+        described = []
+        for save in saves:
+            details = {
+                node.prefix: describe_node(node, statistics=statistics, advance=progress.advance)
+                for node in save.walk()
             }
-            for save in saves
-        ]
+            tree = describe_save(save)
+            met = (row for node in details.values() for row in node["damage"])
+            described.append({**tree, "damage": merged(tree["damage"], met), "details": details})
         difference = None
         if other is not None:
             difference = describe_diff(path, other, changes(*saves, advance=progress.advance))
@@ -76,7 +76,6 @@ def view(arguments: argparse.Namespace) -> Answer:
 
 
 def _code(made: dict[str, Any]) -> int:
-    rows = [row for save in made["saves"] for row in save["damage"]]
-    rows += [row for save in made["saves"] for node in save["details"].values() for row in node["damage"]]
     changed = made["difference"]["changes"] if made["difference"] is not None else ()
-    return TROUBLE if rows or any(change["part"] == "damage" for change in changed) else SAME
+    is_damaged = any(save["damage"] for save in made["saves"]) or any(row["part"] == "damage" for row in changed)
+    return TROUBLE if is_damaged else SAME

@@ -25,6 +25,9 @@ _FOLD = "      "  # before what does not fit on a row's first line
 _PLAIN = dict(zip("├└│─▁▂▃▄▅▆▇█", "|`|-.:-=+*#@", strict=True))
 
 
+_LONGEST_CELL = 300  # characters
+
+
 def bar(description: str) -> AbstractContextManager[ShowProgress]:
     """Give what a ``progress=`` takes: a bar on a terminal, where the work takes long."""
     return late_bar(description, BAR_DELAY)
@@ -68,7 +71,7 @@ class Terminal:
             The columns that are set flush right.
         indent : str
         """
-        lines = [[_pair(cell) for cell in row] for row in rows]
+        lines = [[_cut(*_pair(cell)) for cell in row] for row in rows]
         sizes = [[_columns(text) for text, _ in row] for row in lines]
         widths = [0] * max(map(len, lines), default=0)
         for taken in sizes:
@@ -129,6 +132,11 @@ def _folds(widths: Sequence[int], indent: int, most: int | None) -> list[tuple[i
 def _pair(cell: Cell) -> tuple[str, str]:
     text, style = cell if isinstance(cell, tuple) else (cell, "")
     return plain(text).replace("\n", "\\n"), style
+
+
+def _cut(text: str, style: str) -> tuple[str, str]:
+    """Return a cell that is not longer than any name: every line of its table is padded to the longest."""
+    return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 3]}...", style
 
 
 def _columns(text: str) -> int:

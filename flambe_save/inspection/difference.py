@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -174,7 +175,11 @@ class _Comparison:
     def _configs(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
         if "config" not in self.parts:
             return
-        covered = {key for key in a if key in b and _has_config(a[key]) and _has_config(b[key])}
+        both = [key for key in a if key in b and _has_config(a[key]) and _has_config(b[key])]
+        covered = {
+            *both,
+            *(re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", key) for key in both),
+        }  # as configs call what is in lists
         for path, before, after in compare_configs(a.config, b.config, covered):
             yield Change(prefix, "config", path or None, _kind(before, after), before, after)
 

@@ -108,7 +108,7 @@ def _modules_in(node: SavedNode) -> list[dict[str, Any]]:
                 here = name.find(".", here + 1)
     return [
         {
-            "module": key,
+            "name": key,
             "node": node.prefix,
             "tensors": len(tensors),
             "parameters": sum(info.elements for info in tensors),
