@@ -102,3 +102,11 @@ def test_the_page_names_each_field_of_the_documents() -> None:
     tables = "\n".join(line for line in PAGE.read_text().splitlines() if line.startswith("|"))
     missing = {name for name in names if f"`{name}`" not in tables}
     assert missing == {"flambe_save", "schema", "verb"}
+
+
+def test_the_readme_shows_the_same() -> None:
+    """The transcript in the README is a part of the page's."""
+    blocks = [block[2] for block in BLOCK.finditer((ROOT / "README.md").read_text()) if "$ flambe-save" in block[2]]
+    shown = re.split(r"^(?=\$ )", "".join(blocks), flags=re.MULTILINE)[1:]
+    assert len(shown) == 2
+    assert [command for command in shown if command.rstrip() not in PAGE.read_text()] == []

@@ -142,3 +142,14 @@ def test_tied_language_model(tmp_path: Path) -> None:
     assert "[['transformer.wte.weight', 'lm_head.weight']]" in output
     assert "max_new_tokens: 24" in output
     assert left_behind(tmp_path) == []
+
+
+def test_look_inside(tmp_path: Path) -> None:
+    """It tells what moved, and writes a page of both saves."""
+    pytest.importorskip("transformers", reason="pip install transformers")
+    pytest.importorskip("jinja2", reason="pip install jinja2 pygments")
+    output = run("look_inside.py", tmp_path)
+    assert "18 tensors moved, all of them in the last layer or the classifier" in output
+    assert "tensors changed: 18" in output
+    assert re.search(r"written: \S+page.html", output)
+    assert left_behind(tmp_path) == []
