@@ -30,6 +30,7 @@ import flambe_save
 from flambe_save import Component, SaveTreeNode, State, diff, load, save, save_state_to_file, state_from_tree
 from flambe_save.cli import looking, main
 from flambe_save.cli.terminal import Terminal
+from flambe_save.formats.manifest import Manifest
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "flambe_0_4"
@@ -491,6 +492,45 @@ def test_the_page_verbs_have_documents(saves: Path, tmp_path: Path) -> None:
         code = process.wait(timeout=60)
     assert found["url"].startswith("http://127.0.0.1:")
     assert code == 0
+
+
+def test_a_page_is_replaced_when_told(copies: Path) -> None:
+    """--overwrite replaces the page, and never a folder; without it the page stays."""
+    (copies / "page.html").write_text("old")
+    assert run("report", "a", "-o", "page.html").code == 2
+    assert (copies / "page.html").read_text() == "old"
+    assert run("report", "a", "-o", "page.html", "--overwrite").code == 0
+    assert "<html" in (copies / "page.html").read_text()
+    assert run("report", "a", "-o", "b", "--overwrite").code == 2
+    assert (copies / "b" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("paths", [["d"], ["a", "d"]])
+def test_a_page_of_what_is_damaged(paths: list[str], copies: Path) -> None:
+    """What is found damaged on the way is on the page, and the code is 2."""
+    shutil.copytree("a", "d")
+    damage_bit(copies / "d")
+    assert run("report", *paths, "-o", "page.html").code == 2
+    assert "does not match its checksum" in (copies / "page.html").read_text()
+
+
+def test_no_name_makes_lines_long(copies: Path) -> None:
+    """A class with a name of 100,000 letters is cut, so that it does not pad every other line."""
+    shutil.copytree("a", "d")
+    manifest = Manifest.from_json((copies / "d" / "manifest.json").read_bytes())
+    manifest.nodes["inner"]["class"] = "X" * 100_000
+    (copies / "d" / "manifest.json").write_bytes(manifest.to_json())
+    assert max(map(len, run("tree", "d").out.splitlines())) < 500
+
+
+def test_tree_lists_modules(saves: Path) -> None:
+    """Modules that are no components stand where they are, with what is in them; --depth counts them."""
+    found = check(run("tree", "a", "--modules", "--json").document)
+    assert [module["name"] for module in found["modules"]] == ["inner.linear", "second.linear"]
+    assert found["nodes"] == check(run("tree", "a", "--json").document)["nodes"]
+    lines = run("tree", "a", "--modules").out.splitlines()
+    assert [line.split()[-6] for line in lines if "linear" in line] == ["-", "-"]
+    assert "linear" not in run("tree", "a", "--modules", "--depth", "1").out
 
 
 # ------------------------------------------------------------------------------------------------ errors

@@ -840,6 +840,9 @@ HOSTILE = {
     "too much": header(ONE, data=bytes(5)),
     "cut": header(ONE, data=bytes(3)),
     "overlap": header(ONE[:-1] + b"," + ONE[1:].replace(b'"a"', b'"b"'), data=bytes(4)),
+    "an empty shape past what torch counts": header(
+        ONE.replace(b"[1]", b"[0,2305843009213693952,2305843009213693952]").replace(b"[0,4]", b"[0,0]")
+    ),
     "metadata": header(b'{"__metadata__":{"a":1}}'),
     "metadata of a list": header(b'{"__metadata__":[]}'),
     "no version": header(b'{"__metadata__":{"flambe_save":"{}"}}'),
@@ -915,12 +918,32 @@ def test_facts_are_what_they_are() -> None:
         lambda document: document.update(digest="md5"),
         lambda document: document.update(version=None),
         lambda document: document.pop("state"),
+        lambda document: document["state"].update(b={"!set": [number * (2**61 - 1) for number in range(1, 40_000)]}),
+        lambda document: document["state"].update(
+            b={"!dict": [[number * (2**61 - 1), 0] for number in range(1, 40_000)]}
+        ),
+        lambda document: document["state"].update(
+            a={"!tensor": {"name": "a", "dtype": "uint8", "shape": [8]}},
+            c={"!tensor": {"name": "a", "dtype": "float64", "shape": [1]}},
+        ),
+        lambda document: document["metadata"].update({"": {"_flambe_class": "X", "_flambe_tags": [1]}}),
+        lambda document: document["metadata"].update({"": {"_flambe_class": "X", "_flambe_tags": {"a": 3}}}),
+        lambda document: document["metadata"].update({"": {"_flambe_class": "\ud800"}}),
     ],
 )
 def test_hostile_facts(change: Callable[[dict[str, Any]], object]) -> None:
     """Whatever the text says of the tensors and the tree, reading it is an error of ours, and soon."""
     with pytest.raises(CorruptSaveError):
         content_of(of_facts(change))
+
+
+def test_facts_that_copy_a_tensor_copy_it_once() -> None:
+    """However many names ask for another layout of it, with other flags: they share the one copy."""
+    layout = {"name": "a", "dtype": "float64", "shape": [1]}
+    names = {f"c{number}": {"!tensor": {**layout, "junk": number}} for number in range(100)}
+    found = content_of(of_facts(lambda document: document.update(state=names)))
+    assert found is not None
+    assert len({found.state[name].data_ptr() for name in names}) == 1
 
 
 @pytest.mark.parametrize("at", [80, 600, -5])
@@ -947,3 +970,15 @@ def test_progress_reaches_its_end(tmp_path: Path) -> None:
         calls: list[tuple[int, int]] = []
         write(lambda done, total, calls=calls: calls.append((done, total)))
         assert calls[-1][0] == calls[-1][1] >= 360_000
+
+
+@pytest.mark.parametrize("suffix", ["", ".safetensors", ".pkl"])
+def test_views_of_a_storage_as_large_as_themselves(suffix: str, tmp_path: Path) -> None:
+    """A view that repeats what is not at the beginning of its storage keeps its elements, in every container."""
+    whole = torch.arange(6.0).reshape(2, 3)
+    values = {"last": whole[-1].expand_as(whole), "whole": whole, "odd": whole.view(-1).as_strided((2, 3), (0, 1), 3)}
+    path = save(values, tmp_path / "a")
+    if suffix:
+        path = convert(convert(path, tmp_path / f"b{suffix}"), tmp_path / "c")
+    found = load(path)
+    assert all(torch.equal(found[name], value) for name, value in values.items())

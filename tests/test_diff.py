@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -454,3 +455,65 @@ def test_what_cannot_be_read_at_all(tmp_path: Path) -> None:
     for pair in ((path, tmp_path / "b.pkl"), (tmp_path / "b.pkl", path)):
         with pytest.raises(LoadError, match=r"b\.pkl"):
             diff(*pair)
+
+
+def _quantized(values: list[float], scale: float, zero: int) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls it deprecated
+        return torch.quantize_per_tensor(torch.tensor(values), scale, zero, torch.quint8)
+
+
+def test_quantized_tensors_are_their_scales_too(tmp_path: Path) -> None:
+    """Where they stand for the same numbers and are other bytes, they differ."""
+    [row] = tensor_rows(tmp_path, _quantized([1.0, 2.0], 0.1, 0), _quantized([1.0, 2.0], 0.1, 7))
+    assert (row.part, row.kind) == ("tensor", "changed")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (torch.tensor([2**60]), torch.tensor([2**60 + 100])),
+        (torch.tensor([complex(math.nan, 1)]), torch.tensor([complex(math.nan, 2)])),
+        (torch.tensor([complex(math.nan, 1)]), torch.tensor([complex(1, math.nan)])),
+    ],
+)
+def test_what_floats_do_not_tell_apart(before: torch.Tensor, after: torch.Tensor, tmp_path: Path) -> None:
+    """Large integers, and NaN in one part of complex numbers, are compared as they are, with a tolerance too."""
+    [row] = tensor_rows(tmp_path, before, after, atol=0.5)
+    assert (row.part, row.kind) == ("tensor", "changed")
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:100])])
+def test_digests_do_not_stand_for_a_file_that_is_gone(harm: Callable[[Path], Any], tmp_path: Path) -> None:
+    """A noted digest settles nothing where the file is not there, or is cut."""
+    paths = [write(state_of({"w": torch.ones(50)}), tmp_path / name, digest="sha256") for name in ("a", "b")]
+    assert diff(*paths) == []
+    harm(paths[1] / "state.pt")
+    assert {row.part for row in diff(*paths)} == {"damage"}
+
+
+def test_damage_that_is_known_is_told(tmp_path: Path) -> None:
+    """A file that is not of the save, or a lost manifest, is a row on either side, though all else is equal."""
+    paths = [write(state_of({"w": torch.ones(5)}), tmp_path / name) for name in ("a", "b")]
+    (paths[1] / "extra.bin").write_bytes(b"x")
+    [row] = diff(*paths)
+    assert (row.part, row.name) == ("damage", "extra.bin")
+    (paths[1] / "extra.bin").unlink()
+    (paths[0] / MANIFEST_FILE).unlink()
+    assert [(row.part, row.name) for row in diff(*paths)] == [("damage", MANIFEST_FILE)]
+
+
+def test_configs_in_lists_are_told_once(tmp_path: Path) -> None:
+    """What a config calls `layers[0]` is the component `layers.0`, which is compared by itself."""
+    before, after = (
+        state_of(
+            {},
+            **{
+                "": {"_flambe_config": f"!Part\nlayers:\n- !Part {{size: {size}}}\n"},
+                "layers__0": {"_flambe_config": f"!Part {{size: {size}}}\n"},
+            },
+        )
+        for size in (1, 2)
+    )
+    [row] = rows(tmp_path, before, after)
+    assert (row.node, row.part, row.name) == ("layers.0", "config", "size")

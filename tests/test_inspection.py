@@ -12,6 +12,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -931,3 +932,34 @@ def test_states_and_trees_agree(tmp_path: Path) -> None:
         assert [node.prefix for node in opened.walk()] == [*prefixed(tree_from_state(state))]
         assert all(isinstance(node, SavedNode) for node in opened.walk())
     assert state_from_tree(tree_from_state(state)).keys() == state.keys()
+
+
+def test_threads_share_an_open_save(tmp_path: Path) -> None:
+    """Threads that read different components of one open save get what is theirs."""
+    with flambe_save.open(save(Trunk(Leaf(2), Leaf(3)), tmp_path / "save")) as found:
+        expected = {key: found[key].config for key in found}
+
+        def read(key: str) -> bool:
+            return all(found[key].config == expected[key] and [*found[key].state] != [] for _ in range(50))
+
+        with ThreadPoolExecutor(4) as pool:
+            found_all = [*pool.map(read, [*expected] * 4)]
+    assert all(found_all)
+
+
+@pytest.mark.parametrize("most", [1, 7, 1000])
+def test_pieces_of_what_is_not_contiguous(most: int, tmp_path: Path) -> None:
+    """They are the elements in their order, each piece but the last of one length."""
+    value = torch.arange(210.0).reshape(5, 6, 7).permute(2, 0, 1)
+    with flambe_save.open(save({"v": value}, tmp_path / "save")) as found:
+        cut = [*found.pieces("v", most)]
+    assert torch.equal(torch.cat(cut), value.reshape(-1))
+    assert {len(piece) for piece in cut[:-1]} <= {most}
+
+
+def test_classes_are_looked_up_once(tmp_path: Path) -> None:
+    """Two classes of one name in other modules have no one path; any other has."""
+    with flambe_save.open(save(Trunk(Leaf(2), Leaf(3)), tmp_path / "save")) as found:
+        found.tags["another"] = "elsewhere.Leaf"
+        assert found.class_path == f"{__name__}.Trunk"
+        assert found["left"].class_path is None
