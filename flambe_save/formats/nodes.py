@@ -308,7 +308,7 @@ class NodeReader:
                 data = file.read()
             if self._manifest is not None and self._options.is_verified:
                 self._manifest.check_file(name, crc32(data))
-        except (FlambeSaveError, KeyError, MemoryError) as error:
+        except (FlambeSaveError, KeyError, MemoryError, OSError) as error:
             raise _located(error, name, prefix) from error.__cause__
         self._options.progress.advance(len(data))
         return data
@@ -320,7 +320,7 @@ class NodeReader:
             with self._store.reader(name) as file:
                 self._check_size(name, most, file)
                 yield file
-        except (FlambeSaveError, KeyError, MemoryError) as error:
+        except (FlambeSaveError, KeyError, MemoryError, OSError) as error:
             raise _located(error, name, prefix) from error.__cause__
 
     def _check_checksum(self, name: str, source: Source) -> None:
@@ -373,6 +373,8 @@ def _located(error: Exception, name: str, prefix: str | None) -> FlambeSaveError
         return error
     if isinstance(error, MemoryError):
         return LoadError("this machine has not the memory to read it", node=prefix, file=name)
+    if isinstance(error, OSError):
+        return LoadError(f"it cannot be read: {error.strerror or error}", node=prefix, file=name)
     return CorruptSaveError("it leads to no file", node=prefix, file=name, fix="Put the file itself there.")
 
 

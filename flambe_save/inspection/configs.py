@@ -89,6 +89,8 @@ def _changes(before: pyyaml.Node | None, after: pyyaml.Node | None, covered: Con
                 ((ours.get(key) or theirs[key])[0], ours.get(key, absent)[1], theirs.get(key, absent)[1])
                 for key in keys
             ]
+    if stack:
+        yield ConfigChange("", None, f"more than {_MOST:,} differences, of which the rest is not told")
 
 
 def _kind(node: pyyaml.Node) -> tuple[type, str]:

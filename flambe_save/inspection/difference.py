@@ -23,6 +23,7 @@ __all__ = ["PARTS", "Change", "diff"]
 
 _CODEC = PickleCodec()
 
+_MOST_LINES = 10_000  # of a source; what differs is found in the square of them, at worst
 PARTS = ("state", "config", "source")  # what `only` can choose
 
 
@@ -187,9 +188,13 @@ class _Comparison:
         if "source" not in self.parts:
             return
         before, after = a.source, b.source
-        if before != after:
-            lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="")
-            yield Change(prefix, "source", None, "changed", text="\n".join(lines))
+        if before == after:
+            return
+        one, other = before.splitlines(), after.splitlines()
+        text = f"{len(one):,} lines before and {len(other):,} after: too many to tell which differ"
+        if max(len(one), len(other)) <= _MOST_LINES:
+            text = "\n".join(difflib.unified_diff(one, other, "before", "after", lineterm=""))
+        yield Change(prefix, "source", None, "changed", text=text)
 
     def _states(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
         if "state" not in self.parts:
