@@ -129,9 +129,9 @@ def what_it_is(start: bytes) -> tuple[str, str] | None:
     if start.lstrip()[:1] == b"<":
         return "an HTML page", "The download gave a page and not the file; check the address."
     if is_torch(start):
-        return "a torch.save file", "Read it with torch.load."
+        return "a torch.save file", "Read it with torch.load, or make it a save: flambe-save convert FILE OUT."
     if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 100 << 20:
-        return "a safetensors file", "Read it with safetensors.torch.load_file."
+        return "a safetensors file", "Read it with safetensors.torch, or make it a save: flambe-save convert FILE OUT."
     if start.startswith((b"\x89HDF", b"GGUF")):
         return "a file of another format", "Read it with the library that wrote it."
     return ("empty", "Take the file from a copy of the save.") if not start else None

@@ -247,7 +247,8 @@ def test_tree_has_what_a_save_holds(saves: Path) -> None:
     assert list(nodes) == ["", "inner", "second"]
     root = nodes[""]
     assert (root["class"], root["version"], root["parameters"]) == ("Outer", "1.2.0", 6)
-    assert root["total"] == {"tensors": 5, "parameters": 34, "bytes": 136}
+    kinds = {"dtypes": ["float32"], "devices": ["cpu"]}
+    assert root["total"] == {"tensors": 5, "parameters": 34, "bytes": 136, **kinds}
     assert (nodes["inner"]["parent"], nodes["inner"]["dtypes"], nodes["inner"]["devices"]) == ("", ["float32"], ["cpu"])
     shown = run("tree", "a").out.splitlines()
     assert shown[3].split() == ["a", "Outer", "1.2.0", "34", "136", "B", "float32", "cpu"]
@@ -492,6 +493,23 @@ def test_the_page_verbs_have_documents(saves: Path, tmp_path: Path) -> None:
         code = process.wait(timeout=60)
     assert found["url"].startswith("http://127.0.0.1:")
     assert code == 0
+
+
+def test_show_takes_modules_and_parts(saves: Path) -> None:
+    """A module that is no component is shown with its tensors, a value in full, and --only leaves the rest out."""
+    found = check(run("show", "a#inner.linear", "--json").document)
+    assert [item["name"] for item in found["tensor_list"]] == ["linear.weight", "linear.bias"]
+    assert (found["name"], found["config"]) == ("linear", "")
+    only = check(run("show", "a", "--only", "config", "--json").document)
+    assert only["config"]
+    assert not (only["source"] or only["tensor_list"] or only["values"])
+
+
+def test_what_takes_whole_saves_says_so(copies: Path) -> None:
+    """A component is no source of convert, and a name of another kind of archive no target."""
+    assert "flambe-save extract a#inner OUT" in run("convert", "a#inner", "x").err
+    assert ".tar.gz" in run("convert", "a", "x.tgz").err
+    assert sorted(path.name for path in copies.glob("x*")) == []
 
 
 def test_a_page_is_replaced_when_told(copies: Path) -> None:

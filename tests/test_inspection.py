@@ -188,7 +188,7 @@ def test_objects(suffix: str, tmp_path: Path) -> None:
         assert [sorted(group) for group in opened.ties] == [["left.linear.weight", "right.linear.weight"]]
         assert f"{__name__}.Leaf" in opened.tags.values()
         assert opened["left"].class_path == f"{__name__}.Leaf"
-        assert opened.total == (3, 10, 40)  # the weight that is one counts once
+        assert opened.total[:3] == (3, 10, 40)  # the weight that is one counts once
         assert (opened["left"].total, opened["left"].own) == ((2, 8, 32), (2, 8, 32))
         assert opened.own == (0, 0, 0)
         if "pkl" not in suffix:
@@ -587,7 +587,7 @@ def test_a_damaged_file(last: str, how: str, has_manifest: bool, tmp_path: Path)
         assert right.state["linear.bias"].shape == (2,)
         if has_manifest:
             assert set(opened["left"].tensors) == {"linear.weight", "linear.bias"}
-            assert opened.total == (3, 10, 40)
+            assert opened.total[:3] == (3, 10, 40)
         if last == "state.pt" and how in ("removed", "emptied"):
             with pytest.raises(CorruptSaveError, match=r"left/state\.pt"):
                 dict(opened["left"].state)

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 from flambe_save._version import __version__
 from flambe_save.inspection.difference import PARTS
+from flambe_save.inspection.documents import NODE_PARTS
 
 __all__ = ["make_parser", "parse"]
 
@@ -82,6 +83,9 @@ def make_parser() -> argparse.ArgumentParser:
         "That is its config, tensors, values, stash and source.",
         "PATH",
         helps={"PATH": "a save, or PATH#NODE; NODE is a component or a tensor"},
+    )
+    show.add_argument(
+        "--only", choices=[*NODE_PARTS], action="append", default=[], help="show that part alone; may be repeated"
     )
     show.add_argument("--stats", action="store_true", help="read the tensors, and tell what is in them")
 
@@ -161,7 +165,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0, or a number above")
     return int(text)
 
 
@@ -171,7 +175,7 @@ def _tolerance(text: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0, or a number above")
     return number
 
 

@@ -13,7 +13,7 @@ from flambe_save.cli.answers import DIFFERENT, SAME, Answer
 from flambe_save.cli.looking import split_path
 from flambe_save.cli.terminal import Terminal, bar
 from flambe_save.conversion import convert, extract, pack, unpack
-from flambe_save.errors import FlambeSaveError
+from flambe_save.errors import FlambeSaveError, SaveError
 from flambe_save.inspection.documents import document
 
 __all__ = ["convert_verb", "extract_verb", "migrate_verb", "pack_verb", "unpack_verb"]
@@ -52,8 +52,27 @@ def _step(row: dict[str, str]) -> str:
     return f"{row['before']} -> {row['after']}" if row["before"] != row["after"] else f"{row['after']}, names alone"
 
 
+def _whole(path: str) -> str:
+    """Return a path, unless it names a component.
+
+    Raises
+    ------
+    SaveError
+        If it does.
+    """
+    where, node = split_path(path)
+    if node:
+        raise SaveError(
+            f"{path!r} is a component, and this verb takes whole saves",
+            file=where,
+            fix=f"A component is written by: flambe-save extract {path} OUT",
+        )
+    return path
+
+
 def convert_verb(arguments: argparse.Namespace) -> Answer:
     """Write a save as another container."""
+    _whole(arguments.path)
     with bar("Converting") as shown:
         out = convert(
             arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown
@@ -71,6 +90,7 @@ def extract_verb(arguments: argparse.Namespace) -> Answer:
 
 def pack_verb(arguments: argparse.Namespace) -> Answer:
     """Put a folder into an archive."""
+    _whole(arguments.path)
     with bar("Packing") as shown:
         out = pack(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown)
     return _written("pack", arguments.path, out)
@@ -78,6 +98,7 @@ def pack_verb(arguments: argparse.Namespace) -> Answer:
 
 def unpack_verb(arguments: argparse.Namespace) -> Answer:
     """Take a save out of an archive."""
+    _whole(arguments.path)
     with bar("Unpacking") as shown:
         out = unpack(arguments.path, arguments.out, overwrite=arguments.overwrite, progress=shown)
     return _written("unpack", arguments.path, out)

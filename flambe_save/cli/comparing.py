@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -104,7 +105,7 @@ def _cells(row: Change) -> Row:
     style = _STYLES[row.kind]
     before, after = (None if text is None else one_line(text, 80) for text in (row.before, row.after))
     moved = (
-        f"{before} -> {after}"
+        f"{before or '-'} -> {after or '-'}"
         if before is not None and after is not None and before != after
         else before or after or ""
     )
@@ -116,11 +117,12 @@ def _measured(row: Change) -> list[str]:
     found = row.measures
     if found is None:
         return [""] * 4
+    is_from_zero = math.isinf(found.relative_norm) and found.cosine is None
     numbers = [
         f"max {short_number(found.max_abs)}",
         f"mean {short_number(found.mean_abs)}",
-        f"moved {short_number(100 * found.relative_norm)}%",
-        f"cosine {short_number(found.cosine)}",
+        "from zero" if is_from_zero else f"moved {short_number(100 * found.relative_norm)}%",
+        "" if found.cosine is None else f"cosine {short_number(found.cosine)}",
     ]
     if found.not_finite:
         numbers[-1] += f"  {found.not_finite:,} not finite"

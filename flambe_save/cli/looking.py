@@ -11,7 +11,7 @@ from flambe_save.api import untrusted, verify
 from flambe_save.cli.answers import DIFFERENT, SAME, TROUBLE, Answer
 from flambe_save.cli.terminal import Row, Terminal, bar
 from flambe_save.inspection import OpenSave, SavedNode, open_save
-from flambe_save.inspection.documents import describe_node, describe_save, document
+from flambe_save.inspection.documents import NODE_PARTS, describe_node, describe_save, document, is_part
 from flambe_save.inspection.handle import not_found
 from flambe_save.inspection.text import count_of, shape_of, short_number, size_of, sparkline
 from flambe_save.layout import MANIFEST_FILE
@@ -39,7 +39,7 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def find_node(save: OpenSave, key: str) -> tuple[SavedNode, str]:
-    """Return the component at a key, or the one that holds a tensor or value of that key, and its name in there.
+    """Return the component at a key, or that which holds a tensor, value or module of that key, and its name in there.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def find_node(save: OpenSave, key: str) -> tuple[SavedNode, str]:
     names = [*node.tensors]
     if name not in names:
         names = [*dict.fromkeys([*names, *node.state])]
-    if name in names:
+    if name in names or any(key.startswith(f"{name}.") for key in names):
         return node, name
     known = (join_prefix(prefix, last) for last in names)
     raise not_found(key, [*(item.prefix for item in save.walk()), *known], save.path)
@@ -88,7 +88,7 @@ def _with_modules(described: Mapping[str, Any]) -> list[dict[str, Any]]:
         return list(described["nodes"])
     rows = list(described["nodes"])
     for module in described["modules"]:
-        total = {key: module[key] for key in ("tensors", "parameters", "bytes")}
+        total = {key: module[key] for key in ("tensors", "parameters", "bytes", "dtypes", "devices")}
         plain: dict[str, Any] = {"class": "", "version": "", "trust": [], "problem": None}
         rows.append({**module, **plain, "node": module["name"], "total": total, "module": module})
     keys = {row["node"] for row in rows}
@@ -145,8 +145,8 @@ def _show_tree(lines: Iterable[tuple[str, Any]], described: Mapping[str, Any], t
                 node["version"] or "-",
                 f"{node['total']['parameters']:,}",
                 size_of(node["total"]["bytes"]),
-                " ".join(node["dtypes"]) or "-",
-                " ".join(node["devices"]) or "-",
+                " ".join(node["total"]["dtypes"]) or "-",
+                " ".join(node["total"]["devices"]) or "-",
                 ("; ".join(notes), _BAD if node["problem"] else _NOTE),
             ]
         )
@@ -190,11 +190,15 @@ def show(arguments: argparse.Namespace) -> Answer:
     with open_save(path) as save, bar("Reading") as shown, progress_of(shown, "Reading") as progress:
         node, name = find_node(save, key)
         if arguments.stats:
-            progress.begin(node.tensors[name].bytes or 0 if name in node.tensors else node.own.bytes)
+            chosen = (info.bytes or 0 for key, info in node.tensors.items() if is_part(key, name or None))
+            progress.begin(sum(chosen))
         described = describe_node(node, name or None, statistics=arguments.stats, advance=progress.advance)
         known = [row._asdict() for row in save.damage if row.file == MANIFEST_FILE or row.node == node.prefix]
         known += [row._asdict() for row in save.damage if row.node is None and node is save]
         described["damage"] = merged(known, described["damage"])
+    for part, field in NODE_PARTS.items() if arguments.only else ():
+        if part not in arguments.only:
+            described[field] = type(described[field])()
     found = document("show", path=save.path, **described)
     return Answer(found, lambda terminal: _show_node(found, terminal), TROUBLE if found["damage"] else SAME)
 
@@ -217,8 +221,11 @@ def _show_node(node: Mapping[str, Any], terminal: Terminal) -> None:
             terminal.line(("needs trust: ", _NOTE), text)
     _show_text("config", node["config"], "yaml", terminal)
     _show_tensors(node["tensor_list"], terminal)
+    for item in node["values"] if held else ():
+        terminal.line((item["type"], _FAINT))
+        terminal.code(item["value"], "python")
     for title, rows in (
-        ("values", [[item["name"], item["type"], item["value"]] for item in node["values"]]),
+        ("values", [[item["name"], item["type"], item["value"]] for item in node["values"] if not held]),
         ("stash", [[item["name"], item["type"]] for item in node["stash"]]),
     ):
         if rows:

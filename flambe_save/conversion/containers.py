@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 _CODEC = TorchCodec()
+_OTHER_SUFFIXES = (".tgz", ".tar", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -144,6 +145,12 @@ def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -
             f"{final!r} would be a file of torch.save, and none is written here",
             file=final,
             fix="Name a .safetensors file, a .pkl, a .tar.gz or a folder; a folder has a state.pt for each component.",
+        )
+    if final.endswith(_OTHER_SUFFIXES):
+        raise SaveError(
+            f"{final!r} has the name of an archive of another kind",
+            file=final,
+            fix=f"Name a {ARCHIVE_SUFFIX} or a folder.",
         )
     is_archive = final.endswith(ARCHIVE_SUFFIX)
     check_level(level, is_archive=is_archive)

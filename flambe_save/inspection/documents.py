@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flambe_save._version import __version__
@@ -16,13 +16,16 @@ from flambe_save.codecs import TensorInfo
 from flambe_save.errors import LoadError, UntrustedError
 from flambe_save.inspection.difference import Change
 from flambe_save.inspection.handle import OpenSave, SavedNode
-from flambe_save.inspection.text import value_of
+from flambe_save.inspection.text import all_of, value_of
 from flambe_save.parallel import CollectionPaused
 from flambe_save.tree import join_prefix
 
-__all__ = ["SCHEMA", "describe_diff", "describe_node", "describe_save", "document"]
+__all__ = ["NODE_PARTS", "SCHEMA", "describe_diff", "describe_node", "describe_save", "document", "is_part"]
 
 SCHEMA = 1  # of the documents; a field that goes, or means something else, makes it another one
+
+# What a node's document holds beside what tree tells -> its field
+NODE_PARTS = {"config": "config", "tensors": "tensor_list", "values": "values", "stash": "stash", "source": "source"}
 
 Advance = Callable[[int], None]
 
@@ -75,24 +78,20 @@ def describe_save(save: OpenSave, *, modules: bool = False) -> dict[str, Any]:
 
 def _describe_briefly(node: SavedNode, problem: str | None) -> dict[str, Any]:
     name, version, asks = "", "", list[str]()
-    tensors: Collection[TensorInfo] = ()
     try:
         name, version = node.class_name, node.version
-        tensors, asks = node.tensors.values(), node.needs_trust
+        node.tensors  # noqa: B018  # which may be damaged
+        asks = node.needs_trust
     except LoadError as error:
         problem = problem or f"{error.file}: {error.message}"
-    own, total = node.own, node.total
     return {
         "node": node.prefix,
         "parent": node.parent.prefix if node.parent is not None else None,
         "class": name,
         "class_path": node.class_path if name else None,
         "version": version,
-        "tensors": own.tensors,
-        "parameters": own.parameters,
-        "bytes": own.bytes,
-        "total": total._asdict(),
-        **_kinds_of(tensors),
+        **node.own._asdict(),
+        "total": node.total._asdict(),
         "trust": asks,
         "problem": problem,
     }
@@ -113,17 +112,11 @@ def _modules_in(node: SavedNode) -> list[dict[str, Any]]:
             "tensors": len(tensors),
             "parameters": sum(info.elements for info in tensors),
             "bytes": sum(info.bytes or 0 for info in tensors),
-            **_kinds_of(tensors),
+            "dtypes": sorted({info.dtype for info in tensors}),
+            "devices": sorted({info.device for info in tensors if info.device is not None}),
         }
         for key, tensors in found.items()
     ]
-
-
-def _kinds_of(tensors: Collection[TensorInfo]) -> dict[str, list[str]]:
-    return {
-        "dtypes": sorted({info.dtype for info in tensors}),
-        "devices": sorted({info.device for info in tensors if info.device is not None}),
-    }
 
 
 def describe_node(
@@ -135,7 +128,7 @@ def describe_node(
     ----------
     node : SavedNode
     name : str, optional
-        Of a tensor or value in its state, to be told of that alone.
+        Of a tensor, a value or a module in its state, to be told of that alone.
     statistics : bool
         Whether its tensors are read for their statistics.
     advance : callable
@@ -166,14 +159,15 @@ def describe_node(
     brief = _describe_briefly(node, None)
     tensors = []
     for key, info in read(lambda: node.tensors, {}).items():
-        if name in (None, key):
+        if is_part(key, name):
             found = read(functools.partial(measure, key), None) if statistics else None
             tensors.append({"name": key, **info._asdict(), "statistics": found})
     values = []
     for key, kind in read(node.state.types, {}).items():
-        if kind != "torch.Tensor" and name in (None, key):
+        if kind != "torch.Tensor" and is_part(key, name):
             value = read(functools.partial(shown, key), None)
-            values.append({"name": key, "type": kind, "value": value_of(value)})
+            shown_value = value_of(value) if name is None else all_of(value)
+            values.append({"name": key, "type": kind, "value": shown_value})
     stash, texts = [], {"config": "", "source": ""}
     if name is None:
         stash = [{"name": key, "type": kind} for key, kind in read(node.stash.types, {}).items()]
@@ -189,6 +183,11 @@ def describe_node(
         "tensor_list": tensors,
         "damage": damage,
     }
+
+
+def is_part(key: str, name: str | None) -> bool:
+    """Whether a key is a name, or of what is inside a module of that name; any is part of the whole, None."""
+    return name is None or key == name or key.startswith(f"{name}.")
 
 
 def describe_diff(a: str, b: str, changes: Iterable[Change]) -> dict[str, Any]:

@@ -39,12 +39,17 @@ class Totals(NamedTuple):
     Attributes
     ----------
     tensors, parameters, bytes : int
-        Tensors, their elements, and the bytes of these.
+        Tensors, their elements, and the bytes of these. Buffers, and what optimizers keep, count as parameters do: a
+        save does not tell them apart.
+    dtypes, devices : tuple of str
+        Of the tensors, sorted.
     """
 
     tensors: int
     parameters: int
     bytes: int
+    dtypes: tuple[str, ...]
+    devices: tuple[str, ...]
 
 
 class SavedValues(Mapping[str, Any]):
@@ -431,20 +436,21 @@ class OpenSave(SavedNode):
     @functools.cached_property
     def _totals(self) -> dict[str, tuple[Totals, Totals]]:
         """What each component holds by itself, and with all inside it."""
-        own = {prefix: [0, 0, 0] for prefix in self._prefixes}
+        own = {prefix: _Tally() for prefix in self._prefixes}
         facts: dict[str, Mapping[str, TensorInfo]] = {}
-        for prefix, counts in own.items():
+        for prefix, tally in own.items():
             try:
                 facts[prefix] = self._whole.nodes[self._full(prefix)].tensors
             except LoadError:
                 facts[prefix] = {}
             for info in facts[prefix].values():
-                _add(counts, info, 1)
-        total = {prefix: [*counts] for prefix, counts in own.items()}
+                tally.add(info)
+        total = {prefix: _Tally() for prefix in self._prefixes}
+        for prefix, tally in own.items():
+            total[prefix].join(tally)
         above = {prefix: place_key(prefix, self._children)[0] for prefix in self._prefixes[1:]}
         for prefix in sorted(above, key=lambda prefix: -prefix.count(".")):
-            for index, count in enumerate(total[prefix]):
-                total[above[prefix]][index] += count
+            total[above[prefix]].join(total[prefix])
         counted: set[tuple[str, str]] = set()
         for group in self.ties:
             places = dict.fromkeys(place_key(key, self._children) for key in group if key.count(".") <= MAX_PARTS)
@@ -455,25 +461,48 @@ class OpenSave(SavedNode):
             counted.update(places)
             members: dict[str, int] = {}
             for prefix, count in Counter(prefix for prefix, _ in found).items():
-                _add(own[prefix], tied, 1 - count)
+                own[prefix].add(tied, 1 - count)
                 while True:
                     members[prefix] = members.get(prefix, 0) + count
                     if not prefix:
                         break
                     prefix = above[prefix]
             for prefix, count in members.items():
-                _add(total[prefix], tied, 1 - count)
-        return {prefix: (Totals(*own[prefix]), Totals(*total[prefix])) for prefix in self._prefixes}
+                total[prefix].add(tied, 1 - count)
+        return {prefix: (own[prefix].totals(), total[prefix].totals()) for prefix in self._prefixes}
 
 
 def _escaped(text: str) -> str:
     return html.escape(one_line(text))
 
 
-def _add(counts: list[int], info: TensorInfo, times: int) -> None:
-    counts[0] += times
-    counts[1] += times * info.elements
-    counts[2] += times * (info.bytes or 0)
+class _Tally:
+    """Adds tensors up."""
+
+    def __init__(self) -> None:
+        self.tensors = self.parameters = self.bytes = 0
+        self.dtypes: set[str] = set()
+        self.devices: set[str] = set()
+
+    def add(self, info: TensorInfo, times: int = 1) -> None:
+        self.tensors += times
+        self.parameters += times * info.elements
+        self.bytes += times * (info.bytes or 0)
+        self.dtypes.add(info.dtype)
+        if info.device is not None:
+            self.devices.add(info.device)
+
+    def join(self, other: _Tally) -> None:
+        self.tensors += other.tensors
+        self.parameters += other.parameters
+        self.bytes += other.bytes
+        self.dtypes |= other.dtypes
+        self.devices |= other.devices
+
+    def totals(self) -> Totals:
+        return Totals(
+            self.tensors, self.parameters, self.bytes, tuple(sorted(self.dtypes)), tuple(sorted(self.devices))
+        )
 
 
 def open_save(
@@ -536,11 +565,13 @@ def open_save(
 def not_found(key: str, known: Iterable[str], where: str) -> SaveNotFoundError:
     """Make the error for a key that a save has not; it names what is near."""
     names = [name for name in known if name]
-    near = get_close_matches(key, names, n=5, cutoff=0.4) or names[:5]
+    near = get_close_matches(key, names, n=5, cutoff=0.5)
     return SaveNotFoundError(
         f"the save has no {key!r}",
         file=where,
-        fix=f"Near are: {', '.join(map(quote, near))}." if near else "Nothing in it has a name.",
+        fix=f"Near are: {', '.join(map(quote, near))}."
+        if near
+        else f"It has {quote_some(names) or 'nothing by name'}; plain values stand in the config.",
     )
 
 

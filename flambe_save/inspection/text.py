@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import pprint
 import reprlib
 from collections.abc import Sequence
 
 from flambe_save.errors import plain
 
-__all__ = ["count_of", "one_line", "shape_of", "short_number", "size_of", "sparkline", "value_of"]
+__all__ = ["all_of", "count_of", "one_line", "shape_of", "short_number", "size_of", "sparkline", "value_of"]
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 20
 
+_LONGEST = 20_000  # characters
 _LEVELS = "▁▂▃▄▅▆▇█"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -54,6 +56,15 @@ def value_of(value: object) -> str:
         return one_line(_REPR.repr(value))
     except Exception as error:  # of a number too long to be written, or of an object that the caller trusts
         return f"<{type(value).__name__}, not shown: {type(error).__name__}>"
+
+
+def all_of(value: object) -> str:
+    """Return a value in full, over several lines where it is long; past 20,000 characters it is cut."""
+    try:
+        text = pprint.pformat(value, width=100, compact=True, sort_dicts=False)
+    except Exception:
+        return value_of(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def sparkline(counts: Sequence[int]) -> str:
