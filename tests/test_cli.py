@@ -502,7 +502,8 @@ def test_show_takes_modules_and_parts(saves: Path) -> None:
     assert (found["name"], found["config"]) == ("linear", "")
     only = check(run("show", "a", "--only", "config", "--json").document)
     assert only["config"]
-    assert not (only["source"] or only["tensor_list"] or only["values"])
+    assert not only["source"]
+    assert only["tensor_list"] == only["values"] == []
 
 
 def test_what_takes_whole_saves_says_so(copies: Path) -> None:
@@ -530,6 +531,16 @@ def test_a_page_of_what_is_damaged(paths: list[str], copies: Path) -> None:
     damage_bit(copies / "d")
     assert run("report", *paths, "-o", "page.html").code == 2
     assert "does not match its checksum" in (copies / "page.html").read_text()
+
+
+def test_a_page_says_whole_of_what_was_read(copies: Path) -> None:
+    """A file that no component has is compared too; without the tensors nothing is, and the page says so."""
+    with open("a/requirements.txt", "a") as file:
+        file.write("# more\n")
+    told = run("report", "a", "-o", "page.html")
+    assert (told.code, "damaged: requirements.txt" in told.out) == (2, True)
+    assert run("report", "a", "-o", "quick.html", "--no-stats").code == 0
+    assert '"verified":false' in (copies / "quick.html").read_text()
 
 
 def test_no_name_makes_lines_long(copies: Path) -> None:
@@ -562,8 +573,8 @@ def test_trouble_is_2_and_names_what_is_near(saves: Path) -> None:
         (["show", "a#inner.linear.weigth"], "'inner.linear.weight'"),
         (["diff", "a", "nosuch"], "nosuch"),
         (["tre", "a"], "tree"),
-        (["tree", "a", "--depth", "-1"], "--depth: '-1' is no number from 0"),
-        (["diff", "a", "b", "--atol", "nan"], "--atol: 'nan' is no number from 0"),
+        (["tree", "a", "--depth", "-1"], "--depth: '-1' is not 0, or a number above"),
+        (["diff", "a", "b", "--atol", "nan"], "--atol: 'nan' is not 0, or a number above"),
         (["diff", "a", "b", "--only", "states"], "state"),
         (["diff", "a", "b", "-q", "--json"], "not allowed"),
         (["diff", "a"], "B"),

@@ -189,8 +189,8 @@ def test_objects(suffix: str, tmp_path: Path) -> None:
         assert f"{__name__}.Leaf" in opened.tags.values()
         assert opened["left"].class_path == f"{__name__}.Leaf"
         assert opened.total[:3] == (3, 10, 40)  # the weight that is one counts once
-        assert (opened["left"].total, opened["left"].own) == ((2, 8, 32), (2, 8, 32))
-        assert opened.own == (0, 0, 0)
+        assert opened["left"].total[:3] == opened["left"].own[:3] == (2, 8, 32)
+        assert opened.own[:3] == (0, 0, 0)
         if "pkl" not in suffix:
             assert opened.packages["torch"] == torch.__version__
             assert opened.writer == f"flambe_save {flambe_save.__version__}"
@@ -646,7 +646,7 @@ def test_a_lost_manifest(tmp_path: Path) -> None:
     (path / MANIFEST_FILE).unlink()
     with flambe_save.open(path) as opened:
         assert [(row.file, row.node) for row in opened.damage] == [(MANIFEST_FILE, "")]
-        assert opened.total == (4, 16, 64)  # what was one is not known to be
+        assert opened.total[:3] == (4, 16, 64)  # what was one is not known to be
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".pkl", ".pkl.tar.gz"])
@@ -740,7 +740,7 @@ def test_ties_that_are_none(ties: list[list[str]], tmp_path: Path) -> None:
     look_at(path, write(trunk(), tmp_path / "good"))
     with flambe_save.open(path) as opened:
         is_pair = ties[0] == ["left.linear.weight", "right.linear.weight"]
-        assert opened.total == ((3, 10, 40) if is_pair else (4, 16, 64))
+        assert opened.total[:3] == ((3, 10, 40) if is_pair else (4, 16, 64))
         assert all(min(*node.own, *node.total) >= 0 for node in opened.walk())
 
 
@@ -773,7 +773,7 @@ def test_components_in_one_another_without_end(tmp_path: Path) -> None:
         assert shown.count("<details") == shown.count("</details>") == 500
         assert "and 1,503 more components" in shown
         assert len(describe_save(opened)["nodes"]) == 2003
-        assert opened["n.n.n"].total == (0, 0, 0)
+        assert opened["n.n.n"].total[:3] == (0, 0, 0)
 
 
 def test_a_state_of_odd_sizes(tmp_path: Path) -> None:

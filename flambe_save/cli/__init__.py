@@ -45,6 +45,8 @@ _INTERRUPTED, _PIPE_CLOSED = 130, 141
 _TYPED = {
     "overwrite=True": "--overwrite",
     "unpack(path, out)": "flambe-save unpack PATH OUT",
+    "convert(...": "this command never unpickles it; in Python: flambe_save.conversion.convert(PATH, OUT",
+    "extract(...": "this command never unpickles it; in Python: flambe_save.conversion.extract(PATH, NODE, OUT",
 }
 
 

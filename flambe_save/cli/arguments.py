@@ -117,7 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
         "OUT ends in .tar.gz, .pkl, .pkl.tar.gz or .safetensors, or is a folder.",
         "PATH",
         "OUT",
-        helps={"PATH": "a save, a .safetensors file, or one of torch.save"},
+        helps={"PATH": "a whole save, a .safetensors file, or one of torch.save"},
     )
     extract = verb(
         "extract",
@@ -127,7 +127,14 @@ def make_parser() -> argparse.ArgumentParser:
         "OUT",
         helps={"PATH": "PATH#NODE; NODE is a component or a tensor"},
     )
-    pack = verb("pack", "put a folder into a .tar.gz, byte for byte", "OUT is by default PATH.tar.gz.", "PATH", "OUT?")
+    pack = verb(
+        "pack",
+        "put a folder into a .tar.gz, byte for byte",
+        "OUT is by default PATH.tar.gz.",
+        "PATH",
+        "OUT?",
+        helps={"PATH": "a whole save"},
+    )
     unpack = verb(
         "unpack",
         "put a .tar.gz into a folder, byte for byte",

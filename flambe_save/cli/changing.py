@@ -33,13 +33,20 @@ def migrate_verb(arguments: argparse.Namespace) -> Answer:
     found = [row._asdict() for row in rows]
     written = None if is_dry or not rows else arguments.out or arguments.path
     described = document("migrate", path=arguments.path, changes=found, written=written)
-    return Answer(described, lambda terminal: _show(described, terminal), DIFFERENT if rows and is_dry else SAME)
+    return Answer(
+        described,
+        lambda terminal: _show(described, terminal, has_classes=bool(arguments.imports)),
+        DIFFERENT if rows and is_dry else SAME,
+    )
 
 
-def _show(described: dict[str, Any], terminal: Terminal) -> None:
+def _show(described: dict[str, Any], terminal: Terminal, *, has_classes: bool) -> None:
     rows = described["changes"]
     if not rows:
-        terminal.line("nothing to migrate: all components whose classes are imported are up to date")
+        which = "all components whose classes are imported are up to date" if has_classes else "no class is known here"
+        terminal.line(f"nothing to migrate, and nothing was written: {which}")
+        if not has_classes:
+            terminal.line("name the modules of its classes with --import")
         return
     head = [(name, "dim") for name in ("component", "class", "version")]
     terminal.table([head, *([row["node"] or "-", row["class_name"], _step(row)] for row in rows)])

@@ -123,7 +123,7 @@ def _show_save(described: Mapping[str, Any], terminal: Terminal) -> None:
         *([save["writer"]] if save["writer"] else []),
         *(f"{name} {packages[name]}" for name in ("torch",) if name in packages),
         size_of(save["bytes"]),
-        {"sha256": "SHA-256"}.get(save["digest"], "checksums") if save["is_whole"] else "no checksums over the whole",
+        {"sha256": "SHA-256"}.get(save["digest"], "checksums") if save["is_whole"] else "no checksums",
     ]
     node = f"#{described['root']}" if described["root"] else ""
     terminal.line((described["path"] + node, _HEAD), ": ", ", ".join(facts))

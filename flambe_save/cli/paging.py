@@ -9,8 +9,8 @@ import webbrowser
 from typing import Any
 
 from flambe_save.cli.answers import SAME, TROUBLE, Answer
-from flambe_save.cli.looking import merged, split_path
-from flambe_save.cli.terminal import bar
+from flambe_save.cli.looking import merged, show_damage, split_path
+from flambe_save.cli.terminal import Terminal, bar
 from flambe_save.errors import SaveError
 from flambe_save.inspection import changes, open_save
 from flambe_save.inspection.documents import describe_diff, describe_node, describe_save, document
@@ -39,8 +39,10 @@ def make_report(path: str, other: str | None, *, statistics: bool) -> dict[str, 
                 for node in save.walk()
             }
             tree = describe_save(save)
-            met = (row for node in details.values() for row in node["damage"])
-            described.append({**tree, "damage": merged(tree["damage"], met), "details": details})
+            met = [row for node in details.values() for row in node["damage"]]
+            met += [row._asdict() for row in save.verify()] if statistics else []
+            found = {"damage": merged(tree["damage"], met), "is_verified": statistics}
+            described.append({**tree, **found, "details": details})
         difference = None
         if other is not None:
             difference = describe_diff(path, other, changes(*saves, advance=progress.advance))
@@ -57,7 +59,13 @@ def report(arguments: argparse.Namespace) -> Answer:
     with FileStore(out, "w", overwrite=arguments.overwrite, size=len(page)) as store, store.writer("") as file:
         file.write(page)
     found = document("report", path=arguments.path, written=out)
-    return Answer(found, lambda terminal: terminal.line("written: ", out), _code(made))
+
+    def to_terminal(terminal: Terminal) -> None:
+        for save in made["saves"]:
+            show_damage(save["damage"], terminal)
+        terminal.line("written: ", out)
+
+    return Answer(found, to_terminal, _code(made))
 
 
 def view(arguments: argparse.Namespace) -> Answer:

@@ -16,7 +16,8 @@ from flambe_save.errors import ConfigError, LoadError, UnsupportedObjectError, U
 from flambe_save.inspection.configs import compare_configs
 from flambe_save.inspection.handle import OpenSave, SavedNode, SavedValues, open_save
 from flambe_save.inspection.statistics import PIECE, Measures, compare
-from flambe_save.inspection.text import shape_of, value_of
+from flambe_save.inspection.text import all_of, shape_of, value_of
+from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.trust import Limits
 
 __all__ = ["PARTS", "Change", "diff"]
@@ -61,13 +62,14 @@ class Change:
 
 
 def diff(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
+    a: str | os.PathLike[str] | OpenSave,
+    b: str | os.PathLike[str] | OpenSave,
     *,
     atol: float = 0.0,
     rtol: float = 0.0,
     only: str | Collection[str] = (),
     limits: Limits | None = None,
+    progress: ShowProgress = False,
 ) -> list[Change]:
     """Compare two saves; nothing of them is imported, built or run.
 
@@ -76,13 +78,16 @@ def diff(
 
     Parameters
     ----------
-    a, b : str or path
-        Saves, or folders inside saves, of any kind.
+    a, b : str, path or OpenSave
+        Saves, or folders inside saves, of any kind. What is open stays open: ``open(path, node="encoder")`` compares a
+        component of an archive.
     atol, rtol : float
         Tensors whose elements are all within ``|b - a| <= atol + rtol * |a|`` count as equal, if shape and type are.
     only : {"state", "config", "source"} or several of them
         What is compared; by default all, and packages too.
     limits : Limits, optional
+    progress : bool or callable
+        As :func:`save`; the bytes are those of the tensors of ``a``.
 
     Returns
     -------
@@ -96,8 +101,14 @@ def diff(
     ValueError
         If a tolerance is negative, or ``only`` names no part.
     """
-    with open_save(a, limits=limits) as one, open_save(b, limits=limits) as other:
-        return [*changes(one, other, atol=atol, rtol=rtol, only=only)]
+    with contextlib.ExitStack() as closing:
+        one, other = (
+            save if isinstance(save, OpenSave) else closing.enter_context(open_save(save, limits=limits))
+            for save in (a, b)
+        )
+        told = closing.enter_context(progress_of(progress, "Comparing"))
+        told.begin(one.total.bytes)
+        return [*changes(one, other, atol=atol, rtol=rtol, only=only, advance=told.advance)]
 
 
 def changes(
@@ -190,11 +201,7 @@ class _Comparison:
         before, after = a.source, b.source
         if before == after:
             return
-        one, other = before.splitlines(), after.splitlines()
-        text = f"{len(one):,} lines before and {len(other):,} after: too many to tell which differ"
-        if max(len(one), len(other)) <= _MOST_LINES:
-            text = "\n".join(difflib.unified_diff(one, other, "before", "after", lineterm=""))
-        yield Change(prefix, "source", None, "changed", text=text)
+        yield Change(prefix, "source", None, "changed", text=_lines_that_differ(before, after))
 
     def _states(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
         if "state" not in self.parts:
@@ -261,7 +268,9 @@ class _Comparison:
                     yield Change(prefix, part, name, "changed", before, after, problem)
                 continue
             if not is_same:
-                yield Change(prefix, part, name, "changed", before, after)
+                # Where only more than is shown tells them apart, all of it does
+                text = _lines_that_differ(all_of(a[name]), all_of(b[name])) if before == after else None
+                yield Change(prefix, part, name, "changed", before, after, text)
 
     def _packages(self) -> Iterator[Change]:
         ours, theirs = self.a.packages, self.b.packages
@@ -274,6 +283,14 @@ class _Comparison:
         ours, theirs = ({" = ".join(sorted(group)) for group in save.ties} for save in (self.a, self.b))
         for group in sorted(ours ^ theirs):
             yield Change(None, "tie", group, "removed" if group in ours else "added")
+
+
+def _lines_that_differ(before: str, after: str) -> str:
+    """Return a unified diff."""
+    one, other = before.splitlines(), after.splitlines()
+    if max(len(one), len(other)) > _MOST_LINES:
+        return f"{len(one):,} lines before and {len(other):,} after: too many to tell which differ"
+    return "\n".join(difflib.unified_diff(one, other, "before", "after", lineterm=""))
 
 
 def _kind(before: object, after: object) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from flambe_save.api import load
 from flambe_save.codecs import DumpOptions, HeldOutline, LoadOptions, MapLocation, TensorInfo, type_name
-from flambe_save.errors import CorruptSaveError, LoadError, SaveNotFoundError, quote, quote_some
+from flambe_save.errors import CorruptSaveError, LoadError, SaveNotFoundError, UntrustedError, quote, quote_some
 from flambe_save.formats import Contents, Damage, Format, NodeContents, ReadOptions, format_of
 from flambe_save.inspection.statistics import PIECE, Statistics, measure
 from flambe_save.inspection.text import count_of, one_line, size_of
@@ -65,7 +65,14 @@ class SavedValues(Mapping[str, Any]):
         outline = self._outline()
         if name not in outline.values and name not in outline.tensors:
             raise KeyError(name)
-        return outline.read(name)
+        try:
+            return outline.read(name)
+        except UntrustedError as error:
+            error.fix = error.fix and error.fix.replace("load(...", "flambe_save.open(...")
+            raise
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
 
     def __iter__(self) -> Iterator[str]:
         outline = self._outline()
@@ -88,7 +95,8 @@ class SavedValues(Mapping[str, Any]):
         }
 
     def __repr__(self) -> str:
-        return f"<{count_of(len(self), 'value')}: {quote_some([*self])}>"
+        names = quote_some([*self])
+        return f"<{count_of(len(self), 'value')}{': ' if names else ''}{names}>"
 
 
 class SavedNode(Mapping[str, "SavedNode"]):
@@ -118,6 +126,9 @@ class SavedNode(Mapping[str, "SavedNode"]):
         if prefix not in self._save._children or prefix == self.prefix:
             raise KeyError(key)
         return SavedNode(self._save, prefix)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [node.prefix[len(self.prefix) :].lstrip(".") for node in self.walk() if node.prefix != self.prefix]
 
     def __iter__(self) -> Iterator[str]:
         begin = len(self.prefix) + 1 if self.prefix else 0

@@ -128,6 +128,7 @@ class _Save:
             "digest": texts.name(facts["digest"]),
             "bytes": facts["bytes"],
             "whole": bool(facts["is_whole"]),
+            "verified": bool(save.get("is_verified", True)),
             "packages": [texts.names(pair) for pair in sorted((facts["packages"] or {}).items())],
             "nodes": self._nodes(nodes, shows),
             "tensors": self._tensors(shows),

@@ -33,6 +33,11 @@ function sideBySide(node) {
   ];
 }
 
+/** What moved from zero has no size to compare with: it comes last. */
+function finite(norm) {
+  const moved = weight(norm);
+  return Number.isFinite(moved) ? moved : -1;
+}
 /** How far a tensor moved, or what else became of it. */
 function movedBar(change) {
   const norm = UNION.changes.relative_norm[change];
@@ -94,7 +99,7 @@ function movedTable(rows) {
         under: (change) => h("span", { class: "under" }, where(change)),
         sort: (change) => `${whereText(change)}.${word(changes.name[change])}`,
       },
-      { label: "Moved", number: true, cell: movedBar, sort: (change) => weight(changes.relative_norm[change]) },
+      { label: "Moved", number: true, cell: movedBar, sort: (change) => finite(changes.relative_norm[change]) },
       {
         label: "Values",
         cell: (change) => {

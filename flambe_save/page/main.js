@@ -83,7 +83,7 @@ function head() {
     const damaged = packed.damage.length > 0 || save.columns.problem.some((text) => text >= 0);
     const trust = Object.keys(save.columns.trust).length;
     return h("span", { class: "badges" },
-      damaged ? badge("bad", "damaged", "Files are damaged or missing") : packed.whole ? badge("good", "whole", "Every file is as the manifest says") : badge("warn", "unchecked", "There is no manifest to compare the files with"),
+      damaged ? badge("bad", "damaged", "Files are damaged or missing") : !packed.whole ? badge("warn", "unchecked", "There is no manifest to compare the files with") : packed.verified ? badge("good", "whole", "Every file is as the manifest says") : badge("plain", "not verified", "The files were not read to be compared with the manifest"),
       trust ? badge("warn", "needs trust", `${plural(trust, "component")} that only a trusting load reads`) : badge("good", "data only", "A load runs no code of it"),
       badge("plain", word(packed.kind) ?? "save", "The container"),
       badge("plain", word(packed.writer) ?? "Flambe", "The writer"),
