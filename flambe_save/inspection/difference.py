@@ -14,7 +14,8 @@ from typing import Any
 from flambe_save.codecs import DumpOptions, PickleCodec, TensorInfo
 from flambe_save.errors import ConfigError, LoadError, UnsupportedObjectError, UntrustedError
 from flambe_save.inspection.configs import compare_configs
-from flambe_save.inspection.handle import OpenSave, SavedNode, SavedValues, open_save
+from flambe_save.inspection.handle import OpenSave, open_save
+from flambe_save.inspection.nodes import SavedNode, SavedValues
 from flambe_save.inspection.statistics import PIECE, Measures, compare
 from flambe_save.inspection.text import all_of, shape_of, value_of
 from flambe_save.progress import ShowProgress, progress_of

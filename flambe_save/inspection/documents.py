@@ -15,7 +15,8 @@ from flambe_save._version import __version__
 from flambe_save.codecs import TensorInfo
 from flambe_save.errors import LoadError, UntrustedError
 from flambe_save.inspection.difference import Change
-from flambe_save.inspection.handle import OpenSave, SavedNode
+from flambe_save.inspection.handle import OpenSave
+from flambe_save.inspection.nodes import SavedNode
 from flambe_save.inspection.text import all_of, value_of
 from flambe_save.parallel import CollectionPaused
 from flambe_save.tree import join_prefix

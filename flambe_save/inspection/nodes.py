@@ -1,0 +1,327 @@
+"""SavedNode: a component of an open save, and SavedValues: what it holds; each part is read when it is asked for."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flambe_save.api import load
+from flambe_save.codecs import HeldOutline, MapLocation, TensorInfo, type_name
+from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError, quote, quote_some
+from flambe_save.formats import Damage, NodeContents
+from flambe_save.inspection.statistics import PIECE, Statistics, measure
+from flambe_save.inspection.text import count_of, one_line, size_of
+from flambe_save.inspection.totals import Totals
+from flambe_save.layout import STATE_FILE
+from flambe_save.tree import place_key
+
+if TYPE_CHECKING:
+    from flambe_save.inspection.handle import OpenSave
+
+__all__ = ["SavedNode", "SavedValues"]
+
+_MOST_SHOWN = 500  # components in a notebook
+
+
+class SavedValues(Mapping[str, Any]):
+    """Named values of a save, each read when it is asked for and not kept.
+
+    Asking for one that is more than data raises an UntrustedError, unless the save was opened with that trust.
+    """
+
+    def __init__(self, outline: Callable[[], HeldOutline]) -> None:
+        self._outline = outline
+
+    def __getitem__(self, name: str) -> Any:
+        outline = self._outline()
+        if name not in outline.values and name not in outline.tensors:
+            raise KeyError(name)
+        try:
+            return outline.read(name)
+        except UntrustedError as error:
+            error.fix = error.fix and error.fix.replace("load(...", "flambe_save.open(...")
+            raise
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def __iter__(self) -> Iterator[str]:
+        outline = self._outline()
+        return iter([*outline.tensors, *outline.values])
+
+    def __len__(self) -> int:
+        outline = self._outline()
+        return len(outline.tensors) + len(outline.values)
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 of the file that holds them, where they are a file."""
+        return self._outline().digest
+
+    def types(self) -> dict[str, str]:
+        """Return the name of each value's type; nothing is read or trusted for it."""
+        outline = self._outline()
+        return dict.fromkeys(outline.tensors, "torch.Tensor") | {
+            name: type_name(value) for name, value in outline.values.items()
+        }
+
+    def __repr__(self) -> str:
+        names = quote_some([*self])
+        return f"<{count_of(len(self), 'value')}{': ' if names else ''}{names}>"
+
+
+class SavedNode(Mapping[str, "SavedNode"]):
+    """A component of an open save; a mapping of the components inside it.
+
+    ``node[key]`` takes the key of any component inside, however deep, relative to this one: ``"encoder.rnn"``.
+    Iterating gives the keys of those right inside. A node is true even where none is inside it.
+
+    Attributes
+    ----------
+    prefix : str
+        Its dotted key in the save; ``""`` is the root.
+    """
+
+    def __init__(self, save: OpenSave, prefix: str) -> None:
+        self._save = save
+        self.prefix = prefix
+
+    @property
+    def _part(self) -> NodeContents:
+        return self._save._whole.nodes[self._save._full(self.prefix)]
+
+    # -------------------------------------------------------------------------------------------- the tree
+
+    def __getitem__(self, key: str) -> SavedNode:
+        prefix = f"{self.prefix}.{key}" if self.prefix else key
+        if prefix not in self._save._children or prefix == self.prefix:
+            raise KeyError(key)
+        return SavedNode(self._save, prefix)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [node.prefix[len(self.prefix) :].lstrip(".") for node in self.walk() if node.prefix != self.prefix]
+
+    def __iter__(self) -> Iterator[str]:
+        begin = len(self.prefix) + 1 if self.prefix else 0
+        return (prefix[begin:] for prefix in self._save._children[self.prefix])
+
+    def __len__(self) -> int:
+        return len(self._save._children[self.prefix])
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SavedNode) and self._save is other._save and self.prefix == other.prefix
+
+    def __hash__(self) -> int:
+        return hash((id(self._save), self.prefix))
+
+    @property
+    def parent(self) -> SavedNode | None:
+        """The component that it is right inside; None for the root."""
+        return SavedNode(self._save, place_key(self.prefix, self._save._children)[0]) if self.prefix else None
+
+    def walk(self) -> Iterator[SavedNode]:
+        """Yield this component and all inside it, parents first."""
+        stack = [self.prefix]
+        while stack:
+            prefix = stack.pop()
+            yield SavedNode(self._save, prefix)
+            stack.extend(reversed(self._save._children[prefix]))
+
+    # -------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def class_name(self) -> str:
+        """The bare name of its class; empty for a bare state."""
+        return self._part.class_name
+
+    @property
+    def class_path(self) -> str | None:
+        """The dotted path of its class, where the save tells."""
+        paths = self._save._class_paths.get(self.class_name, set())
+        return next(iter(paths)) if len(paths) == 1 else None
+
+    @property
+    def version(self) -> str:
+        """The version of its class when it was saved."""
+        return self._part.version
+
+    @property
+    def config(self) -> str:
+        """The YAML that rebuilds it; empty where only its state is known."""
+        return self._part.config
+
+    @property
+    def source(self) -> str:
+        """The source code of its class when it was saved, for people; empty where none was found."""
+        return self._part.source
+
+    @property
+    def needs_trust(self) -> list[str]:
+        """What in it only a trusting load reads, a sentence each, as far as the save says that."""
+        return self._part.needs_trust
+
+    # -------------------------------------------------------------------------------------------- what it holds
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The dtype, shape, bytes and device of each tensor of its own state; none is read."""
+        return self._part.tensors
+
+    @property
+    def state(self) -> SavedValues:
+        """The values of its own state; a tensor is read when it is asked for.
+
+        Tensors of a folder share memory with its files, privately: what is changed in them changes no file.
+        """
+        return SavedValues(lambda: self._part.state)
+
+    @property
+    def stash(self) -> SavedValues:
+        """What YAML cannot hold, by its ids; a value that is more than data needs trust."""
+        return SavedValues(lambda: self._part.stash)
+
+    @property
+    def own(self) -> Totals:
+        """What it holds itself."""
+        return self._save._totals[self.prefix][0]
+
+    @property
+    def total(self) -> Totals:
+        """What it holds with all inside it."""
+        return self._save._totals[self.prefix][1]
+
+    def statistics(self, name: str, *, advance: Callable[[int], None] = lambda count: None) -> Statistics:
+        """Read a tensor, a piece at a time, and return its statistics.
+
+        Parameters
+        ----------
+        name : str
+            A key of :attr:`tensors`.
+        advance : callable
+            Told of the bytes that were read.
+
+        Raises
+        ------
+        KeyError
+            If there is no such tensor.
+        LoadError
+            If it is damaged.
+        TypeError
+            If its elements are not numbers in a row: a sparse tensor, or one of packed types.
+        """
+        outline = self._outline_of(name)
+        try:
+            return measure(lambda: outline.pieces(name, PIECE), advance)
+        except NotImplementedError as error:
+            raise TypeError(f"torch does not count in {outline.tensors[name].dtype}: {error}") from error
+
+    def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
+        """Yield a tensor's elements in their order, as flat tensors of ``most`` of them, so that it need not fit.
+
+        Parameters
+        ----------
+        name : str
+            A key of :attr:`tensors`.
+        most : int
+
+        Raises
+        ------
+        KeyError
+            If there is no such tensor.
+        LoadError
+            If it is damaged.
+        TypeError
+            If its elements are not in a row: a sparse tensor.
+        """
+        return self._outline_of(name).pieces(name, most)
+
+    def _outline_of(self, name: str) -> HeldOutline:
+        """Return the outline that has a dense tensor, which is the one that the save lists."""
+        part = self._part
+        listed, outline = part.tensors, part.state
+        found = outline.tensors.get(name)
+        if found is None and name not in listed:
+            raise KeyError(name)
+        if found is None and name in outline.values:  # a tensor of a class that needs trust
+            value = outline.read(name)
+            found = TensorInfo.of(value, None) if isinstance(value, torch.Tensor) else None
+        if found is None or name not in listed or found[:3] != listed[name][:3]:
+            raise CorruptSaveError(
+                f"the manifest does not say of {quote(name)} what is in {STATE_FILE}", node=self.prefix, file=STATE_FILE
+            )
+        if not found.is_countable:
+            raise TypeError(f"{quote(name)} is sparse, or a meta tensor, and has no elements in a row")
+        return outline
+
+    def load(self, map_location: MapLocation = None, **options: Any) -> Any:
+        """Load this component as :func:`flambe_save.load` does, with the trust that the save was opened with.
+
+        Parameters
+        ----------
+        map_location, **options
+            Those of :func:`flambe_save.load`.
+        """
+        save = self._save
+        node = ".".join(key for key in (save.node, self.prefix) if key)
+        return load(save.path, map_location, node=node, **{**save._options, **options})
+
+    def verify(self) -> list[Damage]:
+        """Read this component's own files and return what is damaged."""
+        return list(self._part.verify())
+
+    # -------------------------------------------------------------------------------------------- for people
+
+    def __repr__(self) -> str:
+        key = ".".join(part for part in (self._save.node, self.prefix) if part)
+        where = f"{quote(key)} of {quote(self._save.path)}" if key else quote(self._save.path)
+        return f"<{type(self).__name__} {where}: {self._describe()}>"
+
+    def _describe(self) -> str:
+        if self._save._is_closed:
+            return "closed"
+        try:
+            name, total = one_line(f"{self.class_name or 'a state'} {self.version}"), self.total
+        except LoadError as error:
+            return f"damaged: {one_line(error.message)}"
+        inside = f", {count_of(len(self), 'component')} inside" if len(self) else ""
+        return f"{name}{inside}, {count_of(total.parameters, 'parameter')}, {size_of(total.bytes)}"
+
+    def _repr_html_(self) -> str:
+        """Return a collapsible tree, for notebooks."""
+        left = _MOST_SHOWN
+        parts = ["<ul>"]
+        stack: list[SavedNode | None] = [self]  # None ends what was begun; a recursion could go too deep
+        while stack:
+            node = stack.pop()
+            if node is None:
+                parts.append("</ul></details></li>")
+            elif left:
+                left -= 1
+                parts.append(node._begin_html(is_open=node.prefix == self.prefix))
+                stack += [None, *reversed([node[child] for child in node])]
+        more = sum(1 for _ in self.walk()) - _MOST_SHOWN
+        return "".join(parts) + "</ul>" + (f"<p>... and {count_of(more, 'more component')}</p>" if more > 0 else "")
+
+    def _begin_html(self, *, is_open: bool) -> str:
+        key = self.prefix.rpartition(".")[2] or os.path.basename(self._save.path)
+        head = f"<b>{_escaped(key)}</b> {_escaped(self._describe())}"
+        try:
+            tensors = [*self.tensors.items()][:_MOST_SHOWN]
+        except LoadError:
+            tensors = []
+        rows = "".join(
+            f"<li><code>{_escaped(name)}</code> {_escaped(info.dtype)} {list(info.shape)}</li>"
+            for name, info in tensors
+        )
+        return f"<li><details{' open' if is_open else ''}><summary>{head}</summary><ul>{rows}"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(one_line(text))
