@@ -136,5 +136,12 @@ def test_the_readme_takes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_ratios(name: str, tmp_path: Path) -> None:
     """We are not slower than this, beside a peer that does the same in the same turns."""
     candidate, peer, key, most = GUARDS[name]
-    first, second = measure([candidate, peer], works("small")[key], Folders(tmp_path), 4, timed=1)
-    assert first.best <= most * second.best
+    ratios = []
+    for attempt in range(3):  # what else the machine does may be in the way once, and hardly three times
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        first, second = measure([candidate, peer], works("small")[key], Folders(folder), 4, timed=1)
+        ratios.append(first.median / second.median)
+        if ratios[-1] <= most:
+            break
+    assert min(ratios) <= most, ratios

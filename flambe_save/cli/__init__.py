@@ -73,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.print_help(sys.stderr)
                 return TROUBLE
             module, function = _VERBS[arguments.verb]
-            answer: Answer = getattr(importlib.import_module(f"flambe_save.cli.{module}"), function)(arguments)
+            run = getattr(importlib.import_module(f"flambe_save.cli.{module}"), function)
             with CollectionPaused():
+                answer: Answer = run(arguments)
                 _print(answer, is_json=arguments.json)
             answer.then()
         return answer.code
