@@ -312,6 +312,7 @@ def test_a_tensor_of_a_class_of_its_own(suffix: str, tmp_path: Path) -> None:
     assert diff(path, path) == []
     with flambe_save.open(path, trusted=[__name__, "torch"]) as opened:
         assert type(opened.state["odd"]) is Scaled
+        assert "odd" not in opened.tensors or opened.statistics("odd").mean == 1.0
 
 
 # ------------------------------------------------------------------------------------------------ as a mapping

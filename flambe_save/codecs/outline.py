@@ -154,7 +154,10 @@ class HeldOutline:
         CorruptSaveError
             If it is damaged.
         """
-        tensor = self._all[name].detach()
+        tensor = self._all[name]
+        if not isinstance(tensor, torch.Tensor):  # one of a class that only a trusting read makes
+            tensor = self.read(name)
+        tensor = tensor.detach()
         self._check(tensor)
         if tensor.is_quantized:
             tensor = tensor.dequantize()

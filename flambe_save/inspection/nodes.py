@@ -176,10 +176,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
 
     @property
     def state(self) -> SavedValues:
-        """The values of its own state; a tensor is read when it is asked for.
-
-        Tensors of a folder share memory with its files, privately: what is changed in them changes no file.
-        """
+        """The values of its own state; each is read when it is asked for, and has memory of its own."""
         return SavedValues(lambda: self._part.state)
 
     @property
@@ -224,6 +221,8 @@ class SavedNode(Mapping[str, "SavedNode"]):
 
     def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
         """Yield a tensor's elements in their order, as flat tensors of ``most`` of them, so that it need not fit.
+
+        They may share the save's memory, and are not to be written to.
 
         Parameters
         ----------
