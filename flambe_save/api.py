@@ -41,7 +41,7 @@ from flambe_save.layout import CONFIG_KEY, STASH_KEY
 from flambe_save.loading import audit, build, opened, read, reading, shape_of, state_of, tell_all
 from flambe_save.parallel import CollectionPaused, check_threads, default_threads
 from flambe_save.progress import Progress, ShowProgress, progress_of
-from flambe_save.saving import Saving, Target, final_path
+from flambe_save.saving import Saving, Target, check_level, final_path
 from flambe_save.state import State
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust
@@ -269,11 +269,8 @@ def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _O
         raise SaveError(f"pickle protocol {options.pickle_protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
     if options.digest not in (None, "sha256"):
         raise SaveError(f"no digest {options.digest!r} is known", fix="Pass digest='sha256', or none.")
-    if level is not None and (not compress or isinstance(level, bool) or level not in range(10)):
-        raise SaveError(
-            f"level={level!r} is no level" if compress else "level is of the compression, and compress is False",
-            fix="Pass compress=True and a level of 0 to 9, or no level.",
-        )
+    fix = "Pass compress=True and a level of 0 to 9, or no level."
+    check_level(level, is_archive=compress, otherwise="compress is False", fix=fix)
     how = DumpOptions(
         options.pickle_module,
         options.pickle_protocol,

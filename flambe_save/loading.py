@@ -46,7 +46,7 @@ from flambe_save.registry import FORMATS
 from flambe_save.state import State, split_key
 from flambe_save.storage import Store, open_store, whole_save
 from flambe_save.storage.tar import TarStore
-from flambe_save.tree import SaveTreeNode, join_prefix, prefixed, state_from_tree, walk
+from flambe_save.tree import SaveTreeNode, prefix_within, prefixed, state_from_tree, walk
 from flambe_save.trust import Limits, Trust, needs_everything
 
 __all__ = ["audit", "build", "bytes_of", "opened", "read", "reading", "shape_of", "state_of", "tell_all"]
@@ -241,7 +241,7 @@ def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding
     assert audit.findings is not None
     saved = read(path, node, LoadOptions(audit, "cpu", is_mapped=True))  # torch makes no sparse tensor on "meta"
     for prefix, inner in prefixed(saved.tree).items():
-        full = join_prefix(node, prefix) if node and prefix else node or prefix
+        full = prefix_within(node, prefix)
         dict(inner.object_stash)  # opens it
         if inner.config.strip():
             _document(inner.config, saved, audit, full)

@@ -25,7 +25,7 @@ from flambe_save.state import Stash
 from flambe_save.storage import check_outside, check_replaceable, create_store
 from flambe_save.tree import SaveTreeNode, prefixed, tree_from_state
 
-__all__ = ["Saving", "Target", "final_path", "write_plan"]
+__all__ = ["Saving", "Target", "check_level", "final_path", "write_plan"]
 
 _READ_AGAIN = 64 << 20  # bytes
 _RECORDING = (
@@ -140,6 +140,33 @@ def final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) 
     if compress and not final.endswith(ARCHIVE_SUFFIX):
         final += ARCHIVE_SUFFIX
     return final
+
+
+def check_level(
+    level: int | None,
+    *,
+    is_archive: bool,
+    otherwise: str = "there is no archive",
+    fix: str = f"Pass an output that ends in {ARCHIVE_SUFFIX} and a level of 0 to 9, or no level.",
+) -> None:
+    """Refuse a level of compression that is none, or that nothing would use.
+
+    Parameters
+    ----------
+    level : int, optional
+    is_archive : bool
+    otherwise : str
+        What is so where it is no archive.
+    fix : str
+        What the caller's caller should pass.
+
+    Raises
+    ------
+    SaveError
+    """
+    if level is not None and (not is_archive or isinstance(level, bool) or level not in range(10)):
+        what = f"level={level!r} is no level" if is_archive else f"level is of the compression, and {otherwise}"
+        raise SaveError(what, fix=fix)
 
 
 def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO_PROGRESS) -> str:

@@ -6,7 +6,7 @@ State made from a tree lists each component's own keys before those of its child
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flambe_save.errors import CorruptSaveError
@@ -27,8 +27,10 @@ __all__ = [
     "SaveTreeNode",
     "join_prefix",
     "place_key",
+    "prefix_within",
     "prefixed",
     "state_from_tree",
+    "ties_within",
     "tree_from_state",
     "walk",
 ]
@@ -75,6 +77,18 @@ class SaveTreeNode(NamedTuple):
 def join_prefix(parent: str, key: str) -> str:
     """Return the prefix of what is called ``key`` inside the component at ``parent``; ``""`` is the root."""
     return f"{parent}.{key}" if parent else key
+
+
+def prefix_within(outer: str, inner: str) -> str:
+    """Return the prefix, in the whole, of what is at ``inner`` of the component at ``outer``; ``""`` is itself."""
+    return join_prefix(outer, inner) if inner else outer
+
+
+def ties_within(ties: Iterable[Sequence[str]], prefix: str) -> list[list[str]]:
+    """Return the groups of keys that are inside a component, relative to it, as far as they tie two and more."""
+    begin = f"{prefix}." if prefix else ""
+    inside = ([key[len(begin) :] for key in group if key.startswith(begin)] for group in ties)
+    return [group for group in inside if len(group) > 1]
 
 
 def walk(tree: SaveTreeNode) -> Iterator[tuple[tuple[str, ...], SaveTreeNode]]:

@@ -59,14 +59,8 @@ def _step(row: dict[str, str]) -> str:
     return f"{row['before']} -> {row['after']}" if row["before"] != row["after"] else f"{row['after']}, names alone"
 
 
-def _whole(path: str) -> str:
-    """Return a path, unless it names a component.
-
-    Raises
-    ------
-    SaveError
-        If it does.
-    """
+def _refuse_component(path: str) -> None:
+    """Refuse a path that names a component, where only whole saves are taken."""
     where, node = split_path(path)
     if node:
         raise SaveError(
@@ -74,12 +68,11 @@ def _whole(path: str) -> str:
             file=where,
             fix=f"A component is written by: flambe-save extract {path} OUT",
         )
-    return path
 
 
 def convert_verb(arguments: argparse.Namespace) -> Answer:
     """Write a save as another container."""
-    _whole(arguments.path)
+    _refuse_component(arguments.path)
     with bar("Converting") as shown:
         out = convert(
             arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown
@@ -97,7 +90,7 @@ def extract_verb(arguments: argparse.Namespace) -> Answer:
 
 def pack_verb(arguments: argparse.Namespace) -> Answer:
     """Put a folder into an archive."""
-    _whole(arguments.path)
+    _refuse_component(arguments.path)
     with bar("Packing") as shown:
         out = pack(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown)
     return _written("pack", arguments.path, out)
@@ -105,7 +98,7 @@ def pack_verb(arguments: argparse.Namespace) -> Answer:
 
 def unpack_verb(arguments: argparse.Namespace) -> Answer:
     """Take a save out of an archive."""
-    _whole(arguments.path)
+    _refuse_component(arguments.path)
     with bar("Unpacking") as shown:
         out = unpack(arguments.path, arguments.out, overwrite=arguments.overwrite, progress=shown)
     return _written("unpack", arguments.path, out)

@@ -11,7 +11,7 @@ from flambe_save.codecs.drafts import Draft
 from flambe_save.codecs.options import DumpOptions, LoadOptions, MapLocation, PickleModule, Placer
 from flambe_save.codecs.outline import HeldOutline, Outline, TensorInfo, type_name
 from flambe_save.codecs.pickle import PickleCodec
-from flambe_save.codecs.sources import HeldSource, Source, open_source
+from flambe_save.codecs.sources import HeldSource, Source, open_source, pieces_of
 from flambe_save.codecs.torch import TorchCodec
 from flambe_save.codecs.unpickler import pickle_end
 
@@ -32,6 +32,7 @@ __all__ = [
     "TorchCodec",
     "open_source",
     "pickle_end",
+    "pieces_of",
     "type_name",
 ]
 

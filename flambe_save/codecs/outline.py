@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from flambe_save.codecs.data import ATOMS
 from flambe_save.codecs.options import LoadOptions
 from flambe_save.codecs.rebuild import check
 from flambe_save.codecs.records import Records
-from flambe_save.codecs.sources import HeldSource
+from flambe_save.codecs.sources import HeldSource, pieces_of
 from flambe_save.codecs.torch import TorchCodec, is_zip, read_zip
 from flambe_save.codecs.unpickler import Inert
 from flambe_save.errors import CorruptSaveError
@@ -24,7 +25,6 @@ from flambe_save.errors import CorruptSaveError
 __all__ = ["HeldOutline", "Outline", "TensorInfo", "type_name"]
 
 _CODEC = TorchCodec()
-_STEP = 1 << 20  # bytes
 _CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
 _DEEPEST = 100  # containers in containers
 
@@ -67,10 +67,7 @@ class TensorInfo(NamedTuple):
     @property
     def elements(self) -> int:
         """How many elements it has."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        return math.prod(self.shape)
 
 
 def type_name(value: Any) -> str:
@@ -217,8 +214,8 @@ class Outline(HeldOutline):
 
     def _digest_of_file(self) -> str:
         digest = hashlib.sha256()
-        for start in range(0, self._source.size, _STEP):
-            digest.update(self._source.piece(start, min(start + _STEP, self._source.size)))
+        for piece in pieces_of(self._source):
+            digest.update(piece)
         return digest.hexdigest()
 
     def _check(self, tensor: torch.Tensor) -> None:

@@ -10,7 +10,7 @@ import ctypes
 import io
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
 import torch
@@ -21,7 +21,7 @@ from flambe_save.libc import c_function
 from flambe_save.parallel import in_threads, spans
 from flambe_save.progress import NO_PROGRESS, Progress
 
-__all__ = ["FileSource", "HeldSource", "Source", "memory_of", "new_storage", "open_source"]
+__all__ = ["FileSource", "HeldSource", "Source", "memory_of", "new_storage", "open_source", "pieces_of"]
 
 _SMALL = 1 << 20  # bytes; a file up to here is read at once
 _STEP = 1 << 20  # bytes that are read, and then counted into the checksum while the processor still has them at hand
@@ -303,6 +303,11 @@ def open_source(
     while filled < size and (count := file.readinto(memoryview(data)[filled:])):  # type: ignore[attr-defined]
         filled += count
     return HeldSource(data if filled == size else data[:filled], threads, progress=progress)
+
+
+def pieces_of(source: Source) -> Iterator[memoryview]:
+    """Yield all bytes of a source, a megabyte at a time."""
+    return (source.piece(start, min(start + _STEP, source.size)) for start in range(0, source.size, _STEP))
 
 
 def memory_of(storage: torch.UntypedStorage) -> memoryview:

@@ -17,7 +17,7 @@ import torch
 from flambe_save.adapters import get_state
 from flambe_save.background import wait_for
 from flambe_save.codecs import Draft, DumpOptions, LoadOptions, PickleModule, TorchCodec, open_source
-from flambe_save.conversion.copying import Folders, check_level, copy_save, telling
+from flambe_save.conversion.copying import Folders, copy_save, telling
 from flambe_save.conversion.facts import Content, content_of, draft_of
 from flambe_save.conversion.tensorfiles import TensorFile, is_tensor_file
 from flambe_save.errors import SaveError, SaveNotFoundError, UntrustedError
@@ -36,7 +36,7 @@ from flambe_save.loading import read, reading, tell_all
 from flambe_save.parallel import default_threads
 from flambe_save.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
 from flambe_save.registry import FORMATS
-from flambe_save.saving import Saving, Target, final_path, write_plan
+from flambe_save.saving import Saving, Target, check_level, final_path, write_plan
 from flambe_save.state import State
 from flambe_save.storage import FileStore, Store, open_store
 from flambe_save.tree import state_from_tree, tree_from_state

@@ -19,7 +19,6 @@ from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
     LoadError,
-    SaveError,
     UncheckedSaveWarning,
     UnknownFormatError,
     quote,
@@ -30,7 +29,6 @@ from flambe_save.formats.manifest import HAS_MANIFEST, Manifest
 from flambe_save.formats.nodes import NodeReader
 from flambe_save.formats.plan import Facts, Link
 from flambe_save.layout import (
-    ARCHIVE_SUFFIX,
     CARD_FILES,
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -47,10 +45,10 @@ from flambe_save.registry import FORMATS
 from flambe_save.saving import Target, write_plan
 from flambe_save.storage import Store, open_store, whole_save
 from flambe_save.storage.tar import TarStore
-from flambe_save.tree import join_prefix
+from flambe_save.tree import prefix_within, ties_within
 from flambe_save.trust import Limits, Trust
 
-__all__ = ["Copy", "Folders", "check_level", "copy_save", "telling"]
+__all__ = ["Copy", "Folders", "copy_save", "telling"]
 
 _STEP = 1 << 20  # bytes that are in memory at a time
 # Where there is no manifest to say it: the files of a node in the order in which a save writes them
@@ -66,20 +64,6 @@ def telling(name: str, where: str) -> Iterator[None]:
         error.fix = error.fix and error.fix.replace("load(...", f"{name}(...")
         error.locate(file=where)
         raise
-
-
-def check_level(level: int | None, *, is_archive: bool) -> None:
-    """Refuse a level that is none, or that nothing would use.
-
-    Raises
-    ------
-    SaveError
-    """
-    if level is not None and (not is_archive or isinstance(level, bool) or level not in range(10)):
-        raise SaveError(
-            f"level={level!r} is no level" if is_archive else "level is of the compression, and there is no archive",
-            fix=f"Pass an output that ends in {ARCHIVE_SUFFIX} and a level of 0 to 9, or no level.",
-        )
 
 
 def copy_save(
@@ -258,7 +242,7 @@ class Folders:
 
     def folder_of(self, node: str) -> str | None:
         """Return the folder of a component, by its prefix inside what was opened; None where there is none."""
-        wanted = join_prefix(self.prefix, node) if node else self.prefix
+        wanted = prefix_within(self.prefix, node)
         return next((folder for folder, prefix in self.keys.items() if prefix == wanted), None)
 
     def warn_if_unchecked(self) -> None:
@@ -326,11 +310,10 @@ class Folders:
         for inner, entry in manifest.nodes.items():
             if inner == prefix or inner.startswith(begin):
                 nodes[inner[len(begin) :]] = {**entry, "folder": _moved(f"{entry['folder']}/", top).rstrip("/")}
-        ties = [[key[len(begin) :] for key in group if key.startswith(begin)] for group in manifest.ties]
         return replace(
             manifest,
             nodes=nodes,
-            ties=[group for group in ties if len(group) > 1],
+            ties=ties_within(manifest.ties, prefix),
             needs_trust=[sentence.removeprefix(top) for sentence in manifest.needs_trust if sentence.startswith(top)],
             files={},
         )
@@ -344,7 +327,7 @@ def _keys_of(manifest: Manifest) -> dict[str, str]:
     CorruptSaveError
         If a node has no files.
     """
-    keys = {f"{node['folder']}/" if node["folder"] else "": prefix for prefix, node in manifest.nodes.items()}
+    keys = {folder: prefix for prefix, folder in manifest.folders.items()}
     for folder, prefix in keys.items():
         missing = [folder + last for last in _ORDER if folder + last not in manifest.files]
         if missing:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from flambe_save.conversion.copying import check_level, copy_save, telling
+from flambe_save.conversion.copying import copy_save, telling
 from flambe_save.errors import SaveError
 from flambe_save.formats import format_of
 from flambe_save.layout import ARCHIVE_SUFFIX
 from flambe_save.loading import reading
 from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.registry import FORMATS
-from flambe_save.saving import Target, final_path
+from flambe_save.saving import Target, check_level, final_path
 from flambe_save.storage import TarStore, open_store
 from flambe_save.trust import Limits
 

@@ -44,7 +44,7 @@ from flambe_save.layout import (
 )
 from flambe_save.state import Stash
 from flambe_save.storage import Store
-from flambe_save.tree import SaveTreeNode, join_prefix, place_key, prefixed, walk
+from flambe_save.tree import SaveTreeNode, join_prefix, place_key, prefix_within, prefixed, ties_within, walk
 
 __all__ = ["DIRECTORY", "DirectoryFormat"]
 
@@ -146,7 +146,7 @@ class DirectoryFormat:
         prefix = next((prefix for prefix, node in nodes if node["folder"] == folder), None)
         if prefix is None:
             return None
-        node = join_prefix(prefix, options.node) if options.node else prefix
+        node = prefix_within(prefix, options.node)
         return self._read(store, _own_names(store), manifest, replace(options, node=node))
 
     def _read(self, store: Store, names: Sequence[str], manifest: Manifest | None, options: ReadOptions) -> Saved:
@@ -175,9 +175,7 @@ class DirectoryFormat:
             tags, saved_with = manifest.tags, manifest.packages
             digest = manifest.digest
             built[top].state._metadata[""][TAGS_KEY] = tags
-            begin = f"{options.node}." if options.node else ""
-            ties = [[key[len(begin) :] for key in group if key.startswith(begin)] for group in manifest.ties]
-        ties = [group for group in ties if len(group) > 1]
+            ties = ties_within(manifest.ties, options.node)
         saved = Saved(built[top], ties, tags, manifest is not None, saved_with, digest)
         _restore_ties(saved)
         return saved

@@ -63,7 +63,7 @@ class FolderContents(Contents):
             self.digest = manifest.digest
             self.size = min(sum(entry["bytes"] for entry in manifest.files.values()), sys.maxsize)
             self.folders = {node["folder"]: prefix for prefix, node in manifest.nodes.items()}
-            folders = {prefix: f"{node['folder']}/".lstrip("/") for prefix, node in manifest.nodes.items()}
+            folders = manifest.folders
         else:
             folders = self._folders_by_names()
             self.size = self._reader.size_of(names)

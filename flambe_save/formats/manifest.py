@@ -86,6 +86,11 @@ class Manifest:
         """The digest that was noted beside checksums."""
         return "sha256" if any("sha256" in entry for entry in self.files.values()) else None
 
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folder of each node by its prefix, with a slash after it unless it is the root."""
+        return {prefix: f"{node['folder']}/" if node["folder"] else "" for prefix, node in self.nodes.items()}
+
     def to_json(self) -> bytes:
         """Return the document. Inverse of :meth:`from_json`."""
         body = _pretty({"format": _FORMAT, "manifest": MANIFEST_VERSION, **vars(self)}).removesuffix("\n}").encode()

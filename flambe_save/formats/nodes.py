@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO, Protocol
 
 from flambe_save.checksum import crc32
-from flambe_save.codecs import HeldSource, LoadOptions, Outline, Source, TorchCodec, open_source
+from flambe_save.codecs import HeldSource, LoadOptions, Outline, Source, TorchCodec, open_source, pieces_of
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, ProtocolError, quote, quote_some
 from flambe_save.formats.manifest import Manifest
 from flambe_save.formats.reading import Damage
@@ -41,7 +41,6 @@ from flambe_save.tree import SaveTreeNode
 __all__ = ["LazyStash", "NodeReader"]
 
 _CODEC = TorchCodec()
-_STEP = 1 << 20  # bytes
 
 
 class LazyStash(Mapping[str, Any]):
@@ -358,7 +357,7 @@ class NodeReader:
             source = open_source(file, threads=options.threads, progress=options.progress, passes=max(passes, 1))
             if self._manifest is not None:
                 self._check_checksum(name, source)
-                self._manifest.check_digest(name, _pieces(source))
+                self._manifest.check_digest(name, pieces_of(source))
             if is_torch_file:
                 _CODEC.check(source, options)
             else:
@@ -376,10 +375,6 @@ def _located(error: Exception, name: str, prefix: str | None) -> FlambeSaveError
     if isinstance(error, OSError):
         return LoadError(f"it cannot be read: {error.strerror or error}", node=prefix, file=name)
     return CorruptSaveError("it leads to no file", node=prefix, file=name, fix="Put the file itself there.")
-
-
-def _pieces(source: Source) -> Iterator[memoryview]:
-    return (source.piece(start, min(start + _STEP, source.size)) for start in range(0, source.size, _STEP))
 
 
 def _decoded(data: bytes, name: str, prefix: str | None) -> str:

@@ -154,19 +154,11 @@ class _Comparison:
             yield from self._packages()
         if "state" in self.parts and self.a.is_vouched_for and self.b.is_vouched_for:
             yield from self._ties()
-        for prefix in [*ours, *(prefix for prefix in theirs if prefix not in ours)]:
+        for prefix in {**ours, **theirs}:
             one, other = ours.get(prefix), theirs.get(prefix)
             if one is None or other is None:
-                there = one or other
-                assert there is not None, "the prefix is one of theirs"
-                yield Change(
-                    prefix,
-                    "node",
-                    None,
-                    "added" if one is None else "removed",
-                    _class_of(one) if one is not None else None,
-                    _class_of(other) if other is not None else None,
-                )
+                before, after = (None if node is None else _class_of(node) for node in (one, other))
+                yield Change(prefix, "node", None, _kind(one, other), before, after)
                 continue
             for part in (self._kinds, self._configs, self._sources, self._states):
                 yield from self._or_damage(prefix, part(prefix, one, other))
@@ -189,10 +181,8 @@ class _Comparison:
         if "config" not in self.parts:
             return
         both = [key for key in a if key in b and _has_config(a[key]) and _has_config(b[key])]
-        covered = {
-            *both,
-            *(re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", key) for key in both),
-        }  # as configs call what is in lists
+        in_lists = (re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", key) for key in both)  # as configs call what is in lists
+        covered = {*both, *in_lists}
         for path, before, after in compare_configs(a.config, b.config, covered):
             yield Change(prefix, "config", path or None, _kind(before, after), before, after)
 
@@ -200,9 +190,8 @@ class _Comparison:
         if "source" not in self.parts:
             return
         before, after = a.source, b.source
-        if before == after:
-            return
-        yield Change(prefix, "source", None, "changed", text=_lines_that_differ(before, after))
+        if before != after:
+            yield Change(prefix, "source", None, "changed", text=_lines_that_differ(before, after))
 
     def _states(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
         if "state" not in self.parts:
@@ -216,12 +205,12 @@ class _Comparison:
 
     def _tensors(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
         ours, theirs = _plain_tensors(a), _plain_tensors(b)
-        for name in [*ours, *(name for name in theirs if name not in ours)]:
+        for name in {**ours, **theirs}:
             one, other = ours.get(name), theirs.get(name)
             if one is None or other is None:
-                kind = "added" if one is None else "removed"
-                yield Change(prefix, "tensor", name, kind, one and _describe(one), other and _describe(other))
-                self.advance(one.bytes or 0 if one is not None else 0)
+                before, after = (None if info is None else _describe(info) for info in (one, other))
+                yield Change(prefix, "tensor", name, _kind(one, other), before, after)
+                self.advance(0 if one is None else one.bytes or 0)
                 continue
             yield from self._or_damage(prefix, self._tensor(prefix, name, a, b, one, other))
 
@@ -251,10 +240,10 @@ class _Comparison:
             yield Change(prefix, "tensor", name, kind, _describe(one), _describe(other), measures=measures)
 
     def _values(self, prefix: str, part: str, a: SavedValues, b: SavedValues) -> Iterator[Change]:
-        ours, theirs = a.types(), b.types()
-        if part == "stash" and a.digest is not None and a.digest == b.digest:
+        if part == "stash" and a.digest == b.digest:
             return
-        for name in [*ours, *(name for name in theirs if name not in ours)]:
+        ours, theirs = a.types(), b.types()
+        for name in {**ours, **theirs}:
             if part == "value" and "torch.Tensor" in (ours.get(name), theirs.get(name)):
                 continue
             before, after = _short(a, name, ours), _short(b, name, theirs)
@@ -264,7 +253,7 @@ class _Comparison:
             try:
                 is_same = _same(a[name], b[name])
             except UntrustedError:
-                if a.digest is None or a.digest != b.digest:
+                if a.digest != b.digest:
                     problem = "not compared: only a trusting load reads it"
                     yield Change(prefix, part, name, "changed", before, after, problem)
                 continue
@@ -275,7 +264,7 @@ class _Comparison:
 
     def _packages(self) -> Iterator[Change]:
         ours, theirs = self.a.packages, self.b.packages
-        for name in [*ours, *(name for name in theirs if name not in ours)]:
+        for name in {**ours, **theirs}:
             before, after = ours.get(name), theirs.get(name)
             if before != after:
                 yield Change(None, "package", name, _kind(before, after), before, after)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flambe_save._version import __version__
-from flambe_save.codecs import TensorInfo
 from flambe_save.errors import LoadError, UntrustedError
 from flambe_save.inspection.difference import Change
 from flambe_save.inspection.handle import OpenSave
 from flambe_save.inspection.nodes import SavedNode
 from flambe_save.inspection.text import all_of, value_of
+from flambe_save.inspection.totals import Tally
 from flambe_save.parallel import CollectionPaused
 from flambe_save.tree import join_prefix
 
@@ -99,25 +99,14 @@ def _describe_briefly(node: SavedNode, problem: str | None) -> dict[str, Any]:
 
 
 def _modules_in(node: SavedNode) -> list[dict[str, Any]]:
-    found: dict[str, list[TensorInfo]] = {}
+    found: dict[str, Tally] = {}
     with contextlib.suppress(LoadError):
         for name, info in node.tensors.items():
             here = name.find(".")
             while here >= 0:
-                found.setdefault(join_prefix(node.prefix, name[:here]), []).append(info)
+                found.setdefault(join_prefix(node.prefix, name[:here]), Tally()).add(info)
                 here = name.find(".", here + 1)
-    return [
-        {
-            "name": key,
-            "node": node.prefix,
-            "tensors": len(tensors),
-            "parameters": sum(info.elements for info in tensors),
-            "bytes": sum(info.bytes or 0 for info in tensors),
-            "dtypes": sorted({info.dtype for info in tensors}),
-            "devices": sorted({info.device for info in tensors if info.device is not None}),
-        }
-        for key, tensors in found.items()
-    ]
+    return [{"name": key, "node": node.prefix, **tally.totals()._asdict()} for key, tally in found.items()]
 
 
 def describe_node(

@@ -19,7 +19,7 @@ from flambe_save.loading import reading
 from flambe_save.parallel import CollectionPaused
 from flambe_save.registry import FORMATS
 from flambe_save.storage import Store, TarStore, open_store, whole_save
-from flambe_save.tree import join_prefix, place_key
+from flambe_save.tree import place_key, prefix_within, ties_within
 from flambe_save.trust import Limits, Trust
 
 __all__ = ["OpenSave", "not_found", "open_save"]
@@ -77,8 +77,7 @@ class OpenSave(SavedNode):
         self.writer, self.protocol, self.digest = contents.writer, contents.protocol, contents.digest
         self.packages, self.tags, self.size = contents.packages, contents.tags, contents.size
         self.is_vouched_for = contents.is_vouched_for
-        ties = ([key[len(inner) :] for key in group if key.startswith(inner)] for group in contents.ties)
-        self.ties = [group for group in ties if len(group) > 1]
+        self.ties = ties_within(contents.ties, begin)
         self.damage = [row for row in contents.damage if not begin or f"{row.node}.".startswith(inner)]
 
     def __enter__(self) -> OpenSave:
@@ -111,7 +110,7 @@ class OpenSave(SavedNode):
         return self._contents
 
     def _full(self, prefix: str) -> str:
-        return join_prefix(self._begin, prefix) if prefix else self._begin
+        return prefix_within(self._begin, prefix)
 
     @functools.cached_property
     def _class_paths(self) -> dict[str, set[str]]:
@@ -181,7 +180,7 @@ def open_save(
                 begin = contents.folders.get(folder) if place is not path else ""
                 if begin is None:
                     continue
-                begin = join_prefix(begin, node) if node else begin
+                begin = prefix_within(begin, node)
                 if begin not in contents.nodes:
                     raise not_found(node, contents.nodes, where)
                 return OpenSave(where, node, _kind(kind, store), contents, begin, closing.pop_all(), options)

@@ -17,7 +17,7 @@ from flambe_save.inspection.statistics import PIECE, Statistics, measure
 from flambe_save.inspection.text import count_of, one_line, size_of
 from flambe_save.inspection.totals import Totals
 from flambe_save.layout import STATE_FILE
-from flambe_save.tree import place_key
+from flambe_save.tree import place_key, prefix_within
 
 if TYPE_CHECKING:
     from flambe_save.inspection.handle import OpenSave
@@ -58,8 +58,8 @@ class SavedValues(Mapping[str, Any]):
         return len(outline.tensors) + len(outline.values)
 
     @property
-    def digest(self) -> str | None:
-        """The SHA-256 of the file that holds them, where they are a file."""
+    def digest(self) -> str:
+        """The SHA-256 of the file that holds them."""
         return self._outline().digest
 
     def types(self) -> dict[str, str]:
@@ -268,8 +268,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
             Those of :func:`flambe_save.load`.
         """
         save = self._save
-        node = ".".join(key for key in (save.node, self.prefix) if key)
-        return load(save.path, map_location, node=node, **{**save._options, **options})
+        return load(save.path, map_location, node=prefix_within(save.node, self.prefix), **{**save._options, **options})
 
     def verify(self) -> list[Damage]:
         """Read this component's own files and return what is damaged."""
@@ -278,7 +277,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
     # -------------------------------------------------------------------------------------------- for people
 
     def __repr__(self) -> str:
-        key = ".".join(part for part in (self._save.node, self.prefix) if part)
+        key = prefix_within(self._save.node, self.prefix)
         where = f"{quote(key)} of {quote(self._save.path)}" if key else quote(self._save.path)
         return f"<{type(self).__name__} {where}: {self._describe()}>"
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from flambe_save.codecs import TensorInfo
 from flambe_save.tree import MAX_PARTS, place_key
 
-__all__ = ["Totals", "add_up"]
+__all__ = ["Tally", "Totals", "add_up"]
 
 
 class Totals(NamedTuple):
@@ -43,8 +43,8 @@ def add_up(
     ties : iterable of sequences of str
         Groups of full keys whose tensors are one. A group that contradicts the tensors, or another, is passed over.
     """
-    own = {prefix: _Tally() for prefix in tensors}
-    total = {prefix: _Tally() for prefix in tensors}
+    own = {prefix: Tally() for prefix in tensors}
+    total = {prefix: Tally() for prefix in tensors}
     for prefix, tally in own.items():
         for info in tensors[prefix].values():
             tally.add(info)
@@ -73,7 +73,7 @@ def add_up(
     return {prefix: (own[prefix].totals(), total[prefix].totals()) for prefix in tensors}
 
 
-class _Tally:
+class Tally:
     """Adds tensors up."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class _Tally:
         if info.device is not None:
             self.devices.add(info.device)
 
-    def join(self, other: _Tally) -> None:
+    def join(self, other: Tally) -> None:
         self.tensors += other.tensors
         self.parameters += other.parameters
         self.bytes += other.bytes
