@@ -29,7 +29,8 @@ from flambe_save.adapters.traversal import get_state, load_state
 from flambe_save.config.moves import old_names
 from flambe_save.config.recording import RecordsCall
 from flambe_save.config.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
-from flambe_save.config.schema import Schema, schema_of
+from flambe_save.config.describing import recorded_form
+from flambe_save.config.schema import Schema
 from flambe_save.errors import (
     FlambeSaveError,
     SaveError,
@@ -57,7 +58,7 @@ class _ComponentAdapter:
     """Components: registered attributes, what ``_state`` adds, and a module's tensors where they are one."""
 
     def describe(self, obj: Component) -> Schema | None:
-        return schema_of(obj)
+        return recorded_form(obj)
 
     def children(self, obj: Component) -> Iterable[Child]:
         if isinstance(obj, torch.nn.Module):

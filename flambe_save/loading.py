@@ -18,6 +18,7 @@ import torch
 from flambe_save.adapters import Adoption, close_cycles
 from flambe_save.codecs import LoadOptions
 from flambe_save.config import yaml
+from flambe_save.config.assembly import noting
 from flambe_save.config.audit import check_arguments, check_tags, contradiction
 from flambe_save.config.budget import BuildBudget
 from flambe_save.config.deferral import Deferral
@@ -178,8 +179,8 @@ def build(
     if any(isinstance(item, Schema) and is_plainly_built(item.component_subclass) for _, item in visit(config)):
         deferral.is_on = False
     budget = BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else None
-    with trust.in_force(), deferral.counted_by(budget):
-        obj = build_config(config, Sources(stash, adoption.given_from(state)))
+    with trust.in_force(), noting(adoption.assembled), deferral.counted_by(budget):
+        obj = build_config(config, Sources(stash, adoption.given_from(state), adoption.parameters))
     return close_cycles(obj) if "back" in document.tags else obj
 
 

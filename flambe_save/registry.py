@@ -7,7 +7,7 @@ of the group that the registry names, read only when a lookup is about to fail.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
@@ -36,7 +36,7 @@ class Registry(Generic[T]):
         self._hints: dict[str, str] = {}
         self.notes: dict[str, str] = {}
         self._by_type: dict[type, T | None] = {}
-        self._traits: dict[tuple[str, ...], str] = {}
+        self._traits: dict[tuple[str, ...] | Callable[[type], bool], str] = {}
         self._plugins_read = False
 
     def __repr__(self) -> str:
@@ -56,9 +56,12 @@ class Registry(Generic[T]):
         self._hints[name] = hint
         self._by_type.clear()
 
-    def add_trait(self, attributes: tuple[str, ...], name: str) -> None:
-        """Let the entry ``name`` stand for all types that have these attributes and no entry of their own."""
-        self._traits[attributes] = name
+    def add_trait(self, trait: tuple[str, ...] | Callable[[type], bool], name: str) -> None:
+        """Let the entry ``name`` stand for all types that have these attributes, or are such, and no entry of their own.
+
+        Of several that a type has, the first that was added counts.
+        """
+        self._traits[trait] = name
         self._by_type.clear()
 
     def get(self, name: str) -> T | None:
@@ -102,7 +105,7 @@ class Registry(Generic[T]):
                 for base in cls.__mro__
                 for name in (f"{base.__module__}.{base.__qualname__}", f"{base.__module__.partition('.')[0]}.*")
             ]
-            names += [name for traits, name in self._traits.items() if all(hasattr(cls, trait) for trait in traits)]
+            names += [name for trait, name in self._traits.items() if _has(cls, trait)]
             self._by_type[cls] = next((entry for entry in map(self.get, names) if entry is not None), None)
         return self._by_type[cls]
 
@@ -112,6 +115,10 @@ class Registry(Generic[T]):
             for point in entry_points(group=self.group):
                 self._entries.setdefault(point.name, point.value)
                 self._hints.setdefault(point.name, "")
+
+
+def _has(cls: type, trait: tuple[str, ...] | Callable[[type], bool]) -> bool:
+    return trait(cls) if callable(trait) else all(hasattr(cls, name) for name in trait)
 
 
 # Values are typed where they are used: the protocols live in higher layers.

@@ -21,6 +21,7 @@ from flambe_save.adapters.protocol import (
     register_adapter,
 )
 from flambe_save.adapters.traversal import get_state, load_state, restore_ties
+from flambe_save.config.assembly import can_be_assembled
 from flambe_save.config.provided import numpy_class, random_class, torch_class
 from flambe_save.config.registrable import TAGS
 from flambe_save.registry import ADAPTERS
@@ -82,12 +83,14 @@ for _note, _adapter, _types in (
     ("the name of its factory, where that builds it again, and its weights", "timm:MODEL", "timm.*"),
     ("the entries of its `state_dict`, by name", "stateful:STATEFUL", "state_dict"),
     ("its arguments, and what holds a state in its attributes", "stateful:RECORDED", "recorded"),
+    ("its attributes; no code of its class is run by a load", "containers:OBJECT", "object"),
 ):
     for _type in _types.split():
         ADAPTERS.add(_type, f"flambe_save.adapters.{_adapter}", note=_note)
 ADAPTERS.add_trait(("__dataclass_fields__",), "dataclass")
 ADAPTERS.add_trait(("state_dict", "load_state_dict"), "state_dict")
 ADAPTERS.add_trait(("__flambe_recorded__",), "recorded")
+ADAPTERS.add_trait(can_be_assembled, "object")
 for _namespace, _lookup in (("torch", torch_class), ("numpy", numpy_class), ("random", random_class)):
     TAGS.provide(_namespace, _lookup)
 for _library, _adapter in (("transformers", "huggingface"), ("peft", "peft"), ("timm", "timm")):

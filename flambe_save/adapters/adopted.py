@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
 from flambe_save.config.deferral import Deferral
+from flambe_save.config.wrappers import modules_in
 
 __all__ = ["Adoption", "runs_torch_only", "saved_dtype"]
 
@@ -23,10 +24,19 @@ class Adoption:
     ----------
     deferral : Deferral
         What the object is built under: only memory that was made there, and of which it knows all, is given up.
+
+    Attributes
+    ----------
+    assembled : dict of int to object
+        By their ids, what was made of its parts, and so holds the state's tensors already.
+    parameters : dict of int to torch.nn.Parameter
+        Those parameters that were made of the state's tensors, by the ids of these.
     """
 
     def __init__(self, deferral: Deferral) -> None:
         self.deferral = deferral
+        self.assembled: dict[int, Any] = {}
+        self.parameters: dict[int, nn.Parameter] = {}
         self._is_over = _use_count is None
         self._given: set[int] = set()  # the ids of tensors that constructors were given
         self._adopted: list[torch.Tensor] = []
@@ -39,7 +49,7 @@ class Adoption:
         """Adopt nothing more, and let go of what was adopted: somebody is about to be shown the state."""
         self._is_over = True
         with self.deferral.left(), torch.no_grad():
-            for tensor in self._adopted:
+            for tensor in (*self._adopted, *self.parameters.values()):
                 tensor.data = tensor.data.clone()
         self._adopted = []
 
@@ -160,14 +170,18 @@ def saved_dtype(tensor: torch.Tensor, value: torch.Tensor) -> torch.dtype:
     return value.dtype if value.is_floating_point() or value.is_complex() or not tensor.requires_grad else tensor.dtype
 
 
-def runs_torch_only(module: nn.Module) -> bool:
-    """Whether nothing but torch's own code is run when a module is filled."""
-    if torch.__future__.get_swap_module_params_on_conversion() or "load_state_dict" in vars(module):
+def runs_torch_only(module: nn.Module, assembled: Container[int] = ()) -> bool:
+    """Whether nothing but torch's own code is run when a module is filled; what is ``assembled``, by id, is not."""
+    if torch.__future__.get_swap_module_params_on_conversion():
         return False
-    if not _is_of_torch(type(module).load_state_dict):
+    if id(module) not in assembled and not (
+        "load_state_dict" not in vars(module) and _is_of_torch(type(module).load_state_dict)
+    ):
         return False
     methods = ("_load_from_state_dict", "_apply", "set_extra_state")
-    for inner in module.modules():
+    for _, inner in modules_in(module):
+        if id(inner) in assembled:
+            continue
         hooks = [*inner._load_state_dict_pre_hooks.values(), *inner._load_state_dict_post_hooks.values()]
         if any(not _is_of_torch(getattr(hook, "hook", hook)) for hook in hooks):
             return False

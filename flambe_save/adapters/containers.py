@@ -6,14 +6,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for
+from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for, holds_state
+from flambe_save.config.assembly import attributes_of
+from flambe_save.config.describing import assembled
 from flambe_save.config.link import BackLink
 from flambe_save.config.parts import set_part
 from flambe_save.config.scalars import PLAIN
+from flambe_save.config.schema import Schema
 from flambe_save.errors import LinkError, UnsupportedObjectError
 from flambe_save.state import join_key
 
-__all__ = ["MAPPING", "PARTS", "SEQUENCE", "SET", "close_cycles"]
+__all__ = ["MAPPING", "OBJECT", "PARTS", "SEQUENCE", "SET", "close_cycles"]
 
 
 class _Sequence(ValueAdapter):
@@ -54,6 +57,22 @@ class _Parts(ValueAdapter):
     """Objects that are the sum of their parts: neither constructor nor ``__post_init__`` is run by a load."""
 
 
+class _Object(ValueAdapter):
+    """Plain objects of any class: their attributes; what in these holds a state is someone else's."""
+
+    def describe(self, obj: Any) -> Schema | None:
+        """Return a Schema of the attributes."""
+        return assembled(obj)
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return the attributes that are more than plain values."""
+        return (
+            Child(join_key([name]), value, is_borrowed=holds_state(value))
+            for name, value in attributes_of(obj).items()
+            if type(value) not in PLAIN
+        )
+
+
 def _check_nameless(items: Iterable[Any], what: str) -> None:
     for item in items:
         adapter = adapter_for(item) if type(item) not in PLAIN else None
@@ -68,6 +87,7 @@ SEQUENCE = _Sequence()
 MAPPING = _Mapping()
 SET = _Set()
 PARTS = _Parts()
+OBJECT = _Object()
 
 
 def close_cycles(root: Any) -> Any:

@@ -7,7 +7,7 @@ are the same here, so hooks and modules with a ``_load_from_state_dict`` of thei
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from torch import nn
@@ -17,7 +17,9 @@ __all__ = ["fill"]
 _LOAD = nn.Module.load_state_dict
 
 
-def fill(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def fill(
+    module: nn.Module, own: Mapping[str, Any], assembled: Container[int] = ()
+) -> tuple[list[str], list[str]]:
     """Load a ``state_dict`` into a module, as ``module.load_state_dict(own, strict=False)`` does.
 
     Parameters
@@ -26,6 +28,8 @@ def fill(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str], list[str
         Changed in place. A ``load_state_dict`` of its own is called.
     own : mapping of str to object
         Copied; its ``_metadata``, where it has one, tells each module's version.
+    assembled : container of int
+        The ids of modules that are left as they are, so that no code of their classes is run; those in them are filled.
 
     Returns
     -------
@@ -37,7 +41,7 @@ def fill(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str], list[str
     RuntimeError
         If shapes differ, or a value cannot be copied; the message lists all of it.
     """
-    if getattr(module.load_state_dict, "__func__", None) is not _LOAD:
+    if id(module) not in assembled and getattr(module.load_state_dict, "__func__", None) is not _LOAD:
         missing, unexpected = module.load_state_dict(own, strict=False)
         return missing, unexpected
     found = nn.modules.module._IncompatibleKeys([], [])
@@ -46,12 +50,14 @@ def fill(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str], list[str
     metadata = copied._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]
 
     def load(inner: nn.Module, local: dict[str, Any], prefix: str) -> None:
-        inner._load_from_state_dict(local, prefix, metadata.get(prefix[:-1], {}), True, *found, errors)
+        is_filled = id(inner) in assembled
+        if not is_filled:
+            inner._load_from_state_dict(local, prefix, metadata.get(prefix[:-1], {}), True, *found, errors)
         children = _split(local, prefix, inner._modules)
         for name, child in inner._modules.items():
             if child is not None:
                 load(child, children.get(name, {}), f"{prefix}{name}.")
-        for hook in inner._load_state_dict_post_hooks.values():
+        for hook in () if is_filled else inner._load_state_dict_post_hooks.values():
             if hook(inner, found) is not None:
                 raise AssertionError("a hook of load_state_dict changes the keys in place, and returns nothing")
 

@@ -18,7 +18,7 @@ from torch import nn
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
-from flambe_save.config.represent import describe
+from flambe_save.config.describing import describe
 from flambe_save.config.schema import Reference, Schema
 from flambe_save.errors import UnsupportedObjectError, quote
 from flambe_save.layout import CLASS_KEY, SOURCE_KEY

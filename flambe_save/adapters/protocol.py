@@ -50,12 +50,16 @@ class Child(NamedTuple):
     is_borrowed : bool
         Whether the child is someone else's, as a scheduler's optimizer: it is gone into only where nothing else in the
         tree leads to it.
+    is_loose : bool
+        Whether it is what a plain attribute holds: tensors, modules of which torch does not know. It is saved only
+        where the config has the attribute, and comes after all that is not loose.
     """
 
     name: str
     obj: Any
     covered: bool = False
     is_borrowed: bool = False
+    is_loose: bool = False
 
 
 class Place(NamedTuple):
@@ -73,6 +77,8 @@ class Place(NamedTuple):
         Whether parameters themselves are wanted, and not tensors detached from them.
     name_of : callable
         Tells what a parameter or buffer is called in the whole tree: its key in the state, or None.
+    is_loose : bool
+        Whether this is, or is in, what a plain attribute holds, as in :class:`Child`.
     """
 
     prefix: str
@@ -81,6 +87,7 @@ class Place(NamedTuple):
     is_open: bool = True
     keep_vars: bool = False
     name_of: Callable[[torch.Tensor], str | None] = lambda tensor: None
+    is_loose: bool = False
 
     @property
     def key_prefix(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
+from flambe_save.config.describing import recorded_form
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import SaveError
 from flambe_save.layout import ENTRIES_KEY
@@ -94,7 +95,7 @@ class _RecordedAdapter:
 
     def describe(self, obj: Any) -> Schema | None:
         """Return the Schema of the arguments."""
-        return schema_of(obj)
+        return recorded_form(obj)
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return what holds a state in the attributes."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.adopted import runs_torch_only, saved_dtype
 from flambe_save.adapters.builtins import agree, builtin_schema
+from flambe_save.adapters.containers import OBJECT
 from flambe_save.adapters.filling import fill
 from flambe_save.adapters.parametrized import effective, give_effective, split_effective
 from flambe_save.adapters.protocol import (
@@ -21,11 +23,15 @@ from flambe_save.adapters.protocol import (
     Later,
     Mismatch,
     Place,
+    adapter_for,
     holds,
     holds_state,
     is_component,
 )
+from flambe_save.codecs.data import fills_storage
 from flambe_save.codecs.options import Placer
+from flambe_save.config.describing import assembled, recorded_form
+from flambe_save.config.registrable import TAGS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.config.wrappers import modules_in, plain_keys, wrapped_keys
@@ -40,12 +46,15 @@ class ModuleAdapter:
     """Any ``nn.Module``."""
 
     def describe(self, obj: nn.Module) -> Schema | None:
-        """Return a Schema of a torch.nn built-in, or the one that a module was built from; None where neither is known.
+        """Return a Schema of a torch.nn built-in, or of what built a module, or of its parts; None where none tells it.
 
         What a built-in is now wins over what it was built from; where they agree, the record still knows of links.
         """
-        recorded, now = schema_of(obj), builtin_schema(obj)
-        return recorded if now is None or (recorded is not None and agree(recorded, now)) else now
+        now = builtin_schema(obj)
+        recorded = schema_of(obj)
+        if now is not None:
+            return recorded if recorded is not None and agree(recorded, now) else now
+        return recorded_form(obj) if type(obj) in TAGS else assembled(obj) or recorded
 
     def children(self, obj: nn.Module) -> Iterable[Child]:
         """Return the submodules, whose tensors are covered, and components among plain attributes."""
@@ -67,14 +76,25 @@ MODULE = ModuleAdapter()
 def module_children(module: nn.Module) -> Iterator[Child]:
     """Yield submodules as covered, then components and other known kinds in plain attributes or containers there.
 
-    A module hidden in a list is not torch's to save, and so not ours; a Component is, wherever it is.
+    What else an attribute holds is loose: it is saved where the module is written as its parts.
     """
     for name, child in module._modules.items():
         if child is not None:
             yield Child(name, child, covered=True)
     for name, value in vars(module).items():
-        if name not in PLUMBING and type(value) not in PLAIN and holds(value, _is_part_of_module):
+        if name in PLUMBING or type(value) in PLAIN:
+            continue
+        if holds(value, _is_loose):
+            yield Child(name, value, is_borrowed=True, is_loose=True)
+        elif holds(value, _is_part_of_module):
             yield Child(name, value)
+
+
+def _is_loose(value: Any) -> bool:
+    if isinstance(value, (torch.Tensor, nn.Module)):
+        return not is_component(value)
+    adapter = adapter_for(value)
+    return isinstance(adapter, ArrayAdapter) or adapter is OBJECT
 
 
 def _is_part_of_module(value: Any) -> bool:
@@ -191,7 +211,10 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
             return
     adoption = fit.adoption if fit is not None else None
     deferral = adoption.deferral if adoption is not None else None
-    if adoption is not None and not (adoption.is_worth_it(own) and runs_torch_only(place.obj)):
+    assembled = adoption.assembled if adoption is not None else {}
+    done = _take_own(place.obj, own, assembled, mismatch)
+    mismatch.consumed.update(called[name] for name in done)
+    if adoption is not None and not (adoption.is_worth_it(own) and runs_torch_only(place.obj, assembled)):
         adoption = None
     is_unseen = adoption is not None or (deferral is not None and deferral.is_idle)
     try:
@@ -199,10 +222,10 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
             if adoption is not None:
                 adoption.adopt(place.obj, own)
             if fit is not None:
-                _fit(place.obj, own, fit)
+                _fit(place.obj, own, fit, assembled)
             if adoption is not None:
                 adoption.overwrite(place.obj, own)
-            missing, unexpected = fill(place.obj, own)
+            missing, unexpected = fill(place.obj, own, assembled)
     except FlambeSaveError:
         raise
     except Exception as error:  # torch raises RuntimeError for shapes, and anything for values of other kinds
@@ -216,7 +239,37 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     mismatch.consumed.update(called[key] for key in own.keys() - set(unexpected))
 
 
-def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit) -> None:
+def _take_own(module: nn.Module, own: OrderedDict[str, Any], assembled: Container[int], mismatch: Mismatch) -> list[str]:
+    """Take out of a module's saved values what its ``load_state_dict`` does not: return the names.
+
+    What an assembled module holds is in it already. Buffers that are not persistent are there, too, where they are saved
+    at all, if the object was built by this load; in any other they are filled.
+    """
+    taken = []
+    for path, inner in modules_in(module):
+        begin, is_filled = (f"{path}." if path else ""), id(inner) in assembled
+        for table in (inner._parameters, inner._buffers):
+            for name, tensor in table.items():
+                key = begin + name
+                if key not in own or not (is_filled or name in inner._non_persistent_buffers_set):
+                    continue
+                value = own.pop(key)
+                taken.append(key)
+                if not isinstance(value, torch.Tensor) or tensor is None or value.data_ptr() == tensor.data_ptr():
+                    continue
+                if value.shape != tensor.shape:
+                    mismatch.errors.append(f"size mismatch for {key}: {_shapes(value, tensor)}")
+                    continue
+                with torch.no_grad():
+                    tensor.copy_(value)
+    return taken
+
+
+def _shapes(value: torch.Tensor, tensor: torch.Tensor) -> str:
+    return f"{tuple(value.shape)} in the save, {tuple(tensor.shape)} here"
+
+
+def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit, assembled: Container[int] = ()) -> None:
     """Give parameters and buffers the types and devices of their saved values, so that nothing is rounded or left
     behind.
 
@@ -244,20 +297,33 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit) -> None:
         if id(tensor) not in saved:
             return tensor.detach().to(target.device)
         return (
-            torch.empty(tensor.shape, dtype=target.dtype, device=target.device)
-            if target.is_repeated
+            torch.empty_strided(tensor.shape, target.stride, dtype=target.dtype, device=target.device)
+            if target.stride is not None
             else torch.empty_like(tensor, dtype=target.dtype, device=target.device)
         )
 
-    module._apply(change)  # type: ignore[no-untyped-call]  # RNNs refresh their flat weights there
+    for part in _built_in(module, assembled):
+        part._apply(change)  # type: ignore[no-untyped-call]  # RNNs refresh their flat weights there
+
+
+def _built_in(module: nn.Module, assembled: Container[int]) -> list[nn.Module]:
+    """Return the outermost modules that a constructor made."""
+    found, waiting = [], [module]
+    while waiting:
+        inner = waiting.pop()
+        if id(inner) in assembled:
+            waiting.extend(child for child in inner._modules.values() if child is not None)
+        else:
+            found.append(inner)
+    return found
 
 
 class _Target(NamedTuple):
-    """What a tensor shall be like; whether it repeats the values that it has, as a skeleton's do."""
+    """What a tensor shall be like; its strides where they are those of the saved value."""
 
     dtype: torch.dtype
     device: torch.device
-    is_repeated: bool = False
+    stride: tuple[int, ...] | None = None
 
 
 def _wanted(
@@ -266,11 +332,14 @@ def _wanted(
     """Return what a tensor shall be like for its saved value, or where ``map_location`` wants it; None for as it is."""
     if nn.parameter.is_lazy(tensor):
         return None
-    storage = tensor.untyped_storage()
     if value is None:
+        storage = tensor.untyped_storage()
         moved = place(storage, str(tensor.device))
         return None if moved.device == storage.device else _Target(tensor.dtype, moved.device)
-    dtype = saved_dtype(tensor, value)
-    is_repeated = storage.nbytes() < tensor.numel() * tensor.element_size()
-    is_fit = (dtype, value.device) == (tensor.dtype, tensor.device) and not is_repeated
-    return None if value.shape != tensor.shape or is_fit else _Target(dtype, value.device, is_repeated)
+    if value.shape != tensor.shape:
+        return None
+    dtype, is_dense = saved_dtype(tensor, value), tensor.layout == value.layout == torch.strided
+    stride = value.stride() if is_dense and fills_storage(value) else None
+    if (dtype, value.device) == (tensor.dtype, tensor.device) and (stride is None or stride == tensor.stride()):
+        return None
+    return _Target(dtype, value.device, stride)

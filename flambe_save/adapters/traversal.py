@@ -5,10 +5,11 @@ object --get_state--> State        State --load_state--> object
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
 from flambe_save.adapters.arrays import ArrayAdapter, key_of
 from flambe_save.adapters.protocol import (
@@ -20,19 +21,25 @@ from flambe_save.adapters.protocol import (
     Place,
     ValueAdapter,
     adapter_for,
+    holds,
     is_component,
 )
 from flambe_save.adapters.source import source_of
 from flambe_save.codecs.data import tie_key
+from flambe_save.config.assembly import PARTS
+from flambe_save.config.changes import Edited
+from flambe_save.config.describing import describe, describing, is_wrapper, lost_of
 from flambe_save.config.held import Held
-from flambe_save.config.represent import Written, config_text, describe
-from flambe_save.config.schema import items_in, visit
+from flambe_save.config.represent import Written, config_text
+from flambe_save.config.scalars import PLAIN
+from flambe_save.config.schema import Reference, Schema, items_in, visit
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import (
     FlambeSaveError,
     StateMismatchError,
     StateMismatchWarning,
     UnsupportedObjectError,
+    quote_some,
     warn,
 )
 from flambe_save.layout import (
@@ -46,7 +53,7 @@ from flambe_save.layout import (
     TAGS_KEY,
     VERSION_KEY,
 )
-from flambe_save.state import IndexedState, Stash, State
+from flambe_save.state import IndexedState, Stash, State, keys_below
 from flambe_save.tree import join_prefix, place_key
 
 __all__ = ["get_state", "load_state", "restore_ties"]
@@ -78,9 +85,15 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
         If two objects would get one prefix, or what the object is made of cannot be represented.
     """
     state = State() if state is None else state
-    found = state
+    with describing():
+        _collect(obj, state, prefix, keep_vars)
+    return state
+
+
+def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> None:
     visited: dict[str, Any] = {}
     nodes: list[Place] = []
+    written_parts = _WrittenParts(found)
     arrays: dict[int, str] = {}
     containers: dict[int, str] = {}
     if adapter_for(obj) is None:  # a value of which nothing is known but that the config, or the stash, holds it
@@ -94,23 +107,146 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
                 node=place.prefix,
             )
         is_value = isinstance(adapter, ValueAdapter)
-        if place.prefix == prefix or is_component(place.obj) or (place.is_open and not is_value):
+        is_node = place.is_open and not is_value and not place.is_loose
+        if place.prefix == prefix or is_component(place.obj) or is_node:
             nodes.append(place)
             _add_node(place, found)
+            written_parts.note(place.obj, place.prefix)
         if isinstance(adapter, ArrayAdapter):
             arrays.setdefault(id(place.obj), key_of(place))
         elif is_value and place.is_open:
             containers.setdefault(id(place.obj), place.prefix)
-        return adapter.get_state(place, found)
+        later = adapter.get_state(place, found)
+        if isinstance(place.obj, torch.nn.Module):
+            written_parts.add_own(place)
+        return later
 
-    _walk(obj, prefix, enter, keep_vars)
+    _walk(obj, prefix, enter, keep_vars, written_parts.wants)
     holds, written = _Holds(found), Written()
     for place in nodes:
         is_root = place.prefix == prefix
-        _add_config(place, found, Held(arrays, containers, holds) if is_root else Held(holds=holds), written)
+        key_of_tensor = written_parts.keys_below(place.prefix)
+        arrays_here = arrays if is_root else written_parts.within(arrays, place.prefix)
+        held = Held(arrays_here, containers if is_root else {}, holds, key_of_tensor)
+        _add_config(place, found, held, written)
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
-    return state
+        written_parts.warn_of_lost()
+
+
+class _WrittenParts:
+    """What configs will say of modules' own parts, so that the state must hold it."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._noted: dict[int, Any] = {}
+        self._assembled: set[int] = set()
+        self._attributes: dict[int, set[str]] = {}  # by the ids of modules, those that are written
+        self._buffers: dict[int, set[str]] = {}
+        self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
+        self._lost: list[str] = []
+
+    def note(self, obj: Any, prefix: str) -> None:
+        """Note what the config of an object that gets a folder will say, however deep."""
+        waiting: list[tuple[Any, str]] = [(obj, prefix)]
+        while waiting:
+            item, path = waiting.pop()
+            item = unwrapped(item)
+            if type(item) in PLAIN or id(item) in self._noted:
+                continue
+            self._noted[id(item)] = item
+            if type(item) in (list, tuple, dict):
+                pairs = item.items() if isinstance(item, dict) else enumerate(item)
+                waiting.extend((value, join_prefix(path, str(key))) for key, value in pairs)
+                continue
+            if isinstance(item, (torch.Tensor, Reference)):
+                continue
+            schema = item if isinstance(item, Schema) else describe(item)
+            if schema is None:
+                continue
+            self._lost += [join_prefix(path, name) for name in lost_of(schema)]
+            if schema.factory_method == PARTS:
+                self._note_assembled(item, schema)
+            elif schema.component_subclass is Edited:
+                self._note_changes(item, schema)
+            waiting.extend((value, path) for value in schema.keywords.values())
+
+    def _note_assembled(self, item: Any, schema: Schema) -> None:
+        if isinstance(item, torch.nn.Module):
+            self._assembled.add(id(item))
+            self._attributes[id(item)] = {*schema.keywords.get("attributes", ())}
+
+    def _note_changes(self, item: Any, schema: Schema) -> None:
+        for path, change in schema.keywords["changes"].items():
+            inner = item
+            for name in path.split(".") if path else ():
+                inner = inner._modules[name]
+            self._attributes.setdefault(id(inner), set()).update(change.get("attributes", ()))
+            if isinstance(inner, torch.nn.Module):
+                names = {*change.get("buffers", ()), *change.get("parameters", ())}
+                self._buffers.setdefault(id(inner), set()).update(names)
+
+    def add_own(self, place: Place) -> None:
+        """Add to the state the tensors of a module that configs link to, and that its ``state_dict`` does not hold."""
+        module = place.obj
+        is_assembled, names = id(module) in self._assembled, self._buffers.get(id(module), ())
+        for table in (module._parameters, module._buffers):
+            for name, value in table.items():
+                if value is None:
+                    continue
+                key = place.key_prefix + name
+                self._keys.setdefault(id(value), []).append(key)
+                if is_assembled or name in names:
+                    self._add(key, value, place.keep_vars)
+
+    def _add(self, key: str, value: torch.Tensor, keep_vars: bool) -> None:
+        if nn.parameter.is_lazy(value):
+            raise UnsupportedObjectError(
+                f"{key!r} is a parameter of a lazy module that has no shape yet",
+                fix="Run the model once, so that its lazy modules know their sizes, and save it then.",
+            )
+        held = self._state.get(key)
+        if type(held) is torch.Tensor and not held.__dict__ and tie_key(held) == tie_key(value) is not None:
+            return
+        if keep_vars:
+            self._state[key] = value
+            return
+        plain = value.detach()
+        if type(plain) is not torch.Tensor and not is_wrapper(plain):
+            with torch._C.DisableTorchFunctionSubclass():
+                plain = plain.as_subclass(torch.Tensor)
+        self._state[key] = plain
+
+    def wants(self, parent: Place, place: Place, name: str) -> bool:
+        """Whether what a plain attribute holds is saved."""
+        if isinstance(parent.obj, torch.nn.Module):
+            return name in self._attributes.get(id(parent.obj), ()) or holds(place.obj, is_component)
+        return not (isinstance(place.obj, torch.Tensor) and id(place.obj) in self._keys)
+
+    def keys_below(self, prefix: str) -> Callable[[torch.Tensor], str | None]:
+        """Return what tells the key of a module's tensor, as it is called in a component."""
+        begin = f"{prefix}." if prefix else ""
+
+        def key_of_tensor(tensor: torch.Tensor) -> str | None:
+            keys = self._keys.get(id(tensor), ())
+            return next((key[len(begin) :] for key in keys if key.startswith(begin)), None)
+
+        return key_of_tensor
+
+    def within(self, arrays: Mapping[int, str], prefix: str) -> dict[int, str]:
+        """Return the keys of arrays, as they are called in a component."""
+        begin = f"{prefix}." if prefix else ""
+        return {number: key[len(begin) :] for number, key in arrays.items() if key.startswith(begin)}
+
+    def warn_of_lost(self) -> None:
+        """Say what no config can hold."""
+        lost = [*dict.fromkeys(self._lost)]
+        if lost:
+            warn(
+                f"these are not saved, since they are no data: {quote_some(lost)}. Hooks and replaced methods have to be "
+                "set again after a load",
+                StateMismatchWarning,
+            )
 
 
 def _warn_of_left_out(obj: Any, visited: set[int]) -> None:
@@ -159,7 +295,10 @@ def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None =
         mismatch.owners[place.prefix] = False
         return adapter.load_state(place, state, mismatch, fit)
 
-    _walk(obj, "", enter)
+    def wants(parent: Place, place: Place, name: str) -> bool:
+        return place.prefix in state or bool(keys_below(state, place.prefix))
+
+    _walk(obj, "", enter, wants=wants)
     mismatch.unexpected += [
         key for key in state if key not in mismatch.consumed and not mismatch.owners[place_key(key, mismatch.owners)[0]]
     ]
@@ -217,12 +356,22 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
                 optimizer.state[first] = optimizer.state.pop(other)
 
 
-def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later], keep_vars: bool = False) -> None:
+Wants: TypeAlias = "Callable[[Place, Place, str], bool]"
+
+
+def _walk(
+    obj: Any,
+    prefix: str,
+    enter: Callable[[Place, Adapter], Later],
+    keep_vars: bool = False,
+    wants: Wants = lambda parent, place, name: False,
+) -> None:
     """Call ``enter`` for each object that has an adapter, parents first, and what it returns when its children are
     done.
 
     Children are looked up after ``enter``, which may change them. An object inside itself is not gone into again. What
-    refers to others, as optimizers do, comes last; what is borrowed only where nothing else has led to it.
+    refers to others, as optimizers do, comes last; what is borrowed only where nothing else has led to it. What is loose
+    is gone into where it is wanted: ``wants`` is given the place around it, its own, and its name there.
     """
     stack: list[tuple[Place, Adapter, Iterator[Child], Later]] = []
     path: set[int] = set()
@@ -260,13 +409,18 @@ def _walk(obj: Any, prefix: str, enter: Callable[[Place, Adapter], Later], keep_
             if later is not None:
                 later()
             continue
-        name, obj, covered, is_borrowed = child
+        name, obj, covered, is_borrowed, is_loose = child
         obj = unwrapped(obj)
         adapter = adapter_for(obj)
         if adapter is None:
             continue
-        is_open = parent.is_open and isinstance(outer, ValueAdapter)
-        place = Place(join_prefix(parent.prefix, name), obj, covered, is_open, keep_vars, name_of)
+        is_loose = is_loose or (parent.is_loose and not covered)
+        is_open = is_loose or (parent.is_open and isinstance(outer, ValueAdapter))
+        place = Place(join_prefix(parent.prefix, name), obj, covered, is_open, keep_vars, name_of, is_loose)
+        if is_loose and not is_borrowed and id(obj) in seen and not isinstance(adapter, ValueAdapter):
+            continue
+        if is_loose and not wants(parent, place, name):
+            continue
         if is_borrowed or getattr(adapter, "comes_last", False):
             waiting.append((place, adapter, is_borrowed))
         else:

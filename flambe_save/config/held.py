@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from flambe_save.config.assembly import can_be_assembled
+from flambe_save.config.changes import Edited
+from flambe_save.config.describing import describe
 from flambe_save.config.parts import parts_of
 from flambe_save.config.scalars import PLAIN, is_plain_key
-from flambe_save.config.schema import WITHOUT_PARTS, schema_of
-from flambe_save.config.wrappers import plain_keys, unwrapped
+from flambe_save.config.schema import WITHOUT_PARTS, Schema, schema_of
+from flambe_save.config.wrappers import modules_in, plain_keys, unwrapped
 
-__all__ = ["Held", "parameters_in"]
+__all__ = ["Held", "Inside", "inside_of"]
 
 
 class Held(NamedTuple):
@@ -28,35 +31,72 @@ class Held(NamedTuple):
         The ids of containers that nothing but containers is around -> what they are called.
     holds : callable
         Whether the state holds a tensor's values.
+    key_of : callable
+        The key in the state of a parameter or buffer of a module; None for what is none.
     """
 
     tensors: Mapping[int, str] = types.MappingProxyType({})
     containers: Mapping[int, str] = types.MappingProxyType({})
     holds: Callable[[torch.Tensor], bool] = lambda tensor: False
+    key_of: Callable[[torch.Tensor], str | None] = lambda tensor: None
 
 
-def parameters_in(root: Any) -> dict[int, list[tuple[tuple[str, ...], str]]]:
-    """Return where in a config the parameters and buffers of modules are: id -> (keys of the module, name inside)."""
+class Inside(NamedTuple):
+    """What is inside the modules that a config builds, and so can be linked to.
+
+    Attributes
+    ----------
+    places : dict of int to list of (tuple of str, str)
+        By the ids of modules, parameters and buffers: the keys of a module in the config, and the name inside it.
+    described : set of int
+        The ids of what the config itself says how to build: it is one wherever it stands.
+    """
+
+    places: dict[int, list[tuple[tuple[str, ...], str]]]
+    described: set[int]
+
+
+def inside_of(root: Any) -> Inside:
+    """Return what is inside the modules of a config, outer ones first."""
     found: dict[int, list[tuple[tuple[str, ...], str]]] = {}
     seen: dict[int, Any] = {}  # with the items, for parts are made anew, and ids are only unique while they live
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while stack:
         keys, item = stack.pop()
-        if id(item) in seen or type(item) in WITHOUT_PARTS:
+        if id(item) in seen or type(item) in WITHOUT_PARTS or type(item) in PLAIN:
             continue
         seen[id(item)] = item
         item = unwrapped(item)
+        seen[id(item)] = item
+        schema = _schema_of(item)
         if keys and isinstance(item, torch.nn.Module):
             tensors = {**dict(item.named_parameters()), **dict(item.named_buffers())}
-            for name, plain in plain_keys(item, tensors).items():
+            names = plain_keys(item, tensors)
+            for name, plain in names.items():
                 found.setdefault(id(tensors[name]), []).append((keys, plain))
-        stack.extend(((*keys, key), value) for key, value in reversed(_inner(item)))
-    return found
+            for name, inner in modules_in(item)[1:]:
+                found.setdefault(id(inner), []).append((keys, name))
+        if schema is not None and schema.component_subclass is Edited:
+            for number, text in schema.__dict__["_kept"].items():
+                path, colon, name = text.partition(":")
+                inner_name = f"{path}.{name}" if path and colon else path or name
+                if inner_name:
+                    found.setdefault(number, []).append(((*keys, "object"), inner_name))
+        stack.extend(((*keys, key), value) for key, value in reversed(_inner(item, schema)))
+    return Inside(found, {*seen})
 
 
-def _inner(item: Any) -> list[tuple[str, Any]]:
+def _schema_of(item: Any) -> Schema | None:
+    if type(item) is Schema:
+        return item
+    if isinstance(item, torch.nn.Module) or can_be_assembled(type(item)):
+        return describe(item)
+    return schema_of(item)
+
+
+def _inner(item: Any, schema: Schema | None) -> list[tuple[str, Any]]:
     """Return what is in a value, by the keys that lead there in its config."""
-    kind, schema = type(item), schema_of(item)
+    kind = type(item)
     if schema is not None:
         return list(schema.keywords.items())
     if kind in (list, tuple):

@@ -22,8 +22,10 @@ __all__ = [
     "BackLink",
     "FunctionCallLink",
     "Link",
+    "ModuleLink",
     "ParameterLink",
     "PickledDataLink",
+    "StoredParameter",
     "TensorLink",
     "create_link_str",
     "parse_link_str",
@@ -303,7 +305,7 @@ class TensorLink(Reference):
         self.key = key
 
     def __repr__(self) -> str:
-        return f"TensorLink({self.key!r})"
+        return f"{type(self).__name__}({self.key!r})"
 
     def resolve(self, sources: Sources) -> Any:
         """Return the value of the state.
@@ -320,6 +322,44 @@ class TensorLink(Reference):
         return sources.state[self.key]
 
 
+@alias("param")
+class StoredParameter(TensorLink):
+    """A parameter of its own, of the values that the save's state holds.
+
+    Parameters
+    ----------
+    key : str
+        Its key in the state.
+    tensor : torch.Tensor, optional
+        Where the link is to be written, what it is to lead to; the key is found then. A tensor that is no parameter is
+        written as :class:`TensorLink`.
+    """
+
+    def __init__(self, key: str, tensor: Any = None) -> None:
+        super().__init__(key)
+        self.tensor = tensor
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the parameter; it shares its memory with the value of the state.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the state does not hold it.
+        LinkError
+            If that is no tensor.
+        """
+        value = super().resolve(sources)
+        if not isinstance(value, torch.Tensor):
+            raise LinkError(f"{self!r}: that is a {type(value).__name__}, and no tensor", fix="Correct the config.")
+        if isinstance(value, torch.nn.Parameter):
+            return value
+        known = sources.parameters.get(id(value))
+        if known is None:
+            known = sources.parameters[id(value)] = torch.nn.Parameter(value, requires_grad=False)
+        return known
+
+
 @alias("parameter")
 class ParameterLink(Reference):
     """A parameter or buffer of a module that the same config builds, as an optimizer holds it.
@@ -333,15 +373,18 @@ class ParameterLink(Reference):
         Where the link is to be written, what it is to lead to; the text is found then.
     """
 
+    kind = "parameter"
+    tables = ("_parameters", "_buffers")
+
     def __init__(self, text: str, tensor: Any = None) -> None:
         self.path, colon, self.name = text.partition(":")
         if tensor is None and not (self.path and colon and self.name):
-            raise MalformedLinkError(f"{quote(text)} is no parameter", fix="Write model:name.of.the.parameter.")
+            raise MalformedLinkError(f"{quote(text)} is no {self.kind}", fix=f"Write model:name.of.the.{self.kind}.")
         self.tensor = tensor
         self._document: Any = None
 
     def __repr__(self) -> str:
-        return f"ParameterLink({self.path}:{self.name})"
+        return f"{type(self).__name__}({self.path}:{self.name})"
 
     def within(self, document: Any) -> None:
         """Learn which config this is in."""
@@ -372,12 +415,12 @@ class ParameterLink(Reference):
         *outer, last = self.name.split(".")
         for name in outer:
             target = target._modules.get(name) if isinstance(target, torch.nn.Module) else None
-        for table in ("_parameters", "_buffers"):
+        for table in self.tables:
             found = vars(target).get(table, {}).get(last) if isinstance(target, torch.nn.Module) else None
             if found is not None:
                 return found
         raise LinkError(
-            f"{self!r}: the module has no such parameter", fix="Name it as named_parameters() of the module does."
+            f"{self!r}: the module has no such {self.kind}", fix=f"Name it as named_{self.kind}s() of the module does."
         )
 
     def _target(self) -> Any:
@@ -385,6 +428,14 @@ class ParameterLink(Reference):
         for key in split_key(self.path):
             target = step(self, target, key)
         return target
+
+
+@alias("module")
+class ModuleLink(ParameterLink):
+    """A module inside another that the same config builds, which its constructor made: ``"model:encoder.layers.0"``."""
+
+    kind = "module"
+    tables = ("_modules",)
 
 
 @alias("back")

@@ -25,7 +25,7 @@ from flambe_save.errors import CompilationError
 from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import ordered
 
-__all__ = ["from_parts", "is_made_of_parts", "maker_of", "parts_of", "set_part"]
+__all__ = ["PASSIVE", "from_parts", "is_made_of_parts", "maker_of", "only_holds", "is_sum_of_parts", "parts_of", "set_part"]
 
 Parts = dict[str, Any]
 
@@ -140,14 +140,18 @@ def is_made_of_parts(cls: Any) -> bool:
     """Whether objects of a class can be taken apart and put together without running its code."""
     if cls in _KINDS:
         return True
-    if builder_of(cls) is not None:
-        return False  # its adapter looks at the arguments, and calls the constructor
+    return is_sum_of_parts(cls) and builder_of(cls) is None  # that adapter looks at arguments, and calls constructors
+
+
+@functools.cache
+def is_sum_of_parts(cls: Any) -> bool:
+    """Whether objects of a class are fields and no more, whoever builds them."""
     is_plain = dataclasses.is_dataclass(cls) and cls.__new__ is object.__new__
-    return (is_plain or issubclass(cls, enum.Enum) or _is_named_tuple(cls)) and _only_holds(cls)
+    return (is_plain or issubclass(cls, enum.Enum) or _is_named_tuple(cls)) and only_holds(cls)
 
 
 # What a class may define whose objects only hold values: nothing that Python, torch or copy would call when one is used
-_PASSIVE = frozenset(
+PASSIVE = frozenset(
     [
         *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__class_getitem__"),
         *("__dataclass_fields__", "__dataclass_params__", "__delattr__", "__dict__", "__doc__", "__eq__"),
@@ -158,14 +162,14 @@ _PASSIVE = frozenset(
     ]
 )
 # And what the module enum gives to the classes of its members
-_OF_ENUMS = _PASSIVE | {
+_OF_ENUMS = PASSIVE | {
     *("__and__", "__bool__", "__contains__", "__dir__", "__format__", "__invert__", "__iter__", "__len__", "__or__"),
     *("__rand__", "__reduce_ex__", "__ror__", "__rxor__", "__xor__"),
 }
 _BASES = frozenset(("builtins", "enum", "typing", "abc"))
 
 
-def _only_holds(cls: type) -> bool:
+def only_holds(cls: type) -> bool:
     """Whether using an object of a class runs no more of its code than to compare, hash or show it."""
     own = [vars(base) for base in cls.__mro__ if base.__module__ not in _BASES]
     special = {
@@ -176,7 +180,7 @@ def _only_holds(cls: type) -> bool:
     }
     if issubclass(cls, enum.Enum):
         return special <= _OF_ENUMS and not any("_missing_" in names for names in own)
-    return special <= _PASSIVE
+    return special <= PASSIVE
 
 
 def _is_named_tuple(cls: type) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import functools
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,8 +14,9 @@ from typing import Any, TypeVar
 import torch
 
 from flambe_save.config.arguments import bind_arguments, replace_items
+from flambe_save.config.changes import Birth
 from flambe_save.config.registrable import TAGS
-from flambe_save.config.schema import Schema, record
+from flambe_save.config.schema import Schema, record, schema_of
 from flambe_save.errors import CompilationError
 
 __all__ = ["RecordsCall", "recorded", "recording"]
@@ -63,8 +65,48 @@ def record_call(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     except (TypeError, ValueError, CompilationError, RecursionError):
         return  # __init__ will say what is wrong, or the object cannot be described
     record(instance, schema)
+    if cls in TAGS:  # of others nothing is changed, so that nobody tells when their constructors return
+        _begin(instance, schema)
 
 
+def _begin(instance: Any, schema: Schema) -> None:
+    """Note what a constructor is given, and have it noted what it has made when it returns."""
+    try:
+        schema._birth = Birth(schema)
+    except Exception:  # what an argument's own class raises; the object is saved as its parts then
+        return
+    cls = type(instance)
+    if cls.__init__ is object.__init__:
+        _finish(instance)
+    elif not hasattr(cls.__init__, _NOTES):
+        _note_after(cls)
+
+
+def _note_after(cls: Any) -> None:
+    """Let a class's constructor note what it has made; a subclass's does so itself, after calling this one."""
+    inner = cls.__init__
+
+    @functools.wraps(inner)
+    def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:
+        inner(self, *args, **kwargs)
+        if type(self).__init__ is __init__:
+            _finish(self)
+
+    setattr(__init__, _NOTES, True)
+    cls.__init__ = __init__
+
+
+def _finish(instance: Any) -> None:
+    schema = schema_of(instance)
+    birth = schema.__dict__.get("_birth") if schema is not None else None
+    if birth is not None:
+        try:
+            birth.finish(instance, schema)
+        except Exception:
+            schema._birth = None  # type: ignore[union-attr]
+
+
+_NOTES = "_flambe_notes"
 _is_recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from flambe_save.config.assembly import PARTS, assembler_of, has_parts, is_open_to_assembly
 from flambe_save.config.imported import find_imported
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.values import BY_TAG
@@ -169,10 +170,15 @@ class Tags:
             return found
         if recorded in self._classes:  # it is there, and only the name that it was written by is gone
             return self._classes[recorded], self._factory_in(tag, self._classes[recorded])
-        path = recorded or tag
+        is_of_parts = last == PARTS and owner != ""
+        path = recorded or (owner if is_of_parts else tag)
         imported = find_imported(path)
-        if isinstance(imported, type) and (is_made_of_parts(imported) or (allows is not None and allows(path))):
-            return imported, None
+        if isinstance(imported, type):
+            is_trusted = allows is not None and allows(path)
+            if is_of_parts and factory_of(imported, PARTS) and (is_trusted or is_open_to_assembly(imported)):
+                return imported, PARTS
+            if not is_of_parts and (is_made_of_parts(imported) or is_trusted):
+                return imported, None
         raise self._unknown(tag, recorded)
 
     def _here(self, tag: str) -> tuple[type, str | None] | None:
@@ -183,7 +189,7 @@ class Tags:
             found = self._provided(owner, last)
         if found is not None:
             return found, None
-        maker = self._only(owner) if owner else None
+        maker = (self._only(owner) or self._provided(*_split(owner))) if owner else None
         return (maker, last) if maker is not None and factory_of(maker, last) is not None else None
 
     def _moved(self, tag: str, paths: Iterable[str]) -> tuple[type, str | None] | None:
@@ -316,6 +322,12 @@ class Tags:
 TAGS = Tags()
 
 
+def _split(tag: str) -> tuple[str, str]:
+    """Return the namespace and the name of a tag."""
+    namespace, _, name = tag.rpartition(".")
+    return namespace, name
+
+
 def _short_tag(path: str) -> str:
     namespace, name = path.partition(".")[0], path.rpartition(".")[2]
     return name if namespace in _NO_NAMESPACE else f"{namespace}.{name}"
@@ -419,7 +431,12 @@ class _Factory:
 
 
 def factory_of(cls: type, name: str) -> Callable[..., Any] | None:
-    """Return a class's factory, bound to it, where one of that name is declared; overriding one keeps it declared."""
+    """Return a class's factory, bound to it, where one of that name is declared; overriding one keeps it declared.
+
+    ``parts`` is one that every class has whose objects can be put together from their parts.
+    """
+    if name == PARTS and has_parts(cls):
+        return assembler_of(cls)
     for base in cls.__mro__:
         declared = base.__dict__.get(name)
         if getattr(getattr(declared, "__func__", declared), _FACTORY, False):

@@ -10,31 +10,34 @@ from typing import Any, TypeAlias, cast
 import torch
 import yaml as pyyaml
 
+from flambe_save.config.assembly import PARTS
 from flambe_save.config.deep import Steps, run
+from flambe_save.config.describing import describe
 from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper
-from flambe_save.config.held import Held, parameters_in
+from flambe_save.config.held import Held, Inside, inside_of
 from flambe_save.config.imported import import_path, is_harmless
 from flambe_save.config.link import (
     BackLink,
     FunctionCallLink,
     Link,
+    ModuleLink,
     ParameterLink,
     PickledDataLink,
+    StoredParameter,
     TensorLink,
     create_link_str,
 )
 from flambe_save.config.parts import is_made_of_parts, parts_of
 from flambe_save.config.registrable import TAGS, dotted_path
 from flambe_save.config.scalars import PLAIN, has_plain_offset, is_plain_key
-from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of, visit
+from flambe_save.config.schema import TRANSPARENT, Reference, Schema, defaults_of, schema_of, visit
 from flambe_save.config.skeleton import skeleton
 from flambe_save.config.values import BY_TYPE, fits
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError
-from flambe_save.registry import find_adapter
 from flambe_save.state import Stash, join_key
 
-__all__ = ["Representer", "Written", "config_text", "describe", "serialize"]
+__all__ = ["Representer", "Written", "config_text", "serialize"]
 
 _DEEP = 32  # levels that are indented
 _MANY = 10_000  # plain values that a config holds in one container
@@ -100,7 +103,7 @@ class Representer:
         self._own = 0  # how often something was written that only this config writes so
         self._stashed: dict[int, str] = {}
         self._paths: dict[int, list[str]] | None = None
-        self._parameters: dict[int, list[tuple[tuple[str, ...], str]]] | None = None
+        self._inside: Inside | None = None
         self._open: dict[int, Any] = {}
         self._small: set[int] = set()
         self._copies: dict[int, Any] = {}
@@ -195,6 +198,10 @@ class Representer:
         kind = type(value)
         if id(value) in self._held.tensors:
             return self._represent_tensor(value, path)
+        if isinstance(value, (torch.Tensor, torch.nn.Module)) and self._is_loose(path):
+            linked = self._represent_of_module(value, path)
+            if linked is not None:
+                return linked
         if kind in _CONTAINERS and self.stash is not None and self._is_large_data(value):
             return self._represent_stashed(value, path)
         if kind is list:
@@ -210,6 +217,8 @@ class Representer:
         if isinstance(value, PickledDataLink):
             self._own += 1
             return self.represent_scalar("!$", value.obj_id)
+        if isinstance(value, StoredParameter):
+            return self._represent_own(value, path)
         if isinstance(value, TensorLink):
             return self._represent_reference(value, value.key)
         if isinstance(value, ParameterLink):
@@ -231,12 +240,18 @@ class Representer:
             raise
         if schema is not None and TAGS.has_name(schema.component_subclass):
             # Defaults of torch's own classes (device, dtype) would only be noise
-            return (yield self._schema(schema, defaults_of(schema) if type(value) in TAGS else {}, path))
+            is_call = schema.component_subclass is type(value) and schema.factory_method != PARTS
+            return (yield self._schema(schema, defaults_of(schema) if is_call and type(value) in TAGS else {}, path))
         return self._represent_stashed(value, path)
+
+    def _is_loose(self, path: Path) -> bool:
+        """Whether a place is in no table of a module's own, and outside of constructors: it may refer to others'."""
+        return not self._constructors and any(part in ("attributes", "changes") for part in path)
 
     def _schema(self, schema: Schema, defaults: Mapping[str, Any], path: Path) -> Steps:
         tag = self._tag(schema.component_subclass, schema.factory_method, schema._created_with_tag)
-        inside = 0 if is_made_of_parts(schema.component_subclass) else 1
+        is_call = schema.factory_method != PARTS and schema.component_subclass not in TRANSPARENT
+        inside = 1 if is_call and not is_made_of_parts(schema.component_subclass) else 0
         self._constructors += inside
         node = yield self._mapping(f"!{tag}", schema.keywords, path)
         self._constructors -= inside
@@ -278,7 +293,7 @@ class Representer:
 
     def _represent_tensor(self, value: Any, path: Path) -> pyyaml.Node:
         """Write a tensor that the state holds: as a parameter where it is one, else by its key."""
-        found = self._parameter(value, path) if not self._constructors else None
+        found = self._found_inside(value, path) if not self._constructors else None
         if found is not None:  # not for a constructor: it may be that of the module that it leads to
             return self._represent_reference(ParameterLink(found), found)
         key = self._held.tensors[id(value)]
@@ -286,7 +301,7 @@ class Representer:
 
     def _represent_parameter(self, link: ParameterLink, path: Path) -> pyyaml.Node:
         """Write a parameter as that of a module in the config, or its values where it is of none."""
-        found = self._parameter(link.tensor, path)
+        found = self._found_inside(link.tensor, path)
         if found is not None:
             return self._represent_reference(link, found)
         key = self._held.tensors.get(id(link.tensor))
@@ -296,14 +311,39 @@ class Representer:
             else self._represent_reference(TensorLink(key), key)
         )
 
-    def _parameter(self, tensor: Any, path: Path) -> str | None:
-        """Return the text of a link to a parameter of a module in the config that is not around the place itself."""
-        if self._parameters is None:
-            self._parameters = parameters_in(self._root)
-        for outer, name in self._parameters.get(id(tensor), ()):
+    def _found_inside(self, value: Any, path: Path) -> str | None:
+        """Return the text of a link to a module, or a tensor of one, in a module of the config that is not around the
+        place itself."""
+        for outer, name in self._contents().places.get(id(value), ()):
             if tuple(map(str, path[: len(outer)])) != outer:
                 return f"{join_key(outer)}:{name}"
         return None
+
+    def _contents(self) -> Inside:
+        if self._inside is None:
+            self._inside = inside_of(self._root)
+        return self._inside
+
+    def _represent_own(self, link: StoredParameter, path: Path) -> pyyaml.Node:
+        """Write a tensor of a module at its place in the module: by its key in the state."""
+        tensor = link.tensor
+        key = self._held.key_of(tensor) if tensor is not None else link.key
+        if key is None:
+            return self._represent_stashed(tensor, path)
+        is_parameter = tensor is None or isinstance(tensor, torch.nn.Parameter)
+        return self._represent_reference(StoredParameter(key) if is_parameter else TensorLink(key), key)
+
+    def _represent_of_module(self, value: Any, path: Path) -> pyyaml.Node | None:
+        """Write a module, or a tensor of one, that is inside a module of the config, as a link; None for others."""
+        if isinstance(value, torch.nn.Module):
+            if id(value) in self._contents().described:
+                return None
+            text = self._found_inside(value, path)
+            return None if text is None else self._represent_reference(ModuleLink(text), text)
+        text = self._found_inside(value, path)
+        if text is not None:
+            return self._represent_reference(ParameterLink(text), text)
+        return self._represent_own(StoredParameter("", value), path) if self._held.key_of(value) is not None else None
 
     def _represent_back(self, value: Any, path: Path) -> pyyaml.Node:
         """Write a container that this is inside of, where the place can be filled once the container is there."""
@@ -394,13 +434,6 @@ class Representer:
         """Note what a node's tag means, and return the node."""
         self._written.note(node, tag, cls)
         return node
-
-
-def describe(obj: Any) -> Schema | None:
-    """Return the Schema that builds an object again: as it records itself, or as its adapter knows; None if unknown."""
-    adapter = find_adapter(obj)
-    found = adapter.describe(obj) if adapter is not None else None
-    return found if isinstance(found, Schema) else schema_of(obj)
 
 
 def config_text(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from flambe_save.config.arguments import call_with, replace_items, replacing, signature_of
+from flambe_save.config.assembly import PARTS, assembler_of
 from flambe_save.config.builders import build_with, builder_of
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.parts import is_made_of_parts, maker_of
@@ -27,6 +28,7 @@ from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import join_key
 
 __all__ = [
+    "TRANSPARENT",
     "WITHOUT_PARTS",
     "Reference",
     "Schema",
@@ -39,6 +41,7 @@ __all__ = [
     "visit",
 ]
 
+TRANSPARENT: set[type] = set()  # classes in configs whose calls return another object, which records its own call
 _RECORD = "_schema"  # where a built object keeps the Schema that describes it
 WITHOUT_PARTS = frozenset((*PLAIN, torch.Tensor, torch.nn.Parameter))  # types of which there are many
 _records: weakref.WeakKeyDictionary[Any, Schema] = weakref.WeakKeyDictionary()
@@ -53,10 +56,13 @@ class Sources(NamedTuple):
         What YAML cannot hold, by ids.
     state : mapping of str to object
         The save's state.
+    parameters : dict of int to torch.nn.Parameter
+        Those that were made of the state's tensors, by the ids of these: one tensor is one parameter.
     """
 
     stash: Mapping[str, Any]
     state: Mapping[str, Any]
+    parameters: dict[int, Any]
 
 
 class Reference(Registrable, should_register=False):
@@ -127,6 +133,7 @@ class Schema(MutableMapping[str, Any]):
     _given: dict[str, Any] | None
     _extensions: dict[str, str]
     _created_with_tag: str | None
+    _birth: Any  # of an object that was made: what it was then (changes.py)
 
     def __init__(self, component_subclass: type, factory_method: str | None = None, /, **keywords: Any) -> None:
         if not isinstance(component_subclass, type):
@@ -140,6 +147,7 @@ class Schema(MutableMapping[str, Any]):
             _given=None,
             _extensions={},
             _created_with_tag=None,
+            _birth=None,
         )
 
     # -------------------------------------------------------------------------------------------- mapping
@@ -235,7 +243,7 @@ class Schema(MutableMapping[str, Any]):
                 f"{self._name} is built already, so {', '.join(overrides)} cannot change",
                 fix="Pass overrides to the first call, or copy the Schema.",
             )
-        return build(self, Sources({} if stash is None else stash, {}), overrides)
+        return build(self, Sources({} if stash is None else stash, {}, {}), overrides)
 
     def _building(self, building: _Building, overrides: Mapping[str, Any], path: tuple[str, ...]) -> Steps:
         if self._compiled is not None:
@@ -267,7 +275,7 @@ class Schema(MutableMapping[str, Any]):
             cls.precompile(**ready)
 
         built: dict[str, Any] = {}
-        inside = 0 if is_made_of_parts(cls) else 1
+        inside = 0 if is_made_of_parts(cls) or self.factory_method == PARTS or cls in TRANSPARENT else 1
         building.constructors += inside
         for key, value in ready.items():
             built[key] = yield replacing(value, building.change, (*path, key), building.built)
@@ -287,12 +295,17 @@ class Schema(MutableMapping[str, Any]):
             )
 
         self._compiled = instance
-        if is_made_of_parts(cls):
+        if is_made_of_parts(cls) or cls in TRANSPARENT:
             return instance  # it shows what it is
+        if self.factory_method == PARTS:
+            if "arguments" in given and cls in TAGS:
+                record(instance, Schema(cls, **given["arguments"]))  # which tells how it was made, and not what it is
+            return instance
         kept = {key: replace_items(value, keep, (), building.kept) for key, value in given.items()}
         described = Schema(cls, self.factory_method, **kept)
         described._extensions = self._extensions
         described._created_with_tag = self._created_with_tag
+        described._birth = _birth_of(instance, described)
         record(instance, described)
         return instance
 
@@ -501,6 +514,16 @@ def defaults_of(schema: Schema) -> dict[str, Any]:
     }
 
 
+def _birth_of(instance: Any, described: Schema) -> Any:
+    """Return what an object was when it was made; what a factory has made is known when that has returned."""
+    made = schema_of(instance)
+    birth = None if made is None else made.__dict__.get("_birth")
+    if birth is not None and described.factory_method is not None:
+        birth = type(birth)(described)
+        birth.finish(instance, described)
+    return birth
+
+
 def _check_names(cls: type, arguments: Mapping[str, Any]) -> None:
     """Refuse names that torch would set as attributes over a module's own: its class, its tables, its methods."""
     names = arguments.get("parameters") if issubclass(cls, torch.nn.ParameterDict) else None
@@ -514,6 +537,8 @@ def _check_names(cls: type, arguments: Mapping[str, Any]) -> None:
 
 
 def _callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
+    if factory == PARTS:
+        return assembler_of(cls)
     if factory is None:
         builder = builder_of(cls)
         if builder is not None:

@@ -1,0 +1,243 @@
+"""Objects as their parts: modules of any class, and plain objects, taken apart and put together again.
+
+In a config, ``!pkg.Net.parts`` and a mapping of tables: ``modules``, ``parameters``, ``buffers``, ``attributes``. A load
+makes the object without its class's constructor, ``__setattr__``, ``__setstate__`` or properties. parts.py does the
+same for classes whose objects are their fields.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from flambe_save.config.parts import PASSIVE, is_sum_of_parts, only_holds
+from flambe_save.errors import CompilationError, quote
+
+__all__ = [
+    "PARTS",
+    "TABLES",
+    "assemble",
+    "assembler_of",
+    "attributes_of",
+    "can_be_assembled",
+    "has_parts",
+    "is_open_to_assembly",
+    "is_torch_hook",
+    "noting",
+    "put_attributes",
+    "put_in_table",
+    "set_not_persistent",
+]
+
+PARTS = "parts"  # the end of the tag of an object that is written as its parts
+
+# What nn.Module itself keeps on every module, and what this package does
+TABLES = frozenset(vars(nn.Module())) | {"_schema", "_created_with_tag"}
+_HOOKS = "_forward_pre_hooks"
+
+# A class with one of these says itself how its objects are taken apart
+_PROTOCOLS = frozenset(("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"))
+# These hold code, whatever their attributes are
+_CODE = ("torch.jit.", "torch.fx.", "torch.package.", "torch.export.", "torch._dynamo.", "torch._inductor.")
+_OURS = ("flambe_save.", "typing.", "builtins.", "torch._C.")
+
+
+_REGISTERED = "_registered_attributes"  # the attributes that a component's state holds
+_FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # views of a recurrent layer's own parameters, made of them
+
+
+def attributes_of(obj: Any) -> dict[str, Any]:
+    """Return the attributes of an object that neither torch's tables nor its state hold; shared with it."""
+    own = obj.__dict__
+    left_out = own.get(_REGISTERED, ())
+    if isinstance(obj, nn.RNNBase):
+        left_out = {*left_out, *_FLAT}
+    return {name: value for name, value in own.items() if name not in TABLES and name not in left_out}
+
+
+class _Plain:
+    """What the simplest class is: objects of others that are larger keep something outside of their ``__dict__``."""
+
+
+@functools.cache
+def can_be_assembled(cls: Any) -> bool:
+    """Whether objects of a class are no more than what their ``__dict__`` holds, and so can be written as parts."""
+    bases = [base for base in cls.__mro__ if base not in (object, nn.Module)]
+    if is_sum_of_parts(cls) or issubclass(cls, (type, torch.Tensor)):
+        return False
+    if cls.__basicsize__ != _Plain.__basicsize__ or cls.__itemsize__ or not cls.__dictoffset__:
+        return False
+    if any(name in vars(base) for base in bases for name in _PROTOCOLS):
+        return False
+    if any(f"{base.__module__}.".startswith(_CODE) for base in bases):
+        return False
+    return issubclass(cls, nn.Module) or cls.__module__.partition(".")[0] not in sys.stdlib_module_names
+
+
+def has_parts(cls: Any) -> bool:
+    """Whether a config can write objects of a class as parts: those that can be assembled, and kinds of tensors."""
+    return can_be_assembled(cls) or (issubclass(cls, torch.Tensor) and cls is not torch.Tensor)
+
+
+@functools.cache
+def is_open_to_assembly(cls: Any) -> bool:
+    """Whether a load may assemble objects of a class that nobody registered: none of its code runs when they are made.
+
+    Modules are used when they are called; a plain object may be used by whoever is given it, so its class may define
+    nothing that Python calls then.
+    """
+    special = {
+        name
+        for base in cls.__mro__[:-1]
+        if not f"{base.__module__}.".startswith(_OURS) and base not in (torch.Tensor, nn.Parameter)
+        for name, value in vars(base).items()
+        if getattr(value, "__module__", None) != "flambe_save.config.recording"
+    }
+    if issubclass(cls, torch.Tensor):
+        return not any(name.startswith("__") and name.endswith("__") for name in special - PASSIVE)
+    if special & {"__new__", "__del__", "__getattribute__"} or not can_be_assembled(cls):
+        return False
+    return issubclass(cls, nn.Module) or (only_holds(cls) and not hasattr(cls, "load_state_dict"))
+
+
+def is_torch_hook(hook: Any) -> bool:
+    """Whether a hook is one of torch's own that compute a weight from its parts: they are data."""
+    return type(hook).__module__ == prune.__name__ and isinstance(hook, prune.BasePruningMethod)
+
+
+@functools.cache
+def assembler_of(cls: type) -> Callable[..., Any]:
+    """Return :func:`assemble` of one class, which takes the tables as keywords."""
+
+    def make(**tables: Any) -> Any:
+        return assemble(cls, tables)
+
+    return make
+
+
+_noted: ContextVar[dict[int, Any] | None] = ContextVar("assembled", default=None)
+
+
+@contextlib.contextmanager
+def noting(made: dict[int, Any]) -> Iterator[None]:
+    """Inside the ``with``, note by their ids the objects that are assembled: they are filled already."""
+    token = _noted.set(made)
+    try:
+        yield
+    finally:
+        _noted.reset(token)
+
+
+def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
+    """Make an object of its parts; no code of its class is run.
+
+    Parameters
+    ----------
+    cls : type
+    tables : mapping of str to object
+        Of a module ``modules``, ``parameters``, ``buffers`` (mappings of names, with None where there is none),
+        ``not_persistent`` (names of buffers) and ``hooks`` (torch's pruning methods). Of a tensor ``data``. Of any
+        object ``attributes``. ``arguments``, which tell how it was once built, are not used.
+
+    Raises
+    ------
+    CompilationError
+        If the tables are not those of the class, or hold what cannot be there.
+    """
+    if issubclass(cls, torch.Tensor):
+        return _tensor(cls, **tables)
+    known = {"attributes", "arguments"}
+    if issubclass(cls, nn.Module):
+        known |= {"modules", "parameters", "buffers", "not_persistent", "hooks"}
+    unknown = sorted(tables.keys() - known)
+    if unknown:
+        raise _wrong(cls, f"has no table {quote(unknown[0])}", f"Its tables are {', '.join(sorted(known))}.")
+    made: Any = object.__new__(cls)
+    noted = _noted.get()
+    if noted is not None:
+        noted[id(made)] = made
+    if issubclass(cls, nn.Module):
+        made.__dict__.update(vars(nn.Module()))
+        for name, kind in _KINDS.items():
+            put_in_table(made, name, tables.get(name) or {}, kind)
+        set_not_persistent(made, tables.get("not_persistent") or [])
+        for number, hook in enumerate(tables.get("hooks") or []):
+            if not is_torch_hook(hook):
+                raise _wrong(cls, f"has a hook that is a {type(hook).__qualname__}", "Take it out of the config.")
+            made.__dict__[_HOOKS][number] = hook
+    put_attributes(made, tables.get("attributes") or {})
+    if isinstance(made, nn.RNNBase):
+        nn.RNNBase._init_flat_weights(made)  # type: ignore[no-untyped-call]
+    return made
+
+
+_KINDS: dict[str, Any] = {"modules": nn.Module, "parameters": nn.Parameter, "buffers": torch.Tensor}
+
+
+def put_in_table(module: Any, table: str, values: Any, kind: Any = None) -> None:
+    """Put entries into a module's table of modules, parameters or buffers, in place of those of the same names.
+
+    Raises
+    ------
+    CompilationError
+        If one is of another kind.
+    """
+    kind = kind or _KINDS[table]
+    own: dict[str, Any] = module.__dict__[f"_{table}"]
+    for name, value in _named(type(module), table, values).items():
+        if not (value is None or isinstance(value, kind)):
+            what = f"has under {quote(name)} of its {table} a {type(value).__qualname__}"
+            raise _wrong(type(module), what, f"It takes a {kind.__name__}, or null.")
+        own[name] = value
+
+
+def set_not_persistent(module: Any, names: Any) -> None:
+    """Say which buffers of a module its ``state_dict`` leaves out."""
+    if not isinstance(names, list) or not all(name in module.__dict__["_buffers"] for name in names):
+        raise _wrong(type(module), f"has no buffers {quote(repr(names)[:80])}", "Name buffers of it.")
+    module.__dict__["_non_persistent_buffers_set"] = set(names)
+
+
+def put_attributes(obj: Any, values: Any) -> None:
+    """Set attributes of an object; no setter of its class is run.
+
+    Raises
+    ------
+    CompilationError
+        If a name is one that Python, or torch, looks up itself.
+    """
+    own = obj.__dict__
+    for name, value in _named(type(obj), "attributes", values).items():
+        if (name.startswith("__") and name.endswith("__")) or (isinstance(obj, nn.Module) and name in TABLES):
+            raise _wrong(type(obj), f"can have no attribute {quote(name)}", "Take it out of the config.")
+        own[name] = value
+
+
+def _tensor(cls: type[torch.Tensor], /, data: Any = None, attributes: Any = None, **others: Any) -> Any:
+    if others or not isinstance(data, torch.Tensor):
+        raise _wrong(cls, "is made of data, a tensor, and attributes", "Correct the config.")
+    with torch._C.DisableTorchFunctionSubclass():
+        plain = data.detach() if type(data) is not torch.Tensor else data
+        made = torch.Tensor._make_subclass(cls, plain, False)
+    if issubclass(cls, nn.Parameter) is not isinstance(made, nn.Parameter):
+        raise _wrong(cls, "is no parameter", "Correct the config.")
+    put_attributes(made, attributes or {})
+    return made
+
+
+def _named(cls: type, table: str, values: Any) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise _wrong(cls, f"takes a mapping of names as {quote(table)}", "Correct the config.")
+    return values
+
+
+def _wrong(cls: type, what: str, fix: str) -> CompilationError:
+    return CompilationError(f"a {cls.__module__}.{cls.__qualname__} {what}", fix=fix)

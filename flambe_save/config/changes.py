@@ -1,0 +1,370 @@
+"""What became of an object since its constructor returned, found by comparing it with its print (prints.py).
+
+A config says it as ``!edited {object: !Net {size: 3}, changes: {fc: ...}}``: as it was built, but for what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from flambe_save.config.assembly import (
+    TABLES,
+    attributes_of,
+    is_torch_hook,
+    put_attributes,
+    put_in_table,
+    set_not_persistent,
+)
+from flambe_save.config.prints import Print, is_as_printed, print_of
+from flambe_save.config.registrable import Registrable
+from flambe_save.config.schema import TRANSPARENT, Reference, Schema
+from flambe_save.errors import CompilationError, quote
+
+__all__ = ["Birth", "Changes", "Edited", "changes_since"]
+
+_TENSOR_TABLES = ("parameters", "buffers")
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+class Changes(NamedTuple):
+    """How an object differs from what its constructor made.
+
+    Attributes
+    ----------
+    tables : dict of str to dict
+        By the path of each module inside it that differs, the entries of its tables that do; as :class:`Edited` takes
+        them.
+    lost : list of str
+        Places of hooks, which no config can hold.
+    kept : dict of int to str
+        By their ids, the modules and tensors that are as they were made, and where they are: ``"encoder.layers"`` or
+        ``"encoder:weight"``.
+    """
+
+    tables: dict[str, dict[str, Any]]
+    lost: list[str]
+    kept: dict[int, str]
+
+
+class Birth:
+    """What an object was when its constructor returned, and what the modules were that the constructor was given.
+
+    Parameters
+    ----------
+    schema : Schema
+        The call of the constructor.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._print: Print | None = None
+        self._given = [print_of(item, _boundary_of(item)) for item in _modules_given(schema)]
+
+    def finish(self, obj: Any, schema: Schema) -> None:
+        """Note what the object is, now that it is made."""
+        self._print = print_of(obj, _numbered(schema))
+
+    def has_arguments(self, schema: Schema) -> bool:
+        """Whether the modules that the constructor was given still are what they were: a load gives them to it again."""
+        given = _modules_given(schema)
+        if len(given) != len(self._given):
+            return False
+        for item, known in zip(given, self._given, strict=True):
+            found = changes_since(item, known, _boundary_of(item))
+            if found.tables or found.lost:
+                return False
+        return True
+
+    def changes(self, obj: Any, schema: Schema) -> Changes | None:
+        """Return how the object differs from what was made; None where that cannot be said."""
+        if self._print is None or type(obj) is not self._print.cls:
+            return None
+        return changes_since(obj, self._print, _numbered(schema))
+
+    def __reduce__(self) -> Any:
+        return _no_birth, ()  # of a pickled object, nothing tells what it was
+
+    def __deepcopy__(self, memo: Any) -> Birth:
+        return self
+
+
+def _no_birth() -> None:
+    return None
+
+
+def _modules_given(schema: Schema) -> list[Any]:
+    """Return the modules among the arguments, those inside containers too, each once and in order."""
+    found: dict[int, Any] = {}
+    waiting: list[Any] = [*reversed(schema.keywords.values())]
+    seen: set[int] = set()
+    while waiting:
+        item = waiting.pop()
+        item = getattr(item, "resolved", item) if isinstance(item, Reference) else item
+        if isinstance(item, nn.Module):
+            found.setdefault(id(item), item)
+        elif isinstance(item, (list, tuple, dict)) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(reversed(list(item.values()) if isinstance(item, dict) else item))
+    return list(found.values())
+
+
+def _numbered(schema: Schema) -> dict[int, int]:
+    return {id(item): number for number, item in enumerate(_modules_given(schema))}
+
+
+def _boundary_of(obj: Any) -> dict[int, int]:
+    own = obj.__dict__.get("_schema")
+    return _numbered(own) if isinstance(own, Schema) else {}
+
+
+def changes_since(obj: Any, before: Print, boundary: Mapping[int, int] | None = None, *, is_exact: bool = True) -> Changes:
+    """Compare an object with a print of it.
+
+    Parameters
+    ----------
+    obj : object
+    before : Print
+    boundary : mapping of int to int, optional
+        As :func:`print_of` was given it.
+    is_exact : bool
+        False where the print is of another object that the same arguments made: only what can be told by its value is
+        compared then.
+    """
+    comparison = _Comparison(boundary or {}, is_exact)
+    comparison.go(obj, before, "")
+    return Changes(comparison.tables, comparison.lost, comparison.kept)
+
+
+class _Comparison:
+    def __init__(self, boundary: Mapping[int, int], is_exact: bool) -> None:
+        self._boundary = boundary
+        self._is_exact = is_exact
+        self._now: dict[int, Print] = {}  # modules that were gone into, and the prints that they were compared with
+        self._then: dict[int, Any] = {}  # and the other way around
+        self._names: dict[int, str] = {}
+        self.tables: dict[str, dict[str, Any]] = {}
+        self.lost: list[str] = []
+        self.kept: dict[int, str] = {}
+
+    def go(self, obj: Any, before: Print, path: str) -> None:
+        """Compare one object, and what is inside it."""
+        self._now[id(obj)], self._then[id(before)] = before, obj
+        own = obj.__dict__
+        change: dict[str, Any] = {}
+        removed: list[str] = []
+        attributes = {
+            name: value
+            for name, value in attributes_of(obj).items()
+            if name not in before.attributes or not self._is_same(before.attributes[name], value)
+        }
+        removed += [name for name in before.attributes if name not in own]
+        if isinstance(obj, nn.Module):
+            self.kept[id(obj)] = path
+            for table in _TENSOR_TABLES:
+                self._compare_tensors(obj, table, getattr(before, table), path, change, removed)
+            if own["_non_persistent_buffers_set"] != before.not_persistent:
+                change["not_persistent"] = sorted(own["_non_persistent_buffers_set"])
+            self._compare_hooks(own, before, path, change)
+            self._compare_modules(own["_modules"], before.modules, path, change, removed)
+        if attributes:
+            change["attributes"] = attributes
+        if removed:
+            change["removed"] = removed
+        if change:
+            self.tables = {path: change, **self.tables} if not path else {**self.tables, path: change}
+
+    def _is_same(self, token: Any, value: Any) -> bool:
+        if self._is_exact or not hasattr(token, "kind"):
+            return is_as_printed(token, value) or (
+                not self._is_exact and hasattr(token, "is_like") and token.is_like(value)
+            )
+        return is_as_printed(token, value) or token.kind is type(value)
+
+    def _compare_tensors(
+        self, obj: Any, table: str, before: Mapping[str, Any], path: str, change: dict[str, Any], removed: list[str]
+    ) -> None:
+        own = obj.__dict__[f"_{table}"]
+        if not own and not before:
+            return
+        not_persistent = obj.__dict__["_non_persistent_buffers_set"] if table == "buffers" else ()
+        begin = f"{path}." if path else ""
+        found = {}
+        for name, value in own.items():
+            known = before.get(name, _MISSING)
+            if value is None or known is None or known is _MISSING:
+                if value is not known:
+                    found[name] = value
+                continue
+            is_compared = name in not_persistent and known.who is not None and self._is_exact
+            is_tied_alike = self._names.setdefault(id(value), begin + name) == (known.name or begin + name)
+            if is_tied_alike and (known.is_same(value) if is_compared else known.is_like(value)):
+                self.kept[id(value)] = f"{path}:{name}"
+            else:
+                found[name] = value
+        if found:
+            change[table] = found
+        removed += [name for name in before if name not in own]
+        self._compare_order(table, list(own), before, change)
+
+    def _compare_order(self, table: str, now: list[str], before: Mapping[str, Any], change: dict[str, Any]) -> None:
+        """Note an order that entries would not have that are put in where they are new."""
+        usual = [name for name in before if name in now]
+        usual += [name for name in now if name not in before]
+        if usual != now:
+            change.setdefault("order", {})[table] = now
+
+    def _compare_hooks(self, own: Any, before: Print, path: str, change: dict[str, Any]) -> None:
+        for name, hooks in own.items():
+            if not name.endswith("_hooks") or hooks is None or tuple(hooks) == before.hooks.get(name, ()):
+                continue
+            if not self._is_exact and len(hooks) == len(before.hooks.get(name, ())):
+                continue
+            of_torch = [hook for hook in hooks.values() if is_torch_hook(hook)]
+            if of_torch or any(True for _ in before.hooks.get(name, ())):
+                change["hooks"] = of_torch
+            if len(of_torch) < sum(number not in before.hooks.get(name, ()) for number in hooks):
+                self.lost.append(f"{path}.{name}" if path else name)
+
+    def _compare_modules(
+        self, own: Mapping[str, Any], before: Mapping[str, Any], path: str, change: dict[str, Any], removed: list[str]
+    ) -> None:
+        begin = f"{path}." if path else ""
+        found = {name: child for name, child in own.items() if not self._is_kept(child, before, name, begin + name)}
+        if found:
+            change["modules"] = found
+        removed += [name for name in before if name not in own]
+        self._compare_order("modules", list(own), before, change)
+
+    def _is_kept(self, child: Any, before: Mapping[str, Any], name: str, path: str) -> bool:
+        """Whether a module inside is the one that was made there; what differs inside it is noted."""
+        known = before.get(name, _MISSING)
+        if child is None or known is None or known is _MISSING:
+            return child is known
+        number = self._boundary.get(id(child))
+        if number is not None or isinstance(known, int):
+            return number == known
+        if id(child) in self._now or id(known) in self._then:
+            return self._now.get(id(child)) is known
+        if type(child) is not known.cls:
+            return False
+        if not _is_unit(known.cls):
+            self.go(child, known, path)
+            return True
+        inner = _Comparison(self._boundary, self._is_exact)
+        inner._names = dict(self._names)
+        inner.go(child, known, path)
+        if inner.tables:
+            return False
+        self._now |= inner._now
+        self._then |= inner._then
+        self._names, self.lost = inner._names, self.lost + inner.lost
+        self.kept |= inner.kept
+        return True
+
+
+_MISSING = object()
+
+
+def _is_unit(cls: type) -> bool:
+    """Whether modules of a class are told in full where anything about them differs: torch's own layers are short."""
+    return cls.__module__.startswith("torch.nn.modules.") and not issubclass(cls, _CONTAINERS)
+
+
+class Edited(Registrable, tag_override="edited"):
+    """In a config, an object as it was built, but for some changes: ``!edited {object: ..., changes: {...}}``.
+
+    Parameters
+    ----------
+    object : object
+        Changed in place, and what is returned; no code of its class is run.
+    changes : dict
+        By the path of a module inside, or "" for the object itself: ``modules``, ``parameters``, ``buffers`` and
+        ``attributes`` to set, names that are ``removed``, which buffers are ``not_persistent``, torch's ``hooks``, and
+        the ``order`` of tables where it is another.
+    """
+
+    def __new__(cls, object: Any, changes: Any) -> Any:
+        """Return the object."""
+        if not isinstance(changes, Mapping):
+            raise CompilationError("the changes of an edited object are a mapping", fix="Correct the config.")
+        for path, change in changes.items():
+            _apply(_inside(object, path), path, change)
+        return object
+
+
+def _inside(obj: Any, path: Any) -> Any:
+    found = obj
+    for name in path.split(".") if isinstance(path, str) and path else ():
+        found = found.__dict__["_modules"].get(name) if isinstance(found, nn.Module) else None
+    if found is None or not isinstance(path, str):
+        raise CompilationError(
+            f"there is no module {quote(str(path))} to change in a {type(obj).__qualname__}",
+            fix="The class may have changed since the config was written; edit one or the other.",
+        )
+    return found
+
+
+def _apply(obj: Any, path: str, change: Any) -> None:
+    known = {"attributes", "removed"}
+    if isinstance(obj, nn.Module):
+        known |= {"modules", "parameters", "buffers", "not_persistent", "hooks", "order"}
+    if not isinstance(change, Mapping) or not change.keys() <= known:
+        raise CompilationError(
+            f"what changes at {quote(path)} is no mapping of {', '.join(sorted(known))}", fix="Correct the config."
+        )
+    removed = change.get("removed") or []
+    if not isinstance(removed, list) or not all(isinstance(name, str) for name in removed):
+        raise CompilationError(f"what is removed at {quote(path)} is no list of names", fix="Correct the config.")
+    for name in removed:
+        for table in _tables_of(obj):
+            table.pop(name, None)
+    for table in ("modules", "parameters", "buffers"):
+        if change.get(table):
+            put_in_table(obj, table, change[table])
+    if "not_persistent" in change:
+        set_not_persistent(obj, change["not_persistent"])
+    if "hooks" in change:
+        _set_hooks(obj, change["hooks"])
+    put_attributes(obj, change.get("attributes") or {})
+    for table, order in (change.get("order") or {}).items():
+        own = obj.__dict__.get(f"_{table}") if table in ("modules", "parameters", "buffers") else None
+        if own is None or not isinstance(order, list) or sorted(map(str, order)) != sorted(own):
+            raise CompilationError(f"the order of the {table} at {quote(path)} is none of them", fix="Correct the config.")
+        for name in order:
+            own[name] = own.pop(name)
+    if isinstance(obj, nn.RNNBase):
+        nn.RNNBase._init_flat_weights(obj)  # type: ignore[no-untyped-call]
+
+
+def _tables_of(obj: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(obj, nn.Module):
+        yield from (obj.__dict__[name] for name in ("_modules", "_parameters", "_buffers"))
+        obj.__dict__["_non_persistent_buffers_set"] &= obj.__dict__["_buffers"].keys()
+    yield _Attributes(obj.__dict__)
+
+
+class _Attributes(dict[str, Any]):
+    """The attributes of an object, without what is its machinery."""
+
+    def __init__(self, own: dict[str, Any]) -> None:
+        super().__init__()
+        self._own = own
+
+    def pop(self, name: str, *default: Any) -> Any:
+        return None if name in TABLES or name.startswith("__") else self._own.pop(name, None)
+
+
+def _set_hooks(obj: Any, hooks: Any) -> None:
+    own = obj.__dict__["_forward_pre_hooks"]
+    for number in [number for number, hook in own.items() if is_torch_hook(hook)]:
+        del own[number]
+    for number, hook in enumerate(hooks if isinstance(hooks, list) else ()):
+        if not is_torch_hook(hook):
+            raise CompilationError(f"a {type(hook).__qualname__} is no hook of torch's own", fix="Correct the config.")
+        own[-1 - number] = hook
+
+
+TRANSPARENT.add(Edited)

@@ -1,0 +1,217 @@
+"""How each object of a save is written: by the call that made it, by that and what changed since, or as its parts."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import dill
+import torch
+from torch import nn
+
+from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled, is_torch_hook
+from flambe_save.config.changes import Changes, Edited
+from flambe_save.config.imported import import_path
+from flambe_save.config.link import StoredParameter
+from flambe_save.config.parts import is_made_of_parts
+from flambe_save.config.scalars import PLAIN
+from flambe_save.config.schema import Schema, defaults_of, schema_of
+from flambe_save.config.values import BY_TYPE
+from flambe_save.registry import find_adapter
+
+__all__ = ["assembled", "describe", "describing", "edited", "is_wrapper", "lost_of", "recorded_form"]
+
+_described: ContextVar[dict[int, tuple[Any, Schema | None]] | None] = ContextVar("described", default=None)
+_LOST = "_lost"
+_CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
+
+
+@contextlib.contextmanager
+def describing() -> Iterator[None]:
+    """Inside the ``with``, describe each object once; the objects must not change meanwhile."""
+    token = _described.set({})
+    try:
+        yield
+    finally:
+        _described.reset(token)
+
+
+def describe(obj: Any) -> Schema | None:
+    """Return the Schema that builds an object again: as it records itself, or as its adapter knows; None if unknown."""
+    known = _described.get()
+    if known is not None and id(obj) in known:
+        return known[id(obj)][1]
+    adapter = find_adapter(obj)
+    found = adapter.describe(obj) if adapter is not None else None
+    found = found if isinstance(found, Schema) else schema_of(obj)
+    if known is not None:
+        known[id(obj)] = obj, found
+    return found
+
+
+def recorded_form(obj: Any) -> Schema | None:
+    """Return how an object is written that recorded the call of its constructor: by it, as far as it still holds."""
+    schema = schema_of(obj)
+    if schema is None:
+        return None
+    birth = schema.__dict__.get("_birth")
+    changes = birth.changes(obj, schema) if birth is not None and birth.has_arguments(schema) else None
+    if changes is None:
+        return assembled(obj) or schema
+    return edited(schema, changes)
+
+
+def edited(schema: Schema, changes: Changes) -> Schema:
+    """Return the Schema of an object as a call makes it, but for changes; the call's alone where there are none."""
+    lost = list(changes.lost)
+    tables = {}
+    for path, change in changes.tables.items():
+        if "attributes" in change:
+            begin = f"{path}." if path else ""
+            kept, dropped = _split_attributes(change["attributes"], may_be_code=False)
+            lost += [begin + name for name in dropped]
+            change = {**change, "attributes": kept} if kept else {k: v for k, v in change.items() if k != "attributes"}
+        if change:
+            tables[path] = {
+                name: _owned(values) if name in ("parameters", "buffers") else values for name, values in change.items()
+            }
+    if tables:
+        defaults = {name: value for name, value in defaults_of(schema).items() if type(value) in PLAIN}
+        built = Schema(schema.component_subclass, schema.factory_method, **{**schema.keywords, **defaults})
+        built.__dict__.update(_extensions=schema._extensions, _created_with_tag=schema._created_with_tag)
+        schema = Schema(Edited, object=built, changes=tables)
+        schema.__dict__["_kept"] = changes.kept
+    elif lost:
+        schema = schema.__copy__()
+    if lost:
+        schema.__dict__[_LOST] = lost
+    return schema
+
+
+def lost_of(schema: Schema) -> list[str]:
+    """Return the places in an object of what its Schema does not say: hooks, and attributes that are no data."""
+    return schema.__dict__.get(_LOST, [])
+
+
+def assembled(obj: Any) -> Schema | None:
+    """Return the Schema of an object's parts, shared with it; None where it is more than these."""
+    cls = type(obj)
+    if not can_be_assembled(cls):
+        return None
+    schema = Schema(cls, PARTS)
+    tables = schema.keywords
+    lost: list[str] = []
+    if isinstance(obj, nn.Module):
+        own = obj.__dict__
+        tables["modules"] = dict(own["_modules"])
+        tables.update((name, _owned(own[f"_{name}"])) for name in ("parameters", "buffers"))
+        tables["not_persistent"] = sorted(own["_non_persistent_buffers_set"])
+        tables["hooks"] = [hook for hook in own["_forward_pre_hooks"].values() if is_torch_hook(hook)]
+        lost += [
+            name
+            for name, hooks in own.items()
+            if name.endswith("_hooks") and hooks and not all(map(is_torch_hook, hooks.values()))
+        ]
+    tables["attributes"], dropped = _split_attributes(attributes_of(obj), may_be_code=True, methods_of=cls)
+    lost += dropped
+    recorded = schema_of(obj)
+    if recorded is not None:
+        tables["arguments"] = {name: value for name, value in recorded.keywords.items() if _is_plain(value)}
+    for name in [name for name, value in tables.items() if not value]:
+        del tables[name]
+    if lost:
+        schema.__dict__[_LOST] = lost
+    return schema
+
+
+def _owned(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a module's table of tensors with links to the state in their places."""
+    return {name: None if value is None else _of_tensor(value) for name, value in tensors.items()}
+
+
+def _of_tensor(value: Any) -> Any:
+    """Return what a tensor of a module is written as: a link to the state, and its class and attributes if it has any.
+
+    What is one tensor is one link.
+    """
+    known = _described.get()
+    if known is not None and id(value) in known:
+        return known[id(value)][1]
+    found: Any = StoredParameter("", value)
+    if type(value) not in (torch.Tensor, nn.Parameter) and not is_wrapper(value):
+        found = Schema(type(value), PARTS, data=StoredParameter("", value), attributes=dict(value.__dict__))
+    elif value.__dict__:
+        found = Schema(nn.Parameter, PARTS, data=found, attributes=dict(value.__dict__)) if isinstance(value, nn.Parameter) else found
+    if isinstance(found, Schema) and not found.keywords["attributes"]:
+        del found.keywords["attributes"]
+    if known is not None:
+        known[id(value)] = value, found
+    return found
+
+
+def is_wrapper(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of a class that keeps others inside, and no memory of its own."""
+    return hasattr(type(tensor), "__tensor_flatten__") or tensor.layout != torch.strided or tensor.is_nested
+
+
+def _split_attributes(
+    attributes: Mapping[str, Any], *, may_be_code: bool, methods_of: type = object
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the attributes that a save can keep, and the names of the others."""
+    kept, dropped = {}, []
+    for name, value in attributes.items():
+        is_method = isinstance(value, (types.FunctionType, types.MethodType)) and callable(
+            getattr(methods_of, name, None)
+        )
+        if type(value) in PLAIN or (not is_method and _can_be_kept(value, may_be_code)):
+            kept[name] = value
+        else:
+            dropped.append(name)
+    return kept, dropped
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(type(key) in PLAIN and _is_plain(item) for key, item in value.items())
+    return type(value) in PLAIN
+
+
+def _can_be_kept(value: Any, may_be_code: bool) -> bool:
+    """Whether a save can hold a value, by name, as parts or pickled."""
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        kind = type(item)
+        if kind in PLAIN or kind in BY_TYPE and kind not in _CONTAINERS or id(item) in seen:
+            continue
+        seen[id(item)] = item
+        if kind in _CONTAINERS:
+            waiting.extend([*item, *item.values()] if isinstance(item, dict) else item)
+        elif isinstance(item, (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+            if import_path(item) is None and not (may_be_code and _can_be_pickled(item)):
+                return False
+        elif isinstance(item, (torch.Tensor, nn.Module, type)) or is_made_of_parts(kind):
+            continue
+        elif isinstance(item, weakref.ReferenceType):
+            return False
+        elif can_be_assembled(kind):
+            waiting.extend(attributes_of(item).values())
+        elif find_adapter(item) is None and schema_of(item) is None and not _can_be_pickled(item):
+            return False
+    return True
+
+
+def _can_be_pickled(value: Any) -> bool:
+    try:
+        dill.dumps(value, byref=True)
+    except Exception:  # whatever a class's own protocol raises
+        return False
+    return True

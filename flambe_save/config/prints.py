@@ -1,0 +1,260 @@
+"""Prints: what an object was when its constructor returned, light enough to take each time, to tell later what changed.
+
+A print holds names, classes, shapes and plain values; of everything else who it was, by a weak reference. It keeps no
+weights alive. changes.py compares one with what the object is now.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from flambe_save.config.assembly import attributes_of, can_be_assembled
+from flambe_save.config.parts import is_made_of_parts
+from flambe_save.config.scalars import PLAIN
+from flambe_save.config.values import BY_TYPE
+
+__all__ = ["Print", "TensorPrint", "is_as_printed", "print_of"]
+
+_CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
+_SIMPLE = frozenset((*PLAIN, *(kind for kind in BY_TYPE if kind not in _CONTAINERS), type(NotImplemented), type(...)))
+_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+_MOST = 100_000  # values in one container that are looked at
+_FEW = 1024  # bytes of a tensor that are compared themselves
+
+
+class Print(NamedTuple):
+    """What one object was.
+
+    Attributes
+    ----------
+    cls : type
+    modules : dict of str to Print, int or None
+        Those inside it, in order; one that is elsewhere in the tree already is the same Print again. Of one that is not
+        gone into, its number.
+    parameters, buffers : dict of str to TensorPrint, or None
+    not_persistent : frozenset of str
+    hooks : dict of str to tuple of int
+        The ids of hooks, by the names of their tables.
+    attributes : dict of str to object
+    """
+
+    cls: type
+    modules: dict[str, Any]
+    parameters: dict[str, Any]
+    buffers: dict[str, Any]
+    not_persistent: frozenset[str]
+    hooks: dict[str, tuple[int, ...]]
+    attributes: dict[str, Any]
+
+
+class TensorPrint:
+    """What a tensor was: its class, shape and type, and whether it is still the same one, unchanged."""
+
+    __slots__ = ("attributes", "cls", "dtype", "name", "shape", "values", "version", "who")
+
+    def __init__(self, tensor: torch.Tensor, name: str, *, is_compared: bool) -> None:
+        self.cls, self.shape, self.dtype, self.name = type(tensor), tensor.shape, tensor.dtype, name
+        own = tensor.__dict__
+        self.attributes = {key: _token(value, 0) for key, value in own.items()} if own else None
+        self.who: Any = None
+        self.values: Any = None
+        if is_compared:
+            self.who, self.version = weakref.ref(tensor), _version_of(tensor)
+            if not tensor.is_meta and tensor.layout == torch.strided and tensor.nbytes <= _FEW:
+                self.values = tensor.detach().clone()
+
+    def is_like(self, tensor: Any) -> bool:
+        """Whether a tensor could have been made by the same constructor, but for its values."""
+        if type(tensor) is not self.cls or tensor.shape != self.shape:
+            return False
+        own = tensor.__dict__
+        if not own and not self.attributes:
+            return True
+        known = self.attributes or {}
+        return own.keys() == known.keys() and all(is_as_printed(known[key], value) for key, value in own.items())
+
+    def is_same(self, tensor: Any) -> bool:
+        """Whether it is the tensor that it was, values included."""
+        if not self.is_like(tensor) or tensor.dtype != self.dtype:
+            return False
+        if self.who is not None and self.who() is tensor and _version_of(tensor) == self.version:
+            return True
+        if self.values is None or tensor.is_meta or tensor.layout != torch.strided:
+            return False
+        return bool(torch.equal(self.values, tensor.detach().cpu() if self.values.device.type == "cpu" else tensor))
+
+
+def _version_of(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+class _Same:
+    """Stands for an object that is known by who it is."""
+
+    __slots__ = ("kind", "parts", "who")
+
+    def __init__(self, value: Any, parts: dict[str, Any] | None) -> None:
+        self.kind = type(value)
+        self.parts = parts  # what it held, where that can be told
+        try:
+            self.who: Any = weakref.ref(value)
+        except TypeError:
+            self.who = _Kept(value)
+
+    def is_same(self, value: Any) -> bool:
+        if type(value) is not self.kind:
+            return False
+        found = self.who()
+        if found is not value and not (isinstance(found, _TOLD_BY_EQUALITY) and found == value):
+            return False
+        return self.parts is None or _are_as_printed(self.parts, value.__dict__)
+
+
+_TOLD_BY_EQUALITY = (type(len), type([].append), type(_version_of.__get__(0)))  # bound methods are made anew each time
+
+
+class _Kept:
+    """A reference to what knows no weak ones."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self) -> Any:
+        return self.value
+
+
+class _Items:
+    """Stands for a container, by what was in it."""
+
+    __slots__ = ("items", "keys", "kind", "size")
+
+    def __init__(self, value: Any, depth: int) -> None:
+        self.kind, self.size = type(value), len(value)
+        self.keys: Any = None
+        self.items: Any = None
+        if isinstance(value, dict):
+            self.keys = list(value)
+            value = value.values()
+        if self.size > _MOST or depth > 20:
+            return  # then nothing but its size is told
+        if isinstance(value, (set, frozenset)):
+            self.items = set(value)
+        else:
+            self.items = [item if type(item) in _SIMPLE else _token(item, depth + 1) for item in value]
+
+    def is_same(self, value: Any) -> bool:
+        if type(value) is not self.kind or len(value) != self.size:
+            return False
+        if isinstance(value, dict):
+            if any(one is not other and one != other for one, other in zip(self.keys, value, strict=True)):
+                return False
+            value = value.values()
+        if self.items is None:
+            return self.size == 0 or self.keys is None
+        if isinstance(value, (set, frozenset)):
+            return bool(self.items == value)
+        return all(is_as_printed(one, other) for one, other in zip(self.items, value, strict=True))
+
+
+def _token(value: Any, depth: int) -> Any:
+    """Return what stands for a value in a print."""
+    kind = type(value)
+    if kind in _SIMPLE:
+        return value
+    if kind in _CONTAINERS:
+        return _Items(value, depth)
+    if isinstance(value, torch.Tensor):
+        return TensorPrint(value, "", is_compared=True)
+    is_told = depth < 4 and (can_be_assembled(kind) or is_made_of_parts(kind)) and not isinstance(value, nn.Module)
+    own = getattr(value, "__dict__", None) if is_told else None
+    parts = {name: _token(item, depth + 1) for name, item in own.items()} if isinstance(own, dict) else None
+    return _Same(value, parts)
+
+
+def is_as_printed(token: Any, value: Any) -> bool:
+    """Whether a value is the one that a print's token stands for."""
+    kind = type(token)
+    if kind in _SIMPLE:
+        return type(value) is kind and (token == value or token != token)
+    return bool(token.is_same(value))
+
+
+def _are_as_printed(tokens: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    return tokens.keys() == values.keys() and all(is_as_printed(tokens[name], value) for name, value in values.items())
+
+
+def print_of(obj: Any, boundary: Mapping[int, Any] | None = None) -> Print:
+    """Return the print of an object and of the modules inside it.
+
+    Parameters
+    ----------
+    obj : object
+    boundary : mapping of int to int, optional
+        By their ids, modules that are not gone into, as they are printed on their own, and the numbers that they have.
+    """
+    return _Printing(boundary or {}).of(obj, "")
+
+
+class _Printing:
+    """One printing: each module once, and each parameter by the first of its names."""
+
+    def __init__(self, boundary: Mapping[int, int]) -> None:
+        self._boundary = boundary
+        self._known: dict[int, Print] = {}
+        self._names: dict[int, str] = {}
+
+    def of(self, obj: Any, path: str) -> Print:
+        own = obj.__dict__
+        attributes = {
+            name: value if type(value) in _SIMPLE else _token(value, 0) for name, value in attributes_of(obj).items()
+        }
+        if not isinstance(obj, nn.Module):
+            return Print(type(obj), {}, {}, {}, frozenset(), {}, attributes)
+        not_persistent = own["_non_persistent_buffers_set"]
+        found = Print(
+            type(obj),
+            {},
+            {name: self._tensor(value, f"{path}{name}") for name, value in own["_parameters"].items()},
+            {
+                name: self._tensor(value, f"{path}{name}", is_compared=name in not_persistent)
+                for name, value in own["_buffers"].items()
+            },
+            frozenset(not_persistent),
+            {name: tuple(hooks) for name in _HOOKS if (hooks := own.get(name))},
+            attributes,
+        )
+        self._known[id(obj)] = found
+        for name, child in own["_modules"].items():
+            number = self._boundary.get(id(child)) if child is not None else None
+            if child is None or number is not None:
+                found.modules[name] = number
+            else:
+                found.modules[name] = self._known.get(id(child)) or self.of(child, f"{path}{name}.")
+        return found
+
+    def _tensor(self, value: Any, name: str, *, is_compared: bool = False) -> TensorPrint | None:
+        if value is None:
+            return None
+        if nn.parameter.is_lazy(value):
+            return _Lazy(value)
+        return TensorPrint(value, self._names.setdefault(id(value), name), is_compared=is_compared)
+
+
+class _Lazy(TensorPrint):
+    """A parameter that had no shape."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.cls, self.name = type(tensor), ""
+
+    def is_like(self, tensor: Any) -> bool:
+        return type(tensor) is self.cls
+
+    is_same = is_like
