@@ -26,10 +26,10 @@ from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, at
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state, load_state
+from flambe_save.config.describing import recorded_form
 from flambe_save.config.moves import old_names
 from flambe_save.config.recording import RecordsCall
 from flambe_save.config.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
-from flambe_save.config.describing import recorded_form
 from flambe_save.config.schema import Schema
 from flambe_save.errors import (
     FlambeSaveError,

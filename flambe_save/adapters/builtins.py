@@ -1,7 +1,7 @@
 """How torch.nn's own modules were built.
 
-A built-in module's arguments are read off its attributes and then checked: what they build on the meta device must
-be the same module but for the numbers in it. Where that fails, nothing is claimed.
+A built-in module's arguments are read off its attributes and then checked against what they build on the meta device:
+what differs, but for the numbers in it, is written down beside them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import types
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -20,12 +20,15 @@ from torch.optim import swa_utils
 
 from flambe_save.adapters.parametrized import effective
 from flambe_save.config.arguments import signature_of
+from flambe_save.config.changes import GIVEN, changes_since
+from flambe_save.config.describing import edited
 from flambe_save.config.link import Link
+from flambe_save.config.prints import Print, print_of
 from flambe_save.config.registrable import TAGS, Registrable
 from flambe_save.config.schema import Schema, defaults_of
 from flambe_save.errors import RegistrationError
 
-__all__ = ["Averaging", "Parametrized", "agree", "builtin_schema", "outline"]
+__all__ = ["Averaging", "Parametrized", "agree", "builtin_schema"]
 
 
 def builtin_schema(module: nn.Module) -> Schema | None:
@@ -42,29 +45,54 @@ def builtin_schema(module: nn.Module) -> Schema | None:
     except RegistrationError:
         return None
     if cls in _CONTAINERS:
-        return Schema(cls, **_CONTAINERS[cls](module)) if _trimmings(module) == _trimmings(cls()) else None
-    arguments = _arguments(module)
-    if arguments is None or not _rebuilds(module, arguments):
-        return None
-    return Schema(cls, **arguments)
+        arguments, names = _CONTAINERS[cls](module)
+        made = _print_of_container(module, names)
+    else:
+        known = _arguments(module)
+        if known is None:
+            return None
+        arguments, built = known, _print_of_built(cls, known)
+        if built is None:
+            return None
+        made = built
+    return edited(Schema(cls, **arguments), changes_since(module, made, is_exact=False))
 
 
 _UNKNOWN = object()
 
-_CONTAINERS: dict[type, Callable[[Any], dict[str, Any]]] = {
-    nn.Sequential: lambda module: _sequential(module),
-    nn.ModuleList: lambda module: {"modules": list(module)},
-    nn.ModuleDict: lambda module: {"modules": dict(module.items())},
-    nn.ParameterList: lambda module: {"values": list(module)},
-    nn.ParameterDict: lambda module: {"parameters": dict(module.items())},
+# Containers: their arguments, and the names inside them of what these put there
+_CONTAINERS: dict[type, Callable[[Any], tuple[dict[str, Any], Container[str]]]] = {
+    nn.Sequential: lambda module: (_sequential(module), module._modules),
+    nn.ModuleList: lambda module: _listed(module._modules, "modules"),
+    nn.ModuleDict: lambda module: ({"modules": dict(module._modules)}, module._modules),
+    nn.ParameterList: lambda module: ({"values": list(module)}, [*map(str, range(len(module)))]),
+    nn.ParameterDict: lambda module: ({"parameters": dict(module.items())}, list(module)),
 }
 
 
 def _sequential(module: nn.Sequential) -> dict[str, Any]:
     names = list(module._modules)
     if names == [str(index) for index in range(len(names))]:
-        return {"args": list(module)}
+        return {"args": list(module._modules.values())}
     return {"args": [OrderedDict(module._modules)]}
+
+
+def _listed(inside: Mapping[str, Any], argument: str) -> tuple[dict[str, Any], list[str]]:
+    """Return what is called by its number, from 0 on, as an argument; other names are somebody's."""
+    names = [name for index, name in enumerate(inside) if name == str(index)]
+    return {argument: [inside[name] for name in names]}, names
+
+
+def _print_of_container(module: nn.Module, names: Container[str]) -> Print:
+    """Return the print of a container as its arguments make it: what is in it is one of these, whatever it is."""
+    cls: Any = type(module)
+    made = print_of(cls())
+    for table in ("modules", "parameters"):
+        getattr(made, table).update((name, GIVEN) for name in vars(module)[f"_{table}"] if name in names)
+    for name in ("_size", "_keys", *(name for name in vars(module) if name in names)):
+        if name in vars(module):
+            made.attributes[name] = GIVEN
+    return made
 
 
 def _layer(module: Any) -> dict[str, Any]:
@@ -159,65 +187,26 @@ def agree(recorded: Schema, now: Schema) -> bool:
     return True
 
 
-def _rebuilds(module: nn.Module, arguments: dict[str, Any]) -> bool:
-    """Whether arguments build the same module: type, repr, names and shapes, and plain attributes."""
+def _print_of_built(cls: type, arguments: dict[str, Any]) -> Print | None:
+    """Return the print of what arguments build on the meta device; None where they build nothing."""
     # Most layers of a model are built with the same few numbers; what equal arguments mean is told by their repr
-    key = (type(module), repr(arguments)) if all(type(value) in _NUMBERS for value in arguments.values()) else None
+    key = (cls, repr(arguments)) if all(type(value) in _NUMBERS for value in arguments.values()) else None
     if key is not None and key in _built:
-        built = _built[key]
-    else:
-        built = _build(type(module), arguments)
-        if key is not None and len(_built) < _MOST_BUILT:
-            _built[key] = built
-    return built is not None and built == (repr(module), _outline(module))
+        return _built[key]
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it has been told when the module was made
+            made = print_of(cls(**arguments))
+    except Exception:  # whatever a constructor refuses, these are not its arguments
+        return None
+    if key is not None and len(_built) < _MOST_BUILT:
+        _built[key] = made
+    return made
 
 
 _NUMBERS = (bool, int, float, str, type(None))
 _MOST_BUILT = 1000
-_built: dict[tuple[type, str], Any] = {}  # of classes of torch.nn alone
-
-
-def _build(cls: type, arguments: dict[str, Any]) -> Any:
-    """Return the repr and the outline of the module that arguments build; None where they build none."""
-    try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it has been told when the module was made
-            module = cls(**arguments)
-    except Exception:  # whatever a constructor refuses, these are not its arguments
-        return None
-    return repr(module), _outline(module)
-
-
-def outline(module: nn.Module) -> dict[str, tuple[int, ...] | None]:
-    """Return the names and shapes of what a module's state holds; None for a shape that is not known yet."""
-    return {
-        name: None if nn.parameter.is_lazy(value) else tuple(value.shape)
-        for name, value in module.state_dict().items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
-def _outline(module: nn.Module) -> Any:
-    """What two modules must share to be alike but for their numbers."""
-    tensors = outline(module)
-    plain = {
-        f"{prefix}.{name}": value
-        for prefix, inner in module.named_modules()
-        for name, value in vars(inner).items()
-        if isinstance(value, (bool, int, float, str, tuple, type(None))) and name != "training"
-    }
-    kinds = [(prefix, type(inner), _trimmings(inner)) for prefix, inner in module.named_modules()]
-    return tensors, plain, kinds
-
-
-def _trimmings(module: nn.Module) -> Any:
-    """What somebody may have hung on a module: the names of its attributes, and how many hooks of each kind it has."""
-    hooks = {name: len(value) for name, value in vars(module).items() if name.endswith("_hooks") and value is not None}
-    return {*vars(module)} - _NO_TRIMMINGS, hooks
-
-
-# What frameworks note on modules, and what torch puts there when a module is compiled
-_NO_TRIMMINGS = {"_schema", "_compiled_call_impl", "_is_torch_compile", "_is_hf_initialized"}
+_built: dict[tuple[type, str], Print] = {}  # of classes of torch.nn alone
 
 
 # ------------------------------------------------------------------------------------------- parametrizations

@@ -17,9 +17,7 @@ __all__ = ["fill"]
 _LOAD = nn.Module.load_state_dict
 
 
-def fill(
-    module: nn.Module, own: Mapping[str, Any], assembled: Container[int] = ()
-) -> tuple[list[str], list[str]]:
+def fill(module: nn.Module, own: Mapping[str, Any], assembled: Container[int] = ()) -> tuple[list[str], list[str]]:
     """Load a ``state_dict`` into a module, as ``module.load_state_dict(own, strict=False)`` does.
 
     Parameters

@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.adapters.builtins import outline
 from flambe_save.adapters.protocol import Child, Fit, Mismatch, Place
+from flambe_save.adapters.rebuilt import built_again, outline, written_beside
 from flambe_save.adapters.torch import ModuleAdapter
+from flambe_save.config.assembly import can_be_assembled
+from flambe_save.config.describing import assembled, recorded_form
+from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Reference, Schema
 from flambe_save.errors import UnsupportedObjectError, quote
 from flambe_save.state import State
@@ -106,6 +109,8 @@ class _ConfigAdapter:
             If no arguments do, or if it is of a quantized model.
         """
         cls = type(obj)
+        if _is_users(cls) and cls not in TAGS and can_be_assembled(cls):
+            return assembled(obj)
         if getattr(obj, "quantization_config", None) is not None:
             raise UnsupportedObjectError(
                 f"this {cls.__name__} is of a quantized model, whose weights its class cannot take",
@@ -285,10 +290,16 @@ class _ModelAdapter(ModuleAdapter):
     """
 
     def describe(self, obj: Any) -> Schema | None:
-        """Return a Schema of the model, checked against what it builds on the meta device; None where that differs."""
+        """Return a Schema of the model, and what differs from what its config builds; else of its parts."""
+        if _is_users(type(obj)):  # a load of which runs no constructor that nobody registered
+            return recorded_form(obj) if type(obj) in TAGS else assembled(obj)
         arguments = {"config": obj.config, **_own_arguments(obj)}
-        known = _matching(obj, arguments)
-        return None if known is None else Schema(type(obj), **known)
+        known, fresh = _matching(obj, arguments)
+        if fresh is None:
+            return Schema(type(obj), **known)
+        if not outline(fresh).keys() & outline(obj).keys() and outline(obj):
+            return assembled(obj)
+        return written_beside(Schema(type(obj), **known), obj, fresh, apart_from=_OF_CONFIG)
 
     def asks(self, cls: type, arguments: Mapping[str, Any]) -> Iterator[str]:
         """Yield arguments of transformers' own classes that are more than a config and switches."""
@@ -306,6 +317,9 @@ class _ModelAdapter(ModuleAdapter):
             elif name == "config":
                 if not _is_config(value):
                     yield f"a config that is a {type(value).__name__}"
+                kind = value.component_subclass if isinstance(value, Schema) else type(value)
+                if _is_users(kind) and not _is_users(cls):
+                    yield f"a config of the class {quote(kind.__name__)}, which is none of the library's"
             elif not _is_users(cls) and not (name in switches and isinstance(value, bool)):
                 yield f"{quote(name)}={_short(value)}, which is no switch of it"
 
@@ -323,6 +337,14 @@ class _ModelAdapter(ModuleAdapter):
 
 
 MODEL = _ModelAdapter()
+
+# What a model's config tells of, or how it was loaded; what the others are is compared
+_OF_CONFIG = frozenset(
+    [
+        *("config", "generation_config", "name_or_path", "warnings_issued", "hf_device_map", "is_quantized"),
+        *("_hf_peft_config_loaded", "_auto_class", "_keep_in_fp32_modules", "_model_tags", "is_gradient_checkpointing"),
+    ]
+)
 
 
 def _is_users(cls: type) -> bool:
@@ -391,27 +413,28 @@ def _generation_asks(value: Any) -> Iterator[str]:
             yield from _asks("", item)
 
 
-def _matching(model: Any, arguments: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the arguments with the switches that give a model of the same tensors; None where none do."""
+def _matching(model: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return the arguments with the switches that give a model of the most of the same tensors, and what they build."""
     switches = _switches(type(model))
     defaults = {name: inspect.signature(type(model)).parameters[name].default for name in switches}
-    wanted = outline(model)
+    wanted = outline(model).items()
+    best: tuple[int, dict[str, Any], Any] | None = None
     for flips in itertools.product((False, True), repeat=min(len(switches), 4)):
         chosen = {name: not defaults[name] for name, flip in zip(switches, flips, strict=False) if flip}
+        given = copy.deepcopy({"config": arguments["config"], **chosen})
         try:
-            fresh = _on_meta(type(model), {"config": arguments["config"], **chosen})
-        except Exception:  # a constructor that cannot run on meta: what it builds is seen when it is loaded
-            return arguments
-        if outline(fresh) == wanted:
-            cast_to = _cast_since(model, fresh)
-            return {**arguments, **chosen, **({} if cast_to is None else {"cast_to": cast_to})}
-    return None
-
-
-def _on_meta(cls: type, arguments: dict[str, Any]) -> Any:
-    """Build a model without memory; neither its config nor random numbers are touched."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return cls(**copy.deepcopy(arguments))
+            fresh = built_again(lambda given=given: type(model)(**given))  # type: ignore[misc]
+        except Exception:  # a constructor that wants more: what it builds is seen when it is loaded
+            return arguments, None
+        differing = len(wanted ^ outline(fresh).items())
+        if best is None or differing < best[0]:
+            best = differing, chosen, fresh
+        if not differing:
+            break
+    assert best is not None
+    _, chosen, fresh = best
+    cast_to = _cast_since(model, fresh)
+    return {**arguments, **chosen, **({} if cast_to is None else {"cast_to": cast_to})}, fresh
 
 
 def _cast_since(model: nn.Module, fresh: nn.Module) -> torch.dtype | None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
-from flambe_save.config.describing import recorded_form
-from flambe_save.config.schema import Schema, schema_of
+from flambe_save.config.describing import recorded_form, stateful_form
+from flambe_save.config.schema import Schema
 from flambe_save.errors import SaveError
 from flambe_save.layout import ENTRIES_KEY
 from flambe_save.state import State, join_key
@@ -21,10 +21,11 @@ class StatefulAdapter:
     """Anything else with ``state_dict`` and ``load_state_dict``, by the names of its entries."""
 
     comes_last = False
+    knows_others = True
 
     def describe(self, obj: Any) -> Schema | None:
-        """Return the Schema that the object was built from, where that is known."""
-        return schema_of(obj)
+        """Return the Schema that the object was built from, where that is known; else of its class and its data."""
+        return stateful_form(obj)
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return nothing: the object's ``state_dict`` is all of it."""

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from flambe_save.adapters.builtins import outline
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place
+from flambe_save.adapters.rebuilt import built_again, outline, written_beside
 from flambe_save.adapters.torch import ModuleAdapter
+from flambe_save.config.describing import assembled
 from flambe_save.config.schema import Reference, Schema
 from flambe_save.errors import CompilationError, quote
 from flambe_save.state import State
@@ -35,7 +35,7 @@ class _TimmAdapter(ModuleAdapter):
     """A model that ``timm.create_model`` made: its architecture, and how many classes and channels it has."""
 
     def describe(self, obj: Any) -> Schema | None:
-        """Return a Schema of the architecture, where what it builds on the meta device has the same tensors."""
+        """Return a Schema of the architecture, and what differs from what that builds; else of its parts."""
         cls = type(obj)
         if public_class(cls.__name__) is not cls:
             return super().describe(obj)
@@ -48,13 +48,14 @@ class _TimmAdapter(ModuleAdapter):
         }
         arguments = {name: value for name, value in read.items() if value is not None}
         if any(True for _ in self.asks(cls, arguments)) or "architecture" not in arguments:
-            return None
+            return assembled(obj)
         try:
-            with torch.random.fork_rng(devices=[]), torch.device("meta"):
-                again = self.build(cls, arguments)
+            again = built_again(lambda: self.build(cls, arguments))
         except Exception:  # whatever a factory refuses, these are not its arguments
-            return None
-        return Schema(cls, **arguments) if outline(again) == outline(obj) else None
+            return assembled(obj)
+        if not outline(again).keys() & outline(obj).keys():
+            return assembled(obj)
+        return written_beside(Schema(cls, **arguments), obj, again, apart_from=frozenset(arguments))
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the submodules; what of timm is no module has no parts."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.adopted import runs_torch_only, saved_dtype
+from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.builtins import agree, builtin_schema
 from flambe_save.adapters.containers import OBJECT
 from flambe_save.adapters.filling import fill
@@ -239,7 +239,9 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     mismatch.consumed.update(called[key] for key in own.keys() - set(unexpected))
 
 
-def _take_own(module: nn.Module, own: OrderedDict[str, Any], assembled: Container[int], mismatch: Mismatch) -> list[str]:
+def _take_own(
+    module: nn.Module, own: OrderedDict[str, Any], assembled: Container[int], mismatch: Mismatch
+) -> list[str]:
     """Take out of a module's saved values what its ``load_state_dict`` does not: return the names.
 
     What an assembled module holds is in it already. Buffers that are not persistent are there, too, where they are saved

@@ -28,7 +28,7 @@ from flambe_save.adapters.source import source_of
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.assembly import PARTS
 from flambe_save.config.changes import Edited
-from flambe_save.config.describing import describe, describing, is_wrapper, lost_of
+from flambe_save.config.describing import describe, describing, is_wrapper, lost_of, saved_ids
 from flambe_save.config.held import Held
 from flambe_save.config.represent import Written, config_text
 from flambe_save.config.scalars import PLAIN
@@ -53,6 +53,7 @@ from flambe_save.layout import (
     TAGS_KEY,
     VERSION_KEY,
 )
+from flambe_save.registry import find_adapter
 from flambe_save.state import IndexedState, Stash, State, keys_below
 from flambe_save.tree import join_prefix, place_key
 
@@ -122,6 +123,8 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> None:
         return later
 
     _walk(obj, prefix, enter, keep_vars, written_parts.wants)
+    saved_ids().update(map(id, visited.values()))
+    written_parts.note_others(nodes)
     holds, written = _Holds(found), Written()
     for place in nodes:
         is_root = place.prefix == prefix
@@ -145,6 +148,14 @@ class _WrittenParts:
         self._buffers: dict[int, set[str]] = {}
         self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
         self._lost: list[str] = []
+        self._waiting_for_others = True
+
+    def note_others(self, nodes: Iterable[Place]) -> None:
+        """Note what could not be described before all that has a place in the save was known."""
+        self._waiting_for_others = False
+        self._noted = {}
+        for place in nodes:
+            self.note(place.obj, place.prefix)
 
     def note(self, obj: Any, prefix: str) -> None:
         """Note what the config of an object that gets a folder will say, however deep."""
@@ -160,6 +171,8 @@ class _WrittenParts:
                 waiting.extend((value, join_prefix(path, str(key))) for key, value in pairs)
                 continue
             if isinstance(item, (torch.Tensor, Reference)):
+                continue
+            if self._waiting_for_others and getattr(find_adapter(item), "knows_others", False):
                 continue
             schema = item if isinstance(item, Schema) else describe(item)
             if schema is None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from flambe_save.config.parts import PASSIVE, is_sum_of_parts, only_holds
+from flambe_save.config.parts import PASSIVE, is_sum_of_parts
 from flambe_save.errors import CompilationError, quote
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "has_parts",
     "is_open_to_assembly",
     "is_torch_hook",
+    "marks_of",
     "noting",
     "put_attributes",
     "put_in_table",
@@ -39,8 +40,10 @@ __all__ = [
 
 PARTS = "parts"  # the end of the tag of an object that is written as its parts
 
+# What frameworks note on modules and parameters while they make them
+_NOTES = frozenset(("_is_hf_initialized", "_is_torch_compile"))
 # What nn.Module itself keeps on every module, and what this package does
-TABLES = frozenset(vars(nn.Module())) | {"_schema", "_created_with_tag"}
+TABLES = frozenset(vars(nn.Module())) | {"_schema", "_created_with_tag"} | _NOTES
 _HOOKS = "_forward_pre_hooks"
 
 # A class with one of these says itself how its objects are taken apart
@@ -61,6 +64,12 @@ def attributes_of(obj: Any) -> dict[str, Any]:
     if isinstance(obj, nn.RNNBase):
         left_out = {*left_out, *_FLAT}
     return {name: value for name, value in own.items() if name not in TABLES and name not in left_out}
+
+
+def marks_of(tensor: torch.Tensor) -> dict[str, Any]:
+    """Return the attributes that somebody has set on a tensor."""
+    own: dict[str, Any] = tensor.__dict__
+    return {name: value for name, value in own.items() if name not in _NOTES} if own else own
 
 
 class _Plain:
@@ -94,18 +103,30 @@ def is_open_to_assembly(cls: Any) -> bool:
     Modules are used when they are called; a plain object may be used by whoever is given it, so its class may define
     nothing that Python calls then.
     """
+    if issubclass(cls, prune.BasePruningMethod) and cls.__module__ == prune.__name__:
+        return True  # when it is called it multiplies a weight with its mask
+    own = [base for base in cls.__mro__[:-1] if not _is_known(base)]
     special = {
         name
-        for base in cls.__mro__[:-1]
-        if not f"{base.__module__}.".startswith(_OURS) and base not in (torch.Tensor, nn.Parameter)
+        for base in own
         for name, value in vars(base).items()
-        if getattr(value, "__module__", None) != "flambe_save.config.recording"
+        if name.startswith("__")
+        and name.endswith("__")
+        and getattr(value, "__module__", None) not in ("dataclasses", "flambe_save.config.recording")
     }
     if issubclass(cls, torch.Tensor):
-        return not any(name.startswith("__") and name.endswith("__") for name in special - PASSIVE)
+        return special <= PASSIVE
     if special & {"__new__", "__del__", "__getattribute__"} or not can_be_assembled(cls):
         return False
-    return issubclass(cls, nn.Module) or (only_holds(cls) and not hasattr(cls, "load_state_dict"))
+    return issubclass(cls, nn.Module) or (special <= PASSIVE and not hasattr(cls, "load_state_dict"))
+
+
+def _is_known(base: type) -> bool:
+    """Whether what a base class does when it is used is known."""
+    library: Any = sys.modules.get("transformers.configuration_utils")
+    if library is not None and base in library.PreTrainedConfig.__mro__[:-1]:
+        return True
+    return base in (nn.Module, torch.Tensor, nn.Parameter) or f"{base.__module__}.".startswith(_OURS)
 
 
 def is_torch_hook(hook: Any) -> bool:

@@ -24,7 +24,7 @@ from flambe_save.config.registrable import Registrable
 from flambe_save.config.schema import TRANSPARENT, Reference, Schema
 from flambe_save.errors import CompilationError, quote
 
-__all__ = ["Birth", "Changes", "Edited", "changes_since"]
+__all__ = ["GIVEN", "Birth", "Changes", "Edited", "changes_since"]
 
 _TENSOR_TABLES = ("parameters", "buffers")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -120,7 +120,14 @@ def _boundary_of(obj: Any) -> dict[int, int]:
     return _numbered(own) if isinstance(own, Schema) else {}
 
 
-def changes_since(obj: Any, before: Print, boundary: Mapping[int, int] | None = None, *, is_exact: bool = True) -> Changes:
+def changes_since(
+    obj: Any,
+    before: Print,
+    boundary: Mapping[int, int] | None = None,
+    *,
+    is_exact: bool = True,
+    apart_from: frozenset[str] = frozenset(),
+) -> Changes:
     """Compare an object with a print of it.
 
     Parameters
@@ -132,15 +139,18 @@ def changes_since(obj: Any, before: Print, boundary: Mapping[int, int] | None = 
     is_exact : bool
         False where the print is of another object that the same arguments made: only what can be told by its value is
         compared then.
+    apart_from : frozenset of str
+        The names of attributes that are not compared.
     """
-    comparison = _Comparison(boundary or {}, is_exact)
+    comparison = _Comparison(boundary or {}, is_exact, apart_from)
     comparison.go(obj, before, "")
     return Changes(comparison.tables, comparison.lost, comparison.kept)
 
 
 class _Comparison:
-    def __init__(self, boundary: Mapping[int, int], is_exact: bool) -> None:
+    def __init__(self, boundary: Mapping[int, int], is_exact: bool, apart_from: frozenset[str]) -> None:
         self._boundary = boundary
+        self._apart_from = apart_from
         self._is_exact = is_exact
         self._now: dict[int, Print] = {}  # modules that were gone into, and the prints that they were compared with
         self._then: dict[int, Any] = {}  # and the other way around
@@ -158,11 +168,16 @@ class _Comparison:
         attributes = {
             name: value
             for name, value in attributes_of(obj).items()
-            if name not in before.attributes or not self._is_same(before.attributes[name], value)
+            if name not in self._apart_from
+            and before.attributes.get(name, _MISSING) is not GIVEN
+            and (name not in before.attributes or not is_as_printed(before.attributes[name], value, self._is_exact))
         }
-        removed += [name for name in before.attributes if name not in own]
+        removed += [name for name in before.attributes if name not in own and name not in self._apart_from]
         if isinstance(obj, nn.Module):
             self.kept[id(obj)] = path
+            for name, value in own.items():
+                if isinstance(value, torch.Tensor):
+                    self._names.setdefault(id(value), f"{path}.{name}" if path else name)
             for table in _TENSOR_TABLES:
                 self._compare_tensors(obj, table, getattr(before, table), path, change, removed)
             if own["_non_persistent_buffers_set"] != before.not_persistent:
@@ -176,13 +191,6 @@ class _Comparison:
         if change:
             self.tables = {path: change, **self.tables} if not path else {**self.tables, path: change}
 
-    def _is_same(self, token: Any, value: Any) -> bool:
-        if self._is_exact or not hasattr(token, "kind"):
-            return is_as_printed(token, value) or (
-                not self._is_exact and hasattr(token, "is_like") and token.is_like(value)
-            )
-        return is_as_printed(token, value) or token.kind is type(value)
-
     def _compare_tensors(
         self, obj: Any, table: str, before: Mapping[str, Any], path: str, change: dict[str, Any], removed: list[str]
     ) -> None:
@@ -194,13 +202,17 @@ class _Comparison:
         found = {}
         for name, value in own.items():
             known = before.get(name, _MISSING)
+            if known is GIVEN:
+                continue
             if value is None or known is None or known is _MISSING:
                 if value is not known:
                     found[name] = value
                 continue
-            is_compared = name in not_persistent and known.who is not None and self._is_exact
+            is_compared = name in not_persistent and known.who is not None
             is_tied_alike = self._names.setdefault(id(value), begin + name) == (known.name or begin + name)
-            if is_tied_alike and (known.is_same(value) if is_compared else known.is_like(value)):
+            if is_tied_alike and (
+                known.is_same(value, self._is_exact) if is_compared else known.is_like(value, is_exact=self._is_exact)
+            ):
                 self.kept[id(value)] = f"{path}:{name}"
             else:
                 found[name] = value
@@ -241,6 +253,8 @@ class _Comparison:
     def _is_kept(self, child: Any, before: Mapping[str, Any], name: str, path: str) -> bool:
         """Whether a module inside is the one that was made there; what differs inside it is noted."""
         known = before.get(name, _MISSING)
+        if known is GIVEN:
+            return True
         if child is None or known is None or known is _MISSING:
             return child is known
         number = self._boundary.get(id(child))
@@ -253,7 +267,7 @@ class _Comparison:
         if not _is_unit(known.cls):
             self.go(child, known, path)
             return True
-        inner = _Comparison(self._boundary, self._is_exact)
+        inner = _Comparison(self._boundary, self._is_exact, self._apart_from)
         inner._names = dict(self._names)
         inner.go(child, known, path)
         if inner.tables:
@@ -266,6 +280,7 @@ class _Comparison:
 
 
 _MISSING = object()
+GIVEN: Any = -1  # in a print that somebody has put together, stands for what arguments bring along
 
 
 def _is_unit(cls: type) -> bool:
@@ -332,7 +347,9 @@ def _apply(obj: Any, path: str, change: Any) -> None:
     for table, order in (change.get("order") or {}).items():
         own = obj.__dict__.get(f"_{table}") if table in ("modules", "parameters", "buffers") else None
         if own is None or not isinstance(order, list) or sorted(map(str, order)) != sorted(own):
-            raise CompilationError(f"the order of the {table} at {quote(path)} is none of them", fix="Correct the config.")
+            raise CompilationError(
+                f"the order of the {table} at {quote(path)} is none of them", fix="Correct the config."
+            )
         for name in order:
             own[name] = own.pop(name)
     if isinstance(obj, nn.RNNBase):

@@ -14,19 +14,31 @@ import dill
 import torch
 from torch import nn
 
-from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled, is_torch_hook
+from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled, is_torch_hook, marks_of
 from flambe_save.config.changes import Changes, Edited
 from flambe_save.config.imported import import_path
 from flambe_save.config.link import StoredParameter
 from flambe_save.config.parts import is_made_of_parts
+from flambe_save.config.registrable import TAGS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema, defaults_of, schema_of
 from flambe_save.config.values import BY_TYPE
 from flambe_save.registry import find_adapter
 
-__all__ = ["assembled", "describe", "describing", "edited", "is_wrapper", "lost_of", "recorded_form"]
+__all__ = [
+    "assembled",
+    "describe",
+    "describing",
+    "edited",
+    "is_wrapper",
+    "lost_of",
+    "recorded_form",
+    "saved_ids",
+    "stateful_form",
+]
 
-_described: ContextVar[dict[int, tuple[Any, Schema | None]] | None] = ContextVar("described", default=None)
+_described: ContextVar[dict[int, tuple[Any, Any]] | None] = ContextVar("described", default=None)
+_saved: ContextVar[set[int] | None] = ContextVar("saved", default=None)
 _LOST = "_lost"
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 
@@ -34,11 +46,18 @@ _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 @contextlib.contextmanager
 def describing() -> Iterator[None]:
     """Inside the ``with``, describe each object once; the objects must not change meanwhile."""
-    token = _described.set({})
+    tokens = _described.set({}), _saved.set(set())
     try:
         yield
     finally:
-        _described.reset(token)
+        _described.reset(tokens[0])
+        _saved.reset(tokens[1])
+
+
+def saved_ids() -> set[int]:
+    """Return the ids of the objects that have a place in the save; whoever collects them adds them."""
+    found = _saved.get()
+    return set() if found is None else found
 
 
 def describe(obj: Any) -> Schema | None:
@@ -81,7 +100,8 @@ def edited(schema: Schema, changes: Changes) -> Schema:
                 name: _owned(values) if name in ("parameters", "buffers") else values for name, values in change.items()
             }
     if tables:
-        defaults = {name: value for name, value in defaults_of(schema).items() if type(value) in PLAIN}
+        is_torch = schema.component_subclass.__module__.startswith("torch.")  # whose defaults would only be noise
+        defaults = {} if is_torch else {k: v for k, v in defaults_of(schema).items() if type(v) in PLAIN}
         built = Schema(schema.component_subclass, schema.factory_method, **{**schema.keywords, **defaults})
         built.__dict__.update(_extensions=schema._extensions, _created_with_tag=schema._created_with_tag)
         schema = Schema(Edited, object=built, changes=tables)
@@ -93,13 +113,31 @@ def edited(schema: Schema, changes: Changes) -> Schema:
     return schema
 
 
+def stateful_form(obj: Any) -> Schema | None:
+    """Return how an object is written whose state is a ``state_dict``: its class and the data in its attributes.
+
+    What else it refers to is kept where it has a place of its own in the save, and None otherwise.
+    """
+    recorded = schema_of(obj)
+    if recorded is not None:
+        return recorded_form(obj) if type(obj) in TAGS else recorded
+    found = assembled(obj, is_stateful=True)
+    if found is not None:
+        for name in lost_of(found):
+            found.keywords.setdefault("attributes", {})[name] = None
+    return found
+
+
 def lost_of(schema: Schema) -> list[str]:
     """Return the places in an object of what its Schema does not say: hooks, and attributes that are no data."""
     return schema.__dict__.get(_LOST, [])
 
 
-def assembled(obj: Any) -> Schema | None:
-    """Return the Schema of an object's parts, shared with it; None where it is more than these."""
+def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
+    """Return the Schema of an object's parts, shared with it; None where it is more than these.
+
+    With ``is_stateful``, other objects than data are parts only where the save has them anyway.
+    """
     cls = type(obj)
     if not can_be_assembled(cls):
         return None
@@ -117,7 +155,9 @@ def assembled(obj: Any) -> Schema | None:
             for name, hooks in own.items()
             if name.endswith("_hooks") and hooks and not all(map(is_torch_hook, hooks.values()))
         ]
-    tables["attributes"], dropped = _split_attributes(attributes_of(obj), may_be_code=True, methods_of=cls)
+    tables["attributes"], dropped = _split_attributes(
+        attributes_of(obj), may_be_code=not is_stateful, methods_of=cls, is_data=is_stateful
+    )
     lost += dropped
     recorded = schema_of(obj)
     if recorded is not None:
@@ -144,9 +184,9 @@ def _of_tensor(value: Any) -> Any:
         return known[id(value)][1]
     found: Any = StoredParameter("", value)
     if type(value) not in (torch.Tensor, nn.Parameter) and not is_wrapper(value):
-        found = Schema(type(value), PARTS, data=StoredParameter("", value), attributes=dict(value.__dict__))
-    elif value.__dict__:
-        found = Schema(nn.Parameter, PARTS, data=found, attributes=dict(value.__dict__)) if isinstance(value, nn.Parameter) else found
+        found = Schema(type(value), PARTS, data=StoredParameter("", value), attributes=marks_of(value))
+    elif isinstance(value, nn.Parameter) and marks_of(value):
+        found = Schema(nn.Parameter, PARTS, data=found, attributes=marks_of(value))
     if isinstance(found, Schema) and not found.keywords["attributes"]:
         del found.keywords["attributes"]
     if known is not None:
@@ -160,7 +200,7 @@ def is_wrapper(tensor: torch.Tensor) -> bool:
 
 
 def _split_attributes(
-    attributes: Mapping[str, Any], *, may_be_code: bool, methods_of: type = object
+    attributes: Mapping[str, Any], *, may_be_code: bool, methods_of: type = object, is_data: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the attributes that a save can keep, and the names of the others."""
     kept, dropped = {}, []
@@ -168,7 +208,7 @@ def _split_attributes(
         is_method = isinstance(value, (types.FunctionType, types.MethodType)) and callable(
             getattr(methods_of, name, None)
         )
-        if type(value) in PLAIN or (not is_method and _can_be_kept(value, may_be_code)):
+        if type(value) in PLAIN or (not is_method and _can_be_kept(value, may_be_code, is_data)):
             kept[name] = value
         else:
             dropped.append(name)
@@ -183,14 +223,14 @@ def _is_plain(value: Any) -> bool:
     return type(value) in PLAIN
 
 
-def _can_be_kept(value: Any, may_be_code: bool) -> bool:
-    """Whether a save can hold a value, by name, as parts or pickled."""
+def _can_be_kept(value: Any, may_be_code: bool, is_data: bool) -> bool:
+    """Whether a save can hold a value, by name, as parts or pickled; with ``is_data``, not by parts and pickles."""
     seen: dict[int, Any] = {}
     waiting = [value]
     while waiting:
         item = waiting.pop()
         kind = type(item)
-        if kind in PLAIN or kind in BY_TYPE and kind not in _CONTAINERS or id(item) in seen:
+        if kind in PLAIN or (kind in BY_TYPE and kind not in _CONTAINERS) or id(item) in seen:
             continue
         seen[id(item)] = item
         if kind in _CONTAINERS:
@@ -201,6 +241,10 @@ def _can_be_kept(value: Any, may_be_code: bool) -> bool:
         elif isinstance(item, (torch.Tensor, nn.Module, type)) or is_made_of_parts(kind):
             continue
         elif isinstance(item, weakref.ReferenceType):
+            return False
+        elif id(item) in saved_ids():
+            continue
+        elif is_data:
             return False
         elif can_be_assembled(kind):
             waiting.extend(attributes_of(item).values())

@@ -60,10 +60,16 @@ def inside_of(root: Any) -> Inside:
     """Return what is inside the modules of a config, outer ones first."""
     found: dict[int, list[tuple[tuple[str, ...], str]]] = {}
     seen: dict[int, Any] = {}  # with the items, for parts are made anew, and ids are only unique while they live
+    made: set[int] = set()  # what constructors made, and changes only refer to
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while stack:
         keys, item = stack.pop()
-        if id(item) in seen or type(item) in WITHOUT_PARTS or type(item) in PLAIN:
+        if (
+            id(item) in seen
+            or (id(item) in made and "changes" in keys)
+            or type(item) in WITHOUT_PARTS
+            or type(item) in PLAIN
+        ):
             continue
         seen[id(item)] = item
         item = unwrapped(item)
@@ -77,6 +83,7 @@ def inside_of(root: Any) -> Inside:
             for name, inner in modules_in(item)[1:]:
                 found.setdefault(id(inner), []).append((keys, name))
         if schema is not None and schema.component_subclass is Edited:
+            made |= schema.__dict__["_kept"].keys()
             for number, text in schema.__dict__["_kept"].items():
                 path, colon, name = text.partition(":")
                 inner_name = f"{path}.{name}" if path and colon else path or name

@@ -25,7 +25,7 @@ from flambe_save.errors import CompilationError
 from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import ordered
 
-__all__ = ["PASSIVE", "from_parts", "is_made_of_parts", "maker_of", "only_holds", "is_sum_of_parts", "parts_of", "set_part"]
+__all__ = ["PASSIVE", "from_parts", "is_made_of_parts", "maker_of", "is_sum_of_parts", "parts_of", "set_part"]
 
 Parts = dict[str, Any]
 
@@ -147,7 +147,7 @@ def is_made_of_parts(cls: Any) -> bool:
 def is_sum_of_parts(cls: Any) -> bool:
     """Whether objects of a class are fields and no more, whoever builds them."""
     is_plain = dataclasses.is_dataclass(cls) and cls.__new__ is object.__new__
-    return (is_plain or issubclass(cls, enum.Enum) or _is_named_tuple(cls)) and only_holds(cls)
+    return (is_plain or issubclass(cls, enum.Enum) or _is_named_tuple(cls)) and _only_holds(cls)
 
 
 # What a class may define whose objects only hold values: nothing that Python, torch or copy would call when one is used
@@ -169,7 +169,7 @@ _OF_ENUMS = PASSIVE | {
 _BASES = frozenset(("builtins", "enum", "typing", "abc"))
 
 
-def only_holds(cls: type) -> bool:
+def _only_holds(cls: type) -> bool:
     """Whether using an object of a class runs no more of its code than to compare, hash or show it."""
     own = [vars(base) for base in cls.__mro__ if base.__module__ not in _BASES]
     special = {

@@ -6,6 +6,7 @@ weights alive. changes.py compares one with what the object is now.
 
 from __future__ import annotations
 
+import types
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from flambe_save.config.assembly import attributes_of, can_be_assembled
+from flambe_save.config.assembly import attributes_of, can_be_assembled, marks_of
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.values import BY_TYPE
@@ -58,36 +59,38 @@ class TensorPrint:
 
     __slots__ = ("attributes", "cls", "dtype", "name", "shape", "values", "version", "who")
 
-    def __init__(self, tensor: torch.Tensor, name: str, *, is_compared: bool) -> None:
+    def __init__(self, tensor: torch.Tensor, name: str, *, is_compared: bool, is_short_lived: bool = False) -> None:
         self.cls, self.shape, self.dtype, self.name = type(tensor), tensor.shape, tensor.dtype, name
-        own = tensor.__dict__
+        own = marks_of(tensor)
         self.attributes = {key: _token(value, 0) for key, value in own.items()} if own else None
         self.who: Any = None
         self.values: Any = None
         if is_compared:
             self.who, self.version = weakref.ref(tensor), _version_of(tensor)
-            if not tensor.is_meta and tensor.layout == torch.strided and tensor.nbytes <= _FEW:
+            if is_short_lived:
+                self.values = tensor.detach()
+            elif not tensor.is_meta and tensor.layout == torch.strided and tensor.nbytes <= _FEW:
                 self.values = tensor.detach().clone()
 
-    def is_like(self, tensor: Any) -> bool:
+    def is_like(self, tensor: Any, *, is_exact: bool = True) -> bool:
         """Whether a tensor could have been made by the same constructor, but for its values."""
         if type(tensor) is not self.cls or tensor.shape != self.shape:
             return False
-        own = tensor.__dict__
+        own = marks_of(tensor)
         if not own and not self.attributes:
             return True
         known = self.attributes or {}
-        return own.keys() == known.keys() and all(is_as_printed(known[key], value) for key, value in own.items())
+        return _are_as_printed(known, own, is_exact)
 
-    def is_same(self, tensor: Any) -> bool:
-        """Whether it is the tensor that it was, values included."""
-        if not self.is_like(tensor) or tensor.dtype != self.dtype:
+    def is_same(self, tensor: Any, is_exact: bool = True) -> bool:
+        """Whether it is the tensor that it was, values included; not exactly, in another type of floats perhaps."""
+        if not self.is_like(tensor, is_exact=is_exact) or (tensor.dtype != self.dtype and is_exact):
             return False
         if self.who is not None and self.who() is tensor and _version_of(tensor) == self.version:
             return True
-        if self.values is None or tensor.is_meta or tensor.layout != torch.strided:
-            return False
-        return bool(torch.equal(self.values, tensor.detach().cpu() if self.values.device.type == "cpu" else tensor))
+        if self.values is None or self.values.is_meta or tensor.is_meta or tensor.layout != torch.strided:
+            return not is_exact
+        return bool(torch.equal(self.values.to(tensor.dtype).cpu(), tensor.detach().cpu()))
 
 
 def _version_of(tensor: torch.Tensor) -> int:
@@ -107,16 +110,16 @@ class _Same:
         except TypeError:
             self.who = _Kept(value)
 
-    def is_same(self, value: Any) -> bool:
+    def is_same(self, value: Any, is_exact: bool) -> bool:
         if type(value) is not self.kind:
             return False
         found = self.who()
-        if found is not value and not (isinstance(found, _TOLD_BY_EQUALITY) and found == value):
-            return False
-        return self.parts is None or _are_as_printed(self.parts, value.__dict__)
-
-
-_TOLD_BY_EQUALITY = (type(len), type([].append), type(_version_of.__get__(0)))  # bound methods are made anew each time
+        if found is not value and (
+            is_exact or isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
+        ):
+            if not (isinstance(found, types.MethodType) and found == value):  # made anew each time that it is asked for
+                return False
+        return self.parts is None or _are_as_printed(self.parts, value.__dict__, is_exact)
 
 
 class _Kept:
@@ -150,7 +153,7 @@ class _Items:
         else:
             self.items = [item if type(item) in _SIMPLE else _token(item, depth + 1) for item in value]
 
-    def is_same(self, value: Any) -> bool:
+    def is_same(self, value: Any, is_exact: bool) -> bool:
         if type(value) is not self.kind or len(value) != self.size:
             return False
         if isinstance(value, dict):
@@ -161,7 +164,7 @@ class _Items:
             return self.size == 0 or self.keys is None
         if isinstance(value, (set, frozenset)):
             return bool(self.items == value)
-        return all(is_as_printed(one, other) for one, other in zip(self.items, value, strict=True))
+        return all(is_as_printed(one, other, is_exact) for one, other in zip(self.items, value, strict=True))
 
 
 def _token(value: Any, depth: int) -> Any:
@@ -179,19 +182,21 @@ def _token(value: Any, depth: int) -> Any:
     return _Same(value, parts)
 
 
-def is_as_printed(token: Any, value: Any) -> bool:
-    """Whether a value is the one that a print's token stands for."""
+def is_as_printed(token: Any, value: Any, is_exact: bool = True) -> bool:
+    """Whether a value is the one that a print's token stands for; not exactly, one that is like it."""
     kind = type(token)
     if kind in _SIMPLE:
         return type(value) is kind and (token == value or token != token)
-    return bool(token.is_same(value))
+    return bool(token.is_same(value, is_exact))
 
 
-def _are_as_printed(tokens: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    return tokens.keys() == values.keys() and all(is_as_printed(tokens[name], value) for name, value in values.items())
+def _are_as_printed(tokens: Mapping[str, Any], values: Mapping[str, Any], is_exact: bool) -> bool:
+    return tokens.keys() == values.keys() and all(
+        is_as_printed(tokens[name], value, is_exact) for name, value in values.items()
+    )
 
 
-def print_of(obj: Any, boundary: Mapping[int, Any] | None = None) -> Print:
+def print_of(obj: Any, boundary: Mapping[int, int] | None = None, *, is_short_lived: bool = False) -> Print:
     """Return the print of an object and of the modules inside it.
 
     Parameters
@@ -199,15 +204,18 @@ def print_of(obj: Any, boundary: Mapping[int, Any] | None = None) -> Print:
     obj : object
     boundary : mapping of int to int, optional
         By their ids, modules that are not gone into, as they are printed on their own, and the numbers that they have.
+    is_short_lived : bool
+        Whether the print may keep tensors alive, to compare their values.
     """
-    return _Printing(boundary or {}).of(obj, "")
+    return _Printing(boundary or {}, is_short_lived).of(obj, "")
 
 
 class _Printing:
     """One printing: each module once, and each parameter by the first of its names."""
 
-    def __init__(self, boundary: Mapping[int, int]) -> None:
+    def __init__(self, boundary: Mapping[int, int], is_short_lived: bool) -> None:
         self._boundary = boundary
+        self._is_short_lived = is_short_lived
         self._known: dict[int, Print] = {}
         self._names: dict[int, str] = {}
 
@@ -218,6 +226,9 @@ class _Printing:
         }
         if not isinstance(obj, nn.Module):
             return Print(type(obj), {}, {}, {}, frozenset(), {}, attributes)
+        for name, token in attributes.items():
+            if type(token) is TensorPrint:  # a buffer that is this tensor too is made with it
+                self._names.setdefault(id(own[name]), f"{path}{name}")
         not_persistent = own["_non_persistent_buffers_set"]
         found = Print(
             type(obj),
@@ -245,7 +256,8 @@ class _Printing:
             return None
         if nn.parameter.is_lazy(value):
             return _Lazy(value)
-        return TensorPrint(value, self._names.setdefault(id(value), name), is_compared=is_compared)
+        first = self._names.setdefault(id(value), name)
+        return TensorPrint(value, first, is_compared=is_compared, is_short_lived=self._is_short_lived)
 
 
 class _Lazy(TensorPrint):
@@ -254,7 +266,8 @@ class _Lazy(TensorPrint):
     def __init__(self, tensor: Any) -> None:
         self.cls, self.name = type(tensor), ""
 
-    def is_like(self, tensor: Any) -> bool:
+    def is_like(self, tensor: Any, *, is_exact: bool = True) -> bool:
         return type(tensor) is self.cls
 
-    is_same = is_like
+    def is_same(self, tensor: Any, is_exact: bool = True) -> bool:
+        return type(tensor) is self.cls

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 
 from flambe_save.config.assembly import PARTS, assembler_of, has_parts, is_open_to_assembly
-from flambe_save.config.imported import find_imported
+from flambe_save.config.imported import find_imported, import_path
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import RegistrationError
@@ -41,6 +41,7 @@ __all__ = [
     "register",
     "registrable_factory",
     "registration_context",
+    "written_path",
 ]
 
 C = TypeVar("C", bound=type)
@@ -55,6 +56,11 @@ _namespace: ContextVar[str | None] = ContextVar("registration namespace", defaul
 def dotted_path(cls: type) -> str:
     """Return ``package.module.Outer.Class``; the function a class was defined in counts as an outer name."""
     return f"{cls.__module__}.{cls.__qualname__}".replace(".<locals>", "")
+
+
+def written_path(cls: type) -> str:
+    """Return the dotted path that a save records for a class; one of the script that runs has the script's name."""
+    return dotted_path(cls) if cls in TAGS else import_path(cls) or dotted_path(cls)
 
 
 class Tags:
@@ -262,8 +268,9 @@ class Tags:
             namespace = self._provider_of(cls)
             if namespace is not None:
                 return f"{namespace}.{cls.__name__}"
-            if find_imported(path) is cls:
-                return path  # in full, because nothing says which classes of its name there are
+            named = import_path(cls)
+            if named is not None:
+                return named  # in full, because nothing says which classes of its name there are
             raise RegistrationError(
                 f"{path} has no tag", fix="Make it a subclass of Component, or register(cls, 'tag')."
             )

@@ -28,9 +28,9 @@ from flambe_save.config.link import (
     create_link_str,
 )
 from flambe_save.config.parts import is_made_of_parts, parts_of
-from flambe_save.config.registrable import TAGS, dotted_path
+from flambe_save.config.registrable import TAGS, dotted_path, written_path
 from flambe_save.config.scalars import PLAIN, has_plain_offset, is_plain_key
-from flambe_save.config.schema import TRANSPARENT, Reference, Schema, defaults_of, schema_of, visit
+from flambe_save.config.schema import TRANSPARENT, Reference, Schema, defaults_of, visit
 from flambe_save.config.skeleton import skeleton
 from flambe_save.config.values import BY_TYPE, fits
 from flambe_save.config.wrappers import unwrapped
@@ -43,6 +43,7 @@ _DEEP = 32  # levels that are indented
 _MANY = 10_000  # plain values that a config holds in one container
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict)
 _TOO_DEEP = f"a config nested deeper than {MAX_DEPTH}"
+_OF_PARAMETERS = (torch.nn.ParameterList, torch.nn.ParameterDict)
 _BY_HASH = (set, frozenset, OrderedDict)
 
 Path: TypeAlias = "tuple[str | int, ...]"  # the keys and indices that lead to a value
@@ -68,7 +69,7 @@ class Written:
         """Note what a node's tag means."""
         meaning = self._meanings.get((tag, cls))
         if meaning is None:
-            meaning = self._meanings[tag, cls] = {tag: dotted_path(cls)}
+            meaning = self._meanings[tag, cls] = {tag: written_path(cls)}
         _, inner = self.tags.get(id(node), (node, None))  # of one that a to_yaml has passed on
         self.tags[id(node)] = node, meaning if inner is None else {**meaning, **inner}
 
@@ -108,6 +109,7 @@ class Representer:
         self._small: set[int] = set()
         self._copies: dict[int, Any] = {}
         self._constructors = 0  # how many constructors' arguments are being written
+        self._is_in_list = False  # whether they are those of one of torch's containers of parameters
 
     def represent_data(self, value: Any, path: Path = ()) -> pyyaml.Node:
         """Return the node of any value; the same object gives the same node, hence an anchor.
@@ -198,6 +200,8 @@ class Representer:
         kind = type(value)
         if id(value) in self._held.tensors:
             return self._represent_tensor(value, path)
+        if isinstance(value, torch.nn.Parameter) and self._is_in_list and self._held.key_of(value) is not None:
+            return self._represent_own(StoredParameter("", value), path)
         if isinstance(value, (torch.Tensor, torch.nn.Module)) and self._is_loose(path):
             linked = self._represent_of_module(value, path)
             if linked is not None:
@@ -252,9 +256,11 @@ class Representer:
         tag = self._tag(schema.component_subclass, schema.factory_method, schema._created_with_tag)
         is_call = schema.factory_method != PARTS and schema.component_subclass not in TRANSPARENT
         inside = 1 if is_call and not is_made_of_parts(schema.component_subclass) else 0
+        was_in_list, self._is_in_list = self._is_in_list, schema.component_subclass in _OF_PARAMETERS
         self._constructors += inside
         node = yield self._mapping(f"!{tag}", schema.keywords, path)
         self._constructors -= inside
+        self._is_in_list = was_in_list
         self._noted(node, tag, schema.component_subclass)
         if schema._extensions:
             self._written.extensions[id(node)] = node, schema._extensions

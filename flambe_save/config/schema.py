@@ -10,6 +10,7 @@ import copy
 import functools
 import inspect
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
 from typing import Any, NamedTuple
@@ -524,7 +525,7 @@ def _birth_of(instance: Any, described: Schema) -> Any:
     return birth
 
 
-def _check_names(cls: type, arguments: Mapping[str, Any]) -> None:
+def _check_names(cls: type, arguments: dict[str, Any]) -> None:
     """Refuse names that torch would set as attributes over a module's own: its class, its tables, its methods."""
     names = arguments.get("parameters") if issubclass(cls, torch.nn.ParameterDict) else None
     if names is None:
@@ -534,6 +535,8 @@ def _check_names(cls: type, arguments: Mapping[str, Any]) -> None:
     for name in pairs:
         if not isinstance(name, str) or name in taken or name.startswith("__"):
             raise CompilationError(f"{name!r} is no name of a parameter", fix="Correct the config.")
+    if type(names) is dict:
+        arguments["parameters"] = OrderedDict(names)  # torch sorts what has no order that counts
 
 
 def _callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
