@@ -55,7 +55,7 @@ def builtin_schema(module: nn.Module) -> Schema | None:
         if built is None:
             return None
         made = built
-    return edited(Schema(cls, **arguments), changes_since(module, made, is_exact=False))
+    return edited(module, Schema(cls, **arguments), changes_since(module, made, is_exact=False))
 
 
 _UNKNOWN = object()

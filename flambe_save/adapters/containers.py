@@ -8,7 +8,7 @@ from typing import Any
 
 from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for, holds_state
 from flambe_save.config.assembly import attributes_of
-from flambe_save.config.describing import assembled
+from flambe_save.config.describing import form_of
 from flambe_save.config.link import BackLink
 from flambe_save.config.parts import set_part
 from flambe_save.config.scalars import PLAIN
@@ -62,7 +62,7 @@ class _Object(ValueAdapter):
 
     def describe(self, obj: Any) -> Schema | None:
         """Return a Schema of the attributes."""
-        return assembled(obj)
+        return form_of(obj)
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the attributes that are more than plain values."""
@@ -113,7 +113,7 @@ def close_cycles(root: Any) -> Any:
         for child in _values(holder):
             if isinstance(child.obj, BackLink):
                 links.append((holder, child.name, child.obj))
-            elif isinstance(adapter_for(child.obj), ValueAdapter):
+            elif adapter_for(child.obj) is not None:
                 waiting.append(child.obj)
     found = _containers_at(root, {link.key for _, _, link in links})
     for holder, name, link in links:
@@ -135,7 +135,7 @@ def _containers_at(root: Any, keys: set[str]) -> dict[str, Any]:
     waiting: list[tuple[Any, dict[str, Any]]] = [(root, wanted)]
     while waiting:
         holder, branch = waiting.pop()
-        if "" in branch and isinstance(adapter_for(holder), ValueAdapter):
+        if "" in branch and adapter_for(holder) is not None:
             found[branch[""]] = holder
         if branch.keys() - {""}:
             waiting.extend((child.obj, branch[child.name]) for child in _values(holder) if child.name in branch)
@@ -146,6 +146,9 @@ def _values(holder: Any) -> Iterator[Child]:
     adapter = adapter_for(holder)
     if isinstance(adapter, ValueAdapter):
         yield from list(adapter.children(holder))
+    elif adapter is not None and not isinstance(holder, type) and hasattr(holder, "__dict__"):
+        yield from [Child(name, value) for name, value in holder.__dict__.get("_modules", {}).items()]
+        yield from [Child(name, value) for name, value in attributes_of(holder).items() if type(value) not in PLAIN]
 
 
 def _put(holder: Any, name: str, value: Any) -> None:

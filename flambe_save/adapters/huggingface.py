@@ -21,7 +21,7 @@ from flambe_save.adapters.protocol import Child, Fit, Mismatch, Place
 from flambe_save.adapters.rebuilt import built_again, outline, written_beside
 from flambe_save.adapters.torch import ModuleAdapter
 from flambe_save.config.assembly import can_be_assembled
-from flambe_save.config.describing import assembled, recorded_form
+from flambe_save.config.describing import assembled, form_of
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Reference, Schema
 from flambe_save.errors import UnsupportedObjectError, quote
@@ -292,7 +292,7 @@ class _ModelAdapter(ModuleAdapter):
     def describe(self, obj: Any) -> Schema | None:
         """Return a Schema of the model, and what differs from what its config builds; else of its parts."""
         if _is_users(type(obj)):  # a load of which runs no constructor that nobody registered
-            return recorded_form(obj) if type(obj) in TAGS else assembled(obj)
+            return form_of(obj)
         arguments = {"config": obj.config, **_own_arguments(obj)}
         known, fresh = _matching(obj, arguments)
         if fresh is None:

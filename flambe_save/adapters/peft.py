@@ -18,8 +18,9 @@ from torch import nn
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
-from flambe_save.config.describing import describe
-from flambe_save.config.schema import Reference, Schema
+from flambe_save.config.assembly import PARTS
+from flambe_save.config.describing import describe, describe_as
+from flambe_save.config.schema import Reference, Schema, schema_of
 from flambe_save.errors import UnsupportedObjectError, quote
 from flambe_save.layout import CLASS_KEY, SOURCE_KEY
 from flambe_save.state import State, join_key
@@ -161,6 +162,9 @@ class _ModelAdapter:
     def children(self, obj: Any) -> Iterator[Child]:
         """Return the base model and each adapter: they are components, with folders of their own."""
         base = obj.get_base_model()
+        for inner in base.modules():
+            if is_component(inner):  # adapters are in it, which are no change of its own
+                describe_as(inner, schema_of(inner))
         yield Child(_MODEL, base if is_component(base) else _Part(base, obj), covered=True)
         for name, config in obj.peft_config.items():
             yield Child(join_key([_ADAPTERS, name]), _Part(config, obj), covered=True)
@@ -238,7 +242,9 @@ class _PartAdapter:
     """The base model or an adapter of a peft model: their tensors are the peft model's, their config their own."""
 
     def describe(self, obj: _Part) -> Schema | None:
-        return describe(_plain_base(obj.owner) if obj.is_base else obj.obj)
+        if not obj.is_base:
+            return describe(obj.obj)
+        return describe(_plain_base(obj.owner))
 
     def children(self, obj: _Part) -> Iterable[Child]:
         return module_children(obj.obj) if obj.is_base else ()
@@ -289,7 +295,8 @@ def _plain_base(model: Any) -> Any:
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     base = copy.deepcopy(model, memo).unload()
-    if describe(base) is None:
+    found = describe(base)
+    if found is None or found.factory_method == PARTS:
         raise UnsupportedObjectError(
             f"it is not known how the base model, a {type(base).__qualname__}, was built",
             fix="Make its class a Component, or save the model's state_dict() alone with save_state_to_file.",

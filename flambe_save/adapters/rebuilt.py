@@ -44,4 +44,4 @@ def written_beside(schema: Schema, model: nn.Module, fresh: nn.Module, *, apart_
         Attributes that the call tells of, or that mean nothing.
     """
     made = print_of(fresh, is_short_lived=True)
-    return edited(schema, changes_since(model, made, is_exact=False, apart_from=apart_from))
+    return edited(model, schema, changes_since(model, made, is_exact=False, apart_from=apart_from))

@@ -30,8 +30,7 @@ from flambe_save.adapters.protocol import (
 )
 from flambe_save.codecs.data import fills_storage
 from flambe_save.codecs.options import Placer
-from flambe_save.config.describing import assembled, recorded_form
-from flambe_save.config.registrable import TAGS
+from flambe_save.config.describing import form_of
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.config.wrappers import modules_in, plain_keys, wrapped_keys
@@ -54,7 +53,7 @@ class ModuleAdapter:
         recorded = schema_of(obj)
         if now is not None:
             return recorded if recorded is not None and agree(recorded, now) else now
-        return recorded_form(obj) if type(obj) in TAGS else assembled(obj) or recorded
+        return form_of(obj)
 
     def children(self, obj: nn.Module) -> Iterable[Child]:
         """Return the submodules, whose tensors are covered, and components among plain attributes."""

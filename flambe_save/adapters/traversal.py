@@ -97,6 +97,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> None:
     written_parts = _WrittenParts(found)
     arrays: dict[int, str] = {}
     containers: dict[int, str] = {}
+    places: dict[int, list[str]] = {}
     if adapter_for(obj) is None:  # a value of which nothing is known but that the config, or the stash, holds it
         nodes.append(Place(prefix, obj))
         _add_node(nodes[0], found)
@@ -115,8 +116,9 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> None:
             written_parts.note(place.obj, place.prefix)
         if isinstance(adapter, ArrayAdapter):
             arrays.setdefault(id(place.obj), key_of(place))
-        elif is_value and place.is_open:
+        else:
             containers.setdefault(id(place.obj), place.prefix)
+            places.setdefault(id(place.obj), []).append(place.prefix)
         later = adapter.get_state(place, found)
         if isinstance(place.obj, torch.nn.Module):
             written_parts.add_own(place)
@@ -130,11 +132,22 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> None:
         is_root = place.prefix == prefix
         key_of_tensor = written_parts.keys_below(place.prefix)
         arrays_here = arrays if is_root else written_parts.within(arrays, place.prefix)
-        held = Held(arrays_here, containers if is_root else {}, holds, key_of_tensor)
+        is_outside = Held().is_outside if is_root else _outside(place.prefix, places)
+        held = Held(arrays_here, containers if is_root else {}, holds, key_of_tensor, is_outside)
         _add_config(place, found, held, written)
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
         written_parts.warn_of_lost()
+
+
+def _outside(prefix: str, places: Mapping[int, list[str]]) -> Callable[[Any], bool]:
+    """Return what tells whether an object has places in the save, and none in a component."""
+
+    def is_outside(value: Any) -> bool:
+        known = places.get(id(value))
+        return known is not None and not any(item == prefix or item.startswith(f"{prefix}.") for item in known)
+
+    return is_outside
 
 
 class _WrittenParts:
@@ -174,14 +187,18 @@ class _WrittenParts:
                 continue
             if self._waiting_for_others and getattr(find_adapter(item), "knows_others", False):
                 continue
-            schema = item if isinstance(item, Schema) else describe(item)
+            try:
+                schema = item if isinstance(item, Schema) else describe(item)
+            except UnsupportedObjectError as error:
+                error.message = f"{path or f'the {type(item).__qualname__} itself'}: {error.message}"
+                raise
             if schema is None:
                 continue
             self._lost += [join_prefix(path, name) for name in lost_of(schema)]
             if schema.factory_method == PARTS:
-                self._note_assembled(item, schema)
+                self._note_assembled(schema.__dict__.get("_of"), schema)
             elif schema.component_subclass is Edited:
-                self._note_changes(item, schema)
+                self._note_changes(schema.__dict__["_of"], schema)
             waiting.extend((value, path) for value in schema.keywords.values())
 
     def _note_assembled(self, item: Any, schema: Schema) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import prune
 
 from flambe_save.config.parts import PASSIVE, is_sum_of_parts
 from flambe_save.errors import CompilationError, quote
@@ -42,6 +41,7 @@ PARTS = "parts"  # the end of the tag of an object that is written as its parts
 
 # What frameworks note on modules and parameters while they make them
 _NOTES = frozenset(("_is_hf_initialized", "_is_torch_compile"))
+_OF_BUFFERS = ("_is_buffer", "persistent")  # what nn.Buffer sets on a tensor until it is registered
 # What nn.Module itself keeps on every module, and what this package does
 TABLES = frozenset(vars(nn.Module())) | {"_schema", "_created_with_tag"} | _NOTES
 _HOOKS = "_forward_pre_hooks"
@@ -69,7 +69,19 @@ def attributes_of(obj: Any) -> dict[str, Any]:
 def marks_of(tensor: torch.Tensor) -> dict[str, Any]:
     """Return the attributes that somebody has set on a tensor."""
     own: dict[str, Any] = tensor.__dict__
-    return {name: value for name, value in own.items() if name not in _NOTES} if own else own
+    if not own:
+        return own
+    notes = (*_NOTES, *_OF_BUFFERS) if "_is_buffer" in own else _NOTES
+    return {name: value for name, value in own.items() if name not in notes}
+
+
+_WEIGHT_HOOKS = frozenset(
+    (
+        "torch.nn.utils.prune.BasePruningMethod",
+        "torch.nn.utils.weight_norm.WeightNorm",
+        "torch.nn.utils.spectral_norm.SpectralNorm",
+    )
+)
 
 
 class _Plain:
@@ -103,8 +115,8 @@ def is_open_to_assembly(cls: Any) -> bool:
     Modules are used when they are called; a plain object may be used by whoever is given it, so its class may define
     nothing that Python calls then.
     """
-    if issubclass(cls, prune.BasePruningMethod) and cls.__module__ == prune.__name__:
-        return True  # when it is called it multiplies a weight with its mask
+    if _is_of_torch_hook(cls):
+        return True  # when it is called it computes a weight
     own = [base for base in cls.__mro__[:-1] if not _is_known(base)]
     special = {
         name
@@ -131,7 +143,14 @@ def _is_known(base: type) -> bool:
 
 def is_torch_hook(hook: Any) -> bool:
     """Whether a hook is one of torch's own that compute a weight from its parts: they are data."""
-    return type(hook).__module__ == prune.__name__ and isinstance(hook, prune.BasePruningMethod)
+    cls: Any = type(hook)
+    return _is_of_torch_hook(cls)
+
+
+@functools.cache
+def _is_of_torch_hook(cls: Any) -> bool:
+    kinds = {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
+    return f"{cls.__module__}.{cls.__qualname__}".startswith("torch.nn.utils.") and bool(kinds & _WEIGHT_HOOKS)
 
 
 @functools.cache

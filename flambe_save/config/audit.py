@@ -128,7 +128,9 @@ _REFERENCES = (
     "!call",
     "!$",
     "!tensor",
+    "!param",
     "!parameter",
+    "!module",
     "!back",
 )  # these are relative to the config that they are in
 

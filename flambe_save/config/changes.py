@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from flambe_save.config.arguments import replace_items
 from flambe_save.config.assembly import (
     TABLES,
     attributes_of,
@@ -19,12 +20,13 @@ from flambe_save.config.assembly import (
     put_in_table,
     set_not_persistent,
 )
-from flambe_save.config.prints import Print, is_as_printed, print_of
+from flambe_save.config.prints import Argument, Print, are_same, is_as_printed, print_of
 from flambe_save.config.registrable import Registrable
-from flambe_save.config.schema import TRANSPARENT, Reference, Schema
+from flambe_save.config.scalars import PLAIN
+from flambe_save.config.schema import NOTE_BIRTH, TRANSPARENT, Reference, Schema
 from flambe_save.errors import CompilationError, quote
 
-__all__ = ["GIVEN", "Birth", "Changes", "Edited", "changes_since"]
+__all__ = ["GIVEN", "AsBuilt", "Birth", "Changes", "Edited", "changes_since"]
 
 _TENSOR_TABLES = ("parameters", "buffers")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -61,22 +63,38 @@ class Birth:
 
     def __init__(self, schema: Schema) -> None:
         self._print: Print | None = None
-        self._given = [print_of(item, _boundary_of(item)) for item in _modules_given(schema)]
+        self._given = [print_of(item, _boundary_of(item)) for item in _printed_of(schema)]
+        self._touched: dict[int, Print | None] = {}  # what constructors changed themselves, by number: as they left it
 
     def finish(self, obj: Any, schema: Schema) -> None:
-        """Note what the object is, now that it is made."""
+        """Note what the object is, now that it is made, and what became of what its constructor was given."""
+        for number, (item, known) in enumerate(zip(_printed_of(schema), self._given, strict=True)):
+            if _differs(item, known):
+                self._touched[number] = print_of(item, _boundary_of(item)) if _is_as_born(item, known) else None
         self._print = print_of(obj, _numbered(schema))
 
-    def has_arguments(self, schema: Schema) -> bool:
-        """Whether the modules that the constructor was given still are what they were: a load gives them to it again."""
-        given = _modules_given(schema)
+    def call(self, schema: Schema) -> Schema | None:
+        """Return the call of the constructor with what it was given then; None where that is not to be had any more.
+
+        What the constructor itself has changed is given to it as it was before.
+        """
+        given = _printed_of(schema)
         if len(given) != len(self._given):
-            return False
-        for item, known in zip(given, self._given, strict=True):
-            found = changes_since(item, known, _boundary_of(item))
-            if found.tables or found.lost:
-                return False
-        return True
+            return None
+        untouched: dict[int, AsBuilt] = {}
+        for number, (item, known) in enumerate(zip(given, self._given, strict=True)):
+            left = self._touched.get(number, known)
+            if left is None or _differs(item, left):
+                return None
+            if number in self._touched:
+                untouched[id(item)] = AsBuilt(item)
+        if not untouched:
+            return schema
+        found = schema.__copy__()
+        memo: dict[int, Any] = {}
+        for name, value in schema.keywords.items():
+            found.keywords[name] = replace_items(value, lambda item, _: untouched.get(id(item), item), (), memo)
+        return found
 
     def changes(self, obj: Any, schema: Schema) -> Changes | None:
         """Return how the object differs from what was made; None where that cannot be said."""
@@ -95,24 +113,55 @@ def _no_birth() -> None:
     return None
 
 
-def _modules_given(schema: Schema) -> list[Any]:
-    """Return the modules among the arguments, those inside containers too, each once and in order."""
+class AsBuilt(Reference, should_register=False):
+    """Among arguments that are about to be written, an object as its own constructor made it."""
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+
+
+def _differs(item: Any, known: Print) -> bool:
+    found = changes_since(item, known, _boundary_of(item))
+    return bool(found.tables or found.lost)
+
+
+def _is_as_born(item: Any, known: Print) -> bool:
+    """Whether an object was just what its own constructor had made when it was given to another."""
+    schema = item.__dict__.get("_schema")
+    birth = schema.__dict__.get("_birth") if isinstance(schema, Schema) else None
+    return birth is not None and birth._print is not None and are_same(birth._print, known)
+
+
+def _printed_of(schema: Schema) -> list[Any]:
+    """Return the modules among the arguments, and the objects that recorded calls themselves."""
+    return [
+        item
+        for item in _objects_given(schema)
+        if isinstance(item, nn.Module) or isinstance(getattr(item, "__dict__", {}).get("_schema"), Schema)
+    ]
+
+
+def _objects_given(schema: Schema) -> list[Any]:
+    """Return what among the arguments is no plain value, that inside containers too, each once and in order."""
     found: dict[int, Any] = {}
     waiting: list[Any] = [*reversed(schema.keywords.values())]
     seen: set[int] = set()
     while waiting:
         item = waiting.pop()
         item = getattr(item, "resolved", item) if isinstance(item, Reference) else item
-        if isinstance(item, nn.Module):
+        if type(item) in PLAIN:
+            continue
+        if not isinstance(item, (list, tuple, dict)):
             found.setdefault(id(item), item)
-        elif isinstance(item, (list, tuple, dict)) and id(item) not in seen:
+        elif id(item) not in seen:
             seen.add(id(item))
             waiting.extend(reversed(list(item.values()) if isinstance(item, dict) else item))
     return list(found.values())
 
 
 def _numbered(schema: Schema) -> dict[int, int]:
-    return {id(item): number for number, item in enumerate(_modules_given(schema))}
+    """Return the objects among the arguments by their ids, numbered in order: a copy has the same numbers."""
+    return {id(item): number for number, item in enumerate(_objects_given(schema))}
 
 
 def _boundary_of(obj: Any) -> dict[int, int]:
@@ -170,7 +219,7 @@ class _Comparison:
             for name, value in attributes_of(obj).items()
             if name not in self._apart_from
             and before.attributes.get(name, _MISSING) is not GIVEN
-            and (name not in before.attributes or not is_as_printed(before.attributes[name], value, self._is_exact))
+            and (name not in before.attributes or not self._is_as_printed(before.attributes[name], value))
         }
         removed += [name for name in before.attributes if name not in own and name not in self._apart_from]
         if isinstance(obj, nn.Module):
@@ -190,6 +239,11 @@ class _Comparison:
             change["removed"] = removed
         if change:
             self.tables = {path: change, **self.tables} if not path else {**self.tables, path: change}
+
+    def _is_as_printed(self, token: Any, value: Any) -> bool:
+        if type(token) is Argument:
+            return self._boundary.get(id(value)) == token.number
+        return is_as_printed(token, value, self._is_exact)
 
     def _compare_tensors(
         self, obj: Any, table: str, before: Mapping[str, Any], path: str, change: dict[str, Any], removed: list[str]
@@ -384,4 +438,15 @@ def _set_hooks(obj: Any, hooks: Any) -> None:
         own[-1 - number] = hook
 
 
+def _note_birth(obj: Any, schema: Schema) -> Birth | None:
+    """Return what an object is that was just made; None where it cannot be told."""
+    try:
+        birth = Birth(schema)
+        birth.finish(obj, schema)
+    except Exception:  # what the object's own class raises, or what is nested too deep
+        return None
+    return birth
+
+
 TRANSPARENT.add(Edited)
+NOTE_BIRTH.append(_note_birth)

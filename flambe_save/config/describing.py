@@ -28,8 +28,10 @@ from flambe_save.registry import find_adapter
 __all__ = [
     "assembled",
     "describe",
+    "describe_as",
     "describing",
     "edited",
+    "form_of",
     "is_wrapper",
     "lost_of",
     "recorded_form",
@@ -40,6 +42,8 @@ __all__ = [
 _described: ContextVar[dict[int, tuple[Any, Any]] | None] = ContextVar("described", default=None)
 _saved: ContextVar[set[int] | None] = ContextVar("saved", default=None)
 _LOST = "_lost"
+# Of the standard library, what belongs to the process: locks, files, generators of code, modules
+_NO_DATA = frozenset(("_thread", "threading", "_io", "io", "socket", "_socket", "weakref", "contextvars", "_asyncio"))
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 
 
@@ -73,19 +77,36 @@ def describe(obj: Any) -> Schema | None:
     return found
 
 
+def describe_as(obj: Any, schema: Schema | None) -> None:
+    """Let an object be described by a Schema for as long as :func:`describing` lasts."""
+    known = _described.get()
+    if known is not None:
+        known[id(obj)] = obj, schema
+
+
 def recorded_form(obj: Any) -> Schema | None:
     """Return how an object is written that recorded the call of its constructor: by it, as far as it still holds."""
     schema = schema_of(obj)
     if schema is None:
         return None
     birth = schema.__dict__.get("_birth")
-    changes = birth.changes(obj, schema) if birth is not None and birth.has_arguments(schema) else None
-    if changes is None:
+    call = birth.call(schema) if birth is not None else None
+    changes = birth.changes(obj, schema) if call is not None else None
+    if call is None or changes is None:
         return assembled(obj) or schema
-    return edited(schema, changes)
+    return edited(obj, call, changes)
 
 
-def edited(schema: Schema, changes: Changes) -> Schema:
+def form_of(obj: Any) -> Schema | None:
+    """Return how an object of no special kind is written: by its constructor's call, if its class is registered, or as
+    its parts."""
+    schema = schema_of(obj)
+    if schema is not None and type(obj) in TAGS:
+        return recorded_form(obj)
+    return assembled(obj) or schema
+
+
+def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
     """Return the Schema of an object as a call makes it, but for changes; the call's alone where there are none."""
     lost = list(changes.lost)
     tables = {}
@@ -105,7 +126,7 @@ def edited(schema: Schema, changes: Changes) -> Schema:
         built = Schema(schema.component_subclass, schema.factory_method, **{**schema.keywords, **defaults})
         built.__dict__.update(_extensions=schema._extensions, _created_with_tag=schema._created_with_tag)
         schema = Schema(Edited, object=built, changes=tables)
-        schema.__dict__["_kept"] = changes.kept
+        schema.__dict__.update(_kept=changes.kept, _of=obj)
     elif lost:
         schema = schema.__copy__()
     if lost:
@@ -120,7 +141,7 @@ def stateful_form(obj: Any) -> Schema | None:
     """
     recorded = schema_of(obj)
     if recorded is not None:
-        return recorded_form(obj) if type(obj) in TAGS else recorded
+        return form_of(obj)
     found = assembled(obj, is_stateful=True)
     if found is not None:
         for name in lost_of(found):
@@ -142,6 +163,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
     if not can_be_assembled(cls):
         return None
     schema = Schema(cls, PARTS)
+    schema.__dict__["_of"] = obj
     tables = schema.keywords
     lost: list[str] = []
     if isinstance(obj, nn.Module):
@@ -240,7 +262,7 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool) -> bool:
                 return False
         elif isinstance(item, (torch.Tensor, nn.Module, type)) or is_made_of_parts(kind):
             continue
-        elif isinstance(item, weakref.ReferenceType):
+        elif isinstance(item, weakref.ReferenceType) or kind.__module__ in _NO_DATA:
             return False
         elif id(item) in saved_ids():
             continue

@@ -31,6 +31,8 @@ class Held(NamedTuple):
         The ids of containers that nothing but containers is around -> what they are called.
     holds : callable
         Whether the state holds a tensor's values.
+    is_outside : callable
+        Whether an object is in the whole that is saved, and not in the part of it that the config is of.
     key_of : callable
         The key in the state of a parameter or buffer of a module; None for what is none.
     """
@@ -39,6 +41,7 @@ class Held(NamedTuple):
     containers: Mapping[int, str] = types.MappingProxyType({})
     holds: Callable[[torch.Tensor], bool] = lambda tensor: False
     key_of: Callable[[torch.Tensor], str | None] = lambda tensor: None
+    is_outside: Callable[[Any], bool] = lambda value: False
 
 
 class Inside(NamedTuple):

@@ -20,7 +20,7 @@ from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.values import BY_TYPE
 
-__all__ = ["Print", "TensorPrint", "is_as_printed", "print_of"]
+__all__ = ["Argument", "Print", "are_same", "TensorPrint", "is_as_printed", "print_of"]
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 _SIMPLE = frozenset((*PLAIN, *(kind for kind in BY_TYPE if kind not in _CONTAINERS), type(NotImplemented), type(...)))
@@ -64,6 +64,7 @@ class TensorPrint:
         own = marks_of(tensor)
         self.attributes = {key: _token(value, 0) for key, value in own.items()} if own else None
         self.who: Any = None
+        self.version: int | None = None
         self.values: Any = None
         if is_compared:
             self.who, self.version = weakref.ref(tensor), _version_of(tensor)
@@ -134,6 +135,12 @@ class _Kept:
         return self.value
 
 
+class Argument(NamedTuple):
+    """Stands for an attribute that is one of the constructor's arguments, by its number."""
+
+    number: int
+
+
 class _Items:
     """Stands for a container, by what was in it."""
 
@@ -176,10 +183,15 @@ def _token(value: Any, depth: int) -> Any:
         return _Items(value, depth)
     if isinstance(value, torch.Tensor):
         return TensorPrint(value, "", is_compared=True)
-    is_told = depth < 4 and (can_be_assembled(kind) or is_made_of_parts(kind)) and not isinstance(value, nn.Module)
+    is_told = depth < 4 and (is_made_of_parts(kind) or (can_be_assembled(kind) and not _has_state(kind)))
     own = getattr(value, "__dict__", None) if is_told else None
     parts = {name: _token(item, depth + 1) for name, item in own.items()} if isinstance(own, dict) else None
     return _Same(value, parts)
+
+
+def _has_state(kind: type) -> bool:
+    """Whether objects of a class hold a state that is saved and loaded with them: then they are known by who they are."""
+    return hasattr(kind, "state_dict") or hasattr(kind, "__flambe_adapter__") or hasattr(kind, "__flambe_recorded__")
 
 
 def is_as_printed(token: Any, value: Any, is_exact: bool = True) -> bool:
@@ -222,7 +234,7 @@ class _Printing:
     def of(self, obj: Any, path: str) -> Print:
         own = obj.__dict__
         attributes = {
-            name: value if type(value) in _SIMPLE else _token(value, 0) for name, value in attributes_of(obj).items()
+            name: value if type(value) in _SIMPLE else self._token(value) for name, value in attributes_of(obj).items()
         }
         if not isinstance(obj, nn.Module):
             return Print(type(obj), {}, {}, {}, frozenset(), {}, attributes)
@@ -251,6 +263,10 @@ class _Printing:
                 found.modules[name] = self._known.get(id(child)) or self.of(child, f"{path}{name}.")
         return found
 
+    def _token(self, value: Any) -> Any:
+        number = self._boundary.get(id(value))
+        return _token(value, 0) if number is None else Argument(number)
+
     def _tensor(self, value: Any, name: str, *, is_compared: bool = False) -> TensorPrint | None:
         if value is None:
             return None
@@ -271,3 +287,23 @@ class _Lazy(TensorPrint):
 
     def is_same(self, tensor: Any, is_exact: bool = True) -> bool:
         return type(tensor) is self.cls
+
+
+def are_same(one: Any, other: Any) -> bool:
+    """Whether two prints are of one object at times between which nothing changed."""
+    if isinstance(one, Print) or isinstance(one, _Items):
+        names = one._fields if isinstance(one, Print) else ("kind", "size", "keys", "items")
+        return type(one) is type(other) and all(are_same(getattr(one, name), getattr(other, name)) for name in names)
+    if isinstance(one, TensorPrint):
+        names = ("cls", "shape", "name")
+        is_like = type(one) is type(other) and all(getattr(one, name) == getattr(other, name) for name in names)
+        return is_like and getattr(one, "version", None) == getattr(other, "version", None)
+    if isinstance(one, _Same):
+        return type(other) is _Same and one.who() is other.who() is not None and are_same(one.parts, other.parts)
+    if isinstance(one, dict):
+        return (
+            isinstance(other, dict) and list(one) == list(other) and all(are_same(one[key], other[key]) for key in one)
+        )
+    if isinstance(one, list):
+        return isinstance(other, list) and len(one) == len(other) and all(map(are_same, one, other))
+    return type(one) is type(other) and bool(one == other or one != one)

@@ -11,6 +11,7 @@ import torch
 import yaml as pyyaml
 
 from flambe_save.config.assembly import PARTS
+from flambe_save.config.changes import AsBuilt
 from flambe_save.config.deep import Steps, run
 from flambe_save.config.describing import describe
 from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper
@@ -30,7 +31,7 @@ from flambe_save.config.link import (
 from flambe_save.config.parts import is_made_of_parts, parts_of
 from flambe_save.config.registrable import TAGS, dotted_path, written_path
 from flambe_save.config.scalars import PLAIN, has_plain_offset, is_plain_key
-from flambe_save.config.schema import TRANSPARENT, Reference, Schema, defaults_of, visit
+from flambe_save.config.schema import TRANSPARENT, Reference, Schema, defaults_of, schema_of, visit
 from flambe_save.config.skeleton import skeleton
 from flambe_save.config.values import BY_TYPE, fits
 from flambe_save.config.wrappers import unwrapped
@@ -200,6 +201,9 @@ class Representer:
         kind = type(value)
         if id(value) in self._held.tensors:
             return self._represent_tensor(value, path)
+        if self._held.is_outside(value) and self._is_loose(path):
+            self._own += 1
+            return PLAIN[type(None)](None)
         if isinstance(value, torch.nn.Parameter) and self._is_in_list and self._held.key_of(value) is not None:
             return self._represent_own(StoredParameter("", value), path)
         if isinstance(value, (torch.Tensor, torch.nn.Module)) and self._is_loose(path):
@@ -221,6 +225,8 @@ class Representer:
         if isinstance(value, PickledDataLink):
             self._own += 1
             return self.represent_scalar("!$", value.obj_id)
+        if isinstance(value, AsBuilt):
+            return (yield self._as_built(value.obj, path))
         if isinstance(value, StoredParameter):
             return self._represent_own(value, path)
         if isinstance(value, TensorLink):
@@ -275,6 +281,18 @@ class Representer:
                 self._written.defaults[id(item)] = item
             node.value.append((self.represent_data(name), item))
             node.flow_style = False
+        return node
+
+    def _as_built(self, obj: Any, path: Path) -> Steps:
+        """Write an object as its constructor made it; it is that wherever it stands in this config."""
+        self._own += 1
+        node = self._known(obj)
+        if node is None:
+            schema = schema_of(obj)
+            assert schema is not None
+            node = yield self._schema(schema, defaults_of(schema) if type(obj) in TAGS else {}, path)
+            self._written.alive.append(obj)
+            self._nodes[id(obj)] = node
         return node
 
     def _represent_type(self, cls: type, path: Path) -> pyyaml.Node:

@@ -29,6 +29,7 @@ from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import join_key
 
 __all__ = [
+    "NOTE_BIRTH",
     "TRANSPARENT",
     "WITHOUT_PARTS",
     "Reference",
@@ -42,6 +43,7 @@ __all__ = [
     "visit",
 ]
 
+NOTE_BIRTH: list[Callable[[Any, Schema], Any]] = []  # changes.py adds its function, which takes Schemas itself
 TRANSPARENT: set[type] = set()  # classes in configs whose calls return another object, which records its own call
 _RECORD = "_schema"  # where a built object keeps the Schema that describes it
 WITHOUT_PARTS = frozenset((*PLAIN, torch.Tensor, torch.nn.Parameter))  # types of which there are many
@@ -519,10 +521,9 @@ def _birth_of(instance: Any, described: Schema) -> Any:
     """Return what an object was when it was made; what a factory has made is known when that has returned."""
     made = schema_of(instance)
     birth = None if made is None else made.__dict__.get("_birth")
-    if birth is not None and described.factory_method is not None:
-        birth = type(birth)(described)
-        birth.finish(instance, described)
-    return birth
+    if described.factory_method is None and birth is not None:
+        return birth
+    return NOTE_BIRTH[0](instance, described) if type(instance) in TAGS else None
 
 
 def _check_names(cls: type, arguments: dict[str, Any]) -> None:
