@@ -38,7 +38,18 @@ from flambe_save.errors import (
 from flambe_save.formats import Damage, ReadOptions, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ties
 from flambe_save.layout import CONFIG_KEY, STASH_KEY
-from flambe_save.loading import audit, build, opened, read, reading, shape_of, state_of, tell_all
+from flambe_save.loading import (
+    audit,
+    build,
+    module_inside,
+    opened,
+    read,
+    read_around,
+    reading,
+    shape_of,
+    state_of,
+    tell_all,
+)
 from flambe_save.parallel import CollectionPaused, check_threads, default_threads
 from flambe_save.progress import Progress, ShowProgress, progress_of
 from flambe_save.saving import Saving, Target, check_level, final_path
@@ -323,7 +334,8 @@ def load(
     pickle_module : module
         Unpickles, with ``weights_only=False``, what is more than data.
     node : str
-        The dotted key of a component inside the save, to load that alone.
+        The dotted key of a component inside the save, to load that alone; or of a module, as ``"model.layers.3"``,
+        for which the component around it is built.
     weights_only : bool
         False trusts the save with everything, as in torch.
     trusted : list of str
@@ -383,11 +395,13 @@ def load(
         )
         with CollectionPaused(), kept_random_states():
             with meter:
-                saved = read(path, node, options)
+                saved, inner = read_around(path, node, options)
             changed = changed_packages(saved.packages)
             if changed:
                 warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
             state = state_from_tree(saved.tree)
+            if inner and inner not in state._metadata:
+                read(path, node, options)  # says what there is
             deferral = Deferral(is_on=strict)  # what the state lacks keeps the values that it was built with
             adoption = Adoption(deferral)
             try:
@@ -407,7 +421,7 @@ def load(
     is_as_saved = loaded.keys() == state.keys() and all(loaded[key] is value for key, value in state.items())
     ties = saved.ties if is_as_saved else find_ties(loaded.items())  # a migration may have renamed what is tied
     restore_ties(obj, ties)
-    return obj
+    return obj if not inner else module_inside(obj, inner, node, where)
 
 
 def load_state_from_file(

@@ -50,7 +50,19 @@ from flambe_save.storage.tar import TarStore
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed, state_from_tree, walk
 from flambe_save.trust import Limits, Trust, needs_everything
 
-__all__ = ["audit", "build", "bytes_of", "opened", "read", "reading", "shape_of", "state_of", "tell_all"]
+__all__ = [
+    "audit",
+    "build",
+    "bytes_of",
+    "module_inside",
+    "opened",
+    "read",
+    "read_around",
+    "reading",
+    "shape_of",
+    "state_of",
+    "tell_all",
+]
 
 R = TypeVar("R")
 
@@ -105,21 +117,45 @@ def opened(path: str | os.PathLike[str], options: ReadOptions) -> Iterator[tuple
         yield store, options
 
 
-def state_of(path: str | os.PathLike[str], node: str, options: LoadOptions) -> State:
-    """Read the state of a save, of a component in it, or of what lies under any prefix of a component's keys."""
+def read_around(path: str | os.PathLike[str], node: str, options: LoadOptions) -> tuple[Saved, str]:
+    """Read a component, or the one around what has no folder of its own; return what the part is called inside that."""
     outer = node
     while True:
         try:
-            state = state_from_tree(read(path, outer, options).tree)
+            return read(path, outer, options), node[len(outer) :].removeprefix(".")
         except SaveNotFoundError:
             if not outer:
                 raise
             outer = outer.rpartition(".")[0]
-            continue
-        part = state.under(node[len(outer) :].removeprefix("."))
-        if node != outer and not part:
-            read(path, node, options)  # says what there is
-        return part
+
+
+def module_inside(obj: Any, name: str, node: str, where: str) -> torch.nn.Module:
+    """Return a module inside a loaded object.
+
+    Raises
+    ------
+    SaveNotFoundError
+        If there is none of that name.
+    """
+    found = obj
+    for part in split_key(name):
+        found = found._modules.get(part) if isinstance(found, torch.nn.Module) else None
+    if not isinstance(found, torch.nn.Module):
+        raise SaveNotFoundError(
+            f"the save has no node {quote(node)}",
+            file=where,
+            fix="Nodes are components, and modules inside them; flambe-save tree --modules lists them.",
+        )
+    return found
+
+
+def state_of(path: str | os.PathLike[str], node: str, options: LoadOptions) -> State:
+    """Read the state of a save, of a component in it, or of what lies under any prefix of a component's keys."""
+    saved, inner = read_around(path, node, options)
+    part = state_from_tree(saved.tree).under(inner)
+    if inner and not part:
+        read(path, node, options)  # says what there is
+    return part
 
 
 def shape_of(path: str | os.PathLike[str], limits: Limits | None) -> tuple[bool, bool, str | None]:

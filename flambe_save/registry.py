@@ -57,7 +57,7 @@ class Registry(Generic[T]):
         self._by_type.clear()
 
     def add_trait(self, trait: tuple[str, ...] | Callable[[type], bool], name: str) -> None:
-        """Let the entry ``name`` stand for all types that have these attributes, or are such, and no entry of their own.
+        """Let the entry ``name`` stand for types without one that have these attributes, or that a function accepts.
 
         Of several that a type has, the first that was added counts.
         """

@@ -121,11 +121,14 @@ class Stash(dict[str, Any]):
     ----------
     paths : dict of str to str
         Id -> ``model.layers[3].hook``, for messages.
+    elsewhere : dict of int to str
+        By their ids, the objects that have a place in the save, and what they are called there.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.paths: dict[str, str] = {}
+        self.elsewhere: Mapping[int, str] = {}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Stash:

@@ -78,6 +78,9 @@ class Odd(Component, nn.Module):
 class Opaque:
     """Not data."""
 
+    def __getstate__(self) -> dict[str, Any]:  # so that it is pickled
+        return dict(vars(self))
+
 
 class Stashing(Component, nn.Module):
     """Takes what YAML cannot hold."""

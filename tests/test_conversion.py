@@ -95,6 +95,9 @@ class Opaque:
     def __hash__(self) -> int:
         return 1
 
+    def __getstate__(self) -> dict[str, Any]:  # so that it is pickled
+        return dict(vars(self))
+
 
 def run() -> dict[str, Any]:
     """Return a training run: a model, its optimizer after a step, and a scheduler."""

@@ -402,6 +402,9 @@ def test_what_is_more_than_data_is_told() -> None:
 class Opaque:
     """More than data."""
 
+    def __getstate__(self) -> dict[str, Any]:  # so that it is pickled
+        return dict(vars(self))
+
 
 @pytest.mark.parametrize(
     "data",

@@ -640,10 +640,12 @@ def test_nothing_stays_replaced(tmp_path: Path) -> None:
 
 
 def test_lazy_modules_are_loaded_into(tmp_path: Path) -> None:
-    """Parameters without a shape get theirs from the state."""
+    """A lazy layer that has run is the layer that it became."""
     obj = Lazy()
     obj.layers(torch.rand(2, 4, 5))
-    found = check(obj, tmp_path, Lazy)
+    found = check(obj, tmp_path)
+    assert (found.layers[0].in_features, found.layers[1].num_features, found.layers[2].in_channels) == (5, 4, 4)
+    assert repr(found) == repr(obj)
     assert found.layers[0].weight.tolist() == obj.layers[0].weight.tolist()
 
 

@@ -73,6 +73,9 @@ class Odd:
 
     __hash__ = object.__hash__
 
+    def __getstate__(self) -> dict[str, Any]:  # so that it is pickled
+        return dict(vars(self))
+
 
 class Leaf(Component):
     """A component with weights, and something of no data."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -89,20 +90,16 @@ def test_a_recorded_class_needs_no_trust(flags: dict[str, bool], tmp_path: Path)
     assert alike(again, model, 3)
 
 
-def test_what_is_recorded_needs_its_class_to_be_trusted(tmp_path: Path) -> None:
-    """Inside the context arguments are known, so that nothing is pickled; the class is named in the error."""
+def test_what_is_recorded_tells_its_arguments(tmp_path: Path) -> None:
+    """Inside the context arguments are known, and stand beside the parts, which need no trust."""
     with recording():
         model = Net(3, act=nn.functional.gelu)
         plain = nn.Sequential(Net(2), nn.Linear(2, 1))
     for each, size in ((model, 3), (plain, 2)):
-        with pytest.warns(
-            NeedsTrustWarning, match=r"config\.yaml: it builds test_modules\.Net, which is not registered"
-        ):
-            path = save(each, tmp_path / "run", overwrite=True)
-        assert [row.argument for row in untrusted(path)] == ["trusted=['test_modules.Net']"]
-        with pytest.raises(UntrustedError, match=r"(?s)test_modules\.Net.*trusted=\['test_modules\.Net'\]"):
-            load(path)
-        assert alike(load(path, trusted=["test_modules"]), each, size)
+        path = save(each, tmp_path / "run", overwrite=True)
+        assert untrusted(path) == []
+        assert re.search(rf"arguments:\n +size: {size}\n", Path(path, "config.yaml").read_text())
+        assert alike(load(path), each, size)
 
 
 def test_nothing_is_recorded_outside(tmp_path: Path) -> None:
@@ -112,9 +109,8 @@ def test_nothing_is_recorded_outside(tmp_path: Path) -> None:
         twin = copy.deepcopy(before)
     after = Net(3)
     for model in (before, twin, after):
-        with pytest.warns(NeedsTrustWarning, match=r"stash\.pkl"):
-            save(model, tmp_path / "run", overwrite=True)
-    assert untrusted(tmp_path / "run")
+        path = save(model, tmp_path / "run", overwrite=True)
+        assert "arguments" not in Path(path, "config.yaml").read_text()
 
 
 def test_a_failing_constructor_says_so(tmp_path: Path) -> None:
@@ -127,33 +123,42 @@ def test_a_failing_constructor_says_so(tmp_path: Path) -> None:
         load(path)
 
 
-# ------------------------------------------------------------------------------------------------ skeletons
+# ------------------------------------------------------------------------------------------------ parts
 
 
-def test_a_skeleton_has_no_weights_and_loads_with_trust(tmp_path: Path) -> None:
-    """The stash is small, the weights are in the state, and what no state holds comes from the skeleton."""
+def test_a_module_is_its_parts(tmp_path: Path) -> None:
+    """No pickle, no constructor, no trust: submodules, tensors and attributes, whatever the state_dict leaves out."""
     model = nn.Sequential(Net(300, nn.functional.relu))
     model[0].seen += 1
     model[0].scratch += 1
     model[0].extra = {"a": [1]}
-    with pytest.warns(NeedsTrustWarning, match=r"stash\.pkl: args\[0\] is a test_modules\.Net") as caught:
-        path = Path(save(model, tmp_path / "run"))
-    assert len(caught) == 1
-    assert (path / "stash.pkl").stat().st_size < 10_000 < (path / "state.pt").stat().st_size
-    with pytest.raises(UntrustedError, match=r"test_modules\.Net"):
-        load(path)
-    again = load(path, trusted=["test_modules", "torch.nn"])
+    path = Path(save(model, tmp_path / "run"))
+    assert (path / "stash.pkl").stat().st_size < 1000
+    assert "scratch: !tensor 0.scratch" in (path / "config.yaml").read_text()
+    again = load(path)
     assert alike(again, model, 300)
     assert (again[0].scratch.tolist(), again[0].extra) == ([6, 6], {"a": [1]})
+    assert list(again.state_dict()) == list(model.state_dict())
     again[0].layer.weight.data.add_(1)  # it has memory of its own
     assert not alike(again, model, 300)
+
+
+def test_a_part_of_a_module_loads_alone(tmp_path: Path) -> None:
+    """A submodule is found by its key in the state, with modes and values."""
+    model = nn.ModuleDict({"a": Net(3), "b": nn.Sequential(nn.Linear(3, 3), Net(2).eval())})
+    path = save({"model": model}, tmp_path / "run")
+    assert torch.equal(load(path, node="model.a").layer.weight, model["a"].layer.weight)
+    part = load(path, node="model.b.1")
+    assert (type(part), part.training) == (Net, False)
+    assert alike(part, model["b"][1], 2)
+    with pytest.raises(SaveNotFoundError, match="nothing"):
+        load(path, node="model.nothing")
 
 
 def test_a_state_needs_no_trust(tmp_path: Path) -> None:
     """Weights are readable, and fill a model that is there: the whole, a part, and one layer."""
     model = nn.ModuleDict({"a": Net(3), "b": nn.Sequential(nn.Linear(3, 3))})
-    with pytest.warns(NeedsTrustWarning):
-        path = save({"model": model}, tmp_path / "run")
+    path = save({"model": model}, tmp_path / "run")
     assert torch.equal(load_state_from_file(path)["model.a.layer.weight"], model["a"].layer.weight)
     whole, part, layer = nn.ModuleDict({"a": Net(3), "b": nn.Sequential(nn.Linear(3, 3))}), Net(3), nn.Linear(3, 3)
     load_state(whole, path, node="model")
@@ -169,36 +174,58 @@ def test_a_state_needs_no_trust(tmp_path: Path) -> None:
 
 
 def test_a_module_given_to_a_component(tmp_path: Path) -> None:
-    """As an argument it is a skeleton too, for the component's state has its weights."""
+    """As an argument it is its parts too, for the component's state has its tensors."""
     owner = Owner(Net(200, nn.functional.relu))
-    with pytest.warns(NeedsTrustWarning, match=r"stash\.pkl: net is a"):
-        path = Path(save(owner, tmp_path / "run"))
-    assert (path / "stash.pkl").stat().st_size < 10_000
-    assert alike(load(path, trusted=["test_modules", "torch.nn"]).net, owner.net, 200)
+    path = Path(save(owner, tmp_path / "run"))
+    assert (path / "stash.pkl").stat().st_size < 1000
+    assert alike(load(path).net, owner.net, 200)
 
 
-def test_ties_inside_a_skeleton(tmp_path: Path) -> None:
+def test_ties_of_parts(tmp_path: Path) -> None:
     """Parameters that are one stay one, and an optimizer moves them."""
     model = nn.Sequential(Net(2, nn.functional.relu), Net(2, nn.functional.relu))
     model[1].layer.weight = model[0].layer.weight
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with pytest.warns(NeedsTrustWarning):
-        path = save({"optimizer": optimizer, "model": model}, tmp_path / "run")
-    again = load(path, trusted=["test_modules", "torch.nn"])
+    path = save({"optimizer": optimizer, "model": model}, tmp_path / "run")
+    again = load(path)
     assert again["model"][0].layer.weight is again["model"][1].layer.weight
     moved = {id(value) for value in again["optimizer"].param_groups[0]["params"]}
     assert moved == {id(value) for value in again["model"].parameters()}
 
 
-def test_what_hangs_on_a_module_is_not_dropped(tmp_path: Path) -> None:
-    """A built-in with an attribute or a hook of somebody's is more than its arguments, so it becomes a skeleton."""
-    for change in (lambda layer: setattr(layer, "note", [1]), lambda layer: layer.register_forward_hook(print)):
-        for model in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))):
-            change(model)
-            with pytest.warns(NeedsTrustWarning, match=r"stash\.pkl"):
-                path = save(model, tmp_path / "run", overwrite=True)
-    again = load(path, weights_only=False)
-    assert list(again._forward_hooks.values()) == [print]
+def test_what_hangs_on_a_module_is_kept_or_named(tmp_path: Path) -> None:
+    """An attribute of somebody's stands beside a built-in's arguments; a hook is named."""
+    for model in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))):
+        model.note = [1]
+        assert load(save(model, tmp_path / "run", overwrite=True)).note == [1]
+        model.register_forward_hook(print)
+        with pytest.warns(StateMismatchWarning, match="'_forward_hooks'"):
+            path = save(model, tmp_path / "run", overwrite=True)
+        assert not load(path)._forward_hooks
+
+
+class Pickled(nn.Module):
+    """Says itself what it is made of."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part, self.scratch = part, nn.Parameter(torch.full((300, 300), 3.0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "was": "pickled"}
+
+
+def test_a_module_with_a_protocol_of_its_own_is_a_skeleton(tmp_path: Path) -> None:
+    """It is pickled, without its weights, and needs trust; two that share a part still do."""
+    part = Net(2, nn.functional.relu)
+    with pytest.warns(NeedsTrustWarning, match=r"stash\.pkl: a is a test_modules\.Pickled"):
+        path = Path(save({"a": Pickled(part), "b": Pickled(part)}, tmp_path / "run"))
+    assert (path / "stash.pkl").stat().st_size < 10_000 < (path / "a" / "state.pt").stat().st_size
+    with pytest.raises(UntrustedError, match=r"test_modules\.Pickled"):
+        load(path)
+    again = load(path, trusted=["test_modules", "torch.nn"])
+    assert again["a"].part is again["b"].part
+    assert (again["a"].was, again["a"].scratch[0, 0].item()) == ("pickled", 3)
 
 
 # ------------------------------------------------------------------------------------------------ modes
@@ -372,6 +399,13 @@ class Thermometer:
         self.unit, self.reading = unit, torch.zeros(1)
 
 
+class Barometer(Thermometer):
+    """One that says itself what it is made of."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
 class _ThermometerAdapter:
     """Reads a thermometer."""
 
@@ -409,8 +443,8 @@ def test_a_kind_of_ones_own(tmp_path: Path) -> None:
 
 def test_an_object_of_no_kind_goes_to_the_stash(tmp_path: Path) -> None:
     """Alone, and in a dict; with trust it comes back."""
-    for value in (Thermometer("K"), {"a": [Thermometer("K")]}):
-        with pytest.warns(NeedsTrustWarning, match=r"(the Thermometer itself|a\[0\]) is a test_modules\.Thermometer"):
+    for value in (Barometer("K"), {"a": [Barometer("K")]}):
+        with pytest.warns(NeedsTrustWarning, match=r"(the Barometer itself|a\[0\]) is a test_modules\.Barometer"):
             path = save(value, tmp_path / "run", overwrite=True)
         again = load(path, trusted=[__name__])
         assert (again["a"][0] if isinstance(again, dict) else again).unit == "K"
@@ -475,12 +509,10 @@ def test_a_recorded_class_that_is_no_module(tmp_path: Path) -> None:
     assert again.optimizer.param_groups[0]["params"][0] is again.model.weight
 
 
-def test_skeletons_share_what_they_shared(tmp_path: Path) -> None:
-    """A part of two modules that are pickled is one part of two."""
+def test_what_is_one_stays_one(tmp_path: Path) -> None:
+    """A part of two modules is one part of two."""
     part = Net(2, nn.functional.relu)
-    with pytest.warns(NeedsTrustWarning):
-        path = save({"a": Wraps(part), "b": Wraps(part)}, tmp_path / "run")
-    again = load(path, trusted=["test_modules", "torch.nn"])
+    again = load(save({"a": Wraps(part), "b": Wraps(part)}, tmp_path / "run"))
     assert again["a"].part is again["b"].part
 
 
@@ -497,18 +529,29 @@ def test_old_weight_norm(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is to go
         model = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 3)))
-    with pytest.warns(NeedsTrustWarning):
-        path = save(model, tmp_path / "run")
-    assert alike(load(path, weights_only=False), model, 3)
+    again = load(save(model, tmp_path / "run"))
+    assert alike(again, model, 3)
+    assert len(again[0]._forward_pre_hooks) == 1
 
 
 def test_modules_that_torch_does_not_know_of(tmp_path: Path) -> None:
-    """A plain list of layers is no part of a module's state: a save says so, and names it."""
-    model = Recorded(2)
-    model.layer.more = {"a": [nn.Linear(2, 2)]}
-    with pytest.warns(StateMismatchWarning, match=r"layer\.more.*nn\.ModuleList"):
+    """A plain list of layers that a constructor makes is no part of a module's state: a save says so, and names it."""
+    model = Hiding()
+    with pytest.warns(StateMismatchWarning, match=r"more.*nn\.ModuleList"):
         save(model, tmp_path / "run")
-    assert "layer.more.a.0.weight" not in load_state_from_file(tmp_path / "run")
+    assert "more.a.0.weight" not in load_state_from_file(tmp_path / "run")
+    model.more = {"b": [nn.Linear(2, 2)]}  # and this one is a change, and so it is data
+    again = load(save(model, tmp_path / "changed"))
+    assert torch.equal(again.more["b"][0].weight, model.more["b"][0].weight)
+
+
+@recorded
+class Hiding(nn.Module):
+    """Has layers that torch does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = {"a": [nn.Linear(2, 2)]}
 
 
 class Renaming(nn.Module):

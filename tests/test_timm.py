@@ -94,16 +94,22 @@ def test_inside_torchs_own_modules(timm: Any, tmp_path: Path) -> None:
     assert torch.equal(again(images), model(images))
 
 
-def test_a_changed_model_is_not_described(timm: Any, tmp_path: Path) -> None:
-    """A model whose tensors are not those of its architecture, or that names none, is kept as a skeleton."""
+def test_a_changed_model_is_kept(timm: Any, tmp_path: Path) -> None:
+    """What is not that of the architecture stands beside its name; a model that names none is written as its parts."""
     changed = timm.create_model("tiny_4", num_classes=5)
     changed.conv = nn.Conv2d(3, 4, 5)
     nameless = timm.models.TinyNet(num_classes=5)
     wrong = timm.create_model("tiny_4", num_classes=5)
     wrong.pretrained_cfg = {"architecture": "other_4"}
-    for model in (changed, nameless, wrong):
-        with pytest.warns(NeedsTrustWarning, match="the TinyNet itself"):
-            save(model, tmp_path / "model", overwrite=True)
+    assert changed.pretrained_cfg == {"architecture": "tiny_4"}
+    begins = ("!edited\nobject: !timm.TinyNet\n", "!timm.TinyNet.parts\n", "!timm.TinyNet.parts\n")
+    for model, begin in zip((changed, nameless, wrong), begins, strict=True):
+        path = save(model, tmp_path / "model", overwrite=True)
+        text = Path(path, "config.yaml").read_text()
+        assert text.startswith(begin), text[:200]
+        again = load(path)
+        assert repr(again) == repr(model)
+        assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
 
 
 def test_what_is_no_model(timm: Any, tmp_path: Path) -> None:

@@ -246,17 +246,22 @@ def test_a_registered_subclass(tmp_path: Path) -> None:
     assert torch.equal(facts(again, IDS)[1], facts(model, IDS)[1])
 
 
-def test_a_changed_model_is_not_described(tmp_path: Path) -> None:
-    """A model that its config no longer builds is kept as a skeleton, with a warning; its weights need no trust."""
+def test_a_changed_model_is_its_config_and_the_change(tmp_path: Path) -> None:
+    """A head of another size stands beside the config; the model loads without trust, and fills one like it."""
     model = bert()
     model.classifier = nn.Linear(32, 7)
-    with pytest.warns(NeedsTrustWarning, match="the BertForSequenceClassification itself"):
-        path = save(model, tmp_path / "model")
+    model.note, model.num_labels = {"best": 0.9}, 7
+    path = save(model, tmp_path / "model")
+    text = Path(path, "config.yaml").read_text()
+    assert text.startswith("!edited\nobject: !transformers.BertForSequenceClassification\n")
+    assert "    modules:\n      classifier: !torch.Linear\n" in text
     again = bert()
     again.classifier = nn.Linear(32, 7)
     load_state(again, path)
-    assert torch.equal(facts(again, IDS)[1], facts(model, IDS)[1])
-    assert torch.equal(facts(load(path, weights_only=False), IDS)[1], facts(model, IDS)[1])
+    loaded = load(path)
+    for each in (again, loaded):
+        assert torch.equal(facts(each, IDS)[1], facts(model, IDS)[1])
+    assert (loaded.note, loaded.num_labels) == ({"best": 0.9}, 7)
 
 
 def test_a_quantized_model_is_refused(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class _ConfigAdapter:
         UnsupportedObjectError
             If no arguments do, or if it is of a quantized model.
         """
-        cls = type(obj)
+        cls: Any = type(obj)
         if _is_users(cls) and cls not in TAGS and can_be_assembled(cls):
             return assembled(obj)
         if getattr(obj, "quantization_config", None) is not None:

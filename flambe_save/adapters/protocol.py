@@ -156,8 +156,8 @@ class Adapter(Protocol):
 
     An adapter may also say, by attributes of its own: ``comes_last = True``, for objects that refer to others and are
     visited after all of these; ``stands_alone = False``, for those that are built on others, so that their own folder
-    holds no config; ``knows_others = True``, for those that are described when all that has a place in the save is known;
-    and, with ``build`` and ``asks``, how its objects are built (config/builders.py).
+    holds no config; ``knows_others = True``, for those that are described when all places in the save are known; and,
+    with ``build`` and ``asks``, how its objects are built (config/builders.py).
     """
 
     def describe(self, obj: Any) -> Schema | None:

@@ -120,29 +120,6 @@ def module_state(place: Place, state: State) -> None:
         state._metadata[full] = {**local, **state._metadata.get(full, {})}
     inside = modules_in(place.obj)
     state._metadata.setdefault(place.prefix, {})[MODES_KEY] = _modes(place.obj, inside)
-    _warn_of_hidden(place, inside)
-
-
-def _warn_of_hidden(place: Place, inside: list[tuple[str, nn.Module]]) -> None:
-    """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""
-    known = {id(inner) for _, inner in inside}
-
-    def is_hidden(value: Any) -> bool:
-        hides = isinstance(value, nn.Module) and id(value) not in known and not is_component(value)
-        return hides and next(value.parameters(), None) is not None
-
-    hidden = [
-        f"{path}.{name}" if path else name
-        for path, inner in inside
-        for name, value in vars(inner).items()
-        if name not in PLUMBING and type(value) in (list, tuple, dict) and holds(value, is_hidden)
-    ]
-    if hidden:
-        warn(
-            f"{quote_some([place.key_prefix + name for name in hidden])} holds modules that torch does not know of, so "
-            "their weights are not saved: keep them in an nn.ModuleList or nn.ModuleDict",
-            StateMismatchWarning,
-        )
 
 
 def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, Any]:
@@ -241,10 +218,10 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
 def _take_own(
     module: nn.Module, own: OrderedDict[str, Any], assembled: Container[int], mismatch: Mismatch
 ) -> list[str]:
-    """Take out of a module's saved values what its ``load_state_dict`` does not: return the names.
+    """Take out of a module's saved values what its ``load_state_dict`` does not take, and return the names.
 
-    What an assembled module holds is in it already. Buffers that are not persistent are there, too, where they are saved
-    at all, if the object was built by this load; in any other they are filled.
+    What an assembled module holds is in it already. Buffers that are not persistent, where they are saved at all, are
+    there too if this load has built the object; in any other they are filled.
     """
     taken = []
     for path, inner in modules_in(module):
@@ -341,6 +318,9 @@ def _wanted(
         return None
     dtype, is_dense = saved_dtype(tensor, value), tensor.layout == value.layout == torch.strided
     stride = value.stride() if is_dense and fills_storage(value) else None
+    if is_dense and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        # It repeats its elements, so that nothing can be copied into it
+        return _Target(dtype, value.device, stride or torch.empty(tensor.shape, device="meta").stride())
     if (dtype, value.device) == (tensor.dtype, tensor.device) and (stride is None or stride == tensor.stride()):
         return None
     return _Target(dtype, value.device, stride)

@@ -13,6 +13,7 @@ from torch import nn
 
 from flambe_save.adapters.arrays import ArrayAdapter, key_of
 from flambe_save.adapters.protocol import (
+    PLUMBING,
     Adapter,
     Child,
     Fit,
@@ -22,6 +23,7 @@ from flambe_save.adapters.protocol import (
     ValueAdapter,
     adapter_for,
     holds,
+    holds_state,
     is_component,
 )
 from flambe_save.adapters.source import source_of
@@ -128,15 +130,17 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> None:
     saved_ids().update(map(id, visited.values()))
     written_parts.note_others(nodes)
     holds, written = _Holds(found), Written()
+    names = {id(item): path for path, item in visited.items() if holds_state(item) and path}
     for place in nodes:
         is_root = place.prefix == prefix
         key_of_tensor = written_parts.keys_below(place.prefix)
         arrays_here = arrays if is_root else written_parts.within(arrays, place.prefix)
         is_outside = Held().is_outside if is_root else _outside(place.prefix, places)
         held = Held(arrays_here, containers if is_root else {}, holds, key_of_tensor, is_outside)
-        _add_config(place, found, held, written)
+        _add_config(place, found, held, written, names)
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
+        written_parts.warn_of_hidden()
         written_parts.warn_of_lost()
 
 
@@ -161,6 +165,8 @@ class _WrittenParts:
         self._buffers: dict[int, set[str]] = {}
         self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
         self._lost: list[str] = []
+        self._modules: set[int] = set()
+        self._lists: list[tuple[str, Any]] = []  # plain containers that no config writes, and what they are called
         self._waiting_for_others = True
 
     def note_others(self, nodes: Iterable[Place]) -> None:
@@ -219,6 +225,11 @@ class _WrittenParts:
     def add_own(self, place: Place) -> None:
         """Add to the state the tensors of a module that configs link to, and that its ``state_dict`` does not hold."""
         module = place.obj
+        self._modules.add(id(module))
+        kept = self._attributes.get(id(module), ())
+        for name, value in vars(module).items():
+            if type(value) in (list, tuple, dict) and value and name not in PLUMBING and name not in kept:
+                self._lists.append((place.key_prefix + name, value))
         is_assembled, names = id(module) in self._assembled, self._buffers.get(id(module), ())
         for table in (module._parameters, module._buffers):
             for name, value in table.items():
@@ -268,13 +279,28 @@ class _WrittenParts:
         begin = f"{prefix}." if prefix else ""
         return {number: key[len(begin) :] for number, key in arrays.items() if key.startswith(begin)}
 
+    def warn_of_hidden(self) -> None:
+        """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""
+
+        def is_hidden(value: Any) -> bool:
+            hides = isinstance(value, nn.Module) and id(value) not in self._modules and not is_component(value)
+            return hides and next(value.parameters(), None) is not None
+
+        hidden = [name for name, value in self._lists if holds(value, is_hidden)]
+        if hidden:
+            warn(
+                f"{quote_some(hidden)} holds modules that torch does not know of, so their weights are not saved: keep "
+                "them in an nn.ModuleList or nn.ModuleDict",
+                StateMismatchWarning,
+            )
+
     def warn_of_lost(self) -> None:
         """Say what no config can hold."""
         lost = [*dict.fromkeys(self._lost)]
         if lost:
             warn(
-                f"these are not saved, since they are no data: {quote_some(lost)}. Hooks and replaced methods have to be "
-                "set again after a load",
+                f"these are not saved, since they are not data: {quote_some(lost, 20)}. Set hooks and replaced methods "
+                "again after a load",
                 StateMismatchWarning,
             )
 
@@ -400,8 +426,8 @@ def _walk(
     done.
 
     Children are looked up after ``enter``, which may change them. An object inside itself is not gone into again. What
-    refers to others, as optimizers do, comes last; what is borrowed only where nothing else has led to it. What is loose
-    is gone into where it is wanted: ``wants`` is given the place around it, its own, and its name there.
+    refers to others, as optimizers do, comes last; what is borrowed only where nothing else has led to it. What is
+    loose is gone into where it is wanted: ``wants`` is given the place around it, its own, and its name there.
     """
     stack: list[tuple[Place, Adapter, Iterator[Child], Later]] = []
     path: set[int] = set()
@@ -520,7 +546,7 @@ def _add_node(place: Place, state: State) -> None:
     local[SOURCE_KEY] = source_of(type(obj))
 
 
-def _add_config(place: Place, state: State, held: Held, written: Written) -> None:
+def _add_config(place: Place, state: State, held: Held, written: Written, names: Mapping[int, str]) -> None:
     """Write down how an object is built again, and what of that YAML cannot hold."""
     if is_component(place.obj) and describe(place.obj) is None:
         return  # it was not built by calling its class; its state is saved all the same
@@ -528,6 +554,7 @@ def _add_config(place: Place, state: State, held: Held, written: Written) -> Non
         return  # it is built on others, which are outside of its folder
     local, prefix = state._metadata[place.prefix], place.prefix
     stash = Stash()
+    stash.elsewhere = names
     try:
         local[CONFIG_KEY], local[TAGS_KEY] = config_text(place.obj, stash, held, written)
     except FlambeSaveError as error:

@@ -14,10 +14,11 @@ import math
 import pickle
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
+import dill
 import torch
 from torch.serialization import location_tag
 
@@ -36,7 +37,15 @@ from flambe_save.codecs.unpickler import (
     is_empty_dict,
     pickle_end,
 )
-from flambe_save.errors import CorruptSaveError, LoadError, UnknownFormatError, UnsupportedObjectError
+from flambe_save.errors import (
+    CorruptSaveError,
+    LoadError,
+    StateMismatchWarning,
+    UnknownFormatError,
+    UnsupportedObjectError,
+    quote_some,
+    warn,
+)
 from flambe_save.layout import what_it_is
 from flambe_save.registry import MOVED
 from flambe_save.state import Stash, State
@@ -73,7 +82,8 @@ class TorchCodec:
         module: Any = options.pickle_module if opaque else pickle
         try:
             if hasattr(module, "Pickler"):
-                return _zip_of(*_pickled(prepared, module, options.pickle_protocol), say_what(opaque))
+                elsewhere = _elsewhere(values)
+                return _zip_of(*_pickled_once(prepared, module, options.pickle_protocol, elsewhere), say_what(opaque))
             buffer = io.BytesIO()  # a bare pickle then, which the reader takes too
             prepared, _ = to_data(values, Portable.wrapper())
             module.dump(prepared, buffer, protocol=options.pickle_protocol)
@@ -147,8 +157,48 @@ def _draft_of_nothing(protocol: int) -> Draft:
     return Draft(bytes(draft))
 
 
-def _pickled(values: Any, module: Any, protocol: int) -> tuple[bytes, list[torch.UntypedStorage]]:
-    """Pickle values, as torch.save does, with numbers where storages are; return these in order."""
+def _elsewhere(values: Any) -> Mapping[int, str]:
+    """Return what the save has in other places than the stash that is written."""
+    if not isinstance(values, Stash):
+        return {}
+    own = set(map(id, values.values()))
+    return {number: name for number, name in values.elsewhere.items() if number not in own}
+
+
+def _pickled_once(
+    values: Any, module: Any, protocol: int, elsewhere: Mapping[int, str]
+) -> tuple[bytes, list[torch.UntypedStorage]]:
+    """Pickle values, and warn of what in them is a copy of something that the save has elsewhere too."""
+    copies: list[str] = []
+    try:
+        found = _pickled(values, module, protocol, elsewhere, copies)
+    except Exception:
+        if module is not dill:
+            raise
+        # By value, dill pickles classes that it does not find under their names, as those of torch.optim
+        copies.clear()
+        found = _pickled(values, module, protocol, elsewhere, copies, byref=True)
+    if copies:
+        warn(
+            f"a pickle holds copies of what the save has elsewhere: {quote_some([*dict.fromkeys(copies)])}. After a load "
+            "these are two objects each",
+            StateMismatchWarning,
+        )
+    return found
+
+
+def _pickled(
+    values: Any,
+    module: Any,
+    protocol: int,
+    elsewhere: Mapping[int, str] = types.MappingProxyType({}),
+    copies: list[str] | None = None,
+    **options: Any,
+) -> tuple[bytes, list[torch.UntypedStorage]]:
+    """Pickle values, as torch.save does, with numbers where storages are; return these in order.
+
+    ``copies`` gets the names of what is ``elsewhere``, by its id.
+    """
     numbers: dict[int, int] = {}
     storages: list[torch.UntypedStorage] = []
     types: dict[int, torch.dtype] = {}
@@ -161,6 +211,8 @@ def _pickled(values: Any, module: Any, protocol: int) -> tuple[bytes, list[torch
             elif isinstance(obj, torch.UntypedStorage):
                 untyped, kind, dtype, count = obj, torch.UntypedStorage, torch.uint8, obj.nbytes()
             else:
+                if copies is not None and id(obj) in elsewhere:
+                    copies.append(elsewhere[id(obj)])
                 return None
             number = numbers.setdefault(untyped._cdata, len(storages))
             if number == len(storages):
@@ -170,7 +222,7 @@ def _pickled(values: Any, module: Any, protocol: int) -> tuple[bytes, list[torch
             return "storage", kind, str(number), location_tag(untyped), count
 
     buffer = io.BytesIO()
-    Pickler(buffer, protocol=protocol).dump(values)
+    Pickler(buffer, protocol=protocol, **options).dump(values)
     return buffer.getvalue(), storages
 
 

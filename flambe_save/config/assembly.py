@@ -1,8 +1,8 @@
 """Objects as their parts: modules of any class, and plain objects, taken apart and put together again.
 
-In a config, ``!pkg.Net.parts`` and a mapping of tables: ``modules``, ``parameters``, ``buffers``, ``attributes``. A load
-makes the object without its class's constructor, ``__setattr__``, ``__setstate__`` or properties. parts.py does the
-same for classes whose objects are their fields.
+In a config, ``!pkg.Net.parts`` and a mapping of tables: ``modules``, ``parameters``, ``buffers``, ``attributes``. A
+load makes the object without its class's constructor, ``__setattr__``, ``__setstate__`` or properties. parts.py does
+the same for classes whose objects are their fields.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
             made.__dict__[_HOOKS][number] = hook
     put_attributes(made, tables.get("attributes") or {})
     if isinstance(made, nn.RNNBase):
-        nn.RNNBase._init_flat_weights(made)  # type: ignore[no-untyped-call]
+        nn.RNNBase._init_flat_weights(made)
     return made
 
 

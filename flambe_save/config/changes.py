@@ -313,7 +313,7 @@ class _Comparison:
             return child is known
         number = self._boundary.get(id(child))
         if number is not None or isinstance(known, int):
-            return number == known
+            return bool(number == known)
         if id(child) in self._now or id(known) in self._then:
             return self._now.get(id(child)) is known
         if type(child) is not known.cls:
@@ -388,8 +388,8 @@ def _apply(obj: Any, path: str, change: Any) -> None:
     if not isinstance(removed, list) or not all(isinstance(name, str) for name in removed):
         raise CompilationError(f"what is removed at {quote(path)} is no list of names", fix="Correct the config.")
     for name in removed:
-        for table in _tables_of(obj):
-            table.pop(name, None)
+        for own in _tables_of(obj):
+            own.pop(name, None)
     for table in ("modules", "parameters", "buffers"):
         if change.get(table):
             put_in_table(obj, table, change[table])
@@ -399,15 +399,15 @@ def _apply(obj: Any, path: str, change: Any) -> None:
         _set_hooks(obj, change["hooks"])
     put_attributes(obj, change.get("attributes") or {})
     for table, order in (change.get("order") or {}).items():
-        own = obj.__dict__.get(f"_{table}") if table in ("modules", "parameters", "buffers") else None
-        if own is None or not isinstance(order, list) or sorted(map(str, order)) != sorted(own):
+        own = obj.__dict__.get(f"_{table}", {}) if table in ("modules", "parameters", "buffers") else {}
+        if not own or not isinstance(order, list) or sorted(map(str, order)) != sorted(own):
             raise CompilationError(
                 f"the order of the {table} at {quote(path)} is none of them", fix="Correct the config."
             )
         for name in order:
             own[name] = own.pop(name)
     if isinstance(obj, nn.RNNBase):
-        nn.RNNBase._init_flat_weights(obj)  # type: ignore[no-untyped-call]
+        nn.RNNBase._init_flat_weights(obj)
 
 
 def _tables_of(obj: Any) -> Iterator[dict[str, Any]]:

@@ -68,10 +68,11 @@ def describe(obj: Any) -> Schema | None:
     """Return the Schema that builds an object again: as it records itself, or as its adapter knows; None if unknown."""
     known = _described.get()
     if known is not None and id(obj) in known:
-        return known[id(obj)][1]
+        found: Schema | None = known[id(obj)][1]
+        return found
     adapter = find_adapter(obj)
-    found = adapter.describe(obj) if adapter is not None else None
-    found = found if isinstance(found, Schema) else schema_of(obj)
+    described = adapter.describe(obj) if adapter is not None else None
+    found = described if isinstance(described, Schema) else schema_of(obj)
     if known is not None:
         known[id(obj)] = obj, found
     return found
@@ -90,8 +91,8 @@ def recorded_form(obj: Any) -> Schema | None:
     if schema is None:
         return None
     birth = schema.__dict__.get("_birth")
-    call = birth.call(schema) if birth is not None else None
-    changes = birth.changes(obj, schema) if call is not None else None
+    call: Schema | None = birth.call(schema) if birth is not None else None
+    changes: Changes | None = birth.changes(obj, schema) if birth is not None else None
     if call is None or changes is None:
         return assembled(obj) or schema
     return edited(obj, call, changes)
@@ -151,7 +152,8 @@ def stateful_form(obj: Any) -> Schema | None:
 
 def lost_of(schema: Schema) -> list[str]:
     """Return the places in an object of what its Schema does not say: hooks, and attributes that are no data."""
-    return schema.__dict__.get(_LOST, [])
+    found: list[str] = schema.__dict__.get(_LOST, [])
+    return found
 
 
 def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
@@ -159,7 +161,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
 
     With ``is_stateful``, other objects than data are parts only where the save has them anyway.
     """
-    cls = type(obj)
+    cls: Any = type(obj)
     if not can_be_assembled(cls):
         return None
     schema = Schema(cls, PARTS)
@@ -251,14 +253,16 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool) -> bool:
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        kind = type(item)
+        kind: Any = type(item)
         if kind in PLAIN or (kind in BY_TYPE and kind not in _CONTAINERS) or id(item) in seen:
             continue
         seen[id(item)] = item
         if kind in _CONTAINERS:
             waiting.extend([*item, *item.values()] if isinstance(item, dict) else item)
         elif isinstance(item, (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
-            if import_path(item) is None and not (may_be_code and _can_be_pickled(item)):
+            if (isinstance(item, types.MethodType) or import_path(item) is None) and not (
+                may_be_code and _can_be_pickled(item)
+            ):
                 return False
         elif isinstance(item, (torch.Tensor, nn.Module, type)) or is_made_of_parts(kind):
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -97,9 +97,10 @@ def inside_of(root: Any) -> Inside:
 
 
 def _schema_of(item: Any) -> Schema | None:
-    if type(item) is Schema:
-        return item
-    if isinstance(item, torch.nn.Module) or can_be_assembled(type(item)):
+    cls: Any = type(item)
+    if cls is Schema:
+        return cast(Schema, item)
+    if isinstance(item, torch.nn.Module) or can_be_assembled(cls):
         return describe(item)
     return schema_of(item)
 

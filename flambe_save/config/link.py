@@ -374,7 +374,7 @@ class ParameterLink(Reference):
     """
 
     kind = "parameter"
-    tables = ("_parameters", "_buffers")
+    tables: tuple[str, ...] = ("_parameters", "_buffers")
 
     def __init__(self, text: str, tensor: Any = None) -> None:
         self.path, colon, self.name = text.partition(":")

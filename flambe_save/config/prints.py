@@ -70,7 +70,7 @@ class TensorPrint:
             self.who, self.version = weakref.ref(tensor), _version_of(tensor)
             if is_short_lived:
                 self.values = tensor.detach()
-            elif not tensor.is_meta and tensor.layout == torch.strided and tensor.nbytes <= _FEW:
+            elif not tensor.is_meta and tensor.layout == torch.strided and tensor.nbytes <= _FEW and not _is_deferred():
                 self.values = tensor.detach().clone()
 
     def is_like(self, tensor: Any, *, is_exact: bool = True) -> bool:
@@ -92,6 +92,11 @@ class TensorPrint:
         if self.values is None or self.values.is_meta or tensor.is_meta or tensor.layout != torch.strided:
             return not is_exact
         return bool(torch.equal(self.values.to(tensor.dtype).cpu(), tensor.detach().cpu()))
+
+
+def _is_deferred() -> bool:
+    """Whether reading a tensor now may have random numbers drawn that a load puts off."""
+    return int(torch._C._len_torch_dispatch_stack()) > 0
 
 
 def _version_of(tensor: torch.Tensor) -> int:
@@ -176,7 +181,7 @@ class _Items:
 
 def _token(value: Any, depth: int) -> Any:
     """Return what stands for a value in a print."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _SIMPLE:
         return value
     if kind in _CONTAINERS:
@@ -190,7 +195,7 @@ def _token(value: Any, depth: int) -> Any:
 
 
 def _has_state(kind: type) -> bool:
-    """Whether objects of a class hold a state that is saved and loaded with them: then they are known by who they are."""
+    """Whether objects of a class hold a state that is saved with them: then only who they are counts."""
     return hasattr(kind, "state_dict") or hasattr(kind, "__flambe_adapter__") or hasattr(kind, "__flambe_recorded__")
 
 
@@ -291,7 +296,8 @@ class _Lazy(TensorPrint):
 
 def are_same(one: Any, other: Any) -> bool:
     """Whether two prints are of one object at times between which nothing changed."""
-    if isinstance(one, Print) or isinstance(one, _Items):
+    names: tuple[str, ...]
+    if isinstance(one, (Print, _Items)):
         names = one._fields if isinstance(one, Print) else ("kind", "size", "keys", "items")
         return type(one) is type(other) and all(are_same(getattr(one, name), getattr(other, name)) for name in names)
     if isinstance(one, TensorPrint):

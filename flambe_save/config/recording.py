@@ -142,11 +142,22 @@ def recording() -> Iterator[None]:
 
 
 def _recording_new(cls: type, /, *args: Any, **kwargs: Any) -> Any:
-    instance: Any = object.__new__(cls)
+    instance: Any = _next_new(cls)(cls, *args, **kwargs)
     is_copy = sys._getframe(1).f_code is copyreg.__newobj__.__code__  # type: ignore[attr-defined]
     if _is_recording.get() and not is_copy:  # a copy is made without the arguments
         record_call(instance, args, kwargs)
     return instance
+
+
+def _next_new(cls: type) -> Any:
+    """Return the ``__new__`` that would be called without the one of a recording: another base may have one."""
+    bases = iter(cls.__mro__)
+    for base in bases:
+        if getattr(vars(base).get("__new__"), "__func__", vars(base).get("__new__")) is _recording_new:
+            break
+    found = next((vars(base)["__new__"] for base in bases if "__new__" in vars(base)), object.__new__)
+    found = getattr(found, "__func__", found)
+    return (lambda kind, *args, **kwargs: object.__new__(kind)) if found is object.__new__ else found
 
 
 def recorded(cls: C) -> C:
