@@ -23,6 +23,7 @@ from flambe_save.config.audit import check_arguments, check_tags, contradiction
 from flambe_save.config.budget import BuildBudget
 from flambe_save.config.deferral import Deferral
 from flambe_save.config.extensions import import_trusted, require
+from flambe_save.config.link import BackLink
 from flambe_save.config.parsing import NAMING_TAGS, Document, parse
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.saved_source import define_classes
@@ -217,7 +218,8 @@ def build(
     budget = BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else None
     with trust.in_force(), noting(adoption.assembled), deferral.counted_by(budget):
         obj = build_config(config, Sources(stash, adoption.given_from(state), adoption.parameters))
-    return close_cycles(obj) if "back" in document.tags else obj
+    has_back = any(isinstance(item, BackLink) for _, item in visit(config))
+    return close_cycles(obj) if has_back else obj
 
 
 def is_plainly_built(cls: type) -> bool:

@@ -105,10 +105,13 @@ def test_import_is_quiet() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     links = [
         f"flambe_save.config.link.{name}"
-        for name in ("BackLink", "FunctionCallLink", "Link", "ParameterLink", "PickledDataLink", "TensorLink")
+        for name in (
+            *("BackLink", "FunctionCallLink", "Link", "ModuleLink", "ParameterLink", "PickledDataLink"),
+            *("StoredParameter", "TensorLink"),
+        )
     ]
     adapters = ("builtins.Averaging", "builtins.Parametrized", "random.RandomStates")
-    own = [*(f"flambe_save.adapters.{name}" for name in adapters), *links]
+    own = [*(f"flambe_save.adapters.{name}" for name in adapters), "flambe_save.config.changes.Edited", *links]
     assert (result.stdout, result.stderr) == (f"set() {own}\n", "")
 
 

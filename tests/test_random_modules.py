@@ -23,7 +23,7 @@ from flambe_save import Component, load, recorded
 
 TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
 CHUNKS = 4
-TREES = 1500 if TORTURE else 70  # in each chunk
+TREES = 1500 if TORTURE else 100  # in each chunk
 AWAY = 400 if TORTURE else 60  # that another process loads
 
 
@@ -141,14 +141,29 @@ def random_tree(rng: random.Random, depth: int, known: list[nn.Module]) -> nn.Mo
 # ------------------------------------------------------------------------------------------------ edits
 
 
+def _inside(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that people edit, not those that hold what computes a weight."""
+    return [
+        inner
+        for path, inner in model.named_modules()
+        if "parametrizations" not in path.split(".") and not isinstance(inner, nn.MultiheadAttention)
+    ]
+
+
 def _linears(model: nn.Module) -> list[nn.Linear]:
-    return [inner for inner in model.modules() if type(inner) is nn.Linear]
+    return [inner for inner in _inside(model) if type(inner) is nn.Linear]
+
+
+def _unchanged(model: nn.Module) -> list[nn.Linear]:
+    return [
+        layer
+        for layer in _linears(model)
+        if "weight" in layer._parameters and layer.weight.dtype == torch.float32 and not layer._forward_pre_hooks
+    ]
 
 
 def _places(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    return [
-        (parent, name) for parent in model.modules() for name, child in parent._modules.items() if child is not None
-    ]
+    return [(parent, name) for parent in _inside(model) for name, child in parent._modules.items() if child is not None]
 
 
 def replace(rng: random.Random, model: nn.Module) -> None:
@@ -160,7 +175,7 @@ def replace(rng: random.Random, model: nn.Module) -> None:
 
 def reuse(rng: random.Random, model: nn.Module) -> None:
     """A leaf in one more place."""
-    leaves = [inner for inner in model.modules() if not any(True for _ in inner.children())]
+    leaves = [inner for inner in _inside(model) if not any(True for _ in inner.children())]
     if places := _places(model):
         parent, name = rng.choice(places)
         parent._modules[name] = rng.choice(leaves)
@@ -168,9 +183,10 @@ def reuse(rng: random.Random, model: nn.Module) -> None:
 
 def add_child(rng: random.Random, model: nn.Module) -> None:
     """One more child, that no forward uses, or one of a container."""
-    parent = rng.choice([*model.modules()])
+    parent = rng.choice(_inside(model))
     made = random_tree(rng, 1, [])
-    if isinstance(parent, (nn.Sequential, nn.ModuleList)) and rng.random() < 0.5:
+    names = [str(number) for number in range(len(parent._modules))]
+    if isinstance(parent, (nn.Sequential, nn.ModuleList)) and [*parent._modules] == names and rng.random() < 0.5:
         parent.insert(rng.randint(0, len(parent)), made)
     else:
         parent.add_module(rng.choice(["extra", "more", "9"]), made)
@@ -178,15 +194,15 @@ def add_child(rng: random.Random, model: nn.Module) -> None:
 
 def remove_child(rng: random.Random, model: nn.Module) -> None:
     """A child less in a container, or none in its place."""
-    parents = [inner for inner in model.modules() if isinstance(inner, (nn.Sequential, nn.ModuleList)) and len(inner)]
+    parents = [inner for inner in _inside(model) if isinstance(inner, (nn.Sequential, nn.ModuleList)) and len(inner)]
     if parents:
         parent = rng.choice(parents)
-        del parent[rng.randrange(len(parent))]
+        del parent._modules[rng.choice([*parent._modules])]
 
 
 def reorder(rng: random.Random, model: nn.Module) -> None:
     """Children, or parameters, in another order."""
-    parent = rng.choice([*model.modules()])
+    parent = rng.choice(_inside(model))
     table = rng.choice([parent._modules, parent._parameters, parent._buffers])
     for name in rng.sample([*table], len(table)):
         table[name] = table.pop(name)
@@ -223,17 +239,17 @@ def no_bias(rng: random.Random, model: nn.Module) -> None:
 
 def freeze(rng: random.Random, model: nn.Module) -> None:
     """A part without gradients."""
-    rng.choice([*model.modules()]).requires_grad_(rng.random() < 0.2)
+    rng.choice(_inside(model)).requires_grad_(rng.random() < 0.2)
 
 
 def mode(rng: random.Random, model: nn.Module) -> None:
     """A part in the other mode."""
-    rng.choice([*model.modules()]).train(rng.random() < 0.2)
+    rng.choice(_inside(model)).train(rng.random() < 0.2)
 
 
 def dtype(rng: random.Random, model: nn.Module) -> None:
     """A part, or all, of another type."""
-    rng.choice([model, rng.choice([*model.modules()])]).to(rng.choice([torch.float64, torch.bfloat16]))
+    rng.choice([model, rng.choice(_inside(model))]).to(rng.choice([torch.float64, torch.bfloat16]))
 
 
 def attribute(rng: random.Random, model: nn.Module) -> None:
@@ -247,21 +263,21 @@ def attribute(rng: random.Random, model: nn.Module) -> None:
         lambda: torch.float16,
         lambda: collections.OrderedDict(b=1, a=2),
     ]
-    setattr(rng.choice([*model.modules()]), rng.choice(["note", "epoch", "_hidden"]), rng.choice(values)())
+    setattr(rng.choice(_inside(model)), rng.choice(["note", "epoch", "_hidden"]), rng.choice(values)())
 
 
 def reference(rng: random.Random, model: nn.Module) -> None:
     """A reference to a module, or tensor, of the tree that is no child."""
-    inner = rng.choice([*model.modules()])
-    found = [rng.choice([*model.modules()])]
+    inner = rng.choice(_inside(model))
+    found = [rng.choice(_inside(model))]
     if tensors := [*model.parameters(), *model.buffers()]:
         found.append(rng.choice(tensors))
-    inner.__dict__[rng.choice(["ref", "other"])] = rng.choice([found, tuple(found), {"to": found}])
+    inner.__dict__[rng.choice(["ref", "link"])] = rng.choice([found, tuple(found), {"to": found}])
 
 
 def buffer(rng: random.Random, model: nn.Module) -> None:
     """Another buffer, of another kind, or one that is one no more."""
-    inner = rng.choice([*model.modules()])
+    inner = rng.choice(_inside(model))
     name = rng.choice([*inner._buffers, "mean"])
     if not (hasattr(inner, name) and name not in inner._buffers):
         value = rng.choice([torch.arange(3), torch.ones(D), None])
@@ -284,7 +300,7 @@ def layout(rng: random.Random, model: nn.Module) -> None:
 
 def setting(rng: random.Random, model: nn.Module) -> None:
     """A layer's own setting."""
-    layer = rng.choice([*model.modules()])
+    layer = rng.choice(_inside(model))
     for name in ("momentum", "eps", "p", "negative_slope", "_beta", "inplace"):
         if hasattr(layer, name) and not isinstance(getattr(layer, name), bool):
             setattr(layer, name, 0.125)
@@ -300,7 +316,7 @@ def clone(rng: random.Random, model: nn.Module) -> None:
 
 def parametrization(rng: random.Random, model: nn.Module) -> None:
     """What torch computes weights with."""
-    if linears := [layer for layer in _linears(model) if layer.weight.dtype == torch.float32]:
+    if linears := _unchanged(model):
         layer = rng.choice(linears)
         rng.choice(
             [

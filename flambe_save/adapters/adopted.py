@@ -156,13 +156,23 @@ def _is_same(other: Any, value: torch.Tensor) -> bool:
 def _places(module: nn.Module) -> dict[int, tuple[list[str], torch.Tensor]]:
     """Return the tensors that a ``load_state_dict`` fills, by their ids, with all their names in its order."""
     found: dict[int, tuple[list[str], torch.Tensor]] = {}
-    for path, inner in module.named_modules(remove_duplicate=False):
+    for path, inner in _everywhere(module):
         begin = f"{path}." if path else ""
         for table, left_out in ((inner._parameters, ()), (inner._buffers, inner._non_persistent_buffers_set)):
             for name, tensor in table.items():
                 if tensor is not None and name not in left_out and not nn.parameter.is_lazy(tensor):
                     found.setdefault(id(tensor), ([], tensor))[0].append(begin + name)
     return found
+
+
+def _everywhere(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules inside a module at each of their places; no method of their classes is called."""
+    waiting = [("", module)]
+    while waiting:
+        path, inner = waiting.pop()
+        yield path, inner
+        begin = f"{path}." if path else ""
+        waiting += [(begin + name, child) for name, child in reversed(inner._modules.items()) if child is not None]
 
 
 def saved_dtype(tensor: torch.Tensor, value: torch.Tensor) -> torch.dtype:

@@ -49,7 +49,11 @@ def fill(module: nn.Module, own: Mapping[str, Any], assembled: Container[int] = 
 
     def load(inner: nn.Module, local: dict[str, Any], prefix: str) -> None:
         is_filled = id(inner) in assembled
-        if not is_filled:
+        if is_filled:
+            found.unexpected_keys.extend(
+                key for key in local if key[len(prefix) :].partition(".")[0] not in inner._modules
+            )
+        else:
             inner._load_from_state_dict(local, prefix, metadata.get(prefix[:-1], {}), True, *found, errors)
         children = _split(local, prefix, inner._modules)
         for name, child in inner._modules.items():

@@ -26,7 +26,10 @@ def _parametrized(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Yield the key of each tensor that is computed, the module that it is of, and its name there."""
     for path, inner in modules_in(module):
         if "parametrizations" in inner._modules and parametrize.is_parametrized(inner):
-            for name in inner.parametrizations:  # type: ignore[union-attr]
+            for name in inner._modules["parametrizations"]:  # type: ignore[union-attr]
+                made = vars(type(inner)).get(name)
+                if not isinstance(made, property) or getattr(made.fget, "__module__", "") != parametrize.__name__:
+                    continue
                 yield (f"{path}.{name}" if path else name), inner, name
 
 

@@ -28,13 +28,13 @@ from flambe_save.adapters.protocol import (
     holds_state,
     is_component,
 )
-from flambe_save.codecs.data import fills_storage
+from flambe_save.codecs.data import fills_storage, tie_key
 from flambe_save.codecs.options import Placer
 from flambe_save.config.describing import form_of
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema, schema_of
-from flambe_save.config.wrappers import modules_in, plain_keys, wrapped_keys
-from flambe_save.errors import FlambeSaveError, StateMismatchWarning, UnsupportedObjectError, quote_some, warn
+from flambe_save.config.wrappers import modules_in, named_tensors, plain_keys, wrapped_keys
+from flambe_save.errors import FlambeSaveError, UnsupportedObjectError
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.state import State, keys_below
 
@@ -138,7 +138,7 @@ def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, 
     }
 
 
-def _set_modes(module: nn.Module, modes: Any) -> None:
+def _set_modes(module: nn.Module, modes: Any, assembled: Container[int]) -> None:
     """Freeze parameters and set modules to training as they were; saves by others do not say."""
     if not isinstance(modes, dict) or not isinstance(modes.get("training"), bool):
         return
@@ -155,11 +155,14 @@ def _set_modes(module: nn.Module, modes: Any) -> None:
     for name, parameter in parameters.values():
         is_free = plain[name] not in frozen
         if parameter.requires_grad is not is_free and (parameter.is_floating_point() or parameter.is_complex()):
-            parameter.requires_grad_(is_free)
+            torch.Tensor.requires_grad_(parameter, is_free)
     for path, inner in inside:
         is_training = modes["training"] is not (plain[path] in others)
-        if inner.training is not is_training:  # setting an attribute of a module takes time
-            inner.training = is_training
+        if inner.__dict__.get("training") is not is_training:  # setting an attribute of a module takes time
+            if id(inner) in assembled:
+                inner.__dict__["training"] = is_training  # with no setter of its class
+            else:
+                inner.training = is_training
 
 
 def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
@@ -209,7 +212,7 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
         mismatch.consumed.update(called[key] for key in own)
         return
     if fit is not None:
-        _set_modes(place.obj, state._metadata.get(place.prefix, {}).get(MODES_KEY))
+        _set_modes(place.obj, state._metadata.get(place.prefix, {}).get(MODES_KEY), assembled)
     given = give_effective(place.obj, effective_values, mismatch)
     mismatch.missing += [begin + plain for key, plain in plain_keys(place.obj, missing).items() if key not in given]
     mismatch.consumed.update(called[key] for key in own.keys() - set(unexpected))
@@ -231,16 +234,31 @@ def _take_own(
                 key = begin + name
                 if key not in own or not (is_filled or name in inner._non_persistent_buffers_set):
                     continue
-                value = own.pop(key)
+                value = own[key]
+                if tensor is None:
+                    continue  # it is not wanted
+                del own[key]
                 taken.append(key)
-                if not isinstance(value, torch.Tensor) or tensor is None or value.data_ptr() == tensor.data_ptr():
+                if value is tensor or (isinstance(value, torch.Tensor) and _are_one(value, tensor)):
+                    continue
+                if not isinstance(value, torch.Tensor):
+                    mismatch.errors.append(f"{key} is a {type(value).__qualname__} in the save, and a tensor here")
                     continue
                 if value.shape != tensor.shape:
                     mismatch.errors.append(f"size mismatch for {key}: {_shapes(value, tensor)}")
                     continue
-                with torch.no_grad():
-                    tensor.copy_(value)
+                try:
+                    with torch.no_grad():
+                        torch.Tensor.copy_(tensor, value)
+                except (RuntimeError, NotImplementedError) as error:  # a layout that cannot be written to
+                    mismatch.errors.append(f"{key} cannot be filled: {str(error)[:200]}")
     return taken
+
+
+def _are_one(value: torch.Tensor, tensor: torch.Tensor) -> bool:
+    if value.layout != torch.strided or tensor.layout != torch.strided or value.is_meta or tensor.is_meta:
+        return False
+    return value.numel() == 0 or tie_key(value) == tie_key(tensor)
 
 
 def _shapes(value: torch.Tensor, tensor: torch.Tensor) -> str:
@@ -253,7 +271,7 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit, assembled: Con
 
     Parameters stay the objects they are, so that whatever refers to them still does.
     """
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    named = [*named_tensors(module)]
     saved = {id(tensor): own[name] for name, tensor in named if isinstance(own.get(name), torch.Tensor)}
     deferral = fit.adoption.deferral if fit.adoption is not None else None
     if deferral is not None and callable(fit.map_location):
@@ -280,20 +298,16 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit, assembled: Con
             else torch.empty_like(tensor, dtype=target.dtype, device=target.device)
         )
 
-    for part in _built_in(module, assembled):
-        part._apply(change)  # type: ignore[no-untyped-call]  # RNNs refresh their flat weights there
-
-
-def _built_in(module: nn.Module, assembled: Container[int]) -> list[nn.Module]:
-    """Return the outermost modules that a constructor made."""
-    found, waiting = [], [module]
-    while waiting:
-        inner = waiting.pop()
-        if id(inner) in assembled:
-            waiting.extend(child for child in inner._modules.values() if child is not None)
+    whole: set[int] = set()  # what is in a module that goes through it itself
+    for _, inner in modules_in(module):
+        if id(inner) in assembled or id(inner) in whole:
+            continue
+        apply: Any = type(inner)._apply
+        if apply.__module__.partition(".")[0] == "torch" and "_apply" not in vars(inner):
+            apply(inner, change, recurse=False)  # RNNs refresh their flat weights there
         else:
-            found.append(inner)
-    return found
+            whole.update(id(part) for _, part in modules_in(inner))
+            inner._apply(change)  # type: ignore[no-untyped-call]
 
 
 class _Target(NamedTuple):

@@ -6,7 +6,7 @@ object --get_state--> State        State --load_state--> object
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -38,6 +38,7 @@ from flambe_save.config.schema import Reference, Schema, items_in, visit
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import (
     FlambeSaveError,
+    LimitError,
     StateMismatchError,
     StateMismatchWarning,
     UnsupportedObjectError,
@@ -58,6 +59,8 @@ from flambe_save.layout import (
 from flambe_save.registry import find_adapter
 from flambe_save.state import IndexedState, Stash, State, keys_below
 from flambe_save.tree import join_prefix, place_key
+
+_MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may have
 
 __all__ = ["get_state", "load_state", "restore_ties"]
 
@@ -398,11 +401,14 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
         tied = [where[key] for key in group if key in where]
         if not tied:
             continue
-        first = getattr(*tied[0])
+        first = _table_of(*tied[0])[tied[0][1]]
         for module, name in tied[1:]:
-            other = getattr(module, name)
+            table = _table_of(module, name)
+            other = table[name]
             if other is not first and type(other) is type(first) and other.shape == first.shape:
-                setattr(module, name, first)
+                table[name] = first
+                if isinstance(module, nn.RNNBase):
+                    nn.RNNBase._init_flat_weights(module)
                 replaced[id(other)] = other, first
     for optimizer in optimizers if replaced else ():
         for group in optimizer.param_groups:
@@ -410,6 +416,12 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
         for other, first in replaced.values():
             if other in optimizer.state:
                 optimizer.state[first] = optimizer.state.pop(other)
+
+
+def _table_of(module: torch.nn.Module, name: str) -> dict[str, Any]:
+    """Return the table of a module that a tensor is in."""
+    table: Any = module._parameters if name in module._parameters else module._buffers
+    return cast("dict[str, Any]", table)
 
 
 Wants: TypeAlias = "Callable[[Place, Place, str], bool]"
@@ -435,9 +447,17 @@ def _walk(
     waiting: list[tuple[Place, Adapter, bool]] = []
     name_of = _Names(obj, prefix)
 
+    count = 0
+
     def push(place: Place, adapter: Adapter) -> None:
+        nonlocal count
         if id(place.obj) in path:
             return
+        count += 1
+        if count > _MANY and count > _TIMES * len(seen):  # shared parts of shared parts: a place for each way there
+            raise LimitError(
+                f"{len(seen)} objects have more than {count} places in the whole", node=place.prefix, fix="Flatten it."
+            )
         if isinstance(adapter, ValueAdapter) and not (place.is_open or adapter.is_everywhere):
             return
         later = enter(place, adapter)

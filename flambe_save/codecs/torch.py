@@ -180,8 +180,8 @@ def _pickled_once(
         found = _pickled(values, module, protocol, elsewhere, copies, byref=True)
     if copies:
         warn(
-            f"a pickle holds copies of what the save has elsewhere: {quote_some([*dict.fromkeys(copies)])}. After a load "
-            "these are two objects each",
+            f"a pickle holds copies of what the save has elsewhere: {quote_some([*dict.fromkeys(copies)])}; a load "
+            "makes two objects of each",
             StateMismatchWarning,
         )
     return found

@@ -7,8 +7,10 @@ the same for classes whose objects are their fields.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -28,6 +30,8 @@ __all__ = [
     "attributes_of",
     "can_be_assembled",
     "has_parts",
+    "is_destroyed",
+    "is_method",
     "is_open_to_assembly",
     "is_torch_hook",
     "marks_of",
@@ -50,6 +54,8 @@ _HOOKS = "_forward_pre_hooks"
 _PROTOCOLS = frozenset(("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"))
 # These hold code, whatever their attributes are
 _CODE = ("torch.jit.", "torch.fx.", "torch.package.", "torch.export.", "torch._dynamo.", "torch._inductor.")
+# And these are made by calls alone: others refer to them, or they do to others
+_BY_CALL = ("torch.optim.", "torch.nn.parallel.", "torch.distributed.", "flambe_save.")
 _OURS = ("flambe_save.", "typing.", "builtins.", "torch._C.")
 
 
@@ -60,10 +66,15 @@ _FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # views of a recurren
 def attributes_of(obj: Any) -> dict[str, Any]:
     """Return the attributes of an object that neither torch's tables nor its state hold; shared with it."""
     own = obj.__dict__
-    left_out = own.get(_REGISTERED, ())
-    if isinstance(obj, nn.RNNBase):
-        left_out = {*left_out, *_FLAT}
-    return {name: value for name, value in own.items() if name not in TABLES and name not in left_out}
+    found = {name: value for name, value in own.items() if name not in TABLES}
+    if _REGISTERED in own or isinstance(obj, nn.RNNBase):
+        for name in (*own.get(_REGISTERED, ()), *(_FLAT if isinstance(obj, nn.RNNBase) else ())):
+            found.pop(name, None)
+    return found
+
+
+def _is_of(cls: Any, package: str) -> bool:
+    return bool(cls.__module__ == package or cls.__module__.startswith(f"{package}."))
 
 
 def marks_of(tensor: torch.Tensor) -> dict[str, Any]:
@@ -100,6 +111,8 @@ def can_be_assembled(cls: Any) -> bool:
         return False
     if any(f"{base.__module__}.".startswith(_CODE) for base in bases):
         return False
+    if any(f"{base.__module__}.".startswith(_BY_CALL[:-1]) for base in bases) or _is_of(cls, "flambe_save"):
+        return False
     return issubclass(cls, nn.Module) or cls.__module__.partition(".")[0] not in sys.stdlib_module_names
 
 
@@ -112,12 +125,15 @@ def has_parts(cls: Any) -> bool:
 def is_open_to_assembly(cls: Any) -> bool:
     """Whether a load may assemble objects of a class that nobody registered: none of its code runs when they are made.
 
-    Modules are used when they are called; a plain object may be used by whoever is given it, so its class may define
-    nothing that Python calls then.
+    Neither does any when they are passed on, hashed, copied or gone through: the class defines nothing that Python
+    calls then. A module is used when it is called.
     """
     if _is_of_torch_hook(cls):
         return True  # when it is called it computes a weight
+    if type(cls) not in (type, abc.ABCMeta, type(torch.Tensor), type(nn.Parameter)) or "__flambe_adapter__" in dir(cls):
+        return False
     own = [base for base in cls.__mro__[:-1] if not _is_known(base)]
+    names = {name for base in own for name in vars(base)}
     special = {
         name
         for base in own
@@ -127,10 +143,22 @@ def is_open_to_assembly(cls: Any) -> bool:
         and getattr(value, "__module__", None) not in ("dataclasses", "flambe_save.config.recording")
     }
     if issubclass(cls, torch.Tensor):
-        return special <= PASSIVE
-    if special & {"__new__", "__del__", "__getattribute__"} or not can_be_assembled(cls):
+        return special <= PASSIVE and not any(hasattr(torch.Tensor, name) for name in names - PASSIVE)
+    if not can_be_assembled(cls):
         return False
-    return issubclass(cls, nn.Module) or (special <= PASSIVE and not hasattr(cls, "load_state_dict"))
+    if issubclass(cls, nn.Module):
+        return special <= PASSIVE - _OF_MODULES
+    return special <= PASSIVE and not hasattr(cls, "load_state_dict")
+
+
+# Of what a class of plain objects may define, what is called of a module that is kept in a set, or filled
+_OF_MODULES = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__", "__new__", "__class__"))
+
+
+def is_destroyed(cls: Any) -> bool:
+    """Whether a class does something when its objects go, or are made: then only its constructor makes them safely."""
+    own = [base for base in cls.__mro__[:-1] if not _is_known(base)]
+    return any(name in vars(base) for base in own for name in ("__del__", "__getattribute__"))
 
 
 def _is_known(base: type) -> bool:
@@ -197,6 +225,8 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     known = {"attributes", "arguments"}
     if issubclass(cls, nn.Module):
         known |= {"modules", "parameters", "buffers", "not_persistent", "hooks"}
+    if not isinstance(tables.get("arguments") or {}, Mapping):
+        raise _wrong(cls, "takes a mapping of names as 'arguments'", "Correct the config.")
     unknown = sorted(tables.keys() - known)
     if unknown:
         raise _wrong(cls, f"has no table {quote(unknown[0])}", f"Its tables are {', '.join(sorted(known))}.")
@@ -233,6 +263,8 @@ def put_in_table(module: Any, table: str, values: Any, kind: Any = None) -> None
     kind = kind or _KINDS[table]
     own: dict[str, Any] = module.__dict__[f"_{table}"]
     for name, value in _named(type(module), table, values).items():
+        if not name or (name.startswith("__") and name.endswith("__")):
+            raise _wrong(type(module), f"can have no {quote(name)} among its {table}", "Take it out of the config.")
         if not (value is None or isinstance(value, kind)):
             what = f"has under {quote(name)} of its {table} a {type(value).__qualname__}"
             raise _wrong(type(module), what, f"It takes a {kind.__name__}, or null.")
@@ -256,16 +288,30 @@ def put_attributes(obj: Any, values: Any) -> None:
     """
     own = obj.__dict__
     for name, value in _named(type(obj), "attributes", values).items():
-        if (name.startswith("__") and name.endswith("__")) or (isinstance(obj, nn.Module) and name in TABLES):
+        if (name.startswith("__") and name.endswith("__")) or name in TABLES:
             raise _wrong(type(obj), f"can have no attribute {quote(name)}", "Take it out of the config.")
+        if callable(value) and is_method(type(obj), name):
+            raise _wrong(type(obj), f"has a method {quote(name)}, and no attribute", "Take it out of the config.")
+        if name == _REGISTERED and not _are_names(value):
+            raise _wrong(type(obj), "has registered attributes that are no names", "Correct the config.")
         own[name] = value
+
+
+def is_method(cls: Any, name: str) -> bool:
+    """Whether a class has a method of a name, which an attribute of an object would replace."""
+    return callable(inspect.getattr_static(cls, name, None))
+
+
+def _are_names(value: Any) -> bool:
+    is_set = isinstance(value, set)
+    return is_set and all(isinstance(name, str) and not name.startswith("__") and name not in TABLES for name in value)
 
 
 def _tensor(cls: type[torch.Tensor], /, data: Any = None, attributes: Any = None, **others: Any) -> Any:
     if others or not isinstance(data, torch.Tensor):
         raise _wrong(cls, "is made of data, a tensor, and attributes", "Correct the config.")
     with torch._C.DisableTorchFunctionSubclass():
-        plain = data.detach() if type(data) is not torch.Tensor else data
+        plain = torch.Tensor.detach(data) if type(data) is not torch.Tensor else data
         made = torch.Tensor._make_subclass(cls, plain, False)
     if issubclass(cls, nn.Parameter) is not isinstance(made, nn.Parameter):
         raise _wrong(cls, "is no parameter", "Correct the config.")

@@ -5,7 +5,9 @@ A config says it as ``!edited {object: !Net {size: 3}, changes: {fc: ...}}``: as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import enum
+import functools
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,20 +17,30 @@ from flambe_save.config.arguments import replace_items
 from flambe_save.config.assembly import (
     TABLES,
     attributes_of,
+    is_destroyed,
     is_torch_hook,
     put_attributes,
     put_in_table,
     set_not_persistent,
 )
-from flambe_save.config.prints import Argument, Print, are_same, is_as_printed, print_of
-from flambe_save.config.registrable import Registrable
+from flambe_save.config.prints import (
+    HOOKS,
+    Argument,
+    Print,
+    are_same,
+    first_name,
+    is_as_printed,
+    is_tensor_as_printed,
+    print_of,
+)
+from flambe_save.config.registrable import TAGS, Registrable, dotted_path
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import NOTE_BIRTH, TRANSPARENT, Reference, Schema
 from flambe_save.errors import CompilationError, quote
+from flambe_save.trust import trust_in_force
 
 __all__ = ["GIVEN", "AsBuilt", "Birth", "Changes", "Edited", "changes_since"]
 
-_TENSOR_TABLES = ("parameters", "buffers")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
@@ -42,14 +54,14 @@ class Changes(NamedTuple):
         them.
     lost : list of str
         Places of hooks, which no config can hold.
-    kept : dict of int to str
-        By their ids, the modules and tensors that are as they were made, and where they are: ``"encoder.layers"`` or
-        ``"encoder:weight"``.
+    kept : dict of int to (str, str)
+        By their ids, the modules and tensors that are as they were made, and where they are: the path of a module, and
+        the name of a tensor in it.
     """
 
     tables: dict[str, dict[str, Any]]
     lost: list[str]
-    kept: dict[int, str]
+    kept: dict[int, tuple[str, str]]
 
 
 class Birth:
@@ -63,20 +75,27 @@ class Birth:
 
     def __init__(self, schema: Schema) -> None:
         self._print: Print | None = None
-        self._given = [print_of(item, _boundary_of(item)) for item in _printed_of(schema)]
-        self._touched: dict[int, Print | None] = {}  # what constructors changed themselves, by number: as they left it
+        # A module that recorded its own call knows itself what it was; others may be changed by the constructor
+        self._given = [None if is_module_with_call(item) else _print_alone(item) for item in _printed_of(schema)]
+        self._touched: dict[int, Print | None] = {}  # components that the constructor changed, as it left them
 
     def finish(self, obj: Any, schema: Schema) -> None:
-        """Note what the object is, now that it is made, and what became of what its constructor was given."""
+        """Note what the object is, now that it is made, and what became of components that it was given."""
         for number, (item, known) in enumerate(zip(_printed_of(schema), self._given, strict=True)):
-            if _differs(item, known):
-                self._touched[number] = print_of(item, _boundary_of(item)) if _is_as_born(item, known) else None
+            if known is not None and not isinstance(item, nn.Module) and _differs(item, known):
+                self._touched[number] = _print_alone(item) if _is_as_born(item, known) else None
         self._print = print_of(obj, _numbered(schema))
 
-    def call(self, schema: Schema) -> Schema | None:
+    def call(self, schema: Schema, is_as_built: Callable[[Any], bool]) -> Schema | None:
         """Return the call of the constructor with what it was given then; None where that is not to be had any more.
 
-        What the constructor itself has changed is given to it as it was before.
+        Parameters
+        ----------
+        schema : Schema
+            The call as it was recorded. A component that the constructor itself has changed is given to it as it was
+            before.
+        is_as_built : callable
+            Whether a module that recorded its own call is just what that makes.
         """
         given = _printed_of(schema)
         if len(given) != len(self._given):
@@ -84,9 +103,12 @@ class Birth:
         untouched: dict[int, AsBuilt] = {}
         for number, (item, known) in enumerate(zip(given, self._given, strict=True)):
             left = self._touched.get(number, known)
-            if left is None or _differs(item, left):
+            if left is None:
+                if known is not None or not is_as_built(item):
+                    return None
+            elif _differs(item, left):
                 return None
-            if number in self._touched:
+            elif number in self._touched:
                 untouched[id(item)] = AsBuilt(item)
         if not untouched:
             return schema
@@ -120,15 +142,28 @@ class AsBuilt(Reference, should_register=False):
         self.obj = obj
 
 
+def is_module_with_call(item: Any) -> bool:
+    """Whether an object is a module that recorded the call of its constructor, and what that made."""
+    return isinstance(item, nn.Module) and _birth_of(item) is not None
+
+
+def _birth_of(item: Any) -> Birth | None:
+    schema = item.__dict__.get("_schema")
+    birth: Birth | None = schema.__dict__.get("_birth") if isinstance(schema, Schema) else None
+    return birth
+
+
+def _print_alone(item: Any) -> Print:
+    return print_of(item, _boundary_of(item))
+
+
 def _differs(item: Any, known: Print) -> bool:
-    found = changes_since(item, known, _boundary_of(item))
-    return bool(found.tables or found.lost)
+    return bool(changes_since(item, known, _boundary_of(item)).tables)
 
 
 def _is_as_born(item: Any, known: Print) -> bool:
     """Whether an object was just what its own constructor had made when it was given to another."""
-    schema = item.__dict__.get("_schema")
-    birth = schema.__dict__.get("_birth") if isinstance(schema, Schema) else None
+    birth = _birth_of(item)
     return birth is not None and birth._print is not None and are_same(birth._print, known)
 
 
@@ -193,65 +228,99 @@ def changes_since(
     """
     comparison = _Comparison(boundary or {}, is_exact, apart_from)
     comparison.go(obj, before, "")
-    return Changes(comparison.tables, comparison.lost, comparison.kept)
+    tables = comparison.tables
+    if "" in tables:
+        tables = {"": tables.pop(""), **tables}
+    return Changes(tables, comparison.lost, comparison.kept)
 
 
 class _Comparison:
+    """One comparison; this is run at each construction, so the usual case, that nothing differs, does little."""
+
     def __init__(self, boundary: Mapping[int, int], is_exact: bool, apart_from: frozenset[str]) -> None:
         self._boundary = boundary
         self._apart_from = apart_from
         self._is_exact = is_exact
-        self._now: dict[int, Print] = {}  # modules that were gone into, and the prints that they were compared with
+        self._now: dict[int, Any] = {}  # modules that were gone into, and the prints that they were compared with
         self._then: dict[int, Any] = {}  # and the other way around
         self._names: dict[int, str] = {}
+        self._added: list[tuple[dict[int, Any], int]] = []  # what to take back of a module that is told in full
         self.tables: dict[str, dict[str, Any]] = {}
         self.lost: list[str] = []
-        self.kept: dict[int, str] = {}
+        self.kept: dict[int, tuple[str, str]] = {}
+
+    def _note(self, table: dict[int, Any], key: int, value: Any) -> None:
+        table[key] = value
+        self._added.append((table, key))
 
     def go(self, obj: Any, before: Print, path: str) -> None:
         """Compare one object, and what is inside it."""
-        self._now[id(obj)], self._then[id(before)] = before, obj
+        self._note(self._now, id(obj), before)
+        self._note(self._then, id(before), obj)
         own = obj.__dict__
         change: dict[str, Any] = {}
-        removed: list[str] = []
-        attributes = {
+        attributes = attributes_of(obj)
+        known = before.attributes
+        changed = {
             name: value
-            for name, value in attributes_of(obj).items()
-            if name not in self._apart_from
-            and before.attributes.get(name, _MISSING) is not GIVEN
-            and (name not in before.attributes or not self._is_as_printed(before.attributes[name], value))
+            for name, value in attributes.items()
+            if not self._is_as_printed(known.get(name, _MISSING), value) and name not in self._apart_from
         }
-        removed += [name for name in before.attributes if name not in own and name not in self._apart_from]
+        removed = []
+        if len(attributes) - len(changed) < len(known):
+            removed = [name for name in known if name not in own and name not in self._apart_from]
         if isinstance(obj, nn.Module):
-            self.kept[id(obj)] = path
-            for name, value in own.items():
+            self._note(self.kept, id(obj), (path, ""))
+            for name, value in attributes.items():
                 if isinstance(value, torch.Tensor):
                     self._names.setdefault(id(value), f"{path}.{name}" if path else name)
-            for table in _TENSOR_TABLES:
-                self._compare_tensors(obj, table, getattr(before, table), path, change, removed)
-            if own["_non_persistent_buffers_set"] != before.not_persistent:
-                change["not_persistent"] = sorted(own["_non_persistent_buffers_set"])
-            self._compare_hooks(own, before, path, change)
-            self._compare_modules(own["_modules"], before.modules, path, change, removed)
-        if attributes:
-            change["attributes"] = attributes
+            begin = f"{path}." if path else ""
+            not_persistent = own["_non_persistent_buffers_set"]
+            parameters, buffers, modules = own["_parameters"], own["_buffers"], own["_modules"]
+            if parameters or before.parameters:
+                self._compare_tensors("parameters", parameters, before.parameters, (), path, change, removed)
+            if buffers or before.buffers:
+                self._compare_tensors("buffers", buffers, before.buffers, not_persistent, path, change, removed)
+            if not_persistent != before.not_persistent:
+                change["not_persistent"] = sorted(not_persistent)
+            for name in HOOKS:
+                if own.get(name) or name in before.hooks:
+                    self._compare_hooks(name, own.get(name) or {}, before.hooks.get(name, ()), path, change)
+            if modules or before.modules:
+                inside = before.modules
+                found = {
+                    name: child
+                    for name, child in modules.items()
+                    if not self._is_kept(child, inside.get(name, _MISSING), begin + name)
+                }
+                if found:
+                    change["modules"] = found
+                self._compare_order("modules", modules, inside, change, removed)
+        if changed:
+            change["attributes"] = changed
         if removed:
             change["removed"] = removed
         if change:
-            self.tables = {path: change, **self.tables} if not path else {**self.tables, path: change}
+            self.tables[path] = change
 
     def _is_as_printed(self, token: Any, value: Any) -> bool:
-        if type(token) is Argument:
-            return self._boundary.get(id(value)) == token.number
+        kind = type(token)
+        if kind is Argument:
+            return bool(self._boundary.get(id(value)) == token.number)
+        if token is GIVEN or token is _MISSING:
+            return token is GIVEN
         return is_as_printed(token, value, self._is_exact)
 
     def _compare_tensors(
-        self, obj: Any, table: str, before: Mapping[str, Any], path: str, change: dict[str, Any], removed: list[str]
+        self,
+        table: str,
+        own: Mapping[str, Any],
+        before: Mapping[str, Any],
+        not_persistent: Container[str],
+        path: str,
+        change: dict[str, Any],
+        removed: list[str],
     ) -> None:
-        own = obj.__dict__[f"_{table}"]
-        if not own and not before:
-            return
-        not_persistent = obj.__dict__["_non_persistent_buffers_set"] if table == "buffers" else ()
         begin = f"{path}." if path else ""
         found = {}
         for name, value in own.items():
@@ -262,81 +331,71 @@ class _Comparison:
                 if value is not known:
                     found[name] = value
                 continue
-            is_compared = name in not_persistent and known.who is not None
-            is_tied_alike = self._names.setdefault(id(value), begin + name) == (known.name or begin + name)
-            if is_tied_alike and (
-                known.is_same(value, self._is_exact) if is_compared else known.is_like(value, is_exact=self._is_exact)
-            ):
-                self.kept[id(value)] = f"{path}:{name}"
+            here = begin + name
+            is_tied_alike = self._names.setdefault(id(value), here) == (first_name(known) or here)
+            if is_tied_alike and is_tensor_as_printed(known, value, self._is_exact, is_whole=name in not_persistent):
+                self._note(self.kept, id(value), (path, name))
             else:
                 found[name] = value
         if found:
             change[table] = found
-        removed += [name for name in before if name not in own]
-        self._compare_order(table, list(own), before, change)
+        self._compare_order(table, own, before, change, removed)
 
-    def _compare_order(self, table: str, now: list[str], before: Mapping[str, Any], change: dict[str, Any]) -> None:
-        """Note an order that entries would not have that are put in where they are new."""
-        usual = [name for name in before if name in now]
-        usual += [name for name in now if name not in before]
+    def _compare_order(
+        self, table: str, own: Mapping[str, Any], before: Mapping[str, Any], change: dict[str, Any], removed: list[str]
+    ) -> None:
+        """Note what is gone, and an order that entries would not have that are put in where they are new."""
+        now, then = list(own), list(before)
+        if now == then:
+            return
+        removed += [name for name in then if name not in own]
+        usual = [*(name for name in then if name in own), *(name for name in now if name not in before)]
         if usual != now:
             change.setdefault("order", {})[table] = now
 
-    def _compare_hooks(self, own: Any, before: Print, path: str, change: dict[str, Any]) -> None:
-        for name, hooks in own.items():
-            if not name.endswith("_hooks") or hooks is None or tuple(hooks) == before.hooks.get(name, ()):
-                continue
-            if not self._is_exact and len(hooks) == len(before.hooks.get(name, ())):
-                continue
-            of_torch = [hook for hook in hooks.values() if is_torch_hook(hook)]
-            if of_torch or any(True for _ in before.hooks.get(name, ())):
-                change["hooks"] = of_torch
-            if len(of_torch) < sum(number not in before.hooks.get(name, ()) for number in hooks):
-                self.lost.append(f"{path}.{name}" if path else name)
-
-    def _compare_modules(
-        self, own: Mapping[str, Any], before: Mapping[str, Any], path: str, change: dict[str, Any], removed: list[str]
+    def _compare_hooks(
+        self, name: str, hooks: Mapping[int, Any], before: tuple[int, ...], path: str, change: dict[str, Any]
     ) -> None:
-        begin = f"{path}." if path else ""
-        found = {name: child for name, child in own.items() if not self._is_kept(child, before, name, begin + name)}
-        if found:
-            change["modules"] = found
-        removed += [name for name in before if name not in own]
-        self._compare_order("modules", list(own), before, change)
+        if tuple(hooks) == before or (not self._is_exact and len(hooks) == len(before)):
+            return
+        of_torch = [hook for hook in hooks.values() if is_torch_hook(hook)]
+        if name == "_forward_pre_hooks" and (of_torch or before):
+            change["hooks"] = of_torch
+        if len(of_torch) < sum(number not in before for number in hooks):
+            self.lost.append(f"{path}.{name}" if path else name)
 
-    def _is_kept(self, child: Any, before: Mapping[str, Any], name: str, path: str) -> bool:
+    def _is_kept(self, child: Any, known: Any, path: str) -> bool:
         """Whether a module inside is the one that was made there; what differs inside it is noted."""
-        known = before.get(name, _MISSING)
         if known is GIVEN:
             return True
         if child is None or known is None or known is _MISSING:
-            return child is known
-        number = self._boundary.get(id(child))
-        if number is not None or isinstance(known, int):
+            return bool(child is known)
+        number = self._boundary.get(id(child)) if self._boundary else None
+        if number is not None or type(known) is int:
             return bool(number == known)
         if id(child) in self._now or id(known) in self._then:
-            return self._now.get(id(child)) is known
+            return bool(self._now.get(id(child)) is known)
         if type(child) is not known.cls:
             return False
-        if not _is_unit(known.cls):
-            self.go(child, known, path)
+        told, lost, added = len(self.tables), len(self.lost), len(self._added)
+        self.go(child, known, path)
+        cls: Any = known.cls
+        if len(self.tables) == told or not _is_unit(cls):
             return True
-        inner = _Comparison(self._boundary, self._is_exact, self._apart_from)
-        inner._names = dict(self._names)
-        inner.go(child, known, path)
-        if inner.tables:
-            return False
-        self._now |= inner._now
-        self._then |= inner._then
-        self._names, self.lost = inner._names, self.lost + inner.lost
-        self.kept |= inner.kept
-        return True
+        for inner in [*self.tables][told:]:
+            del self.tables[inner]
+        del self.lost[lost:]
+        for table, key in self._added[added:]:
+            table.pop(key, None)
+        del self._added[added:]
+        return False
 
 
 _MISSING = object()
 GIVEN: Any = -1  # in a print that somebody has put together, stands for what arguments bring along
 
 
+@functools.cache
 def _is_unit(cls: type) -> bool:
     """Whether modules of a class are told in full where anything about them differs: torch's own layers are short."""
     return cls.__module__.startswith("torch.nn.modules.") and not issubclass(cls, _CONTAINERS)
@@ -359,9 +418,42 @@ class Edited(Registrable, tag_override="edited"):
         """Return the object."""
         if not isinstance(changes, Mapping):
             raise CompilationError("the changes of an edited object are a mapping", fix="Correct the config.")
+        kind = type(object)
+        if not (isinstance(object, nn.Module) or kind in TAGS) or isinstance(object, (type, enum.Enum, torch.Tensor)):
+            raise CompilationError(f"a {kind.__qualname__} is not edited by a config", fix="Correct the config.")
+        if is_destroyed(kind) and not trust_in_force().allows(dotted_path(kind)):
+            raise CompilationError(
+                f"a {kind.__qualname__} does something when it goes, so a config may not change it",
+                fix=f"If you know who wrote it: load(..., trusted=[{dotted_path(kind)!r}]).",
+            )
         for path, change in changes.items():
             _apply(_inside(object, path), path, change)
+        _check_cycles(object)
         return object
+
+
+def _check_cycles(obj: Any) -> None:
+    """Refuse modules that are inside themselves, of which torch would not find the end."""
+    done: set[int] = set()
+    path: dict[int, None] = {}
+    stack = [(obj, iter(_modules_of(obj)))]
+    path[id(obj)] = None
+    while stack:
+        module, inside = stack[-1]
+        child = next(inside, None)
+        if child is None:
+            stack.pop()
+            del path[id(module)]
+            done.add(id(module))
+        elif id(child) in path:
+            raise CompilationError(f"a {type(child).__qualname__} is inside itself", fix="Correct the config.")
+        elif id(child) not in done:
+            path[id(child)] = None
+            stack.append((child, iter(_modules_of(child))))
+
+
+def _modules_of(obj: Any) -> list[Any]:
+    return [child for child in obj.__dict__.get("_modules", {}).values() if child is not None]
 
 
 def _inside(obj: Any, path: Any) -> Any:

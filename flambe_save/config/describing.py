@@ -14,7 +14,7 @@ import dill
 import torch
 from torch import nn
 
-from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled, is_torch_hook, marks_of
+from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled, is_method, is_torch_hook, marks_of
 from flambe_save.config.changes import Changes, Edited
 from flambe_save.config.imported import import_path
 from flambe_save.config.link import StoredParameter
@@ -91,7 +91,7 @@ def recorded_form(obj: Any) -> Schema | None:
     if schema is None:
         return None
     birth = schema.__dict__.get("_birth")
-    call: Schema | None = birth.call(schema) if birth is not None else None
+    call: Schema | None = birth.call(schema, _is_as_built) if birth is not None else None
     changes: Changes | None = birth.changes(obj, schema) if birth is not None else None
     if call is None or changes is None:
         return assembled(obj) or schema
@@ -107,6 +107,11 @@ def form_of(obj: Any) -> Schema | None:
     return assembled(obj) or schema
 
 
+def _is_as_built(obj: Any) -> bool:
+    """Whether an object that recorded the call of its constructor is written by that alone."""
+    return describe(obj) is schema_of(obj)
+
+
 def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
     """Return the Schema of an object as a call makes it, but for changes; the call's alone where there are none."""
     lost = list(changes.lost)
@@ -114,7 +119,10 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
     for path, change in changes.tables.items():
         if "attributes" in change:
             begin = f"{path}." if path else ""
-            kept, dropped = _split_attributes(change["attributes"], may_be_code=False)
+            inner = obj
+            for name in path.split(".") if path else ():
+                inner = inner._modules[name]
+            kept, dropped = _split_attributes(change["attributes"], may_be_code=False, methods_of=type(inner))
             lost += [begin + name for name in dropped]
             change = {**change, "attributes": kept} if kept else {k: v for k, v in change.items() if k != "attributes"}
         if change:
@@ -128,10 +136,7 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
         built.__dict__.update(_extensions=schema._extensions, _created_with_tag=schema._created_with_tag)
         schema = Schema(Edited, object=built, changes=tables)
         schema.__dict__.update(_kept=changes.kept, _of=obj)
-    elif lost:
-        schema = schema.__copy__()
-    if lost:
-        schema.__dict__[_LOST] = lost
+    schema.__dict__[_LOST] = lost  # also where there are none: a recorded call is asked about more than once
     return schema
 
 
@@ -229,10 +234,8 @@ def _split_attributes(
     """Return the attributes that a save can keep, and the names of the others."""
     kept, dropped = {}, []
     for name, value in attributes.items():
-        is_method = isinstance(value, (types.FunctionType, types.MethodType)) and callable(
-            getattr(methods_of, name, None)
-        )
-        if type(value) in PLAIN or (not is_method and _can_be_kept(value, may_be_code, is_data)):
+        is_replaced = callable(value) and is_method(methods_of, name)
+        if type(value) in PLAIN or (not is_replaced and _can_be_kept(value, may_be_code, is_data)):
             kept[name] = value
         else:
             dropped.append(name)

@@ -87,9 +87,8 @@ def inside_of(root: Any) -> Inside:
                 found.setdefault(id(inner), []).append((keys, name))
         if schema is not None and schema.component_subclass is Edited:
             made |= schema.__dict__["_kept"].keys()
-            for number, text in schema.__dict__["_kept"].items():
-                path, colon, name = text.partition(":")
-                inner_name = f"{path}.{name}" if path and colon else path or name
+            for number, names in schema.__dict__["_kept"].items():
+                inner_name = ".".join(filter(None, names))
                 if inner_name:
                     found.setdefault(number, []).append(((*keys, "object"), inner_name))
         stack.extend(((*keys, key), value) for key, value in reversed(_inner(item, schema)))

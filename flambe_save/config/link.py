@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from flambe_save.config.registrable import alias
+from flambe_save.config.assembly import can_be_assembled
+from flambe_save.config.registrable import TAGS, alias
 from flambe_save.config.schema import Reference, Schema, Sources, schema_of
 from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
 from flambe_save.state import split_key
@@ -196,7 +197,7 @@ class Link(Reference):
         self.target_leaf = current
         for attribute in self.attr_path:
             try:
-                current = getattr(current, attribute)
+                current = _attribute(current, attribute)
             except AttributeError as error:
                 raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
             is_last = attribute is self.attr_path[-1]
@@ -206,6 +207,18 @@ class Link(Reference):
                     fix="Write !call for its result.",
                 )
         return current
+
+
+def _attribute(obj: Any, name: str) -> Any:
+    """Return an attribute; of an object whose class nobody registered, one that it holds: no code of it runs."""
+    cls: Any = type(obj)
+    if not can_be_assembled(cls) or cls in TAGS or cls.__module__.partition(".")[0] == "torch":
+        return getattr(obj, name)
+    own = obj.__dict__
+    for table in (own, *(own.get(table, {}) for table in ("_parameters", "_buffers", "_modules"))):
+        if name in table:
+            return table[name]
+    raise AttributeError(f"this {cls.__qualname__} holds no {name!r}")
 
 
 def step(link: Reference, current: Any, key: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import yaml as pyyaml
 
+from flambe_save.config.assembly import PARTS
 from flambe_save.config.builders import builder_of
 from flambe_save.config.dialect import CORE, MAX_DEPTH, SCALARS, Loader
 from flambe_save.config.imported import find_imported, is_harmless
@@ -357,7 +358,7 @@ class Constructor:
             return cls(*parse_link_str(self.construct_scalar(node)))
         if issubclass(cls, Reference):
             return cls(self.construct_scalar(node))  # type: ignore[call-arg]  # each is made of one text
-        if hasattr(cls, "from_yaml"):
+        if cls in TAGS and factory != PARTS and hasattr(cls, "from_yaml"):
             value = cls.from_yaml(self, node, factory)
             if hasattr(value, "__dict__"):
                 value.__dict__["_created_with_tag"] = tag  # to be written with it again

@@ -20,11 +20,13 @@ from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.values import BY_TYPE
 
-__all__ = ["Argument", "Print", "are_same", "TensorPrint", "is_as_printed", "print_of"]
+__all__ = ["HOOKS", "Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "print_of"]
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 _SIMPLE = frozenset((*PLAIN, *(kind for kind in BY_TYPE if kind not in _CONTAINERS), type(NotImplemented), type(...)))
-_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+_NONE: frozenset[str] = frozenset()
+_PLAIN_TENSORS = (nn.Parameter, torch.Tensor)
 _MOST = 100_000  # values in one container that are looked at
 _FEW = 1024  # bytes of a tensor that are compared themselves
 
@@ -38,7 +40,8 @@ class Print(NamedTuple):
     modules : dict of str to Print, int or None
         Those inside it, in order; one that is elsewhere in the tree already is the same Print again. Of one that is not
         gone into, its number.
-    parameters, buffers : dict of str to TensorPrint, or None
+    parameters, buffers : dict of str to TensorPrint, (type, torch.Size, str) or None
+        Of a usual tensor its class, shape and first name.
     not_persistent : frozenset of str
     hooks : dict of str to tuple of int
         The ids of hooks, by the names of their tables.
@@ -120,11 +123,10 @@ class _Same:
         if type(value) is not self.kind:
             return False
         found = self.who()
-        if found is not value and (
-            is_exact or isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
-        ):
-            if not (isinstance(found, types.MethodType) and found == value):  # made anew each time that it is asked for
-                return False
+        is_named = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
+        is_method = isinstance(found, types.MethodType) and found == value  # they are made each time they are asked for
+        if found is not value and (is_exact or is_named) and not is_method:
+            return False
         return self.parts is None or _are_as_printed(self.parts, value.__dict__, is_exact)
 
 
@@ -242,42 +244,46 @@ class _Printing:
             name: value if type(value) in _SIMPLE else self._token(value) for name, value in attributes_of(obj).items()
         }
         if not isinstance(obj, nn.Module):
-            return Print(type(obj), {}, {}, {}, frozenset(), {}, attributes)
+            return Print(type(obj), {}, {}, {}, _NONE, {}, attributes)
         for name, token in attributes.items():
             if type(token) is TensorPrint:  # a buffer that is this tensor too is made with it
                 self._names.setdefault(id(own[name]), f"{path}{name}")
         not_persistent = own["_non_persistent_buffers_set"]
+        modules: dict[str, Any] = {}
         found = Print(
             type(obj),
-            {},
-            {name: self._tensor(value, f"{path}{name}") for name, value in own["_parameters"].items()},
+            modules,
+            {name: self._tensor(value, path + name) for name, value in own["_parameters"].items()},
             {
-                name: self._tensor(value, f"{path}{name}", is_compared=name in not_persistent)
+                name: self._tensor(value, path + name, is_compared=name in not_persistent)
                 for name, value in own["_buffers"].items()
             },
-            frozenset(not_persistent),
-            {name: tuple(hooks) for name in _HOOKS if (hooks := own.get(name))},
+            frozenset(not_persistent) if not_persistent else _NONE,
+            {name: tuple(own[name]) for name in HOOKS if own.get(name)},
             attributes,
         )
         self._known[id(obj)] = found
         for name, child in own["_modules"].items():
-            number = self._boundary.get(id(child)) if child is not None else None
+            number = self._boundary.get(id(child)) if self._boundary else None
             if child is None or number is not None:
-                found.modules[name] = number
+                modules[name] = number
             else:
-                found.modules[name] = self._known.get(id(child)) or self.of(child, f"{path}{name}.")
+                modules[name] = self._known.get(id(child)) or self.of(child, f"{path}{name}.")
         return found
 
     def _token(self, value: Any) -> Any:
         number = self._boundary.get(id(value))
         return _token(value, 0) if number is None else Argument(number)
 
-    def _tensor(self, value: Any, name: str, *, is_compared: bool = False) -> TensorPrint | None:
+    def _tensor(self, value: Any, name: str, *, is_compared: bool = False) -> Any:
         if value is None:
             return None
+        kind = type(value)
+        first = self._names.setdefault(id(value), name)
+        if not is_compared and kind in _PLAIN_TENSORS and not value.__dict__:
+            return kind, value.shape, first
         if nn.parameter.is_lazy(value):
             return _Lazy(value)
-        first = self._names.setdefault(id(value), name)
         return TensorPrint(value, first, is_compared=is_compared, is_short_lived=self._is_short_lived)
 
 
@@ -285,13 +291,27 @@ class _Lazy(TensorPrint):
     """A parameter that had no shape."""
 
     def __init__(self, tensor: Any) -> None:
-        self.cls, self.name = type(tensor), ""
+        self.cls, self.name, self.who = type(tensor), "", None
 
     def is_like(self, tensor: Any, *, is_exact: bool = True) -> bool:
         return type(tensor) is self.cls
 
     def is_same(self, tensor: Any, is_exact: bool = True) -> bool:
         return type(tensor) is self.cls
+
+
+def first_name(known: Any) -> str:
+    """Return the first of the names that a tensor of a module had."""
+    name: str = known[2] if type(known) is tuple else known.name
+    return name
+
+
+def is_tensor_as_printed(known: Any, value: Any, is_exact: bool, *, is_whole: bool) -> bool:
+    """Whether a tensor of a module is like the one that a print has; ``is_whole``, in its values too."""
+    if type(known) is not tuple:
+        is_same = known.is_same if is_whole and known.who is not None else known.is_like
+        return bool(is_same(value, is_exact=is_exact))
+    return type(value) is known[0] and value.shape == known[1] and not (value.__dict__ and marks_of(value))
 
 
 def are_same(one: Any, other: Any) -> bool:

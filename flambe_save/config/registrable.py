@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from flambe_save.config.assembly import PARTS, assembler_of, has_parts, is_open_to_assembly
+from flambe_save.config.assembly import PARTS, assembler_of, has_parts, is_destroyed, is_open_to_assembly
 from flambe_save.config.imported import find_imported, import_path
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.values import BY_TAG
@@ -170,10 +170,10 @@ class Tags:
             if self._fits(recorded, tag):
                 return cls, None
             if factory_of(cls, last) is not None and self._fits(recorded, owner):
-                return cls, last
+                return self._checked((cls, last), tag, allows)
         found = self._here(tag) or self._moved(tag, MOVED)
         if found is not None:
-            return found
+            return self._checked(found, tag, allows)
         if recorded in self._classes:  # it is there, and only the name that it was written by is gone
             return self._classes[recorded], self._factory_in(tag, self._classes[recorded])
         is_of_parts = last == PARTS and owner != ""
@@ -186,6 +186,19 @@ class Tags:
             if not is_of_parts and (is_made_of_parts(imported) or is_trusted):
                 return imported, None
         raise self._unknown(tag, recorded)
+
+    @staticmethod
+    def _checked(
+        found: tuple[type, str | None], tag: str, allows: Callable[[str], bool] | None
+    ) -> tuple[type, str | None]:
+        """Refuse to put objects together whose class does more when they go than their constructor may know of."""
+        cls, factory = found
+        if factory == PARTS and is_destroyed(cls) and not (allows is not None and allows(dotted_path(cls))):
+            raise RegistrationError(
+                f"the class of the tag '!{tag}' has a __del__ or a __getattribute__ of its own",
+                fix=f"If you know who wrote it: load(..., trusted=[{dotted_path(cls)!r}]).",
+            )
+        return found
 
     def _here(self, tag: str) -> tuple[type, str | None] | None:
         """Return the class that a tag means by where classes are now, and the factory it names; None for neither."""

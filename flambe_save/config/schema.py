@@ -268,13 +268,14 @@ class Schema(MutableMapping[str, Any]):
         if inspect.isabstract(cls):
             missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
             raise CompilationError(f"{cls.__name__} is abstract", fix=f"Define {missing}, or use a subclass.")
-        if hasattr(cls, "setup_dependencies"):
+        is_asked = cls in TAGS and self.factory_method != PARTS  # no code runs of classes that nobody registered
+        if is_asked and hasattr(cls, "setup_dependencies"):
             cls.setup_dependencies(given)
         ready = {
             key: replace_items(value, lambda item, _: _resolved_if_possible(item, sources), (), building.ready)
             for key, value in given.items()
         }
-        if hasattr(cls, "precompile"):
+        if is_asked and hasattr(cls, "precompile"):
             cls.precompile(**ready)
 
         built: dict[str, Any] = {}
@@ -284,6 +285,7 @@ class Schema(MutableMapping[str, Any]):
             built[key] = yield replacing(value, building.change, (*path, key), building.built)
         building.constructors -= inside
         _check_names(cls, built)
+        _check_callable(cls, built)
         if sources.stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
             raise CompilationError("the arguments stand for too many values, with what comes from the stash")
         name = dotted_path(cls) + (f".{self.factory_method}" if self.factory_method else "")
@@ -301,7 +303,7 @@ class Schema(MutableMapping[str, Any]):
         if is_made_of_parts(cls) or cls in TRANSPARENT:
             return instance  # it shows what it is
         if self.factory_method == PARTS:
-            if "arguments" in given and cls in TAGS:
+            if isinstance(given.get("arguments"), Mapping) and cls in TAGS and not schema_of(instance):
                 record(instance, Schema(cls, **given["arguments"]))  # which tells how it was made, and not what it is
             return instance
         kept = {key: replace_items(value, keep, (), building.kept) for key, value in given.items()}
@@ -524,6 +526,19 @@ def _birth_of(instance: Any, described: Schema) -> Any:
     if described.factory_method is None and birth is not None:
         return birth
     return NOTE_BIRTH[0](instance, described) if type(instance) in TAGS else None
+
+
+def _check_callable(cls: type, arguments: Mapping[str, Any]) -> None:
+    """Refuse modules as what optimizers and schedulers take, which would call them."""
+    if not issubclass(cls, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
+        return
+    waiting = [*arguments.values()]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, torch.nn.Module):
+            raise CompilationError(f"a {cls.__name__} takes no {type(item).__qualname__}", fix="Correct the config.")
+        if type(item) in (list, tuple):
+            waiting.extend(item)
 
 
 def _check_names(cls: type, arguments: dict[str, Any]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
-__all__ = ["modules_in", "plain_keys", "unwrapped", "wrapped_keys"]
+__all__ = ["modules_in", "named_tensors", "plain_keys", "unwrapped", "wrapped_keys"]
 
 # By name, because importing torch's compiler takes seconds
 _INNER = {
@@ -36,7 +36,9 @@ def _inner_name(obj: Any) -> str | None:
 
 def unwrapped(obj: Any) -> Any:
     """Return the module that a wrapper is around, however many there are; anything else as it is."""
-    while (name := _inner_name(obj)) is not None:
+    seen: set[int] = set()
+    while (name := _inner_name(obj)) is not None and id(obj) not in seen and name in obj._modules:
+        seen.add(id(obj))
         obj = obj._modules[name]
     return obj
 
@@ -79,6 +81,19 @@ def wrapped_keys(module: torch.nn.Module, keys: Iterable[str]) -> dict[str, str]
     Inverse of :func:`plain_keys`, for keys that the module has.
     """
     is_wrapping = any(_inner_name(inner) for _, inner in modules_in(module))
-    here = {plain: key for key, plain in plain_keys(module, module.state_dict()).items()} if is_wrapping else {}
+    names = [
+        f"{path}.{name}" if path else name
+        for path, inner in (modules_in(module) if is_wrapping else ())
+        for name in (*inner._parameters, *inner._buffers, "_extra_state")
+    ]
+    here = {plain: key for key, plain in plain_keys(module, names).items()}
     stripped = {key: _COMPILED.sub(r"\1", key) if "_orig_mod." in key else key for key in keys}
     return {key: here.get(plain, plain) for key, plain in stripped.items()}
+
+
+def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the parameters and buffers of a module and those inside it; no method of their classes is called."""
+    for path, inner in modules_in(module):
+        begin = f"{path}." if path else ""
+        for table in (inner._parameters, inner._buffers):
+            yield from ((begin + name, tensor) for name, tensor in table.items() if tensor is not None)

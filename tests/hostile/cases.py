@@ -6,9 +6,10 @@ import hostile_archives
 import hostile_configs
 import hostile_folders
 import hostile_memory
+import hostile_parts
 import hostile_pickles
 from casebook import CASES, Case
 
 __all__ = ["AREAS", "CASES", "Case"]
 
-AREAS = (hostile_archives, hostile_configs, hostile_folders, hostile_memory, hostile_pickles)
+AREAS = (hostile_archives, hostile_configs, hostile_folders, hostile_memory, hostile_parts, hostile_pickles)

@@ -7,6 +7,7 @@ counts is what happened on the way.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -161,6 +162,20 @@ class Props(nn.Module):
         return self._parameters["weight"]
 
 
+class Mode(nn.Module):
+    """Springs when it is asked whether it trains."""
+
+    @property
+    def training(self) -> bool:
+        """Spring."""
+        spring()
+        return True
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        spring()
+
+
 class PlainProps:
     """Springs when a property is read."""
 
@@ -171,20 +186,6 @@ class PlainProps:
         return 1
 
 
-class Recurrent(nn.LSTM):
-    """Springs when torch looks at its weights."""
-
-    @property
-    def secret(self) -> Any:
-        """Spring."""
-        spring()
-        return None
-
-    def flatten_parameters(self) -> None:
-        """Spring."""
-        spring()
-
-
 class FromYaml:
     """Reads its own YAML."""
 
@@ -193,6 +194,31 @@ class FromYaml:
         """Spring."""
         spring()
         return cls()
+
+
+@dataclasses.dataclass
+class FieldsFromYaml:
+    """A sum of fields that reads its own YAML."""
+
+    x: Any = None
+
+    @classmethod
+    def from_yaml(cls, *_: Any) -> Any:
+        """Spring."""
+        spring()
+        return cls()
+
+
+@dataclasses.dataclass
+class FieldsPrepared:
+    """A sum of fields with a method that has the name of a component's hook."""
+
+    x: Any = None
+
+    @classmethod
+    def setup_dependencies(cls, *_: Any) -> None:
+        """Spring."""
+        spring()
 
 
 class Prepared(nn.Module):
@@ -372,7 +398,7 @@ def parts(
             values: Any = OrderedDict(state)
             values._metadata = OrderedDict({"m": {"version": 1, "modes": modes}} if modes else {})
             torch.save(values, path / "state.pt")
-        return path if ties is None else listed(path, lambda document: document.update(ties=ties, nodes={}))
+        return path if ties is None else listed(path, lambda document: document.update(ties=ties))
 
     kinds = errors if isinstance(errors, tuple) else (errors,)
     add(Case(f"parts_{name}", make, kinds, message, rule, False))
@@ -437,6 +463,20 @@ parts(
     "from_yaml is asked of registered classes alone",
 )
 parts(
+    "fields_that_read_yaml",
+    "!hostile_parts.FieldsFromYaml {x: 1}",
+    ANY,
+    "",
+    "from_yaml is asked of registered classes alone, and not of a sum of fields",
+)
+parts(
+    "fields_with_dependencies",
+    "!hostile_parts.FieldsPrepared {x: 1}",
+    ANY,
+    "",
+    "setup_dependencies is asked of registered classes alone, and not of a sum of fields",
+)
+parts(
     "class_with_dependencies",
     "!hostile_parts.Prepared.parts {}",
     ANY,
@@ -475,7 +515,7 @@ parts(
 # ---------------------------------------------------------------- code of classes that are made of parts
 
 RUNS = "nothing that the class of an assembled object defines is run by a load"
-for _kind in ("Net", "Setter", "Getter", "Lister", "Applier", "Filled", "Stating", "Copied", "Hashed", "Props"):
+for _kind in ("Setter", "Getter", "Lister", "Applier", "Filled", "Stating", "Copied", "Hashed", "Mode"):
     _call = f"!hostile_parts.{_kind}.parts {{parameters: {{w: !param m.w}}, modules: {{lin: {LINEAR}}}}}"
     parts(f"root_of_{_kind}", f"m: {_call}\n", StateMismatchError, "unwanted", RUNS, FILLED, modes=MODES)
     _inner = {key.replace("m.", "m.0."): value for key, value in FILLED.items()}
@@ -484,6 +524,7 @@ for _kind in ("Net", "Setter", "Getter", "Lister", "Applier", "Filled", "Stating
         "sequential": f"!torch.Sequential {{args: [{_call}]}}",
         "component": f"!casebook.Holder {{value: {_call}}}",
         "data_parallel": f"!torch.DataParallel {{module: {_call}}}",
+        "wrapped": f"!torch.Sequential {{args: [!torch.DataParallel {{module: {_call}}}]}}",
         "averaged": f"!torch.AveragedModel {{model: {_call}}}",
         "encoder": f"!torch.TransformerEncoder {{encoder_layer: {_call}, num_layers: 1}}",
     }.items():
@@ -539,6 +580,15 @@ parts(
     "a schedule is built by its constructor, and not of parts",
     {"state": {"lr_lambdas": 5}},
 )
+for _class in ("SequentialLR", "ChainedScheduler"):
+    parts(
+        f"schedule_of_nothing_{_class}",
+        f"!torch.{_class}.parts {{attributes: {{_schedulers: 5}}}}\n",
+        ANY,
+        "",
+        "a schedule is built by its constructor, and not of parts",
+        {"state": {"_schedulers": [1]}},
+    )
 parts(
     "schedule_that_fills_attributes",
     "!torch.LambdaLR.parts {attributes: {lr_lambdas: [!hostile_parts.Still.parts {}]}}\n",
@@ -549,7 +599,8 @@ parts(
 )
 parts(
     "generator_with_methods",
-    f"!edited {{object: !random.Random {{}}, changes: {{'': {{attributes: {{setstate: {CALLABLE}}}}}}}}}\n",
+    "!edited {object: !random.Random {}, changes: {'': {attributes: "
+    f"{{setstate: {CALLABLE}, getstate: {CALLABLE}}}}}}}}}\n",
     ANY,
     "",
     "an attribute does not stand in for a method that a load calls",
@@ -567,7 +618,8 @@ for _kind in ("Props", "Setter"):
     parts(
         f"{_kind}_behind_a_tie",
         f"a: !hostile_parts.{_kind}.parts {{parameters: {{weight: !param a.weight}}}}\n"
-        f"b: !hostile_parts.{_kind}.parts {{parameters: {{weight: !param b.weight}}}}\n",
+        f"b: !hostile_parts.{_kind}.parts {{parameters: {{weight: "
+        "!torch.nn.parameter.Parameter.parts {data: !tensor b.weight}}}\n",
         ANY,
         "",
         "ties are restored in torch's tables, and not by attributes",
@@ -576,7 +628,8 @@ for _kind in ("Props", "Setter"):
     )
 parts(
     "property_behind_a_parametrization",
-    "!hostile_parts.Props.parts\nmodules: {parametrizations: !torch.ModuleDict {modules: {secret: !torch.Identity {}}}}\n",
+    "!hostile_parts.Props.parts\n"
+    "modules: {parametrizations: !torch.ModuleDict {modules: {secret: !torch.Identity {}}}}\n",
     ANY,
     "",
     "what a parametrization computes is asked of torch's own classes alone",
@@ -593,7 +646,7 @@ parts(
 parts(
     "method_of_an_edited_rnn",
     "!edited {object: !torch.LSTM {input_size: 1, hidden_size: 1}, changes: {'': {attributes: "
-    f"{{flatten_parameters: {CALLABLE}}}}}}}\n",
+    f"{{flatten_parameters: {CALLABLE}}}}}}}}}\n",
     ANY,
     "",
     "an attribute does not stand in for a method of torch's that a load calls",
