@@ -27,7 +27,7 @@ from flambe_save.config.link import BackLink
 from flambe_save.config.parsing import NAMING_TAGS, Document, parse
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.saved_source import define_classes
-from flambe_save.config.schema import Schema, Sources, visit
+from flambe_save.config.schema import Schema, Sources, items_in, visit
 from flambe_save.config.schema import build as build_config
 from flambe_save.errors import (
     Finding,
@@ -218,8 +218,8 @@ def build(
     budget = BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else None
     with trust.in_force(), noting(adoption.assembled), deferral.counted_by(budget):
         obj = build_config(config, Sources(stash, adoption.given_from(state), adoption.parameters))
-    has_back = any(isinstance(item, BackLink) for _, item in visit(config))
-    return close_cycles(obj) if has_back else obj
+    back = [item for item in items_in(config) if isinstance(item, BackLink)]
+    return close_cycles(obj, back) if back else obj
 
 
 def is_plainly_built(cls: type) -> bool:

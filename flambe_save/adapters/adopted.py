@@ -12,7 +12,7 @@ from torch import nn
 from flambe_save.config.deferral import Deferral
 from flambe_save.config.wrappers import modules_in
 
-__all__ = ["Adoption", "runs_torch_only", "saved_dtype"]
+__all__ = ["Adoption", "everywhere", "runs_torch_only", "saved_dtype"]
 
 _LEAST = 64 << 10  # bytes: copying less costs no more than finding out whether it can be adopted
 
@@ -156,7 +156,7 @@ def _is_same(other: Any, value: torch.Tensor) -> bool:
 def _places(module: nn.Module) -> dict[int, tuple[list[str], torch.Tensor]]:
     """Return the tensors that a ``load_state_dict`` fills, by their ids, with all their names in its order."""
     found: dict[int, tuple[list[str], torch.Tensor]] = {}
-    for path, inner in _everywhere(module):
+    for path, inner in everywhere(module):
         begin = f"{path}." if path else ""
         for table, left_out in ((inner._parameters, ()), (inner._buffers, inner._non_persistent_buffers_set)):
             for name, tensor in table.items():
@@ -165,7 +165,7 @@ def _places(module: nn.Module) -> dict[int, tuple[list[str], torch.Tensor]]:
     return found
 
 
-def _everywhere(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def everywhere(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules inside a module at each of their places; no method of their classes is called."""
     waiting = [("", module)]
     while waiting:

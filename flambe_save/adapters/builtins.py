@@ -182,7 +182,12 @@ def agree(recorded: Schema, now: Schema) -> bool:
     known = {**defaults_of(recorded), **known}
     for name, value in now.keywords.items():
         other = known.get(name, _UNKNOWN)
-        if type(value) is not type(other) or isinstance(value, torch.Tensor) or value != other:
+        if type(value) is not type(other) or isinstance(value, torch.Tensor):
+            return False
+        try:
+            if value != other:
+                return False
+        except RuntimeError:  # of containers with tensors
             return False
     return True
 
@@ -242,6 +247,7 @@ class Parametrized(Registrable, tag_override="parametrized"):
             for part in several:
                 if isinstance(part, nn.Module):
                     parametrize.register_parametrization(module, name, part, unsafe=True)
+                    module.parametrizations[name].unsafe = False  # it was only not to be tried now
                     continue
                 kind, options = part["kind"], {key: value for key, value in part.items() if key != "kind"}
                 if kind not in [told for told, _ in _TOLD.values()]:
@@ -264,6 +270,8 @@ def _parametrized_schema(module: Any) -> Schema | None:
     schema = builtin_schema(plain)
     if schema is None:
         return None
+    if "_of" in schema.__dict__:
+        schema.__dict__["_of"] = module
     parts = {name: [_told(part) for part in several] for name, several in module.parametrizations.items()}
     return Schema(Parametrized, module=schema, **parts)
 

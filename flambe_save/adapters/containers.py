@@ -90,8 +90,14 @@ PARTS = _Parts()
 OBJECT = _Object()
 
 
-def close_cycles(root: Any) -> Any:
+def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
     """Put containers where links to them stand; return the root.
+
+    Parameters
+    ----------
+    root : object
+    known : iterable of BackLink
+        All that there are.
 
     Raises
     ------
@@ -115,6 +121,10 @@ def close_cycles(root: Any) -> Any:
                 links.append((holder, child.name, child.obj))
             elif adapter_for(child.obj) is not None:
                 waiting.append(child.obj)
+    reached = {id(link) for _, _, link in links}
+    lost = next((link for link in known if id(link) not in reached), None)
+    if lost is not None:
+        raise LinkError(f"{lost!r} stands where no container can be put", fix="Correct the config.")
     found = _containers_at(root, {link.key for _, _, link in links})
     for holder, name, link in links:
         if link.key not in found:
@@ -133,8 +143,12 @@ def _containers_at(root: Any, keys: set[str]) -> dict[str, Any]:
             branch = branch.setdefault(part, {})
         branch[""] = key
     waiting: list[tuple[Any, dict[str, Any]]] = [(root, wanted)]
+    seen: set[tuple[int, int]] = set()
     while waiting:
         holder, branch = waiting.pop()
+        if (id(holder), id(branch)) in seen:
+            continue
+        seen.add((id(holder), id(branch)))
         if "" in branch and adapter_for(holder) is not None:
             found[branch[""]] = holder
         if branch.keys() - {""}:

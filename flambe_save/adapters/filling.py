@@ -7,7 +7,8 @@ are the same here, so hooks and modules with a ``_load_from_state_dict`` of thei
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,9 @@ __all__ = ["fill"]
 _LOAD = nn.Module.load_state_dict
 
 
-def fill(module: nn.Module, own: Mapping[str, Any], assembled: Container[int] = ()) -> tuple[list[str], list[str]]:
+def fill(
+    module: nn.Module, own: Mapping[str, Any], assembled: Mapping[int, Any] = MappingProxyType({})
+) -> tuple[list[str], list[str]]:
     """Load a ``state_dict`` into a module, as ``module.load_state_dict(own, strict=False)`` does.
 
     Parameters
@@ -26,8 +29,9 @@ def fill(module: nn.Module, own: Mapping[str, Any], assembled: Container[int] = 
         Changed in place. A ``load_state_dict`` of its own is called.
     own : mapping of str to object
         Copied; its ``_metadata``, where it has one, tells each module's version.
-    assembled : container of int
-        The ids of modules that are left as they are, so that no code of their classes is run; those in them are filled.
+    assembled : mapping of int to object
+        By their ids, modules that are left as they are, so that no code of their classes is run; what is in them is
+        filled.
 
     Returns
     -------
@@ -50,19 +54,21 @@ def fill(module: nn.Module, own: Mapping[str, Any], assembled: Container[int] = 
     def load(inner: nn.Module, local: dict[str, Any], prefix: str) -> None:
         is_filled = id(inner) in assembled
         if is_filled:
-            found.unexpected_keys.extend(
-                key for key in local if key[len(prefix) :].partition(".")[0] not in inner._modules
-            )
+            names = {*inner._modules, "_extra_state"}  # which the attributes hold already
+            found.unexpected_keys.extend(key for key in local if key[len(prefix) :].partition(".")[0] not in names)
+        elif type(inner) in kinds:  # a copy of what is assembled
+            nn.Module._load_from_state_dict(inner, local, prefix, metadata.get(prefix[:-1], {}), True, *found, errors)
         else:
             inner._load_from_state_dict(local, prefix, metadata.get(prefix[:-1], {}), True, *found, errors)
         children = _split(local, prefix, inner._modules)
         for name, child in inner._modules.items():
             if child is not None:
                 load(child, children.get(name, {}), f"{prefix}{name}.")
-        for hook in () if is_filled else inner._load_state_dict_post_hooks.values():
+        for hook in () if is_filled or type(inner) in kinds else inner._load_state_dict_post_hooks.values():
             if hook(inner, found) is not None:
                 raise AssertionError("a hook of load_state_dict changes the keys in place, and returns nothing")
 
+    kinds = {type(value) for value in assembled.values()}
     load(module, copied, "")
     if errors:
         text = "\n\t".join(errors)

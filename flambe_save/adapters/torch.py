@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from flambe_save.adapters.adopted import runs_torch_only, saved_dtype
+from flambe_save.adapters.adopted import everywhere, runs_torch_only, saved_dtype
 from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.builtins import agree, builtin_schema
 from flambe_save.adapters.containers import OBJECT
@@ -138,14 +138,14 @@ def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, 
     }
 
 
-def _set_modes(module: nn.Module, modes: Any, assembled: Container[int]) -> None:
+def _set_modes(module: nn.Module, modes: Any, assembled: Mapping[int, Any]) -> None:
     """Freeze parameters and set modules to training as they were; saves by others do not say."""
     if not isinstance(modes, dict) or not isinstance(modes.get("training"), bool):
         return
     frozen, others = (
         {*names} if isinstance(names := modes.get(key), list) else set() for key in ("frozen", "otherwise")
     )
-    inside = modules_in(module)
+    inside, kinds = modules_in(module), {type(value) for value in assembled.values()}
     parameters: dict[int, tuple[str, nn.Parameter]] = {}  # one that is tied has the first of its names
     for path, inner in inside:
         for name, value in inner._parameters.items():
@@ -159,7 +159,7 @@ def _set_modes(module: nn.Module, modes: Any, assembled: Container[int]) -> None
     for path, inner in inside:
         is_training = modes["training"] is not (plain[path] in others)
         if inner.__dict__.get("training") is not is_training:  # setting an attribute of a module takes time
-            if id(inner) in assembled:
+            if type(inner) in kinds:
                 inner.__dict__["training"] = is_training  # with no setter of its class
             else:
                 inner.training = is_training
@@ -190,7 +190,7 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
             return
     adoption = fit.adoption if fit is not None else None
     deferral = adoption.deferral if adoption is not None else None
-    assembled = adoption.assembled if adoption is not None else {}
+    assembled: Mapping[int, Any] = adoption.assembled if adoption is not None else {}
     done = _take_own(place.obj, own, assembled, mismatch)
     mismatch.consumed.update(called[name] for name in done)
     if adoption is not None and not (adoption.is_worth_it(own) and runs_torch_only(place.obj, assembled)):
@@ -227,7 +227,7 @@ def _take_own(
     there too if this load has built the object; in any other they are filled.
     """
     taken = []
-    for path, inner in modules_in(module):
+    for path, inner in everywhere(module):
         begin, is_filled = (f"{path}." if path else ""), id(inner) in assembled
         for table in (inner._parameters, inner._buffers):
             for name, tensor in table.items():

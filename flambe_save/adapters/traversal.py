@@ -29,7 +29,7 @@ from flambe_save.adapters.protocol import (
 from flambe_save.adapters.source import source_of
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.assembly import PARTS
-from flambe_save.config.changes import Edited
+from flambe_save.config.changes import SHARED, Edited
 from flambe_save.config.describing import describe, describing, is_wrapper, lost_of, saved_ids
 from flambe_save.config.held import Held
 from flambe_save.config.represent import Written, config_text
@@ -91,12 +91,24 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
         If two objects would get one prefix, or what the object is made of cannot be represented.
     """
     state = State() if state is None else state
+    before = state.copy()
     with describing():
-        _collect(obj, state, prefix, keep_vars)
+        shared = _collect(obj, state, prefix, keep_vars)
+    if shared:  # what each of several calls would make for itself has to be told in full
+        state.clear()
+        state.update(before)
+        state._metadata = before._metadata
+        token = SHARED.set(shared)
+        try:
+            with describing():
+                _collect(obj, state, prefix, keep_vars)
+        finally:
+            SHARED.reset(token)
     return state
 
 
-def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> None:
+def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> frozenset[int]:
+    """Collect a state; return instead the ids of modules that objects share which were made by calls of their own."""
     visited: dict[str, Any] = {}
     nodes: list[Place] = []
     written_parts = _WrittenParts(found)
@@ -130,6 +142,10 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> None:
         return later
 
     _walk(obj, prefix, enter, keep_vars, written_parts.wants)
+    if not SHARED.get():
+        shared = _shared_modules(visited)
+        if shared:
+            return shared
     saved_ids().update(map(id, visited.values()))
     written_parts.note_others(nodes)
     holds, written = _Holds(found), Written()
@@ -144,7 +160,33 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> None:
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
         written_parts.warn_of_hidden()
-        written_parts.warn_of_lost()
+        written_parts.warn_of_lost({id(item): path for path, item in reversed(visited.items())})
+    return frozenset()
+
+
+def _shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
+    """Return the ids of modules that are in two objects, each of which its own call makes again."""
+    places: dict[int, list[str]] = {}
+    for path, item in visited.items():
+        if isinstance(item, nn.Module):
+            places.setdefault(id(item), []).append(path)
+    several = {number: paths for number, paths in places.items() if len(paths) > 1}
+    if not several:
+        return frozenset()
+    calls: dict[str, bool] = {}
+
+    def owner(path: str) -> int:
+        while path:
+            path = path.rpartition(".")[0]
+            if path in visited and calls.get(path) is None:
+                item = visited[path]
+                schema = describe(item) if not type(item).__module__.startswith("torch.") else None
+                calls[path] = schema is not None and schema.factory_method != PARTS and not isinstance(item, dict)
+            if calls.get(path):
+                return id(visited[path])
+        return 0
+
+    return frozenset(number for number, paths in several.items() if len({owner(path) for path in paths}) > 1)
 
 
 def _outside(prefix: str, places: Mapping[int, list[str]]) -> Callable[[Any], bool]:
@@ -167,8 +209,9 @@ class _WrittenParts:
         self._attributes: dict[int, set[str]] = {}  # by the ids of modules, those that are written
         self._buffers: dict[int, set[str]] = {}
         self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
-        self._lost: list[str] = []
+        self._lost: list[tuple[int, str, str]] = []  # an object's id, where the config has it, and what is lost in it
         self._modules: set[int] = set()
+        self._memory: dict[int, torch.Tensor] = {}
         self._lists: list[tuple[str, Any]] = []  # plain containers that no config writes, and what they are called
         self._waiting_for_others = True
 
@@ -203,7 +246,7 @@ class _WrittenParts:
                 raise
             if schema is None:
                 continue
-            self._lost += [join_prefix(path, name) for name in lost_of(schema)]
+            self._lost += [(id(schema.__dict__.get("_of", item)), path, name) for name in lost_of(schema)]
             if schema.factory_method == PARTS:
                 self._note_assembled(schema.__dict__.get("_of"), schema)
             elif schema.component_subclass is Edited:
@@ -242,6 +285,16 @@ class _WrittenParts:
                 self._keys.setdefault(id(value), []).append(key)
                 if is_assembled or name in names:
                     self._add(key, value, place.keep_vars)
+                self._keep_apart(key, value)
+
+    def _keep_apart(self, key: str, value: torch.Tensor) -> None:
+        """Copy the value of a parameter that shares its memory with another: they are two, and would become one."""
+        if value.layout != torch.strided or value.is_meta or not value.numel() or nn.parameter.is_lazy(value):
+            return
+        owner = self._memory.setdefault(value.data_ptr(), value)
+        held = self._state.get(key)
+        if owner is not value and type(held) is torch.Tensor and tie_key(owner) == tie_key(value):
+            self._state[key] = held.clone()
 
     def _add(self, key: str, value: torch.Tensor, keep_vars: bool) -> None:
         if nn.parameter.is_lazy(value):
@@ -297,9 +350,9 @@ class _WrittenParts:
                 StateMismatchWarning,
             )
 
-    def warn_of_lost(self) -> None:
-        """Say what no config can hold."""
-        lost = [*dict.fromkeys(self._lost)]
+    def warn_of_lost(self, places: Mapping[int, str]) -> None:
+        """Say what no config can hold, by the places of objects."""
+        lost = [*dict.fromkeys(join_prefix(places.get(number, path), name) for number, path, name in self._lost)]
         if lost:
             warn(
                 f"these are not saved, since they are not data: {quote_some(lost, 20)}. Set hooks and replaced methods "

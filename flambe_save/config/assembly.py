@@ -32,6 +32,7 @@ __all__ = [
     "has_parts",
     "is_destroyed",
     "is_method",
+    "is_of_torch",
     "is_open_to_assembly",
     "is_torch_hook",
     "marks_of",
@@ -56,7 +57,7 @@ _PROTOCOLS = frozenset(("__reduce__", "__reduce_ex__", "__getstate__", "__getnew
 _CODE = ("torch.jit.", "torch.fx.", "torch.package.", "torch.export.", "torch._dynamo.", "torch._inductor.")
 # And these are made by calls alone: others refer to them, or they do to others
 _BY_CALL = ("torch.optim.", "torch.nn.parallel.", "torch.distributed.", "flambe_save.")
-_OURS = ("flambe_save.", "typing.", "builtins.", "torch._C.")
+_OURS = ("flambe_save.", "typing.", "builtins.", "torch._C.", "torch.nn.modules.")
 
 
 _REGISTERED = "_registered_attributes"  # the attributes that a component's state holds
@@ -118,7 +119,7 @@ def can_be_assembled(cls: Any) -> bool:
 
 def has_parts(cls: Any) -> bool:
     """Whether a config can write objects of a class as parts: those that can be assembled, and kinds of tensors."""
-    return can_be_assembled(cls) or (issubclass(cls, torch.Tensor) and cls is not torch.Tensor)
+    return can_be_assembled(cls) or issubclass(cls, torch.Tensor)
 
 
 @functools.cache
@@ -166,7 +167,13 @@ def _is_known(base: type) -> bool:
     library: Any = sys.modules.get("transformers.configuration_utils")
     if library is not None and base in library.PreTrainedConfig.__mro__[:-1]:
         return True
-    return base in (nn.Module, torch.Tensor, nn.Parameter) or f"{base.__module__}.".startswith(_OURS)
+    return base in (torch.Tensor, nn.Parameter) or f"{base.__module__}.".startswith(_OURS)
+
+
+def is_of_torch(hook: Any) -> bool:
+    """Whether a hook is torch's own, which it sets again where it is wanted, or has left behind."""
+    function = getattr(hook, "hook", hook)
+    return (getattr(function, "__module__", None) or "").startswith("torch.")
 
 
 def is_torch_hook(hook: Any) -> bool:
@@ -212,8 +219,8 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     cls : type
     tables : mapping of str to object
         Of a module ``modules``, ``parameters``, ``buffers`` (mappings of names, with None where there is none),
-        ``not_persistent`` (names of buffers) and ``hooks`` (torch's pruning methods). Of a tensor ``data``. Of any
-        object ``attributes``. ``arguments``, which tell how it was once built, are not used.
+        ``not_persistent`` (names of buffers) and ``hooks`` (torch's pruning methods). Of a tensor ``data`` and
+        ``requires_grad``. Of any object ``attributes``. ``arguments``, which tell how it was once built, are not used.
 
     Raises
     ------
@@ -225,8 +232,7 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     known = {"attributes", "arguments"}
     if issubclass(cls, nn.Module):
         known |= {"modules", "parameters", "buffers", "not_persistent", "hooks"}
-    if not isinstance(tables.get("arguments") or {}, Mapping):
-        raise _wrong(cls, "takes a mapping of names as 'arguments'", "Correct the config.")
+    _named(cls, "arguments", tables.get("arguments") or {})
     unknown = sorted(tables.keys() - known)
     if unknown:
         raise _wrong(cls, f"has no table {quote(unknown[0])}", f"Its tables are {', '.join(sorted(known))}.")
@@ -307,12 +313,16 @@ def _are_names(value: Any) -> bool:
     return is_set and all(isinstance(name, str) and not name.startswith("__") and name not in TABLES for name in value)
 
 
-def _tensor(cls: type[torch.Tensor], /, data: Any = None, attributes: Any = None, **others: Any) -> Any:
-    if others or not isinstance(data, torch.Tensor):
-        raise _wrong(cls, "is made of data, a tensor, and attributes", "Correct the config.")
+def _tensor(
+    cls: type[torch.Tensor], /, data: Any = None, requires_grad: Any = False, attributes: Any = None, **others: Any
+) -> Any:
+    if others or not isinstance(data, torch.Tensor) or type(requires_grad) is not bool:
+        raise _wrong(cls, "is made of data, a tensor, requires_grad and attributes", "Correct the config.")
+    if requires_grad and not (data.is_floating_point() or data.is_complex()):
+        raise _wrong(cls, f"of type {data.dtype} requires no gradient", "Correct the config.")
     with torch._C.DisableTorchFunctionSubclass():
         plain = torch.Tensor.detach(data) if type(data) is not torch.Tensor else data
-        made = torch.Tensor._make_subclass(cls, plain, False)
+        made = torch.Tensor._make_subclass(cls, plain, requires_grad)
     if issubclass(cls, nn.Parameter) is not isinstance(made, nn.Parameter):
         raise _wrong(cls, "is no parameter", "Correct the config.")
     put_attributes(made, attributes or {})

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml as pyyaml
 
+from flambe_save.config.assembly import PARTS
 from flambe_save.config.builders import builder_of
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import FunctionCallLink
@@ -51,7 +52,7 @@ def check_tags(
         try:
             cls, factory = TAGS.resolve(tag, recorded.get(tag), trust.allows)
         except RegistrationError:
-            path = recorded.get(tag, tag)
+            path = recorded.get(tag, tag.removesuffix(f".{PARTS}"))
             if isinstance(find_imported(path), type):
                 trust.check_class(path, node=node, file=file)
             else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from flambe_save.config.assembly import (
     TABLES,
     attributes_of,
     is_destroyed,
+    is_of_torch,
     is_torch_hook,
     put_attributes,
     put_in_table,
@@ -36,12 +38,17 @@ from flambe_save.config.prints import (
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import NOTE_BIRTH, TRANSPARENT, Reference, Schema
+from flambe_save.config.wrappers import named_tensors
 from flambe_save.errors import CompilationError, quote
 from flambe_save.trust import trust_in_force
 
-__all__ = ["GIVEN", "AsBuilt", "Birth", "Changes", "Edited", "changes_since"]
+__all__ = ["GIVEN", "SHARED", "AsBuilt", "Birth", "Changes", "Edited", "changes_since"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+# The ids of modules that objects share which were made by calls of their own
+SHARED: ContextVar[frozenset[int]] = ContextVar("shared", default=frozenset())
 
 
 class Changes(NamedTuple):
@@ -239,6 +246,7 @@ class _Comparison:
 
     def __init__(self, boundary: Mapping[int, int], is_exact: bool, apart_from: frozenset[str]) -> None:
         self._boundary = boundary
+        self._shared = SHARED.get()
         self._apart_from = apart_from
         self._is_exact = is_exact
         self._now: dict[int, Any] = {}  # modules that were gone into, and the prints that they were compared with
@@ -361,7 +369,7 @@ class _Comparison:
         of_torch = [hook for hook in hooks.values() if is_torch_hook(hook)]
         if name == "_forward_pre_hooks" and (of_torch or before):
             change["hooks"] = of_torch
-        if len(of_torch) < sum(number not in before for number in hooks):
+        if any(number not in before and not is_of_torch(hook) for number, hook in hooks.items()):
             self.lost.append(f"{path}.{name}" if path else name)
 
     def _is_kept(self, child: Any, known: Any, path: str) -> bool:
@@ -372,7 +380,11 @@ class _Comparison:
             return bool(child is known)
         number = self._boundary.get(id(child)) if self._boundary else None
         if number is not None or type(known) is int:
+            for inner, tensor in named_tensors(child):
+                self._names.setdefault(id(tensor), f"{path}.{inner}")
             return bool(number == known)
+        if id(child) in self._shared:
+            return False  # it is in another object too, which this one's constructor would not know
         if id(child) in self._now or id(known) in self._then:
             return bool(self._now.get(id(child)) is known)
         if type(child) is not known.cls:

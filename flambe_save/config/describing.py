@@ -14,7 +14,15 @@ import dill
 import torch
 from torch import nn
 
-from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled, is_method, is_torch_hook, marks_of
+from flambe_save.config.assembly import (
+    PARTS,
+    attributes_of,
+    can_be_assembled,
+    is_method,
+    is_of_torch,
+    is_torch_hook,
+    marks_of,
+)
 from flambe_save.config.changes import Changes, Edited
 from flambe_save.config.imported import import_path
 from flambe_save.config.link import StoredParameter
@@ -88,8 +96,8 @@ def describe_as(obj: Any, schema: Schema | None) -> None:
 def recorded_form(obj: Any) -> Schema | None:
     """Return how an object is written that recorded the call of its constructor: by it, as far as it still holds."""
     schema = schema_of(obj)
-    if schema is None:
-        return None
+    if schema is None:  # it was put together itself, or its call cannot be written as a mapping of names
+        return assembled(obj)
     birth = schema.__dict__.get("_birth")
     call: Schema | None = birth.call(schema, _is_as_built) if birth is not None else None
     changes: Changes | None = birth.changes(obj, schema) if birth is not None else None
@@ -117,6 +125,7 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
     lost = list(changes.lost)
     tables = {}
     for path, change in changes.tables.items():
+        lost += _lost_marks({**change.get("parameters", {}), **change.get("buffers", {})}, f"{path}." if path else "")
         if "attributes" in change:
             begin = f"{path}." if path else ""
             inner = obj
@@ -175,6 +184,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
     lost: list[str] = []
     if isinstance(obj, nn.Module):
         own = obj.__dict__
+        lost += _lost_marks({**own["_parameters"], **own["_buffers"]})
         tables["modules"] = dict(own["_modules"])
         tables.update((name, _owned(own[f"_{name}"])) for name in ("parameters", "buffers"))
         tables["not_persistent"] = sorted(own["_non_persistent_buffers_set"])
@@ -182,7 +192,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
         lost += [
             name
             for name, hooks in own.items()
-            if name.endswith("_hooks") and hooks and not all(map(is_torch_hook, hooks.values()))
+            if name.endswith("_hooks") and hooks and not all(map(is_of_torch, hooks.values()))
         ]
     tables["attributes"], dropped = _split_attributes(
         attributes_of(obj), may_be_code=not is_stateful, methods_of=cls, is_data=is_stateful
@@ -208,19 +218,40 @@ def _of_tensor(value: Any) -> Any:
 
     What is one tensor is one link.
     """
-    known = _described.get()
-    if known is not None and id(value) in known:
-        return known[id(value)][1]
+    known, number = _described.get(), -id(value)  # as a part of a module, which is not what it is by itself
+    if known is not None and number in known:
+        return known[number][1]
     found: Any = StoredParameter("", value)
-    if type(value) not in (torch.Tensor, nn.Parameter) and not is_wrapper(value):
-        found = Schema(type(value), PARTS, data=StoredParameter("", value), attributes=marks_of(value))
-    elif isinstance(value, nn.Parameter) and marks_of(value):
-        found = Schema(nn.Parameter, PARTS, data=found, attributes=marks_of(value))
-    if isinstance(found, Schema) and not found.keywords["attributes"]:
-        del found.keywords["attributes"]
+    cls, marks = type(value), {name: mark for name, mark in marks_of(value).items() if _is_mark(mark)}
+    is_special = cls not in (torch.Tensor, nn.Parameter) and not is_wrapper(value)
+    needs_gradient = value.requires_grad and value.is_leaf and not isinstance(value, nn.Parameter)
+    if is_special or marks or needs_gradient:
+        details: dict[str, Any] = {"requires_grad": True} if needs_gradient else {}
+        details |= {"attributes": marks} if marks else {}
+        found = Schema(cls if is_special else _usual(value), PARTS, data=StoredParameter("", value), **details)
     if known is not None:
-        known[id(value)] = value, found
+        known[number] = value, found
     return found
+
+
+def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
+    """Return the names of attributes of tensors that are not data."""
+    return [
+        f"{begin}{name}.{mark}"
+        for name, tensor in tensors.items()
+        if tensor is not None and tensor.__dict__
+        for mark, value in marks_of(tensor).items()
+        if not _is_mark(value)
+    ]
+
+
+def _usual(value: Any) -> type:
+    return nn.Parameter if isinstance(value, nn.Parameter) else torch.Tensor
+
+
+def _is_mark(value: Any) -> bool:
+    """Whether an attribute of a tensor is data: what else it may refer to is not built when the tensor is."""
+    return type(value) in PLAIN or _is_plain(value) or type(value) in BY_TYPE
 
 
 def is_wrapper(tensor: torch.Tensor) -> bool:
@@ -262,10 +293,10 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool) -> bool:
         seen[id(item)] = item
         if kind in _CONTAINERS:
             waiting.extend([*item, *item.values()] if isinstance(item, dict) else item)
-        elif isinstance(item, (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
-            if (isinstance(item, types.MethodType) or import_path(item) is None) and not (
-                may_be_code and _can_be_pickled(item)
-            ):
+        elif isinstance(item, types.MethodType):
+            return False
+        elif isinstance(item, (types.FunctionType, types.BuiltinFunctionType)):
+            if import_path(item) is None and not (may_be_code and _can_be_pickled(item)):
                 return False
         elif isinstance(item, (torch.Tensor, nn.Module, type)) or is_made_of_parts(kind):
             continue

@@ -19,6 +19,7 @@ from flambe_save.config.assembly import attributes_of, can_be_assembled, marks_o
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.values import BY_TYPE
+from flambe_save.config.wrappers import named_tensors
 
 __all__ = ["HOOKS", "Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "print_of"]
 
@@ -28,7 +29,7 @@ HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 _NONE: frozenset[str] = frozenset()
 _PLAIN_TENSORS = (nn.Parameter, torch.Tensor)
 _MOST = 100_000  # values in one container that are looked at
-_FEW = 1024  # bytes of a tensor that are compared themselves
+_FEW = 64 << 10  # bytes of a tensor that are compared themselves
 
 
 class Print(NamedTuple):
@@ -90,10 +91,10 @@ class TensorPrint:
         """Whether it is the tensor that it was, values included; not exactly, in another type of floats perhaps."""
         if not self.is_like(tensor, is_exact=is_exact) or (tensor.dtype != self.dtype and is_exact):
             return False
-        if self.who is not None and self.who() is tensor and _version_of(tensor) == self.version:
-            return True
         if self.values is None or self.values.is_meta or tensor.is_meta or tensor.layout != torch.strided:
-            return not is_exact
+            # A write that torch does not count, through .data or numpy, is not seen in what is large
+            is_same = self.who is not None and self.who() is tensor and _version_of(tensor) == self.version
+            return is_same or not is_exact
         return bool(torch.equal(self.values.to(tensor.dtype).cpu(), tensor.detach().cpu()))
 
 
@@ -267,6 +268,8 @@ class _Printing:
             number = self._boundary.get(id(child)) if self._boundary else None
             if child is None or number is not None:
                 modules[name] = number
+                for inner, tensor in named_tensors(child) if child is not None else ():
+                    self._names.setdefault(id(tensor), f"{path}{name}.{inner}")
             else:
                 modules[name] = self._known.get(id(child)) or self.of(child, f"{path}{name}.")
         return found

@@ -9,8 +9,10 @@ generators of torch, numpy and Python.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import difflib
+import enum
 import functools
 import importlib
 import inspect
@@ -181,6 +183,8 @@ class Tags:
         imported = find_imported(path)
         if isinstance(imported, type):
             is_trusted = allows is not None and allows(path)
+            if not is_trusted and type(imported) not in _TYPES:
+                raise self._unknown(tag, recorded)  # what is asked of the class may be answered by code
             if is_of_parts and factory_of(imported, PARTS) and (is_trusted or is_open_to_assembly(imported)):
                 return imported, PARTS
             if not is_of_parts and (is_made_of_parts(imported) or is_trusted):
@@ -340,6 +344,7 @@ class Tags:
 
 
 TAGS = Tags()
+_TYPES = (type, abc.ABCMeta, enum.EnumMeta, type(torch.Tensor), type(torch.nn.Parameter))
 
 
 def _split(tag: str) -> tuple[str, str]:

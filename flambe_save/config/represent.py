@@ -263,9 +263,9 @@ class Representer:
         is_call = schema.factory_method != PARTS and schema.component_subclass not in TRANSPARENT
         inside = 1 if is_call and not is_made_of_parts(schema.component_subclass) else 0
         was_in_list, self._is_in_list = self._is_in_list, schema.component_subclass in _OF_PARAMETERS
-        self._constructors += inside
+        around, self._constructors = self._constructors, self._constructors + inside if is_call else 0
         node = yield self._mapping(f"!{tag}", schema.keywords, path)
-        self._constructors -= inside
+        self._constructors = around
         self._is_in_list = was_in_list
         self._noted(node, tag, schema.component_subclass)
         if schema._extensions:

@@ -279,11 +279,14 @@ class Schema(MutableMapping[str, Any]):
             cls.precompile(**ready)
 
         built: dict[str, Any] = {}
-        inside = 0 if is_made_of_parts(cls) or self.factory_method == PARTS or cls in TRANSPARENT else 1
-        building.constructors += inside
+        around = building.constructors
+        if self.factory_method == PARTS or cls in TRANSPARENT:
+            building.constructors = 0
+        elif not is_made_of_parts(cls):
+            building.constructors += 1
         for key, value in ready.items():
             built[key] = yield replacing(value, building.change, (*path, key), building.built)
-        building.constructors -= inside
+        building.constructors = around
         _check_names(cls, built)
         _check_callable(cls, built)
         if sources.stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
