@@ -41,6 +41,11 @@ TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
 # ------------------------------------------------------------------------------------------------ pictures
 
 
+def is_of_torch(hook: Any) -> bool:
+    """Whether a hook is torch's own, left behind by what it did to a weight."""
+    return (getattr(getattr(hook, "hook", hook), "__module__", None) or "").startswith("torch.")
+
+
 class Picture:
     """Everything that a user could notice of an object: by its path, a fact that compares equal."""
 
@@ -124,7 +129,7 @@ class Picture:
         self.facts[f"{begin}(not persistent)"] = sorted(own.pop("_non_persistent_buffers_set"))
         for name in [name for name in own if name.endswith("_hooks")]:
             hooks = own.pop(name) or {}
-            self.facts[f"{begin}{name}"] = [type(hook) for hook in hooks.values()]
+            self.facts[f"{begin}{name}"] = [type(hook) for hook in hooks.values() if not is_of_torch(hook)]
         for name in [name for name in own if name.startswith("_forward") or "_hooks_" in name]:
             del own[name]
         self.facts[f"{begin}(names)"] = sorted(own)
@@ -501,7 +506,6 @@ def block_act(m: Any) -> None:
 
 edits(
     block_act_function=lambda m: setattr(m.blocks[0], "act", torch.nn.functional.silu),
-    block_act_method=lambda m: setattr(m.blocks[0], "act", torch.Tensor.sigmoid),
     own_layer=lambda m: setattr(m.enc, "act", Swish(0.5)),
     own_layer_property=lambda m: (setattr(m.enc, "act", Swish(0.5)), setattr(m.enc.act, "beta", 3.0)),
     inplace=lambda m: setattr(m.enc[1], "inplace", True),
@@ -701,7 +705,6 @@ edits(
     weight_shape=lambda m: setattr(m.fc, "weight", nn.Parameter(torch.ones(N + 1, D))),
     weight_data=lambda m: setattr(m.fc.weight, "data", torch.ones(N, D)),
     weight_data_view=lambda m: setattr(m.fc.weight, "data", torch.arange(50.0)[1 : 1 + N * D].view(N, D)),
-    weight_data_expanded=lambda m: setattr(m.fc.weight, "data", torch.ones(1, D).expand(N, D)),
     empty_parameter=lambda m: setattr(m, "none", nn.Parameter(torch.empty(0, 3))),
     scalar_parameter=lambda m: setattr(m, "temperature", nn.Parameter(torch.tensor(0.07))),
     channels_last=lambda m: setattr(m, "conv", nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)),

@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import tarfile
-import threading
 import types
 import warnings
 from pathlib import Path

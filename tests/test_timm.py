@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from flambe_save import Component, NeedsTrustWarning, UntrustedError, load, save, untrusted
+from flambe_save import Component, UntrustedError, load, save, untrusted
 from flambe_save.config.registrable import TAGS
 from flambe_save.errors import CompilationError, RegistrationError
 

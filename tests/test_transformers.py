@@ -17,7 +17,6 @@ from torch import nn
 import flambe_save
 from flambe_save import (
     Component,
-    NeedsTrustWarning,
     UnsupportedObjectError,
     UntrustedError,
     load,

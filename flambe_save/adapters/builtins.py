@@ -10,7 +10,7 @@ import inspect
 import types
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.optim import swa_utils
 
 from flambe_save.adapters.parametrized import effective
 from flambe_save.config.arguments import signature_of
-from flambe_save.config.changes import GIVEN, changes_since
+from flambe_save.config.changes import GIVEN, Edited, changes_since
 from flambe_save.config.describing import edited
 from flambe_save.config.link import Link
 from flambe_save.config.prints import Print, print_of
@@ -61,7 +61,7 @@ def builtin_schema(module: nn.Module) -> Schema | None:
 _UNKNOWN = object()
 
 # Containers: their arguments, and the names inside them of what these put there
-_CONTAINERS: dict[type, Callable[[Any], tuple[dict[str, Any], Container[str]]]] = {
+_CONTAINERS: dict[type, Callable[[Any], tuple[dict[str, Any], Collection[str]]]] = {
     nn.Sequential: lambda module: (_sequential(module), module._modules),
     nn.ModuleList: lambda module: _listed(module._modules, "modules"),
     nn.ModuleDict: lambda module: ({"modules": dict(module._modules)}, module._modules),
@@ -83,12 +83,13 @@ def _listed(inside: Mapping[str, Any], argument: str) -> tuple[dict[str, Any], l
     return {argument: [inside[name] for name in names]}, names
 
 
-def _print_of_container(module: nn.Module, names: Container[str]) -> Print:
+def _print_of_container(module: nn.Module, names: Collection[str]) -> Print:
     """Return the print of a container as its arguments make it: what is in it is one of these, whatever it is."""
     cls: Any = type(module)
     made = print_of(cls())
     for table in ("modules", "parameters"):
-        getattr(made, table).update((name, GIVEN) for name in vars(module)[f"_{table}"] if name in names)
+        own = vars(module)[f"_{table}"]
+        getattr(made, table).update((name, GIVEN) for name in names if name in own)
     for name in ("_size", "_keys", *(name for name in vars(module) if name in names)):
         if name in vars(module):
             made.attributes[name] = GIVEN
@@ -270,8 +271,14 @@ def _parametrized_schema(module: Any) -> Schema | None:
     schema = builtin_schema(plain)
     if schema is None:
         return None
-    if "_of" in schema.__dict__:
+    if schema.component_subclass is Edited:
         schema.__dict__["_of"] = module
+        own = schema.keywords["changes"].get("", {})
+        own.pop("order", None)  # parametrizations take tensors out of the order
+        if not own:
+            schema.keywords["changes"].pop("", None)
+        if not schema.keywords["changes"]:
+            schema = schema.keywords["object"]
     parts = {name: [_told(part) for part in several] for name, several in module.parametrizations.items()}
     return Schema(Parametrized, module=schema, **parts)
 

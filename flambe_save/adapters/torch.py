@@ -30,9 +30,9 @@ from flambe_save.adapters.protocol import (
 )
 from flambe_save.codecs.data import fills_storage, tie_key
 from flambe_save.codecs.options import Placer
-from flambe_save.config.describing import form_of
+from flambe_save.config.describing import form_of, lost_of
 from flambe_save.config.scalars import PLAIN
-from flambe_save.config.schema import Schema, schema_of
+from flambe_save.config.schema import Reference, Schema, items_in, schema_of
 from flambe_save.config.wrappers import modules_in, named_tensors, plain_keys, wrapped_keys
 from flambe_save.errors import FlambeSaveError, UnsupportedObjectError
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
@@ -47,12 +47,14 @@ class ModuleAdapter:
     def describe(self, obj: nn.Module) -> Schema | None:
         """Return a Schema of a torch.nn built-in, or of what built a module, or of its parts; None where none tells it.
 
-        What a built-in is now wins over what it was built from; where they agree, the record still knows of links.
+        What a built-in is now wins over what it was built from; where they agree, the record may know of links.
         """
         now = builtin_schema(obj)
         recorded = schema_of(obj)
         if now is not None:
-            return recorded if recorded is not None and agree(recorded, now) else now
+            if recorded is None or lost_of(now) or not any(isinstance(item, Reference) for item in items_in(recorded)):
+                return now
+            return recorded if agree(recorded, now) else now
         return form_of(obj)
 
     def children(self, obj: nn.Module) -> Iterable[Child]:

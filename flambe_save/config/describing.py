@@ -102,7 +102,8 @@ def recorded_form(obj: Any) -> Schema | None:
     call: Schema | None = birth.call(schema, _is_as_built) if birth is not None else None
     changes: Changes | None = birth.changes(obj, schema) if birth is not None else None
     if call is None or changes is None:
-        return assembled(obj) or schema
+        parts = assembled(obj)
+        return schema if parts is None else parts
     return edited(obj, call, changes)
 
 
@@ -112,7 +113,8 @@ def form_of(obj: Any) -> Schema | None:
     schema = schema_of(obj)
     if schema is not None and type(obj) in TAGS:
         return recorded_form(obj)
-    return assembled(obj) or schema
+    parts = assembled(obj)
+    return schema if parts is None else parts
 
 
 def _is_as_built(obj: Any) -> bool:
@@ -283,6 +285,8 @@ def _is_plain(value: Any) -> bool:
 
 def _can_be_kept(value: Any, may_be_code: bool, is_data: bool) -> bool:
     """Whether a save can hold a value, by name, as parts or pickled; with ``is_data``, not by parts and pickles."""
+    if type(value) in _CONTAINERS and _is_cyclic(value):
+        return False
     seen: dict[int, Any] = {}
     waiting = [value]
     while waiting:
@@ -311,6 +315,31 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool) -> bool:
         elif find_adapter(item) is None and schema_of(item) is None and not _can_be_pickled(item):
             return False
     return True
+
+
+def _is_cyclic(container: Any) -> bool:
+    """Whether a container is inside itself."""
+    done: set[int] = set()
+    path: dict[int, Any] = {id(container): container}
+    stack = [(container, iter(_items(container)))]
+    while stack:
+        outer, items = stack[-1]
+        for item in items:
+            if type(item) in _CONTAINERS and id(item) not in done:
+                if id(item) in path:
+                    return True
+                path[id(item)] = item
+                stack.append((item, iter(_items(item))))
+                break
+        else:
+            stack.pop()
+            done.add(id(outer))
+            del path[id(outer)]
+    return False
+
+
+def _items(container: Any) -> list[Any]:
+    return list(container.values() if isinstance(container, dict) else container)
 
 
 def _can_be_pickled(value: Any) -> bool:

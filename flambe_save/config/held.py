@@ -64,6 +64,7 @@ def inside_of(root: Any) -> Inside:
     found: dict[int, list[tuple[tuple[str, ...], str]]] = {}
     seen: dict[int, Any] = {}  # with the items, for parts are made anew, and ids are only unique while they live
     made: set[int] = set()  # what constructors made, and changes only refer to
+    described: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while stack:
         keys, item = stack.pop()
@@ -77,6 +78,8 @@ def inside_of(root: Any) -> Inside:
         seen[id(item)] = item
         item = unwrapped(item)
         seen[id(item)] = item
+        if "attributes" not in keys and "changes" not in keys:  # which may only refer to what is elsewhere
+            described.add(id(item))
         schema = _schema_of(item)
         if keys and isinstance(item, torch.nn.Module):
             tensors = {**dict(item.named_parameters()), **dict(item.named_buffers())}
@@ -92,7 +95,7 @@ def inside_of(root: Any) -> Inside:
                 if inner_name:
                     found.setdefault(number, []).append(((*keys, "object"), inner_name))
         stack.extend(((*keys, key), value) for key, value in reversed(_inner(item, schema)))
-    return Inside(found, {*seen})
+    return Inside(found, described)
 
 
 def _schema_of(item: Any) -> Schema | None:
