@@ -26,7 +26,6 @@ from flambe_save.config.link import Link
 from flambe_save.config.prints import Print, print_of
 from flambe_save.config.registrable import TAGS, Registrable
 from flambe_save.config.schema import Schema, defaults_of
-from flambe_save.errors import RegistrationError
 
 __all__ = ["Averaging", "Parametrized", "agree", "builtin_schema"]
 
@@ -40,9 +39,7 @@ def builtin_schema(module: nn.Module) -> Schema | None:
         return _averaged_schema(module)
     if not cls.__module__.startswith("torch.nn.modules."):
         return None
-    try:
-        TAGS.tag_of(cls)
-    except RegistrationError:
+    if not TAGS.is_open(cls):  # one that torch does not show
         return None
     if cls in _CONTAINERS:
         arguments, names = _CONTAINERS[cls](module)

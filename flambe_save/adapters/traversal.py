@@ -155,12 +155,13 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> frozenset[
         key_of_tensor = written_parts.keys_below(place.prefix)
         arrays_here = arrays if is_root else written_parts.within(arrays, place.prefix)
         is_outside = Held().is_outside if is_root else _outside(place.prefix, places)
-        held = Held(arrays_here, containers if is_root else {}, holds, key_of_tensor, is_outside)
+        inside = containers if is_root else _inside(place.prefix, places)
+        held = Held(arrays_here, inside, holds, key_of_tensor, is_outside)
         _add_config(place, found, held, written, names)
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
         written_parts.warn_of_hidden()
-        written_parts.warn_of_lost({id(item): path for path, item in reversed(visited.items())})
+        written_parts.warn_of_lost({id(item): path for path, item in reversed(visited.items())}, written.lost)
     return frozenset()
 
 
@@ -187,6 +188,16 @@ def _shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
         return 0
 
     return frozenset(number for number, paths in several.items() if len({owner(path) for path in paths}) > 1)
+
+
+def _inside(prefix: str, places: Mapping[int, list[str]]) -> dict[int, str]:
+    """Return what the objects inside a component are called in it, by their ids."""
+    begin, found = f"{prefix}.", {}
+    for number, paths in places.items():
+        name = next((path[len(begin) :] for path in paths if path == prefix or path.startswith(begin)), None)
+        if name is not None:
+            found[number] = name
+    return found
 
 
 def _outside(prefix: str, places: Mapping[int, list[str]]) -> Callable[[Any], bool]:
@@ -350,9 +361,10 @@ class _WrittenParts:
                 StateMismatchWarning,
             )
 
-    def warn_of_lost(self, places: Mapping[int, str]) -> None:
+    def warn_of_lost(self, places: Mapping[int, str], others: Iterable[str]) -> None:
         """Say what no config can hold, by the places of objects."""
-        lost = [*dict.fromkeys(join_prefix(places.get(number, path), name) for number, path, name in self._lost)]
+        named = [join_prefix(places.get(number, path), name) for number, path, name in self._lost]
+        lost = [*dict.fromkeys([*named, *others])]
         if lost:
             warn(
                 f"these are not saved, since they are not data: {quote_some(lost, 20)}. Set hooks and replaced methods "

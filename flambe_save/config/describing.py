@@ -133,7 +133,7 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
             inner = obj
             for name in path.split(".") if path else ():
                 inner = inner._modules[name]
-            kept, dropped = _split_attributes(change["attributes"], may_be_code=False, methods_of=type(inner))
+            kept, dropped = _split_attributes(change["attributes"], may_be_code=False, owner=inner)
             lost += [begin + name for name in dropped]
             change = {**change, "attributes": kept} if kept else {k: v for k, v in change.items() if k != "attributes"}
         if change:
@@ -197,7 +197,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
             if name.endswith("_hooks") and hooks and not all(map(is_of_torch, hooks.values()))
         ]
     tables["attributes"], dropped = _split_attributes(
-        attributes_of(obj), may_be_code=not is_stateful, methods_of=cls, is_data=is_stateful
+        attributes_of(obj), may_be_code=not is_stateful, owner=obj, is_data=is_stateful
     )
     lost += dropped
     recorded = schema_of(obj)
@@ -262,13 +262,13 @@ def is_wrapper(tensor: torch.Tensor) -> bool:
 
 
 def _split_attributes(
-    attributes: Mapping[str, Any], *, may_be_code: bool, methods_of: type = object, is_data: bool = False
+    attributes: Mapping[str, Any], *, may_be_code: bool, owner: Any, is_data: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the attributes that a save can keep, and the names of the others."""
     kept, dropped = {}, []
     for name, value in attributes.items():
-        is_replaced = callable(value) and is_method(methods_of, name)
-        if type(value) in PLAIN or (not is_replaced and _can_be_kept(value, may_be_code, is_data)):
+        is_replaced = callable(value) and is_method(type(owner), name)
+        if type(value) in PLAIN or (not is_replaced and _can_be_kept(value, may_be_code, is_data, owner)):
             kept[name] = value
         else:
             dropped.append(name)
@@ -283,9 +283,9 @@ def _is_plain(value: Any) -> bool:
     return type(value) in PLAIN
 
 
-def _can_be_kept(value: Any, may_be_code: bool, is_data: bool) -> bool:
+def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bool:
     """Whether a save can hold a value, by name, as parts or pickled; with ``is_data``, not by parts and pickles."""
-    if type(value) in _CONTAINERS and _is_cyclic(value):
+    if type(value) in _CONTAINERS and (_is_cyclic(value) or _is_in_tuple(value, owner)):
         return False
     seen: dict[int, Any] = {}
     waiting = [value]
@@ -315,6 +315,11 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool) -> bool:
         elif find_adapter(item) is None and schema_of(item) is None and not _can_be_pickled(item):
             return False
     return True
+
+
+def _is_in_tuple(value: Any, owner: Any) -> bool:
+    """Whether an object is in a tuple of its own attributes: a tuple is made of what is there already."""
+    return type(value) is tuple and any(item is owner or _is_in_tuple(item, owner) for item in value)
 
 
 def _is_cyclic(container: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from flambe_save.config.assembly import can_be_assembled
+from flambe_save.config.assembly import PARTS, can_be_assembled
 from flambe_save.config.changes import Edited
 from flambe_save.config.describing import describe
 from flambe_save.config.parts import parts_of
@@ -17,7 +17,10 @@ from flambe_save.config.scalars import PLAIN, is_plain_key
 from flambe_save.config.schema import WITHOUT_PARTS, Schema, schema_of
 from flambe_save.config.wrappers import modules_in, plain_keys, unwrapped
 
-__all__ = ["Held", "Inside", "inside_of"]
+__all__ = ["LOOSE", "Held", "Inside", "inside_of"]
+
+
+LOOSE = ("attributes", "changes")  # what may refer to objects that are elsewhere, of an object's parts
 
 
 class Held(NamedTuple):
@@ -65,21 +68,17 @@ def inside_of(root: Any) -> Inside:
     seen: dict[int, Any] = {}  # with the items, for parts are made anew, and ids are only unique while they live
     made: set[int] = set()  # what constructors made, and changes only refer to
     described: set[int] = set()
-    stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    stack: list[tuple[tuple[str, ...], Any, bool]] = [((), root, False)]
     while stack:
-        keys, item = stack.pop()
-        if (
-            id(item) in seen
-            or (id(item) in made and "changes" in keys)
-            or type(item) in WITHOUT_PARTS
-            or type(item) in PLAIN
-        ):
+        keys, item, is_loose = stack.pop()
+        if type(item) in WITHOUT_PARTS or type(item) in PLAIN or (id(item) in made and "changes" in keys):
+            continue
+        item = unwrapped(item)
+        if not is_loose:  # else it may be only a reference to what is elsewhere
+            described.add(id(item))
+        if id(item) in seen:
             continue
         seen[id(item)] = item
-        item = unwrapped(item)
-        seen[id(item)] = item
-        if "attributes" not in keys and "changes" not in keys:  # which may only refer to what is elsewhere
-            described.add(id(item))
         schema = _schema_of(item)
         if keys and isinstance(item, torch.nn.Module):
             tensors = {**dict(item.named_parameters()), **dict(item.named_buffers())}
@@ -94,7 +93,9 @@ def inside_of(root: Any) -> Inside:
                 inner_name = ".".join(filter(None, names))
                 if inner_name:
                     found.setdefault(number, []).append(((*keys, "object"), inner_name))
-        stack.extend(((*keys, key), value) for key, value in reversed(_inner(item, schema)))
+        is_call = schema is not None and schema.factory_method != PARTS and schema.component_subclass is not Edited
+        for key, value in reversed(_inner(item, schema)):
+            stack.append(((*keys, key), value, is_loose if schema is None else not is_call and key in LOOSE))
     return Inside(found, described)
 
 

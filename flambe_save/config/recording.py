@@ -157,7 +157,7 @@ def _next_new(cls: type) -> Any:
             break
     found = next((vars(base)["__new__"] for base in bases if "__new__" in vars(base)), object.__new__)
     found = getattr(found, "__func__", found)
-    return (lambda kind, *args, **kwargs: object.__new__(kind)) if found is object.__new__ else found
+    return (lambda kind, /, *args, **kwargs: object.__new__(kind)) if found is object.__new__ else found
 
 
 def recorded(cls: C) -> C:

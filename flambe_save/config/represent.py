@@ -15,7 +15,7 @@ from flambe_save.config.changes import AsBuilt
 from flambe_save.config.deep import Steps, run
 from flambe_save.config.describing import describe
 from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper
-from flambe_save.config.held import Held, Inside, inside_of
+from flambe_save.config.held import LOOSE, Held, Inside, inside_of
 from flambe_save.config.imported import import_path, is_harmless
 from flambe_save.config.link import (
     BackLink,
@@ -50,6 +50,10 @@ _BY_HASH = (set, frozenset, OrderedDict)
 Path: TypeAlias = "tuple[str | int, ...]"  # the keys and indices that lead to a value
 
 
+class InsideItselfError(UnsupportedObjectError):
+    """Something is inside itself in a way that no link can close."""
+
+
 class Written:
     """What the configs of one save have in common: nodes of values that are written alike wherever they are.
 
@@ -59,6 +63,7 @@ class Written:
 
     def __init__(self) -> None:
         self.nodes: dict[int, pyyaml.Node] = {}
+        self.lost: list[str] = []  # attributes that no config can say
         self.alive: list[Any] = []  # ids are only unique while their objects live
         # By the ids of nodes, beside which the nodes are kept
         self.tags: dict[int, tuple[pyyaml.Node, Mapping[str, str]]] = {}  # tag -> dotted path of its class
@@ -110,6 +115,7 @@ class Representer:
         self._small: set[int] = set()
         self._copies: dict[int, Any] = {}
         self._constructors = 0  # how many constructors' arguments are being written
+        self._is_loose = False  # whether a place is in no table of an object's own
         self._is_in_list = False  # whether they are those of one of torch's containers of parameters
 
     def represent_data(self, value: Any, path: Path = ()) -> pyyaml.Node:
@@ -184,6 +190,21 @@ class Representer:
         flow = all(isinstance(item, pyyaml.ScalarNode) for item in items)
         return pyyaml.SequenceNode(tag, items, flow_style=flow)
 
+    def _attribute(self, value: Any, path: Path) -> Steps:
+        """Return the node of an attribute; None where it leads back to what is around it by a way that none can fill."""
+        state = self._constructors, self._is_loose, self._is_in_list
+        try:
+            return (yield self._data(value, path))
+        except InsideItselfError:
+            self._constructors, self._is_loose, self._is_in_list = state
+            self._written.lost.append(self._say(path))
+            return None
+
+    def _pair(self, key: Any, item: Any, path: Path) -> Steps:
+        """Return the node of a key and its value, at the path that leads to the value."""
+        nodes = [(yield self._data(key, path)), (yield self._data(item, (*path, str(key))))]
+        return pyyaml.SequenceNode(CORE + "seq", nodes, flow_style=all(isinstance(n, pyyaml.ScalarNode) for n in nodes))
+
     def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: Path = ()) -> pyyaml.MappingNode:
         """Return a mapping node with a tag, in the mapping's order."""
         return cast(pyyaml.MappingNode, run(self._mapping(tag, mapping, path)))
@@ -194,6 +215,10 @@ class Representer:
             name, node = self._known(key), self._known(item)
             if name is None:
                 name = yield self._data(key, path)
+            if node is None and self._is_loose and path[-1:] == ("attributes",):
+                node = yield self._attribute(item, (*path, str(key)))
+                if node is None:
+                    continue
             pairs.append((name, (yield self._data(item, (*path, str(key)))) if node is None else node))
         return pyyaml.MappingNode(tag, pairs, flow_style=not pairs)
 
@@ -201,12 +226,12 @@ class Representer:
         kind = type(value)
         if id(value) in self._held.tensors:
             return self._represent_tensor(value, path)
-        if self._held.is_outside(value) and self._is_loose(path):
+        if self._is_loose and self._held.is_outside(value):
             self._own += 1
             return PLAIN[type(None)](None)
         if isinstance(value, torch.nn.Parameter) and self._is_in_list and self._held.key_of(value) is not None:
             return self._represent_own(StoredParameter("", value), path)
-        if isinstance(value, (torch.Tensor, torch.nn.Module)) and self._is_loose(path):
+        if self._is_loose and isinstance(value, (torch.Tensor, torch.nn.Module)):
             linked = self._represent_of_module(value, path)
             if linked is not None:
                 return linked
@@ -221,6 +246,11 @@ class Representer:
             plain = entry.plain(value)
             if isinstance(plain, str):
                 return self.represent_scalar(f"!{entry.tag}", plain)
+            if kind is OrderedDict:
+                pairs = []
+                for key, item in value.items():
+                    pairs.append((yield self._pair(key, item, path)))
+                return pyyaml.SequenceNode(f"!{entry.tag}", pairs, flow_style=not pairs)
             return (yield self._sequence(f"!{entry.tag}", plain, path))
         if isinstance(value, PickledDataLink):
             self._own += 1
@@ -254,18 +284,23 @@ class Representer:
             return (yield self._schema(schema, defaults_of(schema) if is_call and type(value) in TAGS else {}, path))
         return self._represent_stashed(value, path)
 
-    def _is_loose(self, path: Path) -> bool:
-        """Whether a place is in no table of a module's own, and outside of constructors: it may refer to others'."""
-        return not self._constructors and any(part in ("attributes", "changes") for part in path)
-
     def _schema(self, schema: Schema, defaults: Mapping[str, Any], path: Path) -> Steps:
         tag = self._tag(schema.component_subclass, schema.factory_method, schema._created_with_tag)
         is_call = schema.factory_method != PARTS and schema.component_subclass not in TRANSPARENT
         inside = 1 if is_call and not is_made_of_parts(schema.component_subclass) else 0
         was_in_list, self._is_in_list = self._is_in_list, schema.component_subclass in _OF_PARAMETERS
         around, self._constructors = self._constructors, self._constructors + inside if is_call else 0
-        node = yield self._mapping(f"!{tag}", schema.keywords, path)
-        self._constructors = around
+        was_loose = self._is_loose
+        pairs = []
+        for name, value in schema.keywords.items():
+            # A place in no table of the object's own may refer to what is elsewhere
+            self._is_loose = not is_call and name in LOOSE
+            item = self._known(value)
+            if item is None:
+                item = yield self._data(value, (*path, name))
+            pairs.append((self.represent_data(name), item))
+        node = pyyaml.MappingNode(f"!{tag}", pairs, flow_style=not pairs)
+        self._constructors, self._is_loose = around, was_loose
         self._is_in_list = was_in_list
         self._noted(node, tag, schema.component_subclass)
         if schema._extensions:
@@ -374,7 +409,7 @@ class Representer:
         parent = next(reversed(self._open.values()))
         can_be_filled = isinstance(parent, (list, dict)) or (not isinstance(parent, tuple) and parts_of(parent))
         if id(value) not in self._held.containers or not can_be_filled:
-            raise UnsupportedObjectError(
+            raise InsideItselfError(
                 f"{self._say(path)} is a {type(value).__qualname__} inside itself, which a config cannot say",
                 fix="Cycles are kept through lists, dicts and dataclasses, and through attributes of components.",
             )
