@@ -191,7 +191,7 @@ class Representer:
         return pyyaml.SequenceNode(tag, items, flow_style=flow)
 
     def _attribute(self, value: Any, path: Path) -> Steps:
-        """Return the node of an attribute; None where it leads back to what is around it by a way that none can fill."""
+        """Return the node of an attribute; None where it leads back to what is around it and no link can say so."""
         state = self._constructors, self._is_loose, self._is_in_list
         try:
             return (yield self._data(value, path))
