@@ -1263,18 +1263,6 @@ def test_modules_given_in_containers(tied: bool, tmp_path: Path) -> None:
         check(whole, tmp_path / name)
 
 
-def test_one_module_given_to_two(tmp_path: Path) -> None:
-    """It is one afterwards, whoever of the two edits it."""
-    for kind in ("component", "recorded", "plain", "sequential"):
-        net = KINDS[kind]()
-        pair = {"a": Owner(net), "b": Owner(net, size=3), "net": net}
-        pair["a"].net.fc = nn.Linear(D, 9)
-        pair["b"].net.note = [1]
-        pair["b"].extra = pair["a"].net.enc
-        check(pair, tmp_path / kind)
-        check(nn.ModuleList([pair["a"], pair["b"]]), tmp_path / f"{kind} list")
-
-
 def test_an_argument_that_was_replaced(tmp_path: Path) -> None:
     """What a constructor was given is nowhere in the object any more."""
     for number, other in enumerate((AsComponent(), AsPlain(), nn.Linear(D, 2), Owner(AsPlain()), None)):

@@ -263,6 +263,20 @@ def test_a_changed_model_is_its_config_and_the_change(tmp_path: Path) -> None:
     assert (loaded.note, loaded.num_labels) == ({"best": 0.9}, 7)
 
 
+def test_gradient_checkpointing_stays_on(tmp_path: Path) -> None:
+    """It is an option of the model, with the options that it was turned on with."""
+    model = bert()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    with pytest.warns(
+        flambe_save.StateMismatchWarning, match="word_embeddings._forward_hooks"
+    ):  # the library's, and set again
+        path = save(model, tmp_path / "model")
+    assert "gradient_checkpointing:\n  use_reentrant: false\n" in Path(path, "config.yaml").read_text()
+    again = load(path)
+    assert again.is_activation_checkpointing
+    assert not load(save(bert(), tmp_path / "other")).is_activation_checkpointing
+
+
 def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
     """The weights of a quantized model fit no class, and the error says so."""
     model = bert()

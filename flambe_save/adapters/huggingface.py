@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 import itertools
 import re
@@ -285,8 +286,9 @@ class _ModelAdapter(ModuleAdapter):
     """A ``PreTrainedModel``: its config, and what else its constructor was told or was changed since.
 
     The arguments of its Schemas are those of the class, and ``generation_config`` (what differs from the one that the
-    config gives), ``experts_implementation`` (where it was chosen) and ``cast_to`` (where all of the model, buffers
-    that are not saved included, was cast to a dtype after it was built).
+    config gives), ``experts_implementation`` (where it was chosen), ``gradient_checkpointing`` (its options, where it
+    is on) and ``cast_to`` (where all of the model, buffers that are not saved included, was cast to a dtype after it
+    was built).
     """
 
     def describe(self, obj: Any) -> Schema | None:
@@ -311,6 +313,9 @@ class _ModelAdapter(ModuleAdapter):
                 yield from _generation_asks(value)
             elif name == "experts_implementation":
                 yield from _asks(name, value)
+            elif name == "gradient_checkpointing":
+                if not isinstance(value, dict) or not all(type(item) is bool for item in value.values()):
+                    yield f"gradient_checkpointing={_short(value)}, which is no switches"
             elif name == "cast_to":
                 if not isinstance(value, torch.dtype):
                     yield f"cast_to={_short(value)}, which is no dtype"
@@ -328,11 +333,15 @@ class _ModelAdapter(ModuleAdapter):
         rest = dict(arguments)
         generation = rest.pop("generation_config", None)
         experts, cast_to = rest.pop("experts_implementation", None), rest.pop("cast_to", None)
+        checkpointing = rest.pop("gradient_checkpointing", None)
         if experts is not None and "config" in rest:
             rest["config"]._experts_implementation = experts
         model: Any = cls(**rest)
         if generation is not None:
             model.generation_config = type(model.generation_config)(**generation)
+        if checkpointing is not None:
+            enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer releases
+            (model.gradient_checkpointing_enable if enable is None else enable)(checkpointing)
         return model if cast_to is None else model.to(cast_to)
 
 
@@ -342,7 +351,8 @@ MODEL = _ModelAdapter()
 _OF_CONFIG = frozenset(
     [
         *("config", "generation_config", "name_or_path", "warnings_issued", "hf_device_map", "is_quantized"),
-        *("_hf_peft_config_loaded", "_auto_class", "_keep_in_fp32_modules", "_model_tags", "is_gradient_checkpointing"),
+        *("_hf_peft_config_loaded", "_auto_class", "_keep_in_fp32_modules", "_model_tags", "gradient_checkpointing"),
+        *("_gradient_checkpointing_func", "_require_grads_hook", "_require_grads_hooks"),  # handles of hooks
     ]
 )
 
@@ -367,6 +377,11 @@ def _own_arguments(model: Any) -> dict[str, Any]:
     chooses = getattr(type(model), "_can_set_experts_implementation", bool)()
     if chooses and experts in _EXPERTS and experts != "grouped_mm":
         found["experts_implementation"] = experts
+    if any(vars(inner).get("gradient_checkpointing") is True for inner in model.modules()):
+        functions = (getattr(inner, "_gradient_checkpointing_func", None) for inner in model.modules())
+        options = next((dict(item.keywords) for item in functions if isinstance(item, functools.partial)), {})
+        if all(type(value) is bool for value in options.values()):
+            found["gradient_checkpointing"] = options
     return found
 
 

@@ -361,10 +361,10 @@ class _WrittenParts:
                 StateMismatchWarning,
             )
 
-    def warn_of_lost(self, places: Mapping[int, str], others: Iterable[str]) -> None:
+    def warn_of_lost(self, places: Mapping[int, str], others: Iterable[tuple[int, str, str]]) -> None:
         """Say what no config can hold, by the places of objects."""
-        named = [join_prefix(places.get(number, path), name) for number, path, name in self._lost]
-        lost = [*dict.fromkeys([*named, *others])]
+        found = (*self._lost, *others)
+        lost = [*dict.fromkeys(join_prefix(places.get(number, path), name) for number, path, name in found)]
         if lost:
             warn(
                 f"these are not saved, since they are not data: {quote_some(lost, 20)}. Set hooks and replaced methods "

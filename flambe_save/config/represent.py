@@ -63,7 +63,8 @@ class Written:
 
     def __init__(self) -> None:
         self.nodes: dict[int, pyyaml.Node] = {}
-        self.lost: list[str] = []  # attributes that no config can say
+        # Attributes that no config can say: the id of an object, where the config has it, and the name inside it
+        self.lost: list[tuple[int, str, str]] = []
         self.alive: list[Any] = []  # ids are only unique while their objects live
         # By the ids of nodes, beside which the nodes are kept
         self.tags: dict[int, tuple[pyyaml.Node, Mapping[str, str]]] = {}  # tag -> dotted path of its class
@@ -115,6 +116,7 @@ class Representer:
         self._small: set[int] = set()
         self._copies: dict[int, Any] = {}
         self._constructors = 0  # how many constructors' arguments are being written
+        self._owner: Any = None  # the object whose attributes are being written
         self._is_loose = False  # whether a place is in no table of an object's own
         self._is_in_list = False  # whether they are those of one of torch's containers of parameters
 
@@ -192,12 +194,14 @@ class Representer:
 
     def _attribute(self, value: Any, path: Path) -> Steps:
         """Return the node of an attribute; None where it leads back to what is around it and no link can say so."""
-        state = self._constructors, self._is_loose, self._is_in_list
+        state = self._constructors, self._is_loose, self._is_in_list, self._owner
         try:
             return (yield self._data(value, path))
         except InsideItselfError:
-            self._constructors, self._is_loose, self._is_in_list = state
-            self._written.lost.append(self._say(path))
+            self._constructors, self._is_loose, self._is_in_list, self._owner = state
+            inner = str(path[-3]) if path[-4:-3] == ("changes",) else ""
+            name = f"{inner}.{path[-1]}" if inner else str(path[-1])
+            self._written.lost.append((id(self._owner), self._say(path[:-2]), name))
             return None
 
     def _pair(self, key: Any, item: Any, path: Path) -> Steps:
@@ -290,17 +294,18 @@ class Representer:
         inside = 1 if is_call and not is_made_of_parts(schema.component_subclass) else 0
         was_in_list, self._is_in_list = self._is_in_list, schema.component_subclass in _OF_PARAMETERS
         around, self._constructors = self._constructors, self._constructors + inside if is_call else 0
-        was_loose = self._is_loose
+        was_loose, owner = self._is_loose, self._owner
         pairs = []
         for name, value in schema.keywords.items():
             # A place in no table of the object's own may refer to what is elsewhere
             self._is_loose = not is_call and name in LOOSE
+            self._owner = schema.__dict__.get("_of", owner)
             item = self._known(value)
             if item is None:
                 item = yield self._data(value, (*path, name))
             pairs.append((self.represent_data(name), item))
         node = pyyaml.MappingNode(f"!{tag}", pairs, flow_style=not pairs)
-        self._constructors, self._is_loose = around, was_loose
+        self._constructors, self._is_loose, self._owner = around, was_loose, owner
         self._is_in_list = was_in_list
         self._noted(node, tag, schema.component_subclass)
         if schema._extensions:
