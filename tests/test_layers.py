@@ -111,7 +111,7 @@ def test_import_is_quiet() -> None:
         )
     ]
     adapters = ("builtins.Averaging", "builtins.Parametrized", "random.RandomStates")
-    own = [*(f"flambe_save.adapters.{name}" for name in adapters), "flambe_save.config.changes.Edited", *links]
+    own = [*(f"flambe_save.adapters.{name}" for name in adapters), "flambe_save.config.edited.Edited", *links]
     assert (result.stdout, result.stderr) == (f"set() {own}\n", "")
 
 

@@ -20,8 +20,9 @@ from torch.optim import swa_utils
 
 from flambe_save.adapters.parametrized import effective
 from flambe_save.config.arguments import signature_of
-from flambe_save.config.changes import GIVEN, Edited, changes_since
+from flambe_save.config.changes import GIVEN, changes_since
 from flambe_save.config.describing import edited
+from flambe_save.config.edited import Edited
 from flambe_save.config.link import Link
 from flambe_save.config.prints import Print, print_of
 from flambe_save.config.registrable import TAGS, Registrable

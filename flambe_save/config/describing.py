@@ -23,7 +23,8 @@ from flambe_save.config.assembly import (
     is_torch_hook,
     marks_of,
 )
-from flambe_save.config.changes import Changes, Edited
+from flambe_save.config.changes import Changes
+from flambe_save.config.edited import Edited
 from flambe_save.config.imported import import_path
 from flambe_save.config.link import StoredParameter
 from flambe_save.config.parts import is_made_of_parts

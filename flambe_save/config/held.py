@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from flambe_save.config.assembly import PARTS, can_be_assembled
-from flambe_save.config.changes import Edited
 from flambe_save.config.describing import describe
+from flambe_save.config.edited import Edited
 from flambe_save.config.parts import parts_of
 from flambe_save.config.scalars import PLAIN, is_plain_key
 from flambe_save.config.schema import WITHOUT_PARTS, Schema, schema_of

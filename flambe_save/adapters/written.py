@@ -1,0 +1,232 @@
+"""What configs will say of objects' own parts: it decides what of these the state must hold. traversal.py asks here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from flambe_save.adapters.protocol import PLUMBING, Place, holds, is_component
+from flambe_save.codecs.data import tie_key
+from flambe_save.config.assembly import PARTS
+from flambe_save.config.describing import describe, is_wrapper, lost_of
+from flambe_save.config.edited import Edited
+from flambe_save.config.scalars import PLAIN
+from flambe_save.config.schema import Reference, Schema
+from flambe_save.config.wrappers import unwrapped
+from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
+from flambe_save.registry import find_adapter
+from flambe_save.state import State
+from flambe_save.tree import join_prefix
+
+__all__ = ["WrittenParts", "inside_component", "outside_component", "shared_modules"]
+
+
+class WrittenParts:
+    """What configs will say of modules' own parts, so that the state must hold it."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._noted: dict[int, Any] = {}
+        self._assembled: set[int] = set()
+        self._attributes: dict[int, set[str]] = {}  # by the ids of modules, those that are written
+        self._buffers: dict[int, set[str]] = {}
+        self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
+        self._lost: list[tuple[int, str, str]] = []  # an object's id, where the config has it, and what is lost in it
+        self._modules: set[int] = set()
+        self._memory: dict[int, torch.Tensor] = {}
+        self._lists: list[tuple[str, Any]] = []  # plain containers that no config writes, and what they are called
+        self._waiting_for_others = True
+
+    def note_others(self, nodes: Iterable[Place]) -> None:
+        """Note what could not be described before all that has a place in the save was known."""
+        self._waiting_for_others = False
+        self._noted = {}
+        for place in nodes:
+            self.note(place.obj, place.prefix)
+
+    def note(self, obj: Any, prefix: str) -> None:
+        """Note what the config of an object that gets a folder will say, however deep."""
+        waiting: list[tuple[Any, str]] = [(obj, prefix)]
+        while waiting:
+            item, path = waiting.pop()
+            item = unwrapped(item)
+            if type(item) in PLAIN or id(item) in self._noted:
+                continue
+            self._noted[id(item)] = item
+            if type(item) in (list, tuple, dict):
+                pairs = item.items() if isinstance(item, dict) else enumerate(item)
+                waiting.extend((value, join_prefix(path, str(key))) for key, value in pairs)
+                continue
+            if isinstance(item, (torch.Tensor, Reference)):
+                continue
+            if self._waiting_for_others and getattr(find_adapter(item), "knows_others", False):
+                continue
+            try:
+                schema = item if isinstance(item, Schema) else describe(item)
+            except UnsupportedObjectError as error:
+                error.message = f"{path or f'the {type(item).__qualname__} itself'}: {error.message}"
+                raise
+            if schema is None:
+                continue
+            self._lost += [(id(schema.__dict__.get("_of", item)), path, name) for name in lost_of(schema)]
+            if schema.factory_method == PARTS:
+                self._note_assembled(schema.__dict__.get("_of"), schema)
+            elif schema.component_subclass is Edited:
+                self._note_changes(schema.__dict__["_of"], schema)
+            waiting.extend((value, path) for value in schema.keywords.values())
+
+    def _note_assembled(self, item: Any, schema: Schema) -> None:
+        if isinstance(item, torch.nn.Module):
+            self._assembled.add(id(item))
+            self._attributes[id(item)] = {*schema.keywords.get("attributes", ())}
+
+    def _note_changes(self, item: Any, schema: Schema) -> None:
+        for path, change in schema.keywords["changes"].items():
+            inner = item
+            for name in path.split(".") if path else ():
+                inner = inner._modules[name]
+            self._attributes.setdefault(id(inner), set()).update(change.get("attributes", ()))
+            if isinstance(inner, torch.nn.Module):
+                names = {*change.get("buffers", ()), *change.get("parameters", ())}
+                self._buffers.setdefault(id(inner), set()).update(names)
+
+    def add_own(self, place: Place) -> None:
+        """Add to the state the tensors of a module that configs link to, and that its ``state_dict`` does not hold."""
+        module = place.obj
+        self._modules.add(id(module))
+        kept = self._attributes.get(id(module), ())
+        for name, value in vars(module).items():
+            if type(value) in (list, tuple, dict) and value and name not in PLUMBING and name not in kept:
+                self._lists.append((place.key_prefix + name, value))
+        is_assembled, names = id(module) in self._assembled, self._buffers.get(id(module), ())
+        for table in (module._parameters, module._buffers):
+            for name, value in table.items():
+                if value is None:
+                    continue
+                key = place.key_prefix + name
+                self._keys.setdefault(id(value), []).append(key)
+                if is_assembled or name in names:
+                    self._add(key, value, place.keep_vars)
+                self._keep_apart(key, value)
+
+    def _keep_apart(self, key: str, value: torch.Tensor) -> None:
+        """Copy the value of a parameter that shares its memory with another: they are two, and would become one."""
+        if value.layout != torch.strided or value.is_meta or not value.numel() or nn.parameter.is_lazy(value):
+            return
+        owner = self._memory.setdefault(value.data_ptr(), value)
+        held = self._state.get(key)
+        if owner is not value and type(held) is torch.Tensor and tie_key(owner) == tie_key(value):
+            self._state[key] = held.clone()
+
+    def _add(self, key: str, value: torch.Tensor, keep_vars: bool) -> None:
+        if nn.parameter.is_lazy(value):
+            raise UnsupportedObjectError(
+                f"{key!r} is a parameter of a lazy module that has no shape yet",
+                fix="Run the model once, so that its lazy modules know their sizes, and save it then.",
+            )
+        held = self._state.get(key)
+        if type(held) is torch.Tensor and not held.__dict__ and tie_key(held) == tie_key(value) is not None:
+            return
+        if keep_vars:
+            self._state[key] = value
+            return
+        plain = value.detach()
+        if type(plain) is not torch.Tensor and not is_wrapper(plain):
+            with torch._C.DisableTorchFunctionSubclass():
+                plain = plain.as_subclass(torch.Tensor)
+        self._state[key] = plain
+
+    def wants(self, parent: Place, place: Place, name: str) -> bool:
+        """Whether what a plain attribute holds is saved."""
+        if isinstance(parent.obj, torch.nn.Module):
+            return name in self._attributes.get(id(parent.obj), ()) or holds(place.obj, is_component)
+        return not (isinstance(place.obj, torch.Tensor) and id(place.obj) in self._keys)
+
+    def keys_below(self, prefix: str) -> Callable[[torch.Tensor], str | None]:
+        """Return what tells the key of a module's tensor, as it is called in a component."""
+        begin = f"{prefix}." if prefix else ""
+
+        def key_of_tensor(tensor: torch.Tensor) -> str | None:
+            keys = self._keys.get(id(tensor), ())
+            return next((key[len(begin) :] for key in keys if key.startswith(begin)), None)
+
+        return key_of_tensor
+
+    def within(self, arrays: Mapping[int, str], prefix: str) -> dict[int, str]:
+        """Return the keys of arrays, as they are called in a component."""
+        begin = f"{prefix}." if prefix else ""
+        return {number: key[len(begin) :] for number, key in arrays.items() if key.startswith(begin)}
+
+    def warn_of_hidden(self) -> None:
+        """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""
+
+        def is_hidden(value: Any) -> bool:
+            hides = isinstance(value, nn.Module) and id(value) not in self._modules and not is_component(value)
+            return hides and next(value.parameters(), None) is not None
+
+        hidden = [name for name, value in self._lists if holds(value, is_hidden)]
+        if hidden:
+            warn(
+                f"{quote_some(hidden)} holds modules that torch does not know of, so their weights are not saved: keep "
+                "them in an nn.ModuleList or nn.ModuleDict",
+                StateMismatchWarning,
+            )
+
+    def warn_of_lost(self, places: Mapping[int, str], others: Iterable[tuple[int, str, str]]) -> None:
+        """Say what no config can hold, by the places of objects."""
+        found = (*self._lost, *others)
+        lost = [*dict.fromkeys(join_prefix(places.get(number, path), name) for number, path, name in found)]
+        if lost:
+            warn(
+                f"these are not saved, since they are not data: {quote_some(lost, 20)}. Set hooks and replaced methods "
+                "again after a load",
+                StateMismatchWarning,
+            )
+
+
+def shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
+    """Return the ids of modules that are in two objects, each of which its own call makes again."""
+    places: dict[int, list[str]] = {}
+    for path, item in visited.items():
+        if isinstance(item, nn.Module):
+            places.setdefault(id(item), []).append(path)
+    several = {number: paths for number, paths in places.items() if len(paths) > 1}
+    if not several:
+        return frozenset()
+    calls: dict[str, bool] = {}
+
+    def owner(path: str) -> int:
+        while path:
+            path = path.rpartition(".")[0]
+            if path in visited and calls.get(path) is None:
+                item = visited[path]
+                schema = describe(item) if not type(item).__module__.startswith("torch.") else None
+                calls[path] = schema is not None and schema.factory_method != PARTS and not isinstance(item, dict)
+            if calls.get(path):
+                return id(visited[path])
+        return 0
+
+    return frozenset(number for number, paths in several.items() if len({owner(path) for path in paths}) > 1)
+
+
+def inside_component(prefix: str, places: Mapping[int, list[str]]) -> dict[int, str]:
+    """Return what the objects inside a component are called in it, by their ids."""
+    begin, found = f"{prefix}.", {}
+    for number, paths in places.items():
+        name = next((path[len(begin) :] for path in paths if path == prefix or path.startswith(begin)), None)
+        if name is not None:
+            found[number] = name
+    return found
+
+
+def outside_component(prefix: str, places: Mapping[int, list[str]]) -> Callable[[Any], bool]:
+    """Return what tells whether an object has places in the save, and none in a component."""
+
+    def is_outside(value: Any) -> bool:
+        known = places.get(id(value))
+        return known is not None and not any(item == prefix or item.startswith(f"{prefix}.") for item in known)
+
+    return is_outside

@@ -1,0 +1,157 @@
+"""Edited: in a config, an object as a call makes it, but for changes that are made to it (changes.py finds them)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from flambe_save.config.assembly import (
+    TABLES,
+    is_destroyed,
+    is_torch_hook,
+    put_attributes,
+    put_in_table,
+    set_not_persistent,
+)
+from flambe_save.config.registrable import TAGS, Registrable, dotted_path
+from flambe_save.config.schema import TRANSPARENT
+from flambe_save.errors import CompilationError, quote
+from flambe_save.trust import trust_in_force
+
+__all__ = ["Edited"]
+
+
+class Edited(Registrable, tag_override="edited"):
+    """In a config, an object as it was built, but for some changes: ``!edited {object: ..., changes: {...}}``.
+
+    Parameters
+    ----------
+    object : object
+        Changed in place, and what is returned; no code of its class is run.
+    changes : dict
+        By the path of a module inside, or "" for the object itself: ``modules``, ``parameters``, ``buffers`` and
+        ``attributes`` to set, names that are ``removed``, which buffers are ``not_persistent``, torch's ``hooks``, and
+        the ``order`` of tables where it is another.
+    """
+
+    def __new__(cls, object: Any, changes: Any) -> Any:
+        """Return the object."""
+        if not isinstance(changes, Mapping):
+            raise CompilationError("the changes of an edited object are a mapping", fix="Correct the config.")
+        kind = type(object)
+        if not (isinstance(object, nn.Module) or kind in TAGS) or isinstance(object, (type, enum.Enum, torch.Tensor)):
+            raise CompilationError(f"a {kind.__qualname__} is not edited by a config", fix="Correct the config.")
+        if is_destroyed(kind) and not trust_in_force().allows(dotted_path(kind)):
+            raise CompilationError(
+                f"a {kind.__qualname__} does something when it goes, so a config may not change it",
+                fix=f"If you know who wrote it: load(..., trusted=[{dotted_path(kind)!r}]).",
+            )
+        for path, change in changes.items():
+            _apply(_inside(object, path), path, change)
+        _check_cycles(object)
+        return object
+
+
+def _check_cycles(obj: Any) -> None:
+    """Refuse modules that are inside themselves, of which torch would not find the end."""
+    done: set[int] = set()
+    path: dict[int, None] = {}
+    stack = [(obj, iter(_modules_of(obj)))]
+    path[id(obj)] = None
+    while stack:
+        module, inside = stack[-1]
+        child = next(inside, None)
+        if child is None:
+            stack.pop()
+            del path[id(module)]
+            done.add(id(module))
+        elif id(child) in path:
+            raise CompilationError(f"a {type(child).__qualname__} is inside itself", fix="Correct the config.")
+        elif id(child) not in done:
+            path[id(child)] = None
+            stack.append((child, iter(_modules_of(child))))
+
+
+def _modules_of(obj: Any) -> list[Any]:
+    return [child for child in obj.__dict__.get("_modules", {}).values() if child is not None]
+
+
+def _inside(obj: Any, path: Any) -> Any:
+    found = obj
+    for name in path.split(".") if isinstance(path, str) and path else ():
+        found = found.__dict__["_modules"].get(name) if isinstance(found, nn.Module) else None
+    if found is None or not isinstance(path, str):
+        raise CompilationError(
+            f"there is no module {quote(str(path))} to change in a {type(obj).__qualname__}",
+            fix="The class may have changed since the config was written; edit one or the other.",
+        )
+    return found
+
+
+def _apply(obj: Any, path: str, change: Any) -> None:
+    known = {"attributes", "removed"}
+    if isinstance(obj, nn.Module):
+        known |= {"modules", "parameters", "buffers", "not_persistent", "hooks", "order"}
+    if not isinstance(change, Mapping) or not change.keys() <= known:
+        raise CompilationError(
+            f"what changes at {quote(path)} is no mapping of {', '.join(sorted(known))}", fix="Correct the config."
+        )
+    removed = change.get("removed") or []
+    if not isinstance(removed, list) or not all(isinstance(name, str) for name in removed):
+        raise CompilationError(f"what is removed at {quote(path)} is no list of names", fix="Correct the config.")
+    for name in removed:
+        for own in _tables_of(obj):
+            own.pop(name, None)
+    for table in ("modules", "parameters", "buffers"):
+        if change.get(table):
+            put_in_table(obj, table, change[table])
+    if "not_persistent" in change:
+        set_not_persistent(obj, change["not_persistent"])
+    if "hooks" in change:
+        _set_hooks(obj, change["hooks"])
+    put_attributes(obj, change.get("attributes") or {})
+    for table, order in (change.get("order") or {}).items():
+        own = obj.__dict__.get(f"_{table}", {}) if table in ("modules", "parameters", "buffers") else {}
+        if not own or not isinstance(order, list) or sorted(map(str, order)) != sorted(own):
+            raise CompilationError(
+                f"the order of the {table} at {quote(path)} is none of them", fix="Correct the config."
+            )
+        for name in order:
+            own[name] = own.pop(name)
+    if isinstance(obj, nn.RNNBase):
+        nn.RNNBase._init_flat_weights(obj)
+
+
+def _tables_of(obj: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(obj, nn.Module):
+        yield from (obj.__dict__[name] for name in ("_modules", "_parameters", "_buffers"))
+        obj.__dict__["_non_persistent_buffers_set"] &= obj.__dict__["_buffers"].keys()
+    yield _Attributes(obj.__dict__)
+
+
+class _Attributes(dict[str, Any]):
+    """The attributes of an object, without what is its machinery."""
+
+    def __init__(self, own: dict[str, Any]) -> None:
+        super().__init__()
+        self._own = own
+
+    def pop(self, name: str, *default: Any) -> Any:
+        return None if name in TABLES or name.startswith("__") else self._own.pop(name, None)
+
+
+def _set_hooks(obj: Any, hooks: Any) -> None:
+    own = obj.__dict__["_forward_pre_hooks"]
+    for number in [number for number, hook in own.items() if is_torch_hook(hook)]:
+        del own[number]
+    for number, hook in enumerate(hooks if isinstance(hooks, list) else ()):
+        if not is_torch_hook(hook):
+            raise CompilationError(f"a {type(hook).__qualname__} is no hook of torch's own", fix="Correct the config.")
+        own[-1 - number] = hook
+
+
+TRANSPARENT.add(Edited)
