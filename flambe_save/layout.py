@@ -34,7 +34,7 @@ PROTOCOL = 1  # what Flambe 0.4 reads too
 ESCAPED_PROTOCOL = 2  # some folder name is percent-encoded, which Flambe would not decode
 HIGHEST_PROTOCOL = 2
 
-# Keys inside State._metadata (Flambe's names, but for the last five).
+# Keys inside State._metadata (Flambe's names, but for the last six).
 DIRECTORIES_KEY = "_flambe_directories"
 KEEP_VARS_KEY = "keep_vars"
 VERSION_KEY = "_flambe_version"
@@ -46,6 +46,7 @@ TAGS_KEY = "_flambe_tags"  # tag -> dotted path of the class it meant when the c
 MODES_KEY = "modes"  # which parameters of a module were frozen, which modules were in training mode
 ENTRIES_KEY = "entries"  # the names of a state_dict's entries, which may be others each time it is asked for
 SHAPES_KEY = "shapes"  # of an optimizer's parameters, by their names
+OTHERS_KEY = "others"  # keys of a module written as its parts that are no tensor of its: its state_dict adds them
 KEY_KEY = "_flambe_key"  # the component's key, where the folder name is too long to hold it
 
 MAX_TEXT = 64 << 20  # bytes of a file other than state and stash

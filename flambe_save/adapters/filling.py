@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from flambe_save.layout import OTHERS_KEY
+
 __all__ = ["fill"]
 
 _LOAD = nn.Module.load_state_dict
@@ -54,7 +56,8 @@ def fill(
     def load(inner: nn.Module, local: dict[str, Any], prefix: str) -> None:
         is_filled = id(inner) in assembled
         if is_filled:
-            names = {*inner._modules, "_extra_state"}  # which the attributes hold already
+            others = metadata.get(prefix[:-1], {}).get(OTHERS_KEY)
+            names = {*inner._modules, "_extra_state", *(others if isinstance(others, list) else ())}
             found.unexpected_keys.extend(key for key in local if key[len(prefix) :].partition(".")[0] not in names)
         elif type(inner) in kinds:  # a copy of what is assembled
             nn.Module._load_from_state_dict(inner, local, prefix, metadata.get(prefix[:-1], {}), True, *found, errors)

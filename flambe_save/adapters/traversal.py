@@ -143,6 +143,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> frozenset[
             return shared
     saved_ids().update(map(id, visited.values()))
     written_parts.note_others(nodes)
+    written_parts.note_other_keys()
     holds, written = _Holds(found), Written()
     names = {id(item): path for path, item in visited.items() if holds_state(item) and path}
     for place in nodes:

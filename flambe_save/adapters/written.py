@@ -17,6 +17,7 @@ from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
+from flambe_save.layout import OTHERS_KEY
 from flambe_save.registry import find_adapter
 from flambe_save.state import State
 from flambe_save.tree import join_prefix
@@ -36,6 +37,7 @@ class WrittenParts:
         self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
         self._lost: list[tuple[int, str, str]] = []  # an object's id, where the config has it, and what is lost in it
         self._modules: set[int] = set()
+        self._places: dict[str, Any] = {}  # modules written as their parts, by their prefixes
         self._memory: dict[int, torch.Tensor] = {}
         self._lists: list[tuple[str, Any]] = []  # plain containers that no config writes, and what they are called
         self._waiting_for_others = True
@@ -101,6 +103,8 @@ class WrittenParts:
         for name, value in vars(module).items():
             if type(value) in (list, tuple, dict) and value and name not in PLUMBING and name not in kept:
                 self._lists.append((place.key_prefix + name, value))
+        if id(module) in self._assembled:
+            self._places[place.prefix] = module
         is_assembled, names = id(module) in self._assembled, self._buffers.get(id(module), ())
         for table in (module._parameters, module._buffers):
             for name, value in table.items():
@@ -159,6 +163,16 @@ class WrittenParts:
         """Return the keys of arrays, as they are called in a component."""
         begin = f"{prefix}." if prefix else ""
         return {number: key[len(begin) :] for number, key in arrays.items() if key.startswith(begin)}
+
+    def note_other_keys(self) -> None:
+        """Note keys that a module's ``state_dict`` has beside its tensors: a load has no use for them."""
+        for key in [*self._state] if self._places else ():
+            outer, _, name = key.rpartition(".")
+            module = self._places.get(outer)
+            if module is None or name in module._parameters or name in module._buffers:
+                continue
+            if name not in self._attributes.get(id(module), ()):
+                self._state._metadata.setdefault(outer, {}).setdefault(OTHERS_KEY, []).append(name)
 
     def warn_of_hidden(self) -> None:
         """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""

@@ -54,7 +54,15 @@ _HOOKS = "_forward_pre_hooks"
 # A class with one of these says itself how its objects are taken apart
 _PROTOCOLS = frozenset(("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"))
 # These hold code, whatever their attributes are
-_CODE = ("torch.jit.", "torch.fx.", "torch.package.", "torch.export.", "torch._dynamo.", "torch._inductor.")
+_CODE = (
+    "torch.jit.",
+    "torch.fx.",
+    "torch.package.",
+    "torch.export.",
+    "torch._dynamo.",
+    "torch._inductor.",
+    "torch.ao.",
+)
 # And these are made by calls alone: others refer to them, or they do to others
 _BY_CALL = ("torch.optim.", "torch.nn.parallel.", "torch.distributed.", "flambe_save.")
 _OURS = ("flambe_save.", "typing.", "builtins.", "torch._C.", "torch.nn.modules.")
