@@ -93,6 +93,9 @@ OLD_MODULE = """
         def __init__(self, words):
             self.words = words
 
+        def __getstate__(self):  # so that it is pickled
+            return dict(vars(self))
+
     class Part(Component, torch.nn.Module):
         def __init__(self, size=2):
             super().__init__()
@@ -121,6 +124,9 @@ NEW_MODULE = """
     class Vocabulary:
         def __init__(self, words):
             self.words = words
+
+        def __getstate__(self):  # so that it is pickled
+            return dict(vars(self))
 
     @moved_from("lib.older.Part")
     @moved_from("lib.old.Part")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -114,8 +115,13 @@ def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
         if id(holder) in seen:
             continue
         seen.add(id(holder))
-        if isinstance(holder, (set, frozenset, dict)) and any(isinstance(item, BackLink) for item in holder):
-            raise LinkError("a link to a container is a key or an item of a set", fix="Correct the config.")
+        items: Iterable[Any] = holder if isinstance(holder, (set, frozenset, dict)) else ()
+        if isinstance(holder, functools.partial):
+            items = (*holder.args, *holder.keywords.values())
+        if any(isinstance(item, BackLink) for item in items):
+            raise LinkError(
+                f"a link to a container is where a {type(holder).__name__} keeps it", fix="Correct the config."
+            )
         for child in _values(holder):
             if isinstance(child.obj, BackLink):
                 links.append((holder, child.name, child.obj))

@@ -276,9 +276,12 @@ def put_in_table(module: Any, table: str, values: Any, kind: Any = None) -> None
     """
     kind = kind or _KINDS[table]
     own: dict[str, Any] = module.__dict__[f"_{table}"]
+    others = [module.__dict__[f"_{name}"] for name in _KINDS if name != table]
     for name, value in _named(type(module), table, values).items():
         if not name or (name.startswith("__") and name.endswith("__")):
             raise _wrong(type(module), f"can have no {quote(name)} among its {table}", "Take it out of the config.")
+        if any(name in other for other in others):
+            raise _wrong(type(module), f"has {quote(name)} in two tables", "Take one out of the config.")
         if not (value is None or isinstance(value, kind)):
             what = f"has under {quote(name)} of its {table} a {type(value).__qualname__}"
             raise _wrong(type(module), what, f"It takes a {kind.__name__}, or null.")

@@ -13,7 +13,7 @@ import yaml as pyyaml
 from flambe_save.config.assembly import PARTS
 from flambe_save.config.changes import AsBuilt
 from flambe_save.config.deep import Steps, run
-from flambe_save.config.describing import describe
+from flambe_save.config.describing import describe, lost_of
 from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper
 from flambe_save.config.held import LOOSE, Held, Inside, inside_of
 from flambe_save.config.imported import import_path, is_harmless
@@ -35,7 +35,7 @@ from flambe_save.config.schema import TRANSPARENT, Reference, Schema, defaults_o
 from flambe_save.config.skeleton import skeleton
 from flambe_save.config.values import BY_TYPE, fits
 from flambe_save.config.wrappers import unwrapped
-from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError
+from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError, quote_some
 from flambe_save.state import Stash, join_key
 
 __all__ = ["Representer", "Written", "config_text", "serialize"]
@@ -282,6 +282,12 @@ class Representer:
         except UnsupportedObjectError as error:
             error.message = f"{self._say(path)}: {error.message}"
             raise
+        if schema is not None and self.stash is None and lost_of(schema):
+            raise UnsupportedObjectError(
+                f"{self._say(path)}, a {kind.__qualname__}, holds what a config cannot say: "
+                f"{quote_some(lost_of(schema))}",
+                fix="Take it out of the object, or save the object, which names what is left out.",
+            )
         if schema is not None and TAGS.has_name(schema.component_subclass):
             # Defaults of torch's own classes (device, dtype) would only be noise
             is_call = schema.component_subclass is type(value) and schema.factory_method != PARTS

@@ -532,13 +532,13 @@ def _birth_of(instance: Any, described: Schema) -> Any:
 
 
 def _check_callable(cls: type, arguments: Mapping[str, Any]) -> None:
-    """Refuse modules as what optimizers and schedulers take, which would call them."""
+    """Refuse modules as what optimizers and schedulers take, which would call them; torch's own only compute."""
     if not issubclass(cls, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
         return
     waiting = [*arguments.values()]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, torch.nn.Module):
+        if isinstance(item, torch.nn.Module) and not type(item).__module__.startswith("torch.nn.modules."):
             raise CompilationError(f"a {cls.__name__} takes no {type(item).__qualname__}", fix="Correct the config.")
         if type(item) in (list, tuple):
             waiting.extend(item)

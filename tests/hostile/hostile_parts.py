@@ -810,14 +810,6 @@ parts(
     "an object in many places is gone into once",
 )
 parts(
-    "decoder_of_nothing",
-    "!torch.TransformerDecoder {decoder_layer: !hostile_parts.Still.parts {}, num_layers: 1000000000}\n",
-    ANY,
-    "",
-    "how many copies a constructor makes is limited, if they hold no tensor either",
-    {},
-)
-parts(
     "sequences_doubled",
     f"a0: {LINEAR}\n"
     + "".join(f"a{n}: !torch.Sequential {{args: [!@ a{n - 1}, !@ a{n - 1}]}}\n" for n in range(1, 60)),
@@ -992,7 +984,6 @@ for _name, _content in {
     "in_a_buffer": "!hostile_parts.Detached.parts {data: !tensor w, attributes: {a: !back 'buffers.w'}}",
     "in_a_hook": "!hostile_parts.Still.parts {hooks: [!torch.nn.utils.weight_norm.WeightNorm.parts {attributes: "
     "{a: !back ''}}]}",
-    "in_a_constructor": "a: &a [!back '']\nb: !casebook.Anything {value: *a}\n",
     "of_ours": "!flambe_save.config.changes.AsBuilt.parts x",
     "of_ours_as_parts": "!flambe_save.config.changes.AsBuilt.parts {attributes: {obj: 1}}",
     "of_ours_assembled": "[!flambe_save.config.budget.BuildBudget.parts {}]",
