@@ -304,7 +304,8 @@ class Representer:
         pairs = []
         for name, value in schema.keywords.items():
             # A place in no table of the object's own may refer to what is elsewhere
-            self._is_loose = not is_call and name in LOOSE
+            is_value = is_made_of_parts(schema.component_subclass)  # which is where it stands
+            self._is_loose = was_loose if is_value else not is_call and name in LOOSE
             self._owner = schema.__dict__.get("_of", owner)
             item = self._known(value)
             if item is None:
