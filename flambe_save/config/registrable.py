@@ -330,7 +330,9 @@ class Tags:
             )
         namespace, _, name = tag.rpartition(".")
         names = [*self._named, *self._explicit, *(dir(torch.nn) + dir(torch.optim) if namespace == "torch" else ())]
-        close = difflib.get_close_matches(name, names, 3, 0.7)
+        # A config may have thousands of unknown tags, and a program thousands of classes
+        alike = [other for other in names if other[:1] == name[:1] and abs(len(other) - len(name)) < 4]
+        close = difflib.get_close_matches(name, alike, 3, 0.7)
         if close:
             return RegistrationError(what, fix=f"Did you mean {' or '.join(close)}? If not, import its module first.")
         module = namespace.partition(".")[0] if namespace not in ("", "torch") else "the module that defines it"
