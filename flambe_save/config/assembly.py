@@ -64,7 +64,7 @@ _CODE = (
     "torch.ao.",
 )
 # And these are made by calls alone: others refer to them, or they do to others
-_BY_CALL = ("torch.optim.", "torch.nn.parallel.", "torch.distributed.", "flambe_save.")
+_BY_CALL = ("torch.optim.", "torch.nn.parallel.", "torch.distributed.")
 _OURS = ("flambe_save.", "typing.", "builtins.", "torch._C.", "torch.nn.modules.")
 
 
@@ -120,7 +120,7 @@ def can_be_assembled(cls: Any) -> bool:
         return False
     if any(f"{base.__module__}.".startswith(_CODE) for base in bases):
         return False
-    if any(f"{base.__module__}.".startswith(_BY_CALL[:-1]) for base in bases) or _is_of(cls, "flambe_save"):
+    if any(f"{base.__module__}.".startswith(_BY_CALL) for base in bases) or _is_of(cls, "flambe_save"):
         return False
     return issubclass(cls, nn.Module) or cls.__module__.partition(".")[0] not in sys.stdlib_module_names
 
@@ -250,8 +250,8 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
         noted[id(made)] = made
     if issubclass(cls, nn.Module):
         made.__dict__.update(vars(nn.Module()))
-        for name, kind in _KINDS.items():
-            put_in_table(made, name, tables.get(name) or {}, kind)
+        for table in _KINDS:
+            put_in_table(made, table, tables.get(table) or {})
         set_not_persistent(made, tables.get("not_persistent") or [])
         for number, hook in enumerate(tables.get("hooks") or []):
             if not is_torch_hook(hook):
@@ -266,7 +266,7 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
 _KINDS: dict[str, Any] = {"modules": nn.Module, "parameters": nn.Parameter, "buffers": torch.Tensor}
 
 
-def put_in_table(module: Any, table: str, values: Any, kind: Any = None) -> None:
+def put_in_table(module: Any, table: str, values: Any) -> None:
     """Put entries into a module's table of modules, parameters or buffers, in place of those of the same names.
 
     Raises
@@ -274,7 +274,7 @@ def put_in_table(module: Any, table: str, values: Any, kind: Any = None) -> None
     CompilationError
         If one is of another kind.
     """
-    kind = kind or _KINDS[table]
+    kind = _KINDS[table]
     own: dict[str, Any] = module.__dict__[f"_{table}"]
     others = [module.__dict__[f"_{name}"] for name in _KINDS if name != table]
     for name, value in _named(type(module), table, values).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -103,9 +103,7 @@ def _apply(obj: Any, path: str, change: Any) -> None:
     removed = change.get("removed") or []
     if not isinstance(removed, list) or not all(isinstance(name, str) for name in removed):
         raise CompilationError(f"what is removed at {quote(path)} is no list of names", fix="Correct the config.")
-    for name in removed:
-        for own in _tables_of(obj):
-            own.pop(name, None)
+    _remove(obj, removed)
     for table in ("modules", "parameters", "buffers"):
         if change.get(table):
             put_in_table(obj, table, change[table])
@@ -126,22 +124,14 @@ def _apply(obj: Any, path: str, change: Any) -> None:
         nn.RNNBase._init_flat_weights(obj)
 
 
-def _tables_of(obj: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(obj, nn.Module):
-        yield from (obj.__dict__[name] for name in ("_modules", "_parameters", "_buffers"))
-        obj.__dict__["_non_persistent_buffers_set"] &= obj.__dict__["_buffers"].keys()
-    yield _Attributes(obj.__dict__)
-
-
-class _Attributes(dict[str, Any]):
-    """The attributes of an object, without what is its machinery."""
-
-    def __init__(self, own: dict[str, Any]) -> None:
-        super().__init__()
-        self._own = own
-
-    def pop(self, name: str, *default: Any) -> Any:
-        return None if name in TABLES or name.startswith("__") else self._own.pop(name, None)
+def _remove(obj: Any, names: list[str]) -> None:
+    for name in names:
+        if isinstance(obj, nn.Module):
+            for table in ("modules", "parameters", "buffers"):
+                obj.__dict__[f"_{table}"].pop(name, None)
+            obj.__dict__["_non_persistent_buffers_set"] &= obj.__dict__["_buffers"].keys()
+        if name not in TABLES and not name.startswith("__"):
+            obj.__dict__.pop(name, None)
 
 
 def _set_hooks(obj: Any, hooks: Any) -> None:
