@@ -45,6 +45,7 @@ STASH_KEY = "_flambe_stash"
 TAGS_KEY = "_flambe_tags"  # tag -> dotted path of the class it meant when the config was written
 MODES_KEY = "modes"  # which parameters of a module were frozen, which modules were in training mode
 ENTRIES_KEY = "entries"  # the names of a state_dict's entries, which may be others each time it is asked for
+ENTRIES_ATTRIBUTES_KEY = "entries_attributes"  # those of the state_dict itself: its _metadata
 SHAPES_KEY = "shapes"  # of an optimizer's parameters, by their names
 OTHERS_KEY = "others"  # keys of a module written as its parts that are no tensor of its: its state_dict adds them
 KEY_KEY = "_flambe_key"  # the component's key, where the folder name is too long to hold it

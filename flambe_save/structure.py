@@ -368,6 +368,8 @@ def _children(node: Any) -> tuple[str, list[tuple[str, Any]]]:
     if isinstance(node, pyyaml.SequenceNode) and node.tag != "!odict":
         return "list", [(str(index), item) for index, item in enumerate(node.value)]
     pairs = node.value
+    if node.tag in _OF_ITEMS and len(pairs) > 1:  # attributes too
+        return "parts", [(key.value, value) for key, value in pairs]
     if node.tag in _OF_ITEMS:
         pairs = pairs[0][1].value
     if node.tag in (*_OF_ITEMS, "!odict"):
@@ -429,10 +431,10 @@ class _Reading:
             built = []
             for name, part in parts.items():
                 built.append((yield self.node(part, join_prefix(path, join_key([name])))))
-            if form == "names":
+            if form in ("names", "parts"):
                 built = [item for name, part in zip(parts, built, strict=True) for item in (_text_node(name), part)]
             made.value = built if form == "list" else [*zip(built[::2], built[1::2], strict=True)]
-            if tag in (*_OF_ITEMS, "!odict") and form != "list":
+            if tag in (*_OF_ITEMS, "!odict") and form not in ("list", "parts"):
                 made = self._made[path] = _as_items(made)
         self._read_arrays(entry.get("arrays", {}), path)
         return made
@@ -503,7 +505,7 @@ def _check(entry: Any, path: str) -> str:
 
 def _names(form: Any, parts: Mapping[str, Any]) -> list[str] | None:
     """Return how parts must be named, in order."""
-    if form == "names":
+    if form in ("names", "parts"):
         return [name for name in parts if isinstance(name, str)]
     if form == "list":
         return [str(index) for index in range(len(parts))]

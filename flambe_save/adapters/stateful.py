@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, at
 from flambe_save.config.describing import recorded_form, stateful_form
 from flambe_save.config.schema import Schema
 from flambe_save.errors import SaveError
-from flambe_save.layout import ENTRIES_KEY
+from flambe_save.layout import ENTRIES_ATTRIBUTES_KEY, ENTRIES_KEY
 from flambe_save.state import State, join_key
 
 __all__ = ["RECORDED", "STATEFUL", "StatefulAdapter"]
@@ -72,12 +73,16 @@ def add_entries(place: Place, own: Any, state: State) -> None:
         names = list(own)
     for name, value in own.items():
         state[place.key_prefix + join_key([name])] = value
-    state._metadata.setdefault(place.prefix, {})[ENTRIES_KEY] = names
+    local = state._metadata.setdefault(place.prefix, {})
+    local[ENTRIES_KEY] = names
+    if type(own) is OrderedDict:
+        local[ENTRIES_ATTRIBUTES_KEY] = dict(vars(own))
 
 
 def take_entries(place: Place, state: State, mismatch: Mismatch) -> Any:
     """Return the ``state_dict`` that :func:`add_entries` added; None, and the keys noted, where entries are missing."""
-    names = state._metadata.get(place.prefix, {}).get(ENTRIES_KEY)
+    local = state._metadata.get(place.prefix, {})
+    names = local.get(ENTRIES_KEY)
     expected = [_WHOLE] if not isinstance(names, list) else [str(name) for name in names]
     keys = {name: place.key_prefix + join_key([name]) for name in expected}
     missing = [key for key in keys.values() if key not in state]
@@ -85,7 +90,18 @@ def take_entries(place: Place, state: State, mismatch: Mismatch) -> Any:
     mismatch.consumed.update(keys.values())
     if missing:
         return None
-    return state[keys[_WHOLE]] if not isinstance(names, list) else {name: state[key] for name, key in keys.items()}
+    if not isinstance(names, list):
+        return state[keys[_WHOLE]]
+    own = {name: state[key] for name, key in keys.items()}
+    attributes = local.get(ENTRIES_ATTRIBUTES_KEY)
+    if not isinstance(attributes, dict):
+        return own
+    made = OrderedDict(own)
+    if not all(isinstance(name, str) and not hasattr(made, name) for name in attributes):
+        mismatch.errors.append(f"{place.prefix or 'the root'}: its state_dict has attributes that none can have")
+        return None
+    vars(made).update(attributes)
+    return made
 
 
 STATEFUL = StatefulAdapter()

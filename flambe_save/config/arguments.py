@@ -151,8 +151,10 @@ def replacing(
             items.append(item if is_plain else (yield replacing(item, change, (*path, str(index)), memo)))
         if kind in (set, frozenset):
             items = [_measured(item) for item in items]
-    memo[id(value)] = kind(items)
-    return memo[id(value)]
+    made = memo[id(value)] = kind(items)
+    if kind is OrderedDict:
+        vars(made).update(vars(value))  # of a state_dict, its _metadata
+    return made
 
 
 def _measured(item: Any) -> Any:

@@ -15,6 +15,7 @@ from flambe_save.config.edited import Edited
 from flambe_save.config.parts import parts_of
 from flambe_save.config.scalars import PLAIN, is_plain_key
 from flambe_save.config.schema import WITHOUT_PARTS, Schema, schema_of
+from flambe_save.config.values import fits
 from flambe_save.config.wrappers import modules_in, plain_keys, unwrapped
 
 __all__ = ["LOOSE", "Held", "Inside", "inside_of"]
@@ -115,7 +116,7 @@ def _inner(item: Any, schema: Schema | None) -> list[tuple[str, Any]]:
         return list(schema.keywords.items())
     if kind in (list, tuple):
         return [(str(index), value) for index, value in enumerate(item)]
-    is_mapping = kind is OrderedDict and all(map(is_plain_key, item))
+    is_mapping = kind is OrderedDict and fits(item) and all(map(is_plain_key, item))
     if is_mapping or (kind is dict and all(type(key) in PLAIN for key in item)):
         return [(str(key), value) for key, value in item.items()]
     return list((parts_of(item) or {}).items())

@@ -59,6 +59,21 @@ def _items(value: Mapping[Any, Any]) -> list[list[Any]]:
     return [[key, item] for key, item in value.items()]
 
 
+def _take_mapping(value: Any) -> Parts:
+    """Return the items of a mapping, and the attributes that were set on it, as ``_metadata`` of a ``state_dict``."""
+    own = vars(value)
+    return {"items": _items(value), **({"attributes": dict(own)} if own else {})}
+
+
+def _make_mapping(kind: Any, items: Any, attributes: Any = None) -> Any:
+    made = kind(_mapping(items))
+    for name in attributes or ():
+        if not isinstance(name, str) or name.startswith("__") or hasattr(kind, name):
+            raise ValueError(f"{name!r} is no attribute that can be set on it")
+    vars(made).update(attributes or {})
+    return made
+
+
 def _is_function(value: Any) -> bool:
     return isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, functools.partial))
 
@@ -92,12 +107,8 @@ def _pattern(pattern: Any, flags: int) -> re.Pattern[Any]:
 
 _KINDS: dict[type, _Kind] = {
     dict: _Kind(lambda value: {"items": _items(value)}, lambda items: _mapping(items)),
-    collections.OrderedDict: _Kind(
-        lambda value: {"items": _items(value)}, lambda items: collections.OrderedDict(_mapping(items))
-    ),
-    collections.Counter: _Kind(
-        lambda value: {"items": _items(value)}, lambda items: collections.Counter(_mapping(items))
-    ),
+    collections.OrderedDict: _Kind(_take_mapping, functools.partial(_make_mapping, collections.OrderedDict)),
+    collections.Counter: _Kind(_take_mapping, functools.partial(_make_mapping, collections.Counter)),
     collections.defaultdict: _Kind(
         lambda value: {"default_factory": value.default_factory, "items": _items(value)},
         lambda default_factory, items: collections.defaultdict(

@@ -46,7 +46,12 @@ def _range(plain: Any) -> range:
 
 
 def fits(value: Any) -> bool:
-    """Whether a value of one of these types is written by its tag: a class given a range may well walk through it."""
+    """Whether a value of one of these types is written by its tag: a class given a range may well walk through it.
+
+    A mapping that has attributes, as a ``state_dict`` has, is more than its items.
+    """
+    if isinstance(value, OrderedDict):
+        return not vars(value)
     return not isinstance(value, range) or len(value[: MAX_RANGE + 1]) <= MAX_RANGE
 
 
