@@ -311,7 +311,9 @@ def tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, tr
     """Give an error the rows of all that the save asks for, so that nobody has to find them one by one."""
     first = len(error.rows)
     try:
-        error.rows = audit(path, node, trust) or error.rows
+        rows = audit(path, node, trust)
+        known = {row.what for row in rows}
+        error.rows = [*rows, *(row for row in error.rows if row.what not in known)]  # an audit builds nothing
     except (FlambeSaveError, OSError):
         return  # what was found first is what there is to say
     names = _names_in(list(error.rows))

@@ -212,6 +212,32 @@ class Trust:
             file=file,
         )
 
+    def check_attributes(
+        self, paths: Sequence[str], what: str, *, node: str | None = None, file: str | None = None
+    ) -> None:
+        """Refuse to read an attribute that a class gives and no object holds: a property, or its ``__getattr__``.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            The properties and functions, by dotted paths: all have to be trusted.
+        what : str
+            The link, for the message.
+
+        Raises
+        ------
+        UntrustedError
+        """
+        for path in paths:
+            self._check_name(
+                path,
+                f"property {quote(path)}, which a link reads",
+                f"{what} reads what code of a class gives, not what an object holds: {quote(path)}",
+                "Name an attribute that the object holds, or write the value itself. ",
+                node=node,
+                file=file,
+            )
+
     def _check_name(self, path: str, row: str, text: str, fix: str, *, node: str | None, file: str | None) -> None:
         if not self.allows(path):
             self._refuse(

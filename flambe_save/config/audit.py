@@ -12,12 +12,14 @@ from typing import Any
 import yaml as pyyaml
 
 from flambe_save.config.assembly import PARTS
+from flambe_save.config.attributes import code_behind, is_function_of
 from flambe_save.config.builders import builder_of
 from flambe_save.config.imported import find_imported, is_harmless
-from flambe_save.config.link import FunctionCallLink
+from flambe_save.config.link import FunctionCallLink, Link
 from flambe_save.config.parsing import NAMING_TAGS, Document, may_be_called
+from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.registrable import TAGS, dotted_path, needs_trust
-from flambe_save.config.schema import Schema, items_in
+from flambe_save.config.schema import TRANSPARENT, Schema, items_in
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, RegistrationError
 from flambe_save.trust import Trust
@@ -83,6 +85,7 @@ def check_arguments(
 ) -> None:
     """Refuse arguments that make a library's class do more than be built; what links stand for is asked about later.
 
+    An audit, which builds nothing, also notes the links that read properties, as far as the classes of a config tell.
     Parameters and errors are those of :func:`check_tags`.
     """
     tags = (
@@ -90,7 +93,8 @@ def check_arguments(
         for tag in document.tags
         if tag not in BY_TAG and tag not in NAMING_TAGS and TAGS.knows(tag, recorded.get(tag))
     )
-    if not any(builder_of(TAGS.resolve(tag, recorded.get(tag))[0]) for tag in tags):
+    has_links = trust.findings is not None and ("@" in document.tags or "link" in document.tags)
+    if not (has_links or any(builder_of(TAGS.resolve(tag, recorded.get(tag))[0]) for tag in tags)):
         return
     try:
         config = document.construct(recorded, trust=trust)
@@ -102,6 +106,24 @@ def check_arguments(
             builder = builder_of(cls)
             for what in builder.asks(cls, item.keywords) if builder is not None else ():
                 trust.check_argument(cls.__name__, what, node=node, file=file)
+        elif has_links and type(item) is Link and item.attr_path:
+            trust.check_attributes(_properties_of(item), repr(item), node=node, file=file)
+
+
+def _properties_of(link: Link) -> list[str]:
+    """Return the code that gives the first attribute of a link, where the config shows the class that it belongs to."""
+    trail, name = link.trail(), link.attr_path[0]
+    target = trail[-1] if len(trail) > len(link.schematic_path) else None
+    while isinstance(target, Schema) and target.component_subclass in TRANSPARENT:
+        target = target.keywords.get("object", target.keywords.get("module"))
+    if not isinstance(target, Schema) or target.factory_method not in (None, PARTS):
+        return []
+    cls = target.component_subclass
+    is_of_parts = target.factory_method == PARTS
+    tables = [target.keywords] if is_made_of_parts(cls) else [*target.keywords.values()] if is_of_parts else []
+    is_held = any(isinstance(table, Mapping) and name in table for table in tables)
+    code = [] if is_held or is_function_of(cls, name) else code_behind(cls, name)
+    return [f"{dotted_path(owner)}.{found}" for owner, found in code]
 
 
 def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:

@@ -5,19 +5,18 @@ The grammar, ``root[key][key].attribute.attribute``, has one reader and one writ
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from flambe_save.config.assembly import can_be_assembled
-from flambe_save.config.registrable import TAGS, alias
+from flambe_save.config.attributes import code_behind, held_attribute, held_item, is_callable_value, is_function_of
+from flambe_save.config.registrable import alias, dotted_path
 from flambe_save.config.schema import Reference, Schema, Sources, schema_of
 from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
 from flambe_save.state import split_key
+from flambe_save.trust import trust_in_force
 
 __all__ = [
     "BackLink",
@@ -102,6 +101,8 @@ class Link(Reference):
         What the link stands for, once it has been followed.
     target_leaf : object
         The built object at the end of ``schematic_path``.
+    is_held : bool
+        Whether it was followed through what objects hold alone, and needs no trust.
     """
 
     is_recorded = True
@@ -117,6 +118,7 @@ class Link(Reference):
         self.target_leaf: Any = None
         self.resolved: Any = None
         self.is_resolved = False
+        self.is_held = True
         self._following = False
         self._document: Any = None
 
@@ -145,7 +147,7 @@ class Link(Reference):
     def forget(self) -> None:
         """Drop what the link was followed to, so that it is followed anew."""
         self.resolved = self.target_leaf = None
-        self.is_resolved = False
+        self.is_resolved, self.is_held = False, True
 
     def __call__(self) -> Any:
         """Follow the link, once.
@@ -158,6 +160,9 @@ class Link(Reference):
             If a key names nothing in the config.
         LinkError
             If the object has no such attribute, or the link leads back to itself.
+        UntrustedError
+            If code of the object's class gives the attribute, as a property does, and a load under way that does not
+            trust it.
         """
         if self._following:
             raise LinkError(f"{self!r} leads back to itself", fix="Point one of the links at an object.")
@@ -196,29 +201,37 @@ class Link(Reference):
             current = current._compiled
         self.target_leaf = current
         for attribute in self.attr_path:
-            try:
-                current = _attribute(current, attribute)
-            except AttributeError as error:
-                raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
+            current = self._attribute(current, attribute)
             is_last = attribute is self.attr_path[-1]
-            if not (is_last and self.may_be_callable) and _is_function(current):
-                raise LinkError(
-                    f"{self!r} leads to the function {attribute!r}, and a link gives values, never what can be called",
-                    fix="Write !call for its result.",
-                )
+            if not (is_last and self.may_be_callable) and is_callable_value(current):
+                raise self._leads_to_function(attribute)
         return current
 
+    def _leads_to_function(self, name: str) -> LinkError:
+        return LinkError(
+            f"{self!r} leads to the function {name!r}, and a link gives values, never what can be called",
+            fix="Write !call for its result.",
+        )
 
-def _attribute(obj: Any, name: str) -> Any:
-    """Return an attribute; of an object whose class nobody registered, one that it holds: no code of it runs."""
-    cls: Any = type(obj)
-    if not can_be_assembled(cls) or cls in TAGS or cls.__module__.partition(".")[0] == "torch":
-        return getattr(obj, name)
-    own = obj.__dict__
-    for table in (own, *(own.get(table, {}) for table in ("_parameters", "_buffers", "_modules"))):
-        if name in table:
-            return table[name]
-    raise AttributeError(f"this {cls.__qualname__} holds no {name!r}")
+    def _attribute(self, current: Any, name: str) -> Any:
+        """Return an attribute that the object holds, or where the load's trust reaches, one that its class computes."""
+        try:
+            return held_attribute(current, name)
+        except AttributeError as error:
+            code = [f"{dotted_path(owner)}.{found}" for owner, found in code_behind(type(current), name)]
+            schema = schema_of(current)
+            if not code and schema is not None and name in schema.arguments:
+                return step(self, schema, name)
+            if not code:
+                raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
+        if not self.may_be_callable and is_function_of(type(current), name):
+            raise self._leads_to_function(name)
+        trust_in_force().check_attributes(code, repr(self))
+        self.is_held = False
+        try:
+            return getattr(current, name)
+        except Exception as error:  # whatever the code of the class raises
+            raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
 
 
 def step(link: Reference, current: Any, key: str) -> Any:
@@ -226,32 +239,13 @@ def step(link: Reference, current: Any, key: str) -> Any:
     if isinstance(current, Link):
         current = current()
     schema = current if isinstance(current, Schema) else schema_of(current)
-    inner = schema.arguments if schema is not None else current
     try:
-        if isinstance(inner, Mapping) and key not in inner:
-            key = next(other for other in inner if str(other) == key)  # a key that is no text
-        return inner[int(key)] if isinstance(inner, (list, tuple)) else inner[key]
-    except (KeyError, IndexError, ValueError, TypeError, StopIteration):
+        return held_item(schema.arguments if schema is not None else current, key)
+    except (LookupError, ValueError, AttributeError):
         raise MalformedLinkError(
             f"{link!r}: there is no {key!r} in the config",
             fix="Check the link's keys against the config.",
         ) from None
-
-
-def _is_function(value: Any) -> bool:
-    """Whether a value is there to be called: a function, a class, one with arguments filled in, or a tuple with one.
-
-    numpy's bit generators have a tuple of C functions as an attribute, which would take any number for an address.
-    """
-    return any(map(_is_callable, value)) if isinstance(value, tuple) else _is_callable(value)
-
-
-def _is_callable(value: Any) -> bool:
-    if type(value).__name__ == "PyCapsule" or any(
-        base.__module__ in ("_ctypes", "_cffi_backend") for base in type(value).__mro__
-    ):
-        return True
-    return inspect.isroutine(value) or inspect.ismodule(value) or isinstance(value, (type, functools.partial))
 
 
 @alias("call")

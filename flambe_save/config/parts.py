@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from flambe_save.config.attributes import held_slot, own_attributes
 from flambe_save.config.builders import builder_of
 from flambe_save.errors import CompilationError
 from flambe_save.sizes import MAX_HASHED, unfolded_size
@@ -215,14 +216,14 @@ def parts_of(obj: Any) -> Parts | None:
         return {"name": obj._name_} if is_member else {"value": obj._value_}
     if isinstance(obj, tuple):
         return dict(zip(cls._fields, obj, strict=True))
-    parts = {}
+    parts, own = {}, own_attributes(obj)
     for field in dataclasses.fields(obj):
         try:
-            parts[field.name] = object.__getattribute__(obj, field.name)
+            parts[field.name] = own[field.name] if field.name in own else held_slot(obj, field.name)
         except AttributeError:
-            continue  # a field that nobody has set
+            continue  # a field that nobody has set, or that a property of the class computes
     # What it was given beyond its fields is part of it too
-    return {**parts, **{name: value for name, value in getattr(obj, "__dict__", {}).items() if name not in parts}}
+    return {**parts, **{name: value for name, value in own.items() if name not in parts}}
 
 
 def from_parts(cls: type, parts: Mapping[str, Any]) -> Any:
@@ -280,6 +281,8 @@ def _dataclass(cls: Any, parts: Mapping[str, Any]) -> Any:
     made = object.__new__(cls)
     values = dict(parts)
     for field in dataclasses.fields(cls):
+        if field.name not in values and isinstance(field.default, property):
+            continue  # it stands in the class in place of the field
         if field.name not in values and field.default is not dataclasses.MISSING:
             values[field.name] = field.default
         elif field.name not in values and field.default_factory in (list, dict, set, tuple):

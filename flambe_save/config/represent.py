@@ -428,7 +428,10 @@ class Representer:
         return self._represent_reference(BackLink(""), self._held.containers[id(value)])
 
     def _represent_link(self, link: Link, path: Path) -> pyyaml.Node:
-        """Write a link relative to the root, or what it stands for where that is not inside the root."""
+        """Write a link relative to the root, or what it stands for.
+
+        It is that where the link leads out of the root, or through code that only a trusting load would run.
+        """
         self._own += 1
         tag = "call" if isinstance(link, FunctionCallLink) else "@"
         if tag == "call" and link.is_resolved and type(link.resolved) in (*PLAIN, list, dict, tuple):
@@ -441,7 +444,7 @@ class Representer:
             text = create_link_str(self._unbuilt_path(link), link.attr_path)
             return self._noted(self.represent_scalar(f"!{tag}", text), tag, type(link))
         keys_to_target = self._paths.get(id(link.target_leaf)) if link.target_leaf is not None else None
-        if not keys_to_target or type(link.target_leaf) in PLAIN:
+        if not keys_to_target or type(link.target_leaf) in PLAIN or not (link.is_held or tag == "call"):
             return self.represent_data(link.resolved, path)
         try:
             text = create_link_str(keys_to_target, link.attr_path)

@@ -19,6 +19,7 @@ import torch
 
 from flambe_save.config.arguments import call_with, replace_items, replacing, signature_of
 from flambe_save.config.assembly import PARTS, assembler_of
+from flambe_save.config.attributes import own_attributes
 from flambe_save.config.builders import build_with, builder_of
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.parts import is_made_of_parts, maker_of
@@ -47,7 +48,8 @@ NOTE_BIRTH: list[Callable[[Any, Schema], Any]] = []  # changes.py adds its funct
 TRANSPARENT: set[type] = set()  # classes in configs whose calls return another object, which records its own call
 _RECORD = "_schema"  # where a built object keeps the Schema that describes it
 WITHOUT_PARTS = frozenset((*PLAIN, torch.Tensor, torch.nn.Parameter))  # types of which there are many
-_records: weakref.WeakKeyDictionary[Any, Schema] = weakref.WeakKeyDictionary()
+# By the ids of objects, as long as these live: a WeakKeyDictionary would hash and compare them, which runs their code
+_records: dict[int, tuple[weakref.ref[Any], Schema]] = {}
 
 
 class Sources(NamedTuple):
@@ -490,21 +492,21 @@ def record(instance: Any, schema: Schema) -> None:
     try:
         if type(instance) in TAGS:
             instance.__dict__[_RECORD] = schema
-        else:
-            _records[instance] = schema
+        elif type(instance).__hash__ is not None:
+            key = id(instance)
+            _records[key] = weakref.ref(instance, lambda _: _records.pop(key, None)), schema
     except (AttributeError, TypeError):
         pass  # an object with slots, or without a hash; only its own adapter can describe it
 
 
 def schema_of(obj: Any) -> Schema | None:
     """Return the Schema that an object records, where it is a Component or was built from a Schema."""
-    if type(obj) is Schema or isinstance(obj, type):
+    if type(obj) is Schema or issubclass(type(obj), type):  # isinstance would ask the object for its class
         return None
-    recorded = getattr(obj, "__dict__", {}).get(_RECORD)
+    recorded = own_attributes(obj).get(_RECORD)
     if recorded is None:
-        try:
-            recorded = _records.get(obj)
-        except TypeError:  # what cannot be hashed or weakly referred to has no record
+        held, recorded = _records.get(id(obj), (None, None))
+        if held is None or held() is not obj:
             return None
     return recorded if isinstance(recorded, Schema) else None
 

@@ -251,7 +251,7 @@ for _name, _content, _errors, _message, _rule in (
     ("tables_of_a_dict", "!torch.ParameterDict {parameters: !odict [[_modules, 1]]}", ConfigError, "no name", PARTS),
     ("method_of_a_dict", "!torch.ParameterDict {parameters: {state_dict: 1}}", ConfigError, "no name", PARTS),
     ("private_key", "[1, !@ 'value[0][__globals__]']", ConfigError, "no link", POINT),
-    ("capsule", "[!numpy.PCG64 {}, !@ 'value[0].capsule']", ConfigError, "", POINT),
+    ("capsule", "[!numpy.PCG64 {}, !@ 'value[0].capsule']", UntrustedError, "", POINT),
     ("back_to_nowhere", "[!back a.b]", (LinkError, LoadError), "BackLink", POINT),
     ("tensor_of_nowhere", "!tensor nothing", LinkError, "nothing", POINT),
     ("parameter_of_nowhere", "!parameter nothing:weight", LinkError, "nothing", POINT),

@@ -30,6 +30,8 @@ from flambe_save import (
     UntrustedError,
 )
 
+importlib.import_module("numpy.random")  # its generators are there for configs once it is imported
+
 _TARGET: list[Path] = []
 
 
@@ -181,6 +183,36 @@ class PlainProps:
 
     @property
     def secret(self) -> Any:
+        """Spring."""
+        spring()
+        return 1
+
+
+@dataclasses.dataclass(eq=False)
+class FieldsWithProperty:
+    """Springs when a property is read, or it is shown."""
+
+    x: Any = None
+
+    @property
+    def secret(self) -> Any:
+        """Spring."""
+        spring()
+        return 1
+
+    def __repr__(self) -> str:
+        spring()
+        return "1"
+
+
+@dataclasses.dataclass
+class PropertyForField:
+    """Springs when its field is read, which a property computes."""
+
+    x: Any
+
+    @property
+    def x(self) -> Any:  # type: ignore[no-redef]
         """Spring."""
         spring()
         return 1
@@ -616,6 +648,31 @@ parts(
     "a link follows what objects hold, and no properties of classes that nobody registered",
 )
 parts("property_of_a_plain_object", "a: !hostile_parts.PlainProps.parts {}\nb: !@ a.secret\n", ANY, "", "as before")
+HOLDS = "a link reads what an object holds: never a property, a descriptor or __getattr__ of a class"
+parts(
+    "property_of_a_dataclass",
+    "a: !hostile_parts.FieldsWithProperty {x: 1}\nb: !@ a.secret\n",
+    UntrustedError,
+    "",
+    HOLDS,
+)
+parts("property_for_a_field", "a: !hostile_parts.PropertyForField {x: 1}\nb: !@ a.nothing\n", ANY, "", HOLDS)
+parts("property_of_numpy", "a: !numpy.PCG64 {}\nb: !@ a.cffi\n", UntrustedError, "BitGenerator.cffi", HOLDS)
+parts(
+    "property_of_torch",
+    "a: !torch.LSTM {input_size: 1, hidden_size: 1}\nb: !@ a.all_weights\n",
+    UntrustedError,
+    "",
+    HOLDS,
+)
+parts("items_of_a_class", "a: !hostile_parts.Walked.parts {}\nc: !@ a\nb: !@ 'c[0]'\n", ANY, "", HOLDS)
+parts(
+    "key_that_shows_itself",
+    "a: !builtins.dict {items: [[!hostile_parts.FieldsWithProperty {x: 1}, 2]]}\nc: !@ a\nb: !@ 'c[1]'\n",
+    ANY,
+    "no '1'",
+    "a link's key is compared with plain keys alone",
+)
 for _kind in ("Props", "Setter"):
     parts(
         f"{_kind}_behind_a_tie",

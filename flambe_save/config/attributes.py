@@ -1,0 +1,157 @@
+"""Attributes and items that an object holds, read without running code of its class. Links are followed through them.
+
+An object holds its instance attributes, slots and items, a module also its parameters, buffers and submodules.
+Properties and other descriptors are code, and so are ``__getattr__`` and ``__getitem__``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from flambe_save.config.scalars import PLAIN
+
+__all__ = [
+    "code_behind",
+    "held_attribute",
+    "held_item",
+    "held_slot",
+    "is_callable_value",
+    "is_function_of",
+    "own_attributes",
+]
+
+# As inspect.getattr_static reads them: a metaclass may have attributes of these names
+_bases: Any = vars(type)["__mro__"].__get__
+_names: Any = vars(type)["__dict__"].__get__
+_OF_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_TABLES = ("_parameters", "_buffers", "_modules")
+_HOOKS = ("__getattribute__", "__getattr__")
+_NOTHING = object()
+
+
+def held_attribute(obj: Any, name: str) -> Any:
+    """Return an attribute that an object holds, shared with it.
+
+    Raises
+    ------
+    AttributeError
+        If it holds none of that name.
+    """
+    cls = type(obj)
+    own = own_attributes(obj)
+    if name in own:
+        return own[name]
+    if issubclass(cls, torch.nn.Module):
+        for table in _TABLES:
+            entries = own.get(table)
+            if isinstance(entries, dict) and dict.__contains__(entries, name):
+                return dict.__getitem__(entries, name)
+    return held_slot(obj, name)
+
+
+def held_slot(obj: Any, name: str) -> Any:
+    """Return what an object holds in a slot of its class, or its class as a plain value.
+
+    Raises
+    ------
+    AttributeError
+        If there is neither.
+    """
+    _, static = _static(type(obj), name)
+    if type(static) is types.MemberDescriptorType:
+        return static.__get__(obj)
+    if type(static) in PLAIN:
+        return static
+    raise AttributeError(f"this {type(obj).__qualname__} holds no {name!r}")
+
+
+def code_behind(cls: Any, name: str) -> list[tuple[Any, str]]:
+    """Return the code that would give an attribute which the objects of a class do not hold: classes, and names there.
+
+    That is a property or another descriptor, and the class's own ``__getattr__`` and ``__getattribute__``. The list is
+    empty where the class has neither, so that there is no such attribute.
+    """
+    found = []
+    owner, static = _static(cls, name)
+    if static is not _NOTHING and type(static) not in (*PLAIN, types.MemberDescriptorType):
+        found.append((owner, name))
+    for hook in _HOOKS if static is _NOTHING else _HOOKS[:1]:
+        owner, _ = _static(cls, hook)
+        if owner not in (None, object, torch.nn.Module):
+            found.append((owner, hook))
+    return found
+
+
+def is_function_of(cls: Any, name: str) -> bool:
+    """Whether an attribute is one of a class's own functions or classes."""
+    _, static = _static(cls, name)
+    return isinstance(static, (staticmethod, classmethod, type)) or inspect.isroutine(static)
+
+
+def held_item(container: Any, key: str) -> Any:
+    """Return an item of a list, tuple, dict or module by the text of its key.
+
+    Raises
+    ------
+    LookupError, ValueError
+        If it holds no such item.
+    """
+    cls = type(container)
+    if issubclass(cls, (list, tuple)):
+        kind = list if issubclass(cls, list) else tuple
+        return kind.__getitem__(container, int(key))
+    if issubclass(cls, dict):
+        if not dict.__contains__(container, key):
+            keys: Iterator[Any] = iter(dict.keys(container))
+            key = next((other for other in keys if type(other) in PLAIN and str(other) == key), key)
+        if dict.__contains__(container, key):  # a defaultdict would make what is missing
+            return dict.__getitem__(container, key)
+    elif issubclass(cls, torch.nn.Module):
+        return held_attribute(container, key)
+    raise KeyError(key)
+
+
+def is_callable_value(value: Any) -> bool:
+    """Whether a value is there to be called: a function, a class, one with arguments filled in, or a tuple with one.
+
+    numpy's bit generators have a tuple of C functions as an attribute, which would take any number for an address.
+    """
+    return any(map(_is_callable, value)) if isinstance(value, tuple) else _is_callable(value)
+
+
+def _is_callable(value: Any) -> bool:
+    if type(value).__name__ == "PyCapsule" or any(
+        base.__module__ in ("_ctypes", "_cffi_backend") for base in type(value).__mro__
+    ):
+        return True
+    return inspect.isroutine(value) or inspect.ismodule(value) or isinstance(value, (type, functools.partial))
+
+
+def own_attributes(obj: Any) -> dict[str, Any]:
+    """Return an object's ``__dict__``, shared with it; an empty one where it has none, or where a class computes it."""
+    cls: Any = type(obj)
+    getter = _getter_of(cls)
+    own = None if getter is None else getter(obj)
+    return own if type(own) is dict else {}
+
+
+@functools.cache
+def _getter_of(cls: Any) -> Any:
+    """Return what reads the ``__dict__`` of a class's objects, in C."""
+    _, static = _static(cls, "__dict__")
+    return static.__get__ if type(static) in _OF_SLOTS else None
+
+
+def _static(cls: Any, name: str) -> tuple[Any, Any]:
+    """Return the class that defines a name, and what it is there, unbound."""
+    for base in _bases(cls):
+        names = _names(base)
+        if name in names:
+            return base, names[name]
+    return None, _NOTHING
