@@ -19,6 +19,7 @@ import torch
 from torch.serialization import location_tag
 
 from flambe_save.codecs.data import compact, fills_storage, tie_key, to_data
+from flambe_save.notes import marks_of
 
 __all__ = ["PlainState", "PlainTensor", "dump_plain", "load_plain"]
 
@@ -186,7 +187,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         tensor.dtype in _NAMES
         and tensor.layout is torch.strided
         and not (tensor.is_meta or tensor.is_nested or tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
-        and not tensor.__dict__
+        and not marks_of(tensor)
     )
 
 

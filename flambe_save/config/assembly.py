@@ -21,6 +21,7 @@ from torch import nn
 
 from flambe_save.config.parts import PASSIVE, is_sum_of_parts
 from flambe_save.errors import CompilationError, quote
+from flambe_save.notes import NOTES, is_note
 
 __all__ = [
     "PARTS",
@@ -35,7 +36,6 @@ __all__ = [
     "is_of_torch",
     "is_open_to_assembly",
     "is_torch_hook",
-    "marks_of",
     "noting",
     "put_attributes",
     "put_in_table",
@@ -44,11 +44,8 @@ __all__ = [
 
 PARTS = "parts"  # the end of the tag of an object that is written as its parts
 
-# What frameworks note on modules and parameters while they make them
-_NOTES = frozenset(("_is_hf_initialized", "_is_torch_compile"))
-_OF_BUFFERS = ("_is_buffer", "persistent")  # what nn.Buffer sets on a tensor until it is registered
-# What nn.Module itself keeps on every module, and what this package does
-TABLES = frozenset(vars(nn.Module())) | {"_schema", "_created_with_tag"} | _NOTES
+# What nn.Module itself keeps on every module, what this package does, and what frameworks note
+TABLES = frozenset(vars(nn.Module())) | {"_schema", "_created_with_tag"} | NOTES
 _HOOKS = "_forward_pre_hooks"
 
 # A class with one of these says itself how its objects are taken apart
@@ -75,7 +72,7 @@ _FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # views of a recurren
 def attributes_of(obj: Any) -> dict[str, Any]:
     """Return the attributes of an object that neither torch's tables nor its state hold; shared with it."""
     own = obj.__dict__
-    found = {name: value for name, value in own.items() if name not in TABLES}
+    found = {name: value for name, value in own.items() if name not in TABLES and not is_note(name)}
     if _REGISTERED in own or isinstance(obj, nn.RNNBase):
         for name in (*own.get(_REGISTERED, ()), *(_FLAT if isinstance(obj, nn.RNNBase) else ())):
             found.pop(name, None)
@@ -84,15 +81,6 @@ def attributes_of(obj: Any) -> dict[str, Any]:
 
 def _is_of(cls: Any, package: str) -> bool:
     return bool(cls.__module__ == package or cls.__module__.startswith(f"{package}."))
-
-
-def marks_of(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return the attributes that somebody has set on a tensor."""
-    own: dict[str, Any] = tensor.__dict__
-    if not own:
-        return own
-    notes = (*_NOTES, *_OF_BUFFERS) if "_is_buffer" in own else _NOTES
-    return {name: value for name, value in own.items() if name not in notes}
 
 
 _WEIGHT_HOOKS = frozenset(

@@ -21,7 +21,6 @@ from flambe_save.config.assembly import (
     is_method,
     is_of_torch,
     is_torch_hook,
-    marks_of,
 )
 from flambe_save.config.changes import Changes
 from flambe_save.config.edited import Edited
@@ -32,6 +31,7 @@ from flambe_save.config.registrable import TAGS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema, defaults_of, schema_of
 from flambe_save.config.values import BY_TYPE
+from flambe_save.notes import marks_of
 from flambe_save.registry import find_adapter
 
 __all__ = [
@@ -269,7 +269,9 @@ def _split_attributes(
     kept, dropped = {}, []
     for name, value in attributes.items():
         is_replaced = callable(value) and is_method(type(owner), name)
-        if type(value) in PLAIN or (not is_replaced and _can_be_kept(value, may_be_code, is_data, owner)):
+        if name.startswith("__") and name.endswith("__"):  # Python looks these up itself, so no load sets them
+            dropped.append(name)
+        elif type(value) in PLAIN or (not is_replaced and _can_be_kept(value, may_be_code, is_data, owner)):
             kept[name] = value
         else:
             dropped.append(name)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from flambe_save.config.attributes import held_slot, own_attributes
 from flambe_save.config.builders import builder_of
 from flambe_save.errors import CompilationError
+from flambe_save.notes import is_note
 from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import ordered
 
@@ -165,7 +166,8 @@ def is_sum_of_parts(cls: Any) -> bool:
 # What a class may define whose objects only hold values: nothing that Python, torch or copy would call when one is used
 PASSIVE = frozenset(
     [
-        *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__class_getitem__"),
+        *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__"),
+        *("__class_getitem__", "__constants__", "__jit_unused_properties__", "__slotnames__", "__type_params__"),
         *("__dataclass_fields__", "__dataclass_params__", "__delattr__", "__dict__", "__doc__", "__eq__"),
         *("__firstlineno__", "__ge__", "__getnewargs__", "__gt__", "__hash__", "__init__", "__init_subclass__"),
         *("__le__", "__lt__", "__match_args__", "__module__", "__ne__", "__new__", "__orig_bases__", "__parameters__"),
@@ -223,7 +225,8 @@ def parts_of(obj: Any) -> Parts | None:
         except AttributeError:
             continue  # a field that nobody has set, or that a property of the class computes
     # What it was given beyond its fields is part of it too
-    return {**parts, **{name: value for name, value in own.items() if name not in parts}}
+    others = {name: value for name, value in own.items() if name not in parts}
+    return {**parts, **{name: value for name, value in others.items() if not is_note(name)}}
 
 
 def from_parts(cls: type, parts: Mapping[str, Any]) -> Any:

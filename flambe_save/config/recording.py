@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copyreg
 import functools
 import inspect
-import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ import torch
 
 from flambe_save.config.arguments import bind_arguments, replace_items
 from flambe_save.config.changes import Birth
-from flambe_save.config.registrable import TAGS
+from flambe_save.config.registrable import TAGS, all_subclasses
 from flambe_save.config.schema import Schema, record, schema_of
 from flambe_save.errors import CompilationError
 
@@ -84,7 +83,7 @@ def _begin(instance: Any, schema: Schema) -> None:
 
 def _note_after(cls: Any) -> None:
     """Let a class's constructor note what it has made; a subclass's does so itself, after calling this one."""
-    inner = cls.__init__
+    inner = getattr(cls.__init__, _WRAPS, cls.__init__)
 
     @functools.wraps(inner)
     def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:
@@ -107,6 +106,9 @@ def _finish(instance: Any) -> None:
 
 
 _NOTES = "_flambe_notes"
+_WRAPS = "_flambe_wraps"  # what a constructor is when nothing is recorded
+_KINDS = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+_MISSING = object()
 _is_recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 
@@ -130,34 +132,90 @@ def recording() -> Iterator[None]:
     >>> schema_of(net)
     Schema(Net, size=3)
     """
-    for base in (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler):
-        if base.__new__ is object.__new__:
-            # It stays: Python does not take back a __new__ without a trace. Outside of a recording it does nothing.
-            base.__new__ = _recording_new  # type: ignore[method-assign,assignment]
     token = _is_recording.set(True)
     try:
-        yield
+        with _CONSTRUCTORS.watched():
+            yield
     finally:
         _is_recording.reset(token)
 
 
-def _recording_new(cls: type, /, *args: Any, **kwargs: Any) -> Any:
-    instance: Any = _next_new(cls)(cls, *args, **kwargs)
-    is_copy = sys._getframe(1).f_code is copyreg.__newobj__.__code__  # type: ignore[attr-defined]
-    if _is_recording.get() and not is_copy:  # a copy is made without the arguments
-        record_call(instance, args, kwargs)
-    return instance
+def _noting(inner: Any) -> Any:
+    """Return a constructor that notes its call, where that is wanted, and does what another does."""
+
+    @functools.wraps(inner)
+    def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:
+        if type(self).__init__ is __init__ and _is_recording.get() and schema_of(self) is None:
+            record_call(self, args, kwargs)
+        inner(self, *args, **kwargs)
+
+    setattr(__init__, _WRAPS, inner)
+    return __init__
 
 
-def _next_new(cls: type) -> Any:
-    """Return the ``__new__`` that would be called without the one of a recording: another base may have one."""
-    bases = iter(cls.__mro__)
-    for base in bases:
-        if getattr(vars(base).get("__new__"), "__func__", vars(base).get("__new__")) is _recording_new:
-            break
-    found = next((vars(base)["__new__"] for base in bases if "__new__" in vars(base)), object.__new__)
-    found = getattr(found, "__func__", found)
-    return (lambda kind, /, *args, **kwargs: object.__new__(kind)) if found is object.__new__ else found
+class _Constructors:
+    """The constructors of all modules, optimizers and schedulers; wrapped for as long as any thread records.
+
+    A ``__new__`` on ``nn.Module`` would be simpler, and could not be taken back: Python goes on to treat a class that
+    had one otherwise than one that never had.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._users = 0
+        self._wrapped: list[tuple[type, str, Any, Any]] = []  # class, name, what it had before, and what it has now
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Inside the ``with``, have them note their calls where it is recorded; nothing is left of that."""
+        try:
+            with self._lock:
+                self._users += 1
+                if self._users == 1:
+                    for kind in _KINDS:
+                        self._replace(kind, "__init_subclass__", self._for_new_classes(kind))
+                        for cls in (kind, *all_subclasses(kind)):
+                            self._wrap(cls)
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._restore()
+
+    def _wrap(self, cls: Any) -> None:
+        """Wrap a class's constructor, unless it is inherited from another of these kinds, which has its own wrapped."""
+        owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+        if owner is cls or not issubclass(owner, _KINDS):
+            self._replace(cls, "__init__", _noting(cls.__init__))
+
+    def _for_new_classes(self, kind: Any) -> Any:
+        """Return what wraps the constructors of classes that are defined meanwhile."""
+        own = vars(kind).get("__init_subclass__")
+
+        def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
+            (super(kind, cls).__init_subclass__ if own is None else own.__get__(None, cls))(**kwargs)
+            self._wrap(cls)
+
+        return classmethod(__init_subclass__)
+
+    def _replace(self, cls: type, name: str, value: Any) -> None:
+        self._wrapped.append((cls, name, vars(cls).get(name, _MISSING), value))
+        with contextlib.suppress(TypeError):  # a class that cannot be changed
+            type.__setattr__(cls, name, value)
+
+    def _restore(self) -> None:
+        while self._wrapped:
+            cls, name, before, now = self._wrapped[-1]
+            if vars(cls).get(name) is now:  # else another library has put its own around it
+                if before is _MISSING:
+                    type.__delattr__(cls, name)
+                else:
+                    type.__setattr__(cls, name, before)
+            self._wrapped.pop()
+
+
+_CONSTRUCTORS = _Constructors()
 
 
 def recorded(cls: C) -> C:

@@ -18,6 +18,7 @@ from flambe_save.checksum import crc32
 from flambe_save.codecs import Draft, Source
 from flambe_save.codecs.sources import memory_of
 from flambe_save.errors import CorruptSaveError, SaveError, UnsupportedObjectError, quote
+from flambe_save.notes import marks_of
 
 __all__ = [
     "DTYPES",
@@ -84,7 +85,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
-        and not (tensor.is_nested or tensor.is_meta or tensor.is_quantized or tensor.__dict__)
+        and not (tensor.is_nested or tensor.is_meta or tensor.is_quantized or marks_of(tensor))
     )
 
 

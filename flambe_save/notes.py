@@ -1,0 +1,28 @@
+"""Notes that frameworks leave on objects while they work with them: no part of the objects, so no save holds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["NOTES", "is_note", "marks_of"]
+
+# Of transformers' loading, torch.compile, torch.jit.script and typing's generic classes
+NOTES = frozenset(("_is_hf_initialized", "_is_torch_compile", "_compiled_call_impl", "__overloads__", "__orig_class__"))
+_OF_THE_COMPILER = "_dynamo_"
+_OF_BUFFERS = ("_is_buffer", "persistent")  # what nn.Buffer sets on a tensor until it is registered
+
+
+def is_note(name: str) -> bool:
+    """Whether an attribute of that name is a framework's note."""
+    return name in NOTES or name.startswith(_OF_THE_COMPILER)
+
+
+def marks_of(tensor: torch.Tensor) -> dict[str, Any]:
+    """Return the attributes of a tensor that are no notes: what a caller has set."""
+    own: dict[str, Any] = tensor.__dict__
+    if not own:
+        return own
+    others = _OF_BUFFERS if "_is_buffer" in own else ()
+    return {name: value for name, value in own.items() if not is_note(name) and name not in others}
