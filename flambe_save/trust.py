@@ -277,7 +277,7 @@ class Trust:
     def check_import(
         self, module: str, requirement: str = "", *, node: str | None = None, file: str | None = None
     ) -> None:
-        """Refuse to import a module for a config.
+        """Refuse to import a module for a save.
 
         Raises
         ------
@@ -289,7 +289,7 @@ class Trust:
         self._refuse(
             [Finding(node, file, f"import of {quote(module)}{needs}", f"trusted=[{quote(module)}]")],
             MissingExtensionError(
-                f"the config needs the extension {quote(module)}{needs}, which this program has not imported",
+                f"the save needs the extension {quote(module)}{needs}, which this program has not imported",
                 node=node,
                 file=file,
                 fix=f"import {module[:200]} first, or load(..., trusted=[{quote(module)}]).",

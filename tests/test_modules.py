@@ -20,6 +20,7 @@ from torch.nn.utils import parametrizations, parametrize
 from flambe_save import (
     CompilationError,
     Component,
+    LoadError,
     NeedsTrustWarning,
     SaveNotFoundError,
     StateMismatchError,
@@ -598,3 +599,20 @@ def test_a_load_state_dict_of_its_own_is_called(tmp_path: Path) -> None:
     model = Own(2, 2)
     assert fill(model, model.state_dict()) == ([], [])
     assert model.is_called
+
+
+def test_a_module_without_values_is_refused_by_name(tmp_path: Path) -> None:
+    """What was saved on the meta device holds nothing, which a load says, unless the caller asks for meta."""
+    for number, (model, names) in enumerate(
+        (
+            (nn.Linear(2, 2, device="meta"), "'weight', 'bias'"),
+            ({"a": [Net(2).to("meta")]}, r"'a\.0\.layer\.weight'"),
+            (Recorded(2).to("meta"), r"'layer\.weight'"),
+        )
+    ):
+        path = save(model, tmp_path / str(number))
+        with pytest.raises(LoadError, match=rf"(?s)no values of.*{names}.*map_location='meta'"):
+            load(path)
+        again = load(path, map_location="meta")
+        again = again["a"][0] if isinstance(again, dict) else again
+        assert all(value.is_meta for value in again.state_dict().values())

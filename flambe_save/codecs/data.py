@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from flambe_save.errors import UnsupportedObjectError
+from flambe_save.notes import marks_of
 from flambe_save.state import Stash, State, ordered
 
-__all__ = ["ATOMS", "Portable", "compact", "fills_storage", "say_what", "tie_key", "to_data"]
+__all__ = ["ATOMS", "EXTENSION_TYPES", "Portable", "compact", "fills_storage", "say_what", "tie_key", "to_data"]
 
 ATOMS: tuple[type, ...] = (
     type(None),
@@ -42,6 +43,16 @@ ATOMS: tuple[type, ...] = (
     pathlib.WindowsPath,
     pathlib.PurePosixPath,
     pathlib.PureWindowsPath,
+)
+
+# The types that ml_dtypes adds to numpy's, by the classes of their scalars
+EXTENSION_TYPES = frozenset(
+    f"ml_dtypes.{name}"
+    for name in (
+        *("bfloat16", "complex32", "bcomplex32", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn", "float8_e3m4"),
+        *("float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+        *("float8_e8m0fnu", "int1", "int2", "int4", "uint1", "uint2", "uint4"),
+    )
 )
 
 
@@ -131,9 +142,11 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
         return copy
 
     def tensor_of(tensor: torch.Tensor, path: str) -> Any:
-        if tensor.is_nested or tensor.__dict__:  # torch would pickle what hangs on the tensor
+        if tensor.is_nested or marks_of(tensor):  # torch would pickle what hangs on the tensor
             opaque.append((path, tensor))
             return tensor
+        if tensor.__dict__:
+            tensor = _without_notes(tensor)
         key = tie_key(tensor)
         if key is None:
             return wrap(compact(tensor))
@@ -167,10 +180,18 @@ def compact(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.resolve_conj().resolve_neg()
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size() or fills_storage(tensor):
         return tensor
-    clone = tensor.detach().clone()
+    return _like(tensor, tensor.detach().clone())
+
+
+def _without_notes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor as another object, with the same memory and no attributes."""
+    return _like(tensor, tensor.detach())
+
+
+def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, torch.nn.Parameter):
-        return torch.nn.Parameter(clone, requires_grad=tensor.requires_grad)
-    return clone.requires_grad_(tensor.requires_grad) if tensor.requires_grad else clone
+        return torch.nn.Parameter(values, requires_grad=tensor.requires_grad)
+    return values.requires_grad_(tensor.requires_grad) if tensor.requires_grad else values
 
 
 def fills_storage(tensor: torch.Tensor) -> bool:
@@ -199,10 +220,22 @@ def _is_numpy_data(value: Any) -> bool:
     if numpy is None:
         return False
     if isinstance(value, numpy.dtype):
-        return not value.hasobject and type(value).__module__ == "numpy.dtypes"
+        return _is_known_type(value)
     if type(value) is numpy.ndarray or isinstance(value, numpy.generic):
-        return not value.dtype.hasobject
+        return _is_known_type(value.dtype)
     return False
+
+
+def _is_known_type(dtype: Any) -> bool:
+    """Whether a reader makes a numpy type again: numpy's own, without objects, and those of ml_dtypes."""
+    if dtype.hasobject:
+        return False
+    if dtype.subdtype is not None:
+        return _is_known_type(dtype.base)
+    if dtype.names is not None:
+        return all(_is_known_type(dtype.fields[name][0]) for name in dtype.names)
+    is_own = type(dtype).__module__ == "numpy.dtypes"
+    return is_own or f"{dtype.type.__module__}.{dtype.type.__qualname__}" in EXTENSION_TYPES
 
 
 class Portable:

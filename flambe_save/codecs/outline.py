@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 
 from flambe_save.codecs.data import ATOMS
+from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.options import LoadOptions
-from flambe_save.codecs.rebuild import check
 from flambe_save.codecs.records import Records
 from flambe_save.codecs.sources import HeldSource, pieces_of
 from flambe_save.codecs.torch import TorchCodec, is_zip, read_zip

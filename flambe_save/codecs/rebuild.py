@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import re
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -15,11 +14,22 @@ from typing import Any, cast
 
 import torch
 
-from flambe_save.codecs.data import ATOMS
+from flambe_save.codecs.data import ATOMS, EXTENSION_TYPES
+from flambe_save.codecs.numpy_types import (
+    ARRAY,
+    Dtype,
+    ExtensionType,
+    array_from_buffer,
+    build_array,
+    check,
+    empty_array,
+    is_shape,
+    scalar_of,
+)
 from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import State
 
-__all__ = ["DTYPES", "UNTYPED", "Dtype", "build_array", "check", "check_key", "data_global", "real_types"]
+__all__ = ["DTYPES", "UNTYPED", "check_key", "data_global"]
 
 
 class Stand:
@@ -37,17 +47,7 @@ class Stand:
         raise pickle.UnpicklingError("a pickle changes what it calls")
 
 
-def check(condition: bool, message: str) -> None:
-    """Refuse a pickle's arguments."""
-    if not condition:
-        raise pickle.UnpicklingError(message)
-
-
 # ------------------------------------------------------------------------------------------------ torch
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
 
 
 def _check_view(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -> None:
@@ -55,7 +55,7 @@ def _check_view(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -
     is_storage = isinstance(storage, (torch.UntypedStorage, torch.storage.TypedStorage))
     check(is_storage and isinstance(dtype, torch.dtype), "a tensor without a storage")
     check(type(offset) is int and offset >= 0, "a tensor with a bad offset")
-    check(_is_shape(size) and _is_shape(stride) and len(size) == len(stride), "a tensor with a bad shape")
+    check(is_shape(size) and is_shape(stride) and len(size) == len(stride), "a tensor with a bad shape")
     if 0 not in size:
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         check((last + 1) * dtype.itemsize <= _untyped(storage).nbytes(), "a tensor reaches past its storage")
@@ -165,144 +165,18 @@ def _layout(name: str) -> torch.layout:
     return found  # type: ignore[return-value]
 
 
-# ------------------------------------------------------------------------------------------------ numpy
+# ------------------------------------------------------------------------------------------------ dill
 
 _RECONSTRUCT = tuple(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core"))
-_ARRAY = object()  # stands for the class numpy.ndarray, which arrays name and which nothing here calls
-
-
-class Dtype:
-    """Stands for a numpy type until an array or a scalar needs it: numpy believes any state, and crashes on some.
-
-    Parameters
-    ----------
-    code : str
-        A type as numpy's pickles name it: ``f4``, ``U3``, ``V12``.
-    """
-
-    def __init__(self, code: Any = "", align: Any = False, copy: Any = False) -> None:
-        check(
-            isinstance(code, str) and re.fullmatch(r"[biufcSUVmM?]\d{0,9}", code) is not None,
-            "an array of an unknown type",
-        )
-        self._code = code
-        self._state: Any = None
-
-    def build(self, state: Any) -> None:
-        """Take the state that numpy's pickles give a type: byte order, parts, size."""
-        check(isinstance(state, tuple) and len(state) in (8, 9) and state[0] in (3, 4), "a type of an unknown version")
-        check(self._state is None, "a type that is set twice")
-        self._state = state
-
-    def real(self, depth: int = 0) -> Any:
-        """Return the numpy type, made by numpy's public constructor, which checks it."""
-        import numpy
-
-        make: Any = numpy.dtype
-        check(depth < 20, "a type nested too deep")
-        if self._state is None:
-            return make(self._code)
-        _, order, inner, names, fields, size = self._state[:6]
-        check(order in ("<", ">", "=", "|") and type(size) is int and size < 1 << 31, "a type without a size")
-        if inner is not None:
-            check(isinstance(inner, tuple) and len(inner) == 2 and isinstance(inner[0], Dtype), "a bad sub-array")
-            shape = inner[1] if isinstance(inner[1], tuple) else (inner[1],)
-            check(_is_shape(shape) and math.prod(shape) < 1 << 31, "a bad sub-array")
-            return make((inner[0].real(depth + 1), shape))
-        if names is not None:
-            check(isinstance(names, tuple) and isinstance(fields, dict) and set(names) == set(fields), "bad fields")
-            parts: dict[str, Any] = {"names": list(names), "formats": [], "offsets": [], "itemsize": size}
-            for name in names:
-                field = fields[name]
-                check(isinstance(field, tuple) and len(field) in (2, 3), "a bad field")
-                check(isinstance(field[0], Dtype) and type(field[1]) is int and 0 <= field[1] <= size, "a bad field")
-                parts["formats"].append(field[0].real(depth + 1))
-                parts["offsets"].append(field[1])
-            return make(parts)
-        if self._code[:1] in ("S", "V", "U"):
-            check(size >= 0, "a type of no size")
-            return make(f"{order}{self._code[0]}{size // (4 if self._code[0] == 'U' else 1)}")
-        if self._code[:1] in ("m", "M") and len(self._state) == 9:
-            unit: Any = self._state[8][1] if isinstance(self._state[8], tuple) and len(self._state[8]) == 2 else ()
-            check(isinstance(unit, tuple) and len(unit) >= 2 and type(unit[1]) is int, "a time of no unit")
-            name = unit[0].decode("ascii") if isinstance(unit[0], bytes) else unit[0]
-            check(isinstance(name, str) and name.isalpha(), "a time of no unit")
-            generic = make(f"{self._code[0]}8") if name == "generic" else None
-            return (generic or make(f"{self._code[0]}8[{unit[1]}{name}]")).newbyteorder(order)
-        return make(self._code).newbyteorder(order)
-
-
-def build_array(array: Any, state: Any) -> None:
-    """Fill the empty array that a pickle has made, with the state that numpy's pickles give one."""
-    check(
-        isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], Dtype), "an array of an unknown version"
-    )
-    _, shape, proxy, fortran, raw = state
-    dtype = proxy.real()
-    check(_is_shape(shape) and isinstance(raw, (bytes, bytearray)) and not dtype.hasobject, "a bad array")
-    check(len(raw) == math.prod(shape) * dtype.itemsize, "an array of another size than its bytes")
-    array.__setstate__((1, shape, dtype, bool(fortran), bytes(raw)))
-
-
-def real_types(value: Any) -> Any:
-    """Return a value in which numpy types that stand on their own are numpy's; containers are changed in place."""
-    seen: dict[int, Any] = {}
-
-    def real(item: Any) -> Any:
-        if isinstance(item, Dtype):
-            return item.real()
-        if type(item) not in (list, dict, OrderedDict, State, tuple) or id(item) in seen:
-            return seen.get(id(item), item)
-        seen[id(item)] = item
-        if type(item) is tuple:
-            seen[id(item)] = tuple(real(inner) for inner in item)
-        elif type(item) is list:
-            item[:] = [real(inner) for inner in item]
-        else:
-            for key in item:
-                item[key] = real(item[key])
-        return seen[id(item)]
-
-    return real(value)
-
-
-def _numpy_reconstruct(kind: Any, shape: Any, code: Any) -> Any:
-    import numpy
-
-    check(kind is _ARRAY and shape == (0,), "an array of an unknown kind")
-    return numpy.ndarray((0,), "b")
 
 
 def _dill_array(make: Any, arguments: Any, state: Any, attributes: Any = None) -> Any:
     """Stand in for ``dill._dill._create_array``, by which dill writes arrays that are parts of other objects."""
     check(isinstance(make, Stand) and make in map(data_global, _RECONSTRUCT), "an array of an unknown kind")
     check(isinstance(arguments, tuple) and len(arguments) == 3 and not attributes, "an array of an unknown kind")
-    array = _numpy_reconstruct(*arguments)
+    array = empty_array(*arguments)
     build_array(array, state)
     return array
-
-
-def _numpy_scalar(proxy: Any, data: bytes = b"") -> Any:
-    import numpy
-
-    check(isinstance(proxy, Dtype) and isinstance(data, bytes), "a bad scalar")
-    dtype = proxy.real()
-    check(not dtype.hasobject and len(data) == dtype.itemsize, "a scalar of another size")
-    return numpy.frombuffer(data, dtype)[0] if dtype.itemsize else dtype.type()
-
-
-def _numpy_frombuffer(buffer: Any, proxy: Any, shape: Any, order: str, axes: Any = None) -> Any:
-    import numpy
-
-    check(isinstance(proxy, Dtype) and _is_shape(shape) and order in ("C", "F", "K"), "a bad array")
-    dtype = proxy.real()
-    check(isinstance(buffer, (bytes, bytearray)) and not dtype.hasobject, "an array without its bytes")
-    check(len(buffer) == math.prod(shape) * dtype.itemsize, "an array of another size than its bytes")
-    flat = numpy.frombuffer(buffer, dtype) if len(buffer) else numpy.empty(0, dtype)
-    if order == "K" and axes is not None:
-        check(isinstance(axes, tuple) and sorted(axes) == list(range(len(shape))), "an array with bad axes")
-        return flat.reshape(shape, order="C").transpose(axes)
-    return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
 # ------------------------------------------------------------------------------------------------ hashing
@@ -342,7 +216,7 @@ def _counter(counts: Any = ()) -> Any:
 
 
 def _size(items: Any = ()) -> torch.Size:
-    check(_is_shape(tuple(items)) if isinstance(items, (list, tuple)) else False, "a size of no numbers")
+    check(is_shape(tuple(items)) if isinstance(items, (list, tuple)) else False, "a size of no numbers")
     return torch.Size(items)
 
 
@@ -361,7 +235,8 @@ _VALUES: dict[str, Any] = {
     **DTYPES,
     "torch.storage.UntypedStorage": UNTYPED,
     "torch.UntypedStorage": UNTYPED,
-    "numpy.ndarray": _ARRAY,
+    "numpy.ndarray": ARRAY,
+    **{name: ExtensionType(name.rpartition(".")[2]) for name in sorted(EXTENSION_TYPES)},
     **{
         f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, (torch.dtype, torch.qscheme))
     },
@@ -396,10 +271,10 @@ _CALLABLES: dict[str, Callable[..., Any]] = {
         if kind.__module__.startswith("pathlib")
     },
     "numpy.dtype": Dtype,
-    **dict.fromkeys(_RECONSTRUCT, _numpy_reconstruct),
+    **dict.fromkeys(_RECONSTRUCT, empty_array),
     "dill._dill._create_array": _dill_array,
-    **{f"numpy.{core}.multiarray.scalar": _numpy_scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": _numpy_frombuffer for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": scalar_of for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": array_from_buffer for core in ("core", "_core")},
 }
 
 _GLOBALS: dict[str, Any] = {**_VALUES, **{name: Stand(make) for name, make in _CALLABLES.items()}}

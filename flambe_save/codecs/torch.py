@@ -24,9 +24,10 @@ from torch.serialization import location_tag
 
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.drafts import Draft, Record, ZipDraft
+from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Placer
 from flambe_save.codecs.plain import PlainState, dump_plain, load_plain
-from flambe_save.codecs.rebuild import DTYPES, UNTYPED, check
+from flambe_save.codecs.rebuild import DTYPES, UNTYPED
 from flambe_save.codecs.records import ZIP_MAGIC, Records
 from flambe_save.codecs.sources import HeldSource, Source
 from flambe_save.codecs.unpickler import (

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import itertools
 import pickle
 import pickletools
+import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from flambe_save.codecs.rebuild import Dtype, build_array, check, check_key, data_global, real_types
+from flambe_save.codecs.data import EXTENSION_TYPES
+from flambe_save.codecs.numpy_types import Dtype, build_array, check, real_classes
+from flambe_save.codecs.rebuild import check_key, data_global
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError, LoadError
 from flambe_save.registry import MOVED
 from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
@@ -26,6 +31,7 @@ _DILL_TYPE = "dill._dill._load_type"
 _DILL_ARRAY = "dill._dill._create_array"
 _COPY_BYTES = frozenset(("builtins.bytearray", "builtins.bytes", "_codecs.encode"))
 _MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
+_NUMPY_TYPE = "numpy.dtype"
 _BUDGET = 1 << 20
 _MOST_STAND_INS = 1000  # classes that an audit makes, each a thousand times larger than its name
 
@@ -174,7 +180,7 @@ class DataUnpickler(CarefulUnpickler):
         self._budget = _BUDGET + 16 * len(stream.getbuffer())
         self._expanded = 0
         self._used_trust = False
-        self._has_types = False
+        self._types: dict[int, tuple[Dtype, int]] = {}  # that have no state yet, and how much was memoized before
         self._moved: set[type] = set()  # classes that were found by an old name
         self._stand_ins: dict[str, type[Inert]] = {}
 
@@ -203,7 +209,8 @@ class DataUnpickler(CarefulUnpickler):
                 return value
             most = max(MAX_UNFOLDED, 4 * size)
             check(unfolded_size(value, most) <= most, "it stands for far more values than it has bytes")
-            return real_types(value) if self._has_types else value
+            check(not self._types, "a type without a state")
+            return value
         except FlambeSaveError:
             raise
         except Exception as error:
@@ -227,9 +234,15 @@ class DataUnpickler(CarefulUnpickler):
             return self._within_budget(self._nested)
         if dotted == _DILL_TYPE and not self._trust.allows(dotted):
             return self._dill_type
+        if dotted in EXTENSION_TYPES and module not in sys.modules:
+            self._trust.check_import(module, node=self._node, file=self._file)
+            if self._trust.findings is None:
+                importlib.import_module(module)
         found = data_global(dotted)
         if dotted == _DILL_ARRAY and not (self._used_trust or self._trust.allows(dotted)):
             self._refuse_unknown([dotted, *globals_of(self._rest())])
+        if dotted == _NUMPY_TYPE:
+            return self._stand_for_type
         if found is not None:
             if dotted in _MAKE_TENSORS:
                 return self._within_size(found)
@@ -268,6 +281,19 @@ class DataUnpickler(CarefulUnpickler):
             self._used_trust = True
             return super().find_class(*_DILL_TYPE.rsplit(".", 1))(name)
         return data_global("builtins.set")
+
+    def _stand_for_type(self, *arguments: Any) -> Dtype:
+        made = Dtype(*arguments)
+        self._types[id(made)] = made, len(self.memo)
+        return made
+
+    def _replace(self, stand_in: Dtype, value: Any) -> None:
+        """Put a numpy type in the place of its stand-in, where the pickle has just made that."""
+        _, before = self._types.pop(id(stand_in))
+        self.stack[-1] = value
+        for key in itertools.islice(reversed(self.memo), len(self.memo) - before):
+            if self.memo[key] is stand_in:
+                self.memo[key] = value
 
     def _within_budget(self, make: Callable[..., Any]) -> Callable[..., Any]:
         def spend(*arguments: Any) -> Any:
@@ -308,8 +334,7 @@ class DataUnpickler(CarefulUnpickler):
         if isinstance(item, Inert):
             pass
         elif isinstance(item, Dtype):
-            item.build(state)
-            self._has_types = True
+            self._replace(item, item.build(state))
         elif type(item) in (OrderedDict, State):
             check(isinstance(state, dict) and all(isinstance(key, str) for key in state), "a mapping's odd attributes")
             check(not any(hasattr(type(item), key) for key in state), "a mapping's methods are set")
@@ -319,7 +344,7 @@ class DataUnpickler(CarefulUnpickler):
         else:
             if not self._allows_type(type(item)):
                 raise pickle.UnpicklingError(f"a state for a {type(item).__qualname__}, which takes none")
-            self.stack.append(state)
+            self.stack.append(real_classes(state))
             _Machine.load_build(self)
 
     dispatch[pickle.BUILD[0]] = load_build

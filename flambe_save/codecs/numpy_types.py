@@ -1,0 +1,201 @@
+"""numpy's types and arrays, as pickles of data describe them: each is checked before numpy is given it.
+
+Nothing here imports ml_dtypes: unpickler.py has said no where the program has not.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import sys
+from typing import Any, cast
+
+__all__ = [
+    "ARRAY",
+    "Dtype",
+    "ExtensionType",
+    "array_from_buffer",
+    "build_array",
+    "check",
+    "empty_array",
+    "is_shape",
+    "real_classes",
+    "scalar_of",
+]
+
+
+def check(condition: bool, message: str) -> None:
+    """Refuse a pickle's arguments."""
+    if not condition:
+        raise pickle.UnpicklingError(message)
+
+
+def is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
+
+
+ARRAY = object()  # stands for the class numpy.ndarray, which arrays name and which nothing here calls
+
+
+class Dtype:
+    """Stands for a numpy type until the pickle has told its state: numpy believes any, and crashes on some.
+
+    Parameters
+    ----------
+    code : str or ExtensionType or type
+        A type as numpy's pickles name it: ``f4``, ``U3``, ``V12``; one of another package by the class of its scalars.
+    """
+
+    def __init__(self, code: Any = "", align: Any = False, copy: Any = False) -> None:
+        is_text = isinstance(code, str) and re.fullmatch(r"[biufcSUVmM?]\d{0,9}", code) is not None
+        check(is_text or isinstance(code, (ExtensionType, type)), "an array of an unknown type")  # a class was trusted
+        self._code = code
+        self._state: Any = None
+
+    def build(self, state: Any) -> Any:
+        """Return the numpy type with the state that numpy's pickles give one: byte order, parts, size."""
+        check(isinstance(state, tuple) and len(state) in (8, 9) and state[0] in (3, 4), "a type of an unknown version")
+        self._state = state
+        made = self._real()
+        check(not _is_deep(made), "a type nested too deep")
+        return made
+
+    def _real(self) -> Any:
+        """Return what numpy's public constructor makes, which checks it."""
+        import numpy
+
+        make: Any = numpy.dtype
+        if not isinstance(self._code, str):
+            return self._extension(make)
+        _, order, inner, names, fields, size = self._state[:6]
+        check(order in ("<", ">", "=", "|") and type(size) is int and size < 1 << 31, "a type without a size")
+        if inner is not None:
+            check(isinstance(inner, tuple) and len(inner) == 2 and _is_type(inner[0]), "a bad sub-array")
+            shape = inner[1] if isinstance(inner[1], tuple) else (inner[1],)
+            check(is_shape(shape) and math.prod(shape) < 1 << 31, "a bad sub-array")
+            return make((inner[0], shape))
+        if names is not None:
+            check(isinstance(names, tuple) and isinstance(fields, dict) and set(names) == set(fields), "bad fields")
+            parts: dict[str, Any] = {"names": list(names), "formats": [], "offsets": [], "itemsize": size}
+            for name in names:
+                field = fields[name]
+                check(isinstance(field, tuple) and len(field) in (2, 3), "a bad field")
+                check(_is_type(field[0]) and type(field[1]) is int and 0 <= field[1] <= size, "a bad field")
+                parts["formats"].append(field[0])
+                parts["offsets"].append(field[1])
+            return make(parts)
+        if self._code[:1] in ("S", "V", "U"):
+            check(size >= 0, "a type of no size")
+            return make(f"{order}{self._code[0]}{size // (4 if self._code[0] == 'U' else 1)}")
+        if self._code[:1] in ("m", "M") and len(self._state) == 9:
+            unit: Any = self._state[8][1] if isinstance(self._state[8], tuple) and len(self._state[8]) == 2 else ()
+            check(isinstance(unit, tuple) and len(unit) >= 2 and type(unit[1]) is int, "a time of no unit")
+            name = unit[0].decode("ascii") if isinstance(unit[0], bytes) else unit[0]
+            check(isinstance(name, str) and name.isalpha(), "a time of no unit")
+            generic = make(f"{self._code[0]}8") if name == "generic" else None
+            return (generic or make(f"{self._code[0]}8[{unit[1]}{name}]")).newbyteorder(order)
+        return make(self._code).newbyteorder(order)
+
+    def _extension(self, make: Any) -> Any:
+        import numpy
+
+        scalar = self._code.real() if isinstance(self._code, ExtensionType) else self._code
+        check(issubclass(scalar, numpy.generic), "a type of no scalars")
+        made = make(scalar)
+        is_plain = self._state[1:6] == ("<", None, None, None, made.itemsize)
+        check(is_plain and not made.hasobject, "a type of another size or byte order")
+        return made
+
+
+class ExtensionType:
+    """Stands for the class of a type's scalars that ml_dtypes defines; whoever reads it has imported that.
+
+    Parameters
+    ----------
+    name : str
+        As ``ml_dtypes`` calls it.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def real(self) -> type:
+        """Return the class."""
+        found = getattr(sys.modules.get("ml_dtypes"), "__dict__", {}).get(self._name)
+        check(isinstance(found, type), "a type that the installed ml_dtypes does not have")
+        return cast(type, found)
+
+
+def build_array(array: Any, state: Any) -> None:
+    """Fill the empty array that a pickle has made, with the state that numpy's pickles give one."""
+    check(isinstance(state, tuple) and len(state) == 5 and _is_type(state[2]), "an array of an unknown version")
+    _, shape, dtype, fortran, raw = state
+    check(is_shape(shape) and isinstance(raw, (bytes, bytearray)) and not dtype.hasobject, "a bad array")
+    check(len(raw) == math.prod(shape) * dtype.itemsize, "an array of another size than its bytes")
+    array.__setstate__((1, shape, dtype, bool(fortran), bytes(raw)))
+
+
+def _is_type(value: Any) -> bool:
+    return "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].dtype)
+
+
+def _is_deep(dtype: Any) -> bool:
+    """Whether a numpy type is nested in others more than 20 levels deep."""
+    level: dict[int, Any] = {id(dtype): dtype}
+    for _ in range(20):
+        inner = [part for outer in level.values() for part in ([outer.base] if outer.subdtype else _fields(outer))]
+        level = {id(part): part for part in inner}
+        if not level:
+            return False
+    return True
+
+
+def _fields(dtype: Any) -> list[Any]:
+    return [dtype.fields[name][0] for name in dtype.names or ()]
+
+
+def real_classes(state: Any) -> Any:
+    """Return the state of an object of a trusted class with classes of numpy in it where stand-ins are."""
+    if state is ARRAY:
+        import numpy
+
+        return numpy.ndarray
+    if isinstance(state, ExtensionType):
+        return state.real()
+    if type(state) is tuple:
+        return tuple(map(real_classes, state))
+    for key in state if type(state) is dict else ():
+        if state[key] is ARRAY or isinstance(state[key], ExtensionType):
+            state[key] = real_classes(state[key])
+    return state
+
+
+def empty_array(kind: Any, shape: Any, code: Any) -> Any:
+    import numpy
+
+    check(kind is ARRAY and shape == (0,), "an array of an unknown kind")
+    return numpy.ndarray((0,), "b")
+
+
+def scalar_of(dtype: Any, data: bytes = b"") -> Any:
+    import numpy
+
+    check(_is_type(dtype) and isinstance(data, bytes), "a bad scalar")
+    check(not dtype.hasobject and len(data) == dtype.itemsize, "a scalar of another size")
+    return numpy.frombuffer(data, dtype)[0] if dtype.itemsize else dtype.type()
+
+
+def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: str, axes: Any = None) -> Any:
+    import numpy
+
+    check(_is_type(dtype) and is_shape(shape) and order in ("C", "F", "K"), "a bad array")
+    check(isinstance(buffer, (bytes, bytearray)) and not dtype.hasobject, "an array without its bytes")
+    check(len(buffer) == math.prod(shape) * dtype.itemsize, "an array of another size than its bytes")
+    flat = numpy.frombuffer(buffer, dtype) if len(buffer) else numpy.empty(0, dtype)
+    if order == "K" and axes is not None:
+        check(isinstance(axes, tuple) and sorted(axes) == list(range(len(shape))), "an array with bad axes")
+        return flat.reshape(shape, order="C").transpose(axes)
+    return flat.reshape(shape, order="F" if order == "F" else "C")
