@@ -15,7 +15,7 @@ from typing import Any
 
 import dill
 
-from flambe_save.adapters import Adoption, Fit, get_state, restore_ties
+from flambe_save.adapters import Adoption, Fit, Passed, get_state, restore_ties
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.adapters.migrations import Migrated, migrate_state
 from flambe_save.background import start, wait_for
@@ -151,7 +151,7 @@ def save(
         compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
     )
     with CollectionPaused():
-        saving = _planned(_state_of(obj), path, options, progress_of(progress, "Saving"))
+        saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
     return _write(saving)
 
 
@@ -237,13 +237,21 @@ def save_async(
         compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
     )
     with CollectionPaused():
-        saving = _planned(_state_of(obj), path, options, progress_of(progress, "Saving"))
+        saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
     saving.tell(is_written=False)
     return start(saving, keep_memory=keep_memory)
 
 
-def _state_of(obj: Any) -> State:
-    state = get_state(obj)
+def _planned_object(obj: Any, path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
+    """Collect the state of an object and plan its save; containers that change meanwhile are an error."""
+    passed = Passed()
+    saving = _planned(_state_of(obj, passed), path, options, progress)
+    passed.check()
+    return saving
+
+
+def _state_of(obj: Any, passed: Passed) -> State:
+    state = get_state(obj, passed=passed)
     if not state._metadata[""].get(CONFIG_KEY):
         raise UnsupportedObjectError(
             f"the arguments that this {type(obj).__qualname__} was built with cannot be written as a mapping of names "

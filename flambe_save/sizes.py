@@ -7,7 +7,7 @@ walks.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["MAX_HASHED", "MAX_UNFOLDED", "unfolded_size"]
 
@@ -61,7 +61,8 @@ def _is_container(value: Any) -> bool:
 
 def _items(container: Any) -> Iterable[Any]:
     if isinstance(container, dict):
-        return (item for pair in container.items() for item in pair)
-    if not isinstance(container, _CONTAINERS):
+        return (item for pair in dict.items(container) for item in pair)
+    kind: Any = next((kind for kind in _CONTAINERS if isinstance(container, kind)), None)
+    if kind is None:
         return (getattr(container, name, None) for name in type(container).__dataclass_fields__)
-    return container
+    return cast("Iterable[Any]", kind.__iter__(container))  # a subclass may go through itself otherwise

@@ -21,6 +21,7 @@ from flambe_save.adapters.protocol import (
     register_adapter,
 )
 from flambe_save.adapters.traversal import get_state, load_state, restore_ties
+from flambe_save.adapters.unchanged import Passed
 from flambe_save.config.assembly import can_be_assembled
 from flambe_save.config.provided import numpy_class, random_class, torch_class
 from flambe_save.config.registrable import TAGS
@@ -32,6 +33,7 @@ __all__ = [
     "Child",
     "Fit",
     "Mismatch",
+    "Passed",
     "Place",
     "ValueAdapter",
     "adapter_for",

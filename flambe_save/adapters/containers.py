@@ -9,6 +9,7 @@ from typing import Any
 
 from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for, holds_state
 from flambe_save.config.assembly import attributes_of
+from flambe_save.config.attributes import held_items, held_pairs
 from flambe_save.config.describing import form_of
 from flambe_save.config.link import BackLink
 from flambe_save.config.parts import set_part
@@ -27,9 +28,9 @@ class _Sequence(ValueAdapter):
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the items by their index, or by the fields of a named tuple; plain values are left out."""
-        fields = getattr(type(obj), "_fields", None)
-        names = fields if isinstance(fields, tuple) else map(str, range(len(obj)))
-        return (Child(name, item) for name, item in zip(names, obj, strict=True) if type(item) not in PLAIN)
+        fields, items = getattr(type(obj), "_fields", None), held_items(obj) or []
+        names = fields if isinstance(fields, tuple) and len(fields) == len(items) else map(str, range(len(items)))
+        return (Child(name, item) for name, item in zip(names, items, strict=True) if type(item) not in PLAIN)
 
 
 class _Mapping(ValueAdapter):
@@ -39,8 +40,9 @@ class _Mapping(ValueAdapter):
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the values by their key as text; plain ones are left out."""
-        _check_nameless(obj, "a dict's keys")
-        return (Child(join_key([str(key)]), item) for key, item in obj.items() if type(item) not in PLAIN)
+        pairs = held_pairs(obj) or []
+        _check_nameless((key for key, _ in pairs), "a dict's keys")
+        return (Child(join_key([str(key)]), item) for key, item in pairs if type(item) not in PLAIN)
 
 
 class _Set(ValueAdapter):
@@ -50,7 +52,7 @@ class _Set(ValueAdapter):
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return nothing: items that hold a state would have no name to find it by."""
-        _check_nameless(obj, "a set's items")
+        _check_nameless(held_items(obj) or (), "a set's items")
         return ()
 
 
@@ -115,7 +117,11 @@ def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
         if id(holder) in seen:
             continue
         seen.add(id(holder))
-        items: Iterable[Any] = holder if isinstance(holder, (set, frozenset, dict)) else ()
+        items: Iterable[Any] = ()
+        if isinstance(holder, (set, frozenset)):
+            items = held_items(holder) or ()
+        elif isinstance(holder, dict):
+            items = (key for key, _ in held_pairs(holder) or ())
         if isinstance(holder, functools.partial):
             items = (*holder.args, *holder.keywords.values())
         if any(isinstance(item, BackLink) for item in items):

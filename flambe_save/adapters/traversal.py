@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from flambe_save.adapters.arrays import ArrayAdapter, key_of
+from flambe_save.adapters.containers import MAPPING, SEQUENCE
 from flambe_save.adapters.protocol import (
     Adapter,
     Child,
@@ -25,6 +26,7 @@ from flambe_save.adapters.protocol import (
     is_component,
 )
 from flambe_save.adapters.source import source_of
+from flambe_save.adapters.unchanged import Passed, cannot_save
 from flambe_save.adapters.written import WrittenParts, inside_component, outside_component, shared_modules
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.changes import SHARED
@@ -60,7 +62,14 @@ _MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may hav
 __all__ = ["get_state", "load_state", "restore_ties"]
 
 
-def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_vars: bool = False) -> State:
+def get_state(
+    obj: Any,
+    state: State | None = None,
+    prefix: str = "",
+    *,
+    keep_vars: bool = False,
+    passed: Passed | None = None,
+) -> State:
     """Collect the state of an object and all components inside it.
 
     Parameters
@@ -73,6 +82,8 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
         The object's own prefix in ``state``.
     keep_vars : bool
         Whether parameters themselves are wanted, and not tensors detached from them.
+    passed : Passed, optional
+        Is told of the containers, which whoever writes the state may check again when all of it is pickled.
 
     Returns
     -------
@@ -84,25 +95,34 @@ def get_state(obj: Any, state: State | None = None, prefix: str = "", *, keep_va
     ------
     UnsupportedObjectError
         If two objects would get one prefix, or what the object is made of cannot be represented.
+    SaveError
+        If code of the object raises anything, or a container changes meanwhile.
     """
     state = State() if state is None else state
+    passed = Passed() if passed is None else passed
     before = state.copy()
-    with describing():
-        shared = _collect(obj, state, prefix, keep_vars)
-    if shared:  # what each of several calls would make for itself has to be told in full
-        state.clear()
-        state.update(before)
-        state._metadata = before._metadata
-        token = SHARED.set(shared)
-        try:
-            with describing():
-                _collect(obj, state, prefix, keep_vars)
-        finally:
-            SHARED.reset(token)
+    try:
+        with describing():
+            shared = _collect(obj, state, prefix, keep_vars, passed)
+        if shared:  # what each of several calls would make for itself has to be told in full
+            state.clear()
+            state.update(before)
+            state._metadata = before._metadata
+            token = SHARED.set(shared)
+            try:
+                with describing():
+                    _collect(obj, state, prefix, keep_vars, passed)
+            finally:
+                SHARED.reset(token)
+    except (FlambeSaveError, Warning):  # a warning that the caller makes an error stays one
+        raise
+    except Exception as error:
+        passed.check()  # which says what has changed, where that made it fail
+        raise cannot_save(Place(prefix, obj), error) from error
     return state
 
 
-def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> frozenset[int]:
+def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passed) -> frozenset[int]:
     """Collect a state; return instead the ids of modules that objects share which were made by calls of their own."""
     visited: dict[str, Any] = {}
     nodes: list[Place] = []
@@ -136,7 +156,8 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> frozenset[
             written_parts.add_own(place)
         return later
 
-    _walk(obj, prefix, enter, keep_vars, written_parts.wants)
+    passed.clear()
+    _walk(obj, prefix, enter, keep_vars, written_parts.wants, passed)
     if not SHARED.get():
         shared = shared_modules(visited)
         if shared:
@@ -154,6 +175,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool) -> frozenset[
         inside = containers if is_root else inside_component(place.prefix, places)
         held = Held(arrays_here, inside, holds, key_of_tensor, is_outside)
         _add_config(place, found, held, written, names)
+    passed.check()
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
         written_parts.warn_of_hidden()
@@ -286,13 +308,15 @@ def _walk(
     enter: Callable[[Place, Adapter], Later],
     keep_vars: bool = False,
     wants: Wants = lambda parent, place, name: False,
+    passed: Passed | None = None,
 ) -> None:
     """Call ``enter`` for each object that has an adapter, parents first, and what it returns when its children are
     done.
 
     Children are looked up after ``enter``, which may change them. An object inside itself is not gone into again. What
     refers to others, as optimizers do, comes last; what is borrowed only where nothing else has led to it. What is
-    loose is gone into where it is wanted: ``wants`` is given the place around it, its own, and its name there.
+    loose is gone into where it is wanted: ``wants`` is given the place around it, its own, and its name there. In a
+    save, ``passed`` is given the containers with their children.
     """
     stack: list[tuple[Place, Adapter, Iterator[Child], Later]] = []
     path: set[int] = set()
@@ -313,9 +337,18 @@ def _walk(
             )
         if isinstance(adapter, ValueAdapter) and not (place.is_open or adapter.is_everywhere):
             return
-        later = enter(place, adapter)
         seen.add(id(place.obj))
-        children = list(adapter.children(place.obj))
+        try:
+            later = enter(place, adapter)
+            children = list(adapter.children(place.obj))
+        except (FlambeSaveError, Warning):
+            raise
+        except Exception as error:
+            if passed is None:
+                raise
+            raise cannot_save(place, error) from error
+        if passed is not None and (adapter is SEQUENCE or adapter is MAPPING):
+            passed.note(place, adapter, children)
         if children or later is not None:
             path.add(id(place.obj))
             stack.append((place, adapter, iter(children), later))

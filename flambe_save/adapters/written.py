@@ -59,7 +59,9 @@ class WrittenParts:
                 continue
             self._noted[id(item)] = item
             if type(item) in (list, tuple, dict):
-                pairs = item.items() if isinstance(item, dict) else enumerate(item)
+                pairs = (
+                    [*item.items()] if isinstance(item, dict) else [*enumerate(item)]
+                )  # another thread may change it
                 waiting.extend((value, join_prefix(path, str(key))) for key, value in pairs)
                 continue
             if isinstance(item, (torch.Tensor, Reference)):

@@ -112,7 +112,7 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
         copy: Any
         if kind in (dict, OrderedDict, State, Stash):
             copy = memo[id(value)] = {} if kind in (dict, Stash) else OrderedDict()
-            for key, item in value.items():
+            for key, item in [*value.items()]:  # another thread may change it
                 inside = value.paths.get(key) if kind is Stash else None
                 inside = inside or (f"{path}[{key!r}]" if path else str(key))
                 copy[visit(key, f"{path}[{key!r}]")] = visit(item, inside)
@@ -121,11 +121,11 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
         elif kind is Counter:
             copy = memo[id(value)] = Counter()
             copy.update(
-                {visit(key, f"{path}[{key!r}]"): visit(item, f"{path}[{key!r}]") for key, item in value.items()}
+                {visit(key, f"{path}[{key!r}]"): visit(item, f"{path}[{key!r}]") for key, item in [*value.items()]}
             )
         elif kind is list:
             copy = memo[id(value)] = []
-            copy.extend(visit(item, f"{path}[{index}]") for index, item in enumerate(value))
+            copy.extend(visit(item, f"{path}[{index}]") for index, item in enumerate([*value]))
         elif kind is tuple:
             copy = memo[id(value)] = tuple(visit(item, f"{path}[{index}]") for index, item in enumerate(value))
         elif kind in (set, frozenset):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ __all__ = [
     "code_behind",
     "held_attribute",
     "held_item",
+    "held_items",
+    "held_pairs",
     "held_slot",
     "is_callable_value",
     "is_function_of",
@@ -32,6 +35,7 @@ _names: Any = vars(type)["__dict__"].__get__
 _OF_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _TABLES = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("__getattribute__", "__getattr__")
+_SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _NOTHING = object()
 
 
@@ -115,6 +119,19 @@ def held_item(container: Any, key: str) -> Any:
     elif issubclass(cls, torch.nn.Module):
         return held_attribute(container, key)
     raise KeyError(key)
+
+
+def held_items(container: Any) -> list[Any] | None:
+    """Return the items of a list, tuple, set or deque, or of a subclass, which may go through itself otherwise."""
+    kind = next((kind for kind in _SEQUENCES if isinstance(container, kind)), None)
+    return None if kind is None else list(kind.__iter__(container))
+
+
+def held_pairs(container: Any) -> list[tuple[Any, Any]] | None:
+    """Return the keys and values of a dict, or of a subclass; None for other mappings, which may compute theirs."""
+    if isinstance(container, dict):
+        return list((OrderedDict if isinstance(container, OrderedDict) else dict).items(container))
+    return list(container.items()) if type(container) is types.MappingProxyType else None
 
 
 def is_callable_value(value: Any) -> bool:

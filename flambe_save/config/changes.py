@@ -19,6 +19,7 @@ from flambe_save.config.assembly import (
     is_of_torch,
     is_torch_hook,
 )
+from flambe_save.config.attributes import held_items, held_pairs
 from flambe_save.config.prints import (
     HOOKS,
     Argument,
@@ -188,7 +189,8 @@ def _objects_given(schema: Schema) -> list[Any]:
             found.setdefault(id(item), item)
         elif id(item) not in seen:
             seen.add(id(item))
-            waiting.extend(reversed(list(item.values()) if isinstance(item, dict) else item))
+            pairs = held_pairs(item)
+            waiting.extend(reversed(held_items(item) or () if pairs is None else [value for _, value in pairs]))
     return list(found.values())
 
 

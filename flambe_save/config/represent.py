@@ -167,6 +167,16 @@ class Representer:
         before = self._own
         try:
             node = yield self._object(value, path)
+        except (FlambeSaveError, Warning):
+            raise
+        except Exception as error:
+            if isinstance(error, RuntimeError) and "during iteration" in str(error):
+                raise  # whoever represents the whole knows what that means
+            raise UnsupportedObjectError(
+                f"{self._say(path)}, a {kind.__qualname__}, cannot be written: {type(error).__name__}: "
+                f"{str(error)[:200]}",
+                fix="Correct it, or leave it out of what is saved.",
+            ) from error
         finally:
             del self._open[id(value)]
         # Python itself makes one of constant tuples, so one of plain values says nothing
@@ -242,9 +252,12 @@ class Representer:
         if kind in _CONTAINERS and self.stash is not None and self._is_large_data(value):
             return self._represent_stashed(value, path)
         if kind is list:
-            return (yield self._sequence(CORE + "seq", value, path))
-        if kind is dict and all(type(key) in PLAIN for key in value):
-            return (yield self._mapping(CORE + "map", value, path))
+            return (yield self._sequence(CORE + "seq", value.copy(), path))
+        mapping = value.copy() if kind is dict else {}  # another thread may change it
+        if kind is dict and all(type(key) in PLAIN for key in mapping):
+            return (yield self._mapping(CORE + "map", mapping, path))
+        if kind is OrderedDict and not vars(value):
+            value = value.copy()
         if kind in BY_TYPE and fits(value) and (kind not in _BY_HASH or all(map(is_plain_key, value))):
             entry = BY_TYPE[kind]
             plain = entry.plain(value)
@@ -273,7 +286,7 @@ class Representer:
             return self._represent_type(value, path)
         if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
             return self._represent_function(value, path)
-        if hasattr(value, "to_yaml") and type(value) in TAGS:
+        if type(value) in TAGS and hasattr(value, "to_yaml"):
             self._own += 1  # it may look at anything
             tag = self._tag(type(value), None, getattr(value, "_created_with_tag", None))
             return self._noted(value.to_yaml(self, value, f"!{tag}"), tag, type(value))

@@ -19,7 +19,7 @@ import torch
 
 from flambe_save.config.arguments import call_with, replace_items, replacing, signature_of
 from flambe_save.config.assembly import PARTS, assembler_of
-from flambe_save.config.attributes import own_attributes
+from flambe_save.config.attributes import held_items, held_pairs, own_attributes
 from flambe_save.config.builders import build_with, builder_of
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.parts import is_made_of_parts, maker_of
@@ -476,11 +476,11 @@ def _inside(item: Any) -> tuple[Iterable[Any], list[Any]]:
     schema = item if type(item) is Schema else schema_of(item)
     if schema is not None:
         item = schema.keywords
-    if isinstance(item, (list, tuple, set, frozenset)):
-        return range(len(item)), list(item)
-    if isinstance(item, (dict, Mapping)):  # a dict is told sooner
-        return item.keys(), list(item.values())
-    return (), []
+    items = held_items(item) if isinstance(item, (list, tuple, set, frozenset)) else None
+    if items is not None:
+        return range(len(items)), items
+    pairs = held_pairs(item) or ()
+    return [key for key, _ in pairs], [value for _, value in pairs]
 
 
 def record(instance: Any, schema: Schema) -> None:
