@@ -21,7 +21,7 @@ from flambe_save.adapters.migrations import Migrated, migrate_state
 from flambe_save.background import start, wait_for
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
 from flambe_save.config.deferral import Deferral
-from flambe_save.config.randomness import kept_random_states
+from flambe_save.config.randomness import KeptRandomStates
 from flambe_save.errors import (
     CorruptSaveError,
     Finding,
@@ -56,6 +56,7 @@ from flambe_save.saving import Saving, Target, check_level, final_path
 from flambe_save.state import State
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust
+from flambe_save.undoing import Undoing
 
 __all__ = [
     "load",
@@ -150,9 +151,10 @@ def save(
     options = _Options(
         compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
     )
-    with CollectionPaused():
-        saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
-    return _write(saving)
+    with Undoing() as undoing, undoing:
+        with CollectionPaused():
+            saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
+        return _write(saving)
 
 
 def save_state_to_file(
@@ -178,7 +180,8 @@ def save_state_to_file(
     options = _Options(
         compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
     )
-    return _write(_planned(state, path, options, progress_of(progress, "Saving")))
+    with Undoing() as undoing, undoing:
+        return _write(_planned(state, path, options, progress_of(progress, "Saving")))
 
 
 def save_async(
@@ -236,7 +239,7 @@ def save_async(
     options = _Options(
         compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
     )
-    with CollectionPaused():
+    with Undoing() as undoing, undoing, CollectionPaused():
         saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
     saving.tell(is_written=False)
     return start(saving, keep_memory=keep_memory)
@@ -401,7 +404,7 @@ def load(
         options = LoadOptions(
             trust, map_location, pickle_module, is_mapped=mmap, is_verified=verify, threads=count, progress=meter
         )
-        with CollectionPaused(), kept_random_states():
+        with Undoing() as undoing, undoing, CollectionPaused(), KeptRandomStates():
             with meter:
                 saved, inner = read_around(path, node, options)
             changed = changed_packages(saved.packages)
@@ -411,6 +414,7 @@ def load(
             if inner and inner not in state._metadata:
                 read(path, node, options)  # says what there is
             deferral = Deferral(is_on=strict)  # what the state lacks keeps the values that it was built with
+            undoing.note(deferral.finish)
             adoption = Adoption(deferral)
             try:
                 obj = build(saved, state, trust, node, where, adoption)
@@ -467,7 +471,7 @@ def load_state_from_file(
         trust, map_location, pickle_module, pickle_load_args, mmap, verify, threads=count, progress=meter
     )
     try:
-        with meter:
+        with Undoing() as undoing, undoing, meter:
             saved = read(path, node, options)
         return state_from_tree(saved.tree)
     except UntrustedError as error:

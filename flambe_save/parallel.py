@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from flambe_save.errors import FlambeSaveError
+from flambe_save.undoing import note_undo
 
 __all__ = ["CollectionPaused", "check_threads", "default_threads", "in_threads", "spans"]
 
@@ -95,23 +96,29 @@ class CollectionPaused:
     """
 
     _lock = threading.Lock()
-    _users = 0
+    _users: set[CollectionPaused] = set()  # noqa: RUF012  (of all threads)
     _was_on = False
 
     def __enter__(self) -> None:
         kind = CollectionPaused
+        self._forget = note_undo(self._leave)
         with kind._lock:
             if not kind._users:
                 kind._was_on = gc.isenabled()
-                gc.disable()
-            kind._users += 1
+            kind._users.add(self)
+            gc.disable()
 
     def __exit__(self, *error: object) -> None:
+        self._leave()
+        self._forget()
+
+    def _leave(self) -> None:
         kind = CollectionPaused
         with kind._lock:
-            kind._users -= 1
+            kind._users.discard(self)
             if not kind._users and kind._was_on:
                 gc.enable()
+                kind._was_on = False
 
 
 def _after_fork() -> None:
@@ -119,7 +126,7 @@ def _after_fork() -> None:
     kind = CollectionPaused
     if kind._users and kind._was_on:
         gc.enable()
-    kind._lock, kind._users = threading.Lock(), 0
+    kind._lock, kind._users, kind._was_on = threading.Lock(), set(), False
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,6 +6,7 @@ walks.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -64,5 +65,13 @@ def _items(container: Any) -> Iterable[Any]:
         return (item for pair in dict.items(container) for item in pair)
     kind: Any = next((kind for kind in _CONTAINERS if isinstance(container, kind)), None)
     if kind is None:
-        return (getattr(container, name, None) for name in type(container).__dataclass_fields__)
+        return (_field(container, name) for name in type(container).__dataclass_fields__)
     return cast("Iterable[Any]", kind.__iter__(container))  # a subclass may go through itself otherwise
+
+
+def _field(obj: Any, name: str) -> Any:
+    """Return a field that is in an object's ``__dict__`` or in a slot; a property in its place is not run."""
+    own = getattr(obj, "__dict__", {})
+    slot = next((vars(base)[name] for base in type(obj).__mro__ if name in vars(base)), None)
+    is_slot = name not in own and isinstance(slot, types.MemberDescriptorType)
+    return getattr(obj, name, None) if is_slot else own.get(name)

@@ -7,12 +7,12 @@ decides. An audit asks the same questions, and gets them written down in place o
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from flambe_save.errors import Finding, LimitError, LoadError, MissingExtensionError, UntrustedError, quote
+from flambe_save.undoing import Setting
 
 __all__ = ["NO_TRUST", "Limits", "Trust", "needs_everything", "trust_in_force"]
 
@@ -265,14 +265,9 @@ class Trust:
                 ),
             )
 
-    @contextmanager
-    def in_force(self) -> Iterator[None]:
+    def in_force(self) -> Setting[Trust | None]:
         """Be what :func:`trust_in_force` returns, inside the ``with``."""
-        token = _in_force.set(self)
-        try:
-            yield
-        finally:
-            _in_force.reset(token)
+        return Setting(_in_force, self)
 
     def check_import(
         self, module: str, requirement: str = "", *, node: str | None = None, file: str | None = None

@@ -15,7 +15,7 @@ PACKAGE = Path(flambe_save.__file__).parent
 # alone, from modules named before it in its row.
 LAYERS = [
     ["_version", "errors", "layout", "libc", "registry"],
-    ["sizes", "notes", "state", "tree", "trust", "checksum", "parallel", "progress"],
+    ["undoing", "sizes", "notes", "state", "tree", "trust", "checksum", "parallel", "progress"],
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
     ["loading", "saving", "background", "api"],

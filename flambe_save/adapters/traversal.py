@@ -56,6 +56,7 @@ from flambe_save.layout import (
 )
 from flambe_save.state import IndexedState, Stash, State, keys_below
 from flambe_save.tree import join_prefix, place_key
+from flambe_save.undoing import Setting
 
 _MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may have
 
@@ -108,12 +109,8 @@ def get_state(
             state.clear()
             state.update(before)
             state._metadata = before._metadata
-            token = SHARED.set(shared)
-            try:
-                with describing():
-                    _collect(obj, state, prefix, keep_vars, passed)
-            finally:
-                SHARED.reset(token)
+            with Setting(SHARED, shared), describing():
+                _collect(obj, state, prefix, keep_vars, passed)
     except (FlambeSaveError, Warning):  # a warning that the caller makes an error stays one
         raise
     except Exception as error:

@@ -8,11 +8,10 @@ the same for classes whose objects are their fields.
 from __future__ import annotations
 
 import abc
-import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import nn
 from flambe_save.config.parts import PASSIVE, is_sum_of_parts
 from flambe_save.errors import CompilationError, quote
 from flambe_save.notes import NOTES, is_note
+from flambe_save.undoing import Setting
 
 __all__ = [
     "PARTS",
@@ -197,14 +197,9 @@ def assembler_of(cls: type) -> Callable[..., Any]:
 _noted: ContextVar[dict[int, Any] | None] = ContextVar("assembled", default=None)
 
 
-@contextlib.contextmanager
-def noting(made: dict[int, Any]) -> Iterator[None]:
+def noting(made: dict[int, Any]) -> Setting[dict[int, Any] | None]:
     """Inside the ``with``, note by their ids the objects that are assembled: they are filled already."""
-    token = _noted.set(made)
-    try:
-        yield
-    finally:
-        _noted.reset(token)
+    return Setting(_noted, made)
 
 
 def assemble(cls: type, tables: Mapping[str, Any]) -> Any:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flambe_save.config.budget import BuildBudget
@@ -37,6 +38,7 @@ from flambe_save.config.deferred import (
 from flambe_save.config.operations import FILLS, FLOATS, MAKES_RANDOM, are_numbers, kind_of
 from flambe_save.config.randomness import Stream
 from flambe_save.config.watching import Watch
+from flambe_save.undoing import note_undo
 
 __all__ = ["Deferral"]
 
@@ -57,6 +59,38 @@ def _before(name: str) -> None:
 _watch = Watch(_before)
 
 
+class _Entry:
+    """What there is before a deferral is entered, and is to be again."""
+
+    def __init__(self) -> None:
+        self.outer = _in_force.get()
+        self.forget: Callable[[], None] = self.undo
+        self._dispatch = torch._C._len_torch_dispatch_stack()
+        self._functions = torch._C._len_torch_function_stack()
+        self._flags = {name: vars(_python_dispatch)[name] for name in _FLAGS if name in vars(_python_dispatch)}
+
+    def undo(self) -> None:
+        """Bring it back, whatever of the deferral is still in force."""
+        while torch._C._len_torch_function_stack() > self._functions:
+            torch._C._pop_torch_function_stack()
+        while torch._C._len_torch_dispatch_stack() > self._dispatch:
+            torch._C._pop_torch_dispatch_stack(None)
+        vars(_python_dispatch).update(self._flags)
+        tell = vars(_python_dispatch).get("set_is_in_mode_without_ignore_compile_internals")
+        if tell is not None:
+            tell(self._flags[_FLAGS[-1]])
+        _in_force.set(self.outer)
+        _watch.leave(self)
+
+
+# What torch notes about dispatch modes beside its stack of them
+_FLAGS = (
+    "_is_in_torch_dispatch_mode",
+    "_is_in_non_infra_torch_dispatch_mode",
+    "_is_in_any_mode_without_ignore_compile_internals",
+)
+
+
 class Deferral(TorchDispatchMode):
     """Inside its ``with``, puts off random fills; it also counts what is allocated, and knows what memory is new.
 
@@ -72,7 +106,7 @@ class Deferral(TorchDispatchMode):
         self.is_on = is_on and CAN_TELL and not is_inner
         self._budget: BuildBudget | None = None
         self._reads = _Reads(self)
-        self._tokens: list[Token[Deferral | None]] = []
+        self._entries: list[_Entry] = []
         self._is_busy = False  # what is seen is done by this object itself
         self._kinds: dict[Any, str] = {}
         self._steps: list[Step] = []
@@ -86,17 +120,24 @@ class Deferral(TorchDispatchMode):
         return False  # else torch imports its compiler, which takes seconds, to keep it out of what is never compiled
 
     def __enter__(self) -> Deferral:
+        entry = _Entry()
+        entry.forget = note_undo(entry.undo)
         super().__enter__()  # type: ignore[no-untyped-call]
         self._reads.__enter__()  # type: ignore[no-untyped-call]
-        _watch.__enter__()
-        self._tokens.append(_in_force.set(self))
+        _watch.enter(entry)
+        _in_force.set(self)
+        self._entries.append(entry)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        _in_force.reset(self._tokens.pop())
-        _watch.__exit__()
+        if not self._entries:  # an interrupt came when it was to be entered again
+            return
+        entry = self._entries.pop()
+        _in_force.set(entry.outer)
+        _watch.leave(entry)
         self._reads.__exit__(*error)  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+        entry.forget()
 
     @contextmanager
     def counted_by(self, budget: BuildBudget | None) -> Iterator[None]:
@@ -111,7 +152,7 @@ class Deferral(TorchDispatchMode):
     @contextmanager
     def left(self) -> Iterator[None]:
         """Leave it, inside the ``with``, for what needs no watching: nothing that is put off is read there."""
-        if not self._tokens:  # it is left already
+        if not self._entries:  # it is left already
             yield
             return
         self.__exit__(None, None, None)

@@ -33,6 +33,7 @@ from flambe_save.config.schema import Schema, defaults_of, schema_of
 from flambe_save.config.values import BY_TYPE
 from flambe_save.notes import marks_of
 from flambe_save.registry import find_adapter
+from flambe_save.undoing import Setting
 
 __all__ = [
     "assembled",
@@ -59,12 +60,8 @@ _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 @contextlib.contextmanager
 def describing() -> Iterator[None]:
     """Inside the ``with``, describe each object once; the objects must not change meanwhile."""
-    tokens = _described.set({}), _saved.set(set())
-    try:
+    with Setting(_described, {}), Setting(_saved, set()):
         yield
-    finally:
-        _described.reset(tokens[0])
-        _saved.reset(tokens[1])
 
 
 def saved_ids() -> set[int]:

@@ -1,6 +1,6 @@
 """Random states while an object is loaded: the caller's, which stay as they are, and the one that deferral.py puts off.
 
-``kept_random_states`` gives the caller back what was there. ``Stream`` is where torch's CPU generator would be, had the
+``KeptRandomStates`` gives the caller back what was there. ``Stream`` is where torch's CPU generator would be, had the
 draws that are put off been made.
 """
 
@@ -10,24 +10,25 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import torch
 
-__all__ = ["Stream", "give_back_random_states", "kept_random_states"]
+from flambe_save.undoing import note_undo
+
+__all__ = ["KeptRandomStates", "Stream", "give_back_random_states"]
 
 Setters: TypeAlias = "list[Callable[[], Any]]"
 
 
 class _Kept:
-    """Random states to give back, and how many loads are under way that share them."""
+    """Random states to give back, and the loads under way that share them."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: KeptRandomStates) -> None:
         self.setters = _setters()
-        self.users = 0
+        self.users = {user}
 
 
 _lock = threading.Lock()
@@ -45,30 +46,44 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@contextmanager
-def kept_random_states() -> Iterator[None]:
-    """Give back, at the end of the ``with``, the random states of torch, numpy and Python that were there before.
+class KeptRandomStates:
+    """Gives back, at the end of the ``with``, the random states of torch, numpy and Python that were there before.
 
     They are torch's CPU generator, those of CUDA devices where CUDA is in use, numpy's global one where numpy is
     imported, and that of Python's ``random``. Where loads of several threads overlap, the last to end gives back what
     the first has found.
     """
-    global _shared
-    is_inner = _mine.get() is not None
-    with _lock:
-        if is_inner or _shared is None:
-            kept = _Kept()
-            _shared = _shared if is_inner else kept
-        else:
-            kept = _shared
-        kept.users += 1
-    token = _mine.set(kept)
-    try:
-        yield
-    finally:
-        _mine.reset(token)
+
+    def __init__(self) -> None:
+        self._outer = _mine.get()
+        self._kept: _Kept | None = None
+
+    def __enter__(self) -> None:
+        global _shared
+        self._forget = note_undo(self._end)
         with _lock:
-            kept.users -= 1
+            if self._outer is not None:
+                self._kept = _Kept(self)
+            elif _shared is None:
+                self._kept = _Kept(self)  # which ends it where an interrupt comes between this line and the next
+                _shared = self._kept
+            else:
+                self._kept = _shared
+                _shared.users.add(self)
+        _mine.set(self._kept)
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+        self._forget()
+
+    def _end(self) -> None:
+        global _shared
+        kept = self._kept
+        if kept is None:
+            return
+        _mine.set(self._outer)
+        with _lock:
+            kept.users.discard(self)
             if not kept.users:
                 _call(kept.setters)
                 _shared = None if kept is _shared else _shared
@@ -83,7 +98,8 @@ def give_back_random_states() -> None:
 
 def _call(setters: Setters) -> None:
     while setters:
-        setters.pop()()
+        setters[-1]()
+        setters.pop()  # afterwards: what an interrupt stops is done again
 
 
 def _setters() -> Setters:

@@ -494,7 +494,7 @@ def record(instance: Any, schema: Schema) -> None:
             instance.__dict__[_RECORD] = schema
         elif type(instance).__hash__ is not None:
             key = id(instance)
-            _records[key] = weakref.ref(instance, lambda _: _records.pop(key, None)), schema
+            _records[key] = weakref.ref(instance, functools.partial(_records.pop, key)), schema
     except (AttributeError, TypeError):
         pass  # an object with slots, or without a hash; only its own adapter can describe it
 

@@ -25,7 +25,7 @@ _SHOWING: tuple[tuple[Any, str], ...] = (
 
 
 class Watch:
-    """Inside its ``with``, calls ``before`` with the name of a function that somebody is about to call.
+    """Between ``enter`` and ``leave``, calls ``before`` with the name of a function that somebody is about to call.
 
     The functions are replaced for the whole process, by ones that do nothing more in threads that build nothing.
 
@@ -36,30 +36,33 @@ class Watch:
     """
 
     _lock = threading.Lock()
-    _users = 0
+    _users: set[object] = set()  # noqa: RUF012  # what enters it
     _replaced: list[tuple[Any, str, Any, Any]] = []  # noqa: RUF012  # where, name, the function, and ours
 
     def __init__(self, before: Callable[[str], None]) -> None:
         self._before = before
 
-    def __enter__(self) -> None:
+    def enter(self, user: object) -> None:
+        """Begin for a user; to be left by it."""
         with Watch._lock:
-            if not Watch._users:
+            Watch._users.add(user)
+            if not Watch._replaced:
                 Watch._replaced = [
                     (where, name, vars(where)[name], _telling(vars(where)[name], name, self._before))
                     for where, name in _SHOWING
                 ]
                 for where, name, _, ours in Watch._replaced:
                     setattr(where, name, ours)
-            Watch._users += 1
 
-    def __exit__(self, *error: object) -> None:
+    def leave(self, user: object) -> None:
+        """End for a user, if it has begun; the functions are as before when the last one has left."""
         with Watch._lock:
-            Watch._users -= 1
+            Watch._users.discard(user)
             if not Watch._users:
                 for where, name, function, ours in Watch._replaced:
                     if vars(where)[name] is ours:  # somebody else may have replaced it meanwhile
                         setattr(where, name, function)
+                Watch._replaced = []
 
 
 def _telling(function: Callable[..., Any], name: str, before: Callable[[str], None]) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from flambe_save.registry import FORMATS
 from flambe_save.storage import Store, TarStore, open_store, whole_save
 from flambe_save.tree import place_key, prefix_within, ties_within
 from flambe_save.trust import Limits, Trust
+from flambe_save.undoing import Undoing
 
 __all__ = ["OpenSave", "not_found", "open_save"]
 
@@ -186,7 +187,10 @@ def open_save(
                 return OpenSave(where, node, _kind(kind, store), contents, begin, closing.pop_all(), options)
         raise AssertionError("the last place is the path itself")
 
-    return reading(attempt, where)
+    with Undoing() as undoing, undoing:
+        opened = reading(attempt, where)
+        undoing.keep()
+    return opened
 
 
 def not_found(key: str, known: Iterable[str], where: str) -> SaveNotFoundError:

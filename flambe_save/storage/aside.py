@@ -22,6 +22,7 @@ from flambe_save.layout import PROTOCOL_FILE
 from flambe_save.storage.direct import DirectFile, go_direct
 from flambe_save.storage.disk import (
     CREATE_FLAGS,
+    Descriptors,
     FileIdentity,
     Folder,
     WholeFile,
@@ -30,6 +31,7 @@ from flambe_save.storage.disk import (
     sync_folder,
     sync_tree,
 )
+from flambe_save.undoing import note_undo
 
 fcntl: Any
 try:
@@ -91,12 +93,13 @@ class Aside:
         self._replaces = _identity(self.target)
         self.path = self._name(_ASIDE)
         self.folder: Folder | None = None
-        self._lock: int | None = None
+        self._lock = Descriptors()
         self._old: Path | None = None
         self._files: list[str] = []
         self._folders: dict[str, None] = {"": None}  # in the order of their making
         self._making = threading.Lock()
         self._made_parents: list[Path] = []
+        self.forget = note_undo(self.discard)  # to be called when it is ended
         _ours.add(self.path.name)
         try:
             _make_parents(self.target.parent, self._made_parents)
@@ -104,9 +107,9 @@ class Aside:
             if folder:
                 self.path.mkdir()
                 self.folder = Folder(self.path)
-                self._lock = _locked(self.path, wait=True)
+                _locked(self.path, self._lock, wait=True)
             else:
-                self._lock = os.open(self.path, CREATE_FLAGS, 0o666)
+                self._lock.append(os.open(self.path, CREATE_FLAGS, 0o666))
                 _lock(self._lock, wait=True)
         except BaseException:
             self.discard()
@@ -122,16 +125,20 @@ class Aside:
         if parent not in self._folders:
             self._make_folders(parent)
         self._files.append(name)
-        return self._opened(self.folder.open(name, CREATE_FLAGS), size)
+        opened = Descriptors()
+        self.folder.open(name, opened, CREATE_FLAGS)
+        return self._opened(opened, size)
 
     def open(self, size: int = 0) -> BinaryIO:
         """Open the single file for writing."""
-        return self._opened(os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0)), size)
+        opened = Descriptors()
+        opened.append(os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0)))
+        return self._opened(opened, size)
 
-    def _opened(self, descriptor: int, size: int) -> BinaryIO:
-        if self._durable and size >= _DIRECT and go_direct(descriptor):
-            return cast(BinaryIO, DirectFile(descriptor))
-        return cast(BinaryIO, WholeFile(descriptor))
+    def _opened(self, opened: Descriptors, size: int) -> BinaryIO:
+        if self._durable and size >= _DIRECT and go_direct(opened[0]):
+            return cast(BinaryIO, DirectFile(opened))
+        return cast(BinaryIO, WholeFile(opened))
 
     def link(self, name: str, other: Folder, meant: FileIdentity) -> bool:
         """Make a new name a hard link to that of another folder; False where that cannot be, or it is another file."""
@@ -269,9 +276,7 @@ class Aside:
         if self.folder is not None:
             self.folder.close()
             self.folder = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
         _ours.discard(self.path.name)
 
     # -------------------------------------------------------------------------------------------- the target
@@ -305,14 +310,16 @@ def finish(aside: Aside | None, *, failed: bool) -> None:
     """End a store's ``with``: commit, or discard after an exception or where committing fails."""
     if aside is None:
         return
-    if failed:
-        aside.discard()
-        return
     try:
-        aside.commit()
+        if not failed:
+            aside.commit()
     except BaseException:
-        aside.discard()
+        failed = True
         raise
+    finally:
+        if failed:
+            aside.discard()
+        aside.forget()
 
 
 def old_save(target: Path) -> Path | None:
@@ -393,12 +400,11 @@ def _is_left_over(path: Path) -> bool:
     if path.name in _ours:
         return False
     try:
-        lock = _locked(path)
-        age = time.time() - os.stat(path).st_mtime
+        with Descriptors() as lock:
+            _locked(path, lock)
+            age = time.time() - os.stat(path).st_mtime
     except OSError:  # somebody else has just removed it, or holds it
         return False
-    if lock is not None:
-        os.close(lock)
     match = _NAME.fullmatch(path.name)
     assert match is not None, "only asides are asked about"
     pid = int(match["pid"])
@@ -417,8 +423,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _locked(path: Path, *, wait: bool = False) -> int | None:
-    """Open and lock a file or folder; None where the system has no such locks.
+def _locked(path: Path, lock: Descriptors, *, wait: bool = False) -> None:
+    """Open and lock a file or folder, where the system has such locks.
 
     Whoever makes an aside waits for the lock: another process may hold it for the moment that it takes to look whether
     somebody does.
@@ -428,21 +434,15 @@ def _locked(path: Path, *, wait: bool = False) -> int | None:
     BlockingIOError
         If another process, or another Aside, holds it; not with ``wait``.
     """
-    if fcntl is None:
-        return None
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        _lock(handle, wait=wait)
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
+    if fcntl is not None:
+        lock.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        _lock(lock, wait=wait)
 
 
-def _lock(handle: int, *, wait: bool) -> None:
+def _lock(lock: Descriptors, *, wait: bool) -> None:
     if fcntl is not None:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(lock[0], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise
         except OSError:

@@ -11,6 +11,8 @@ import mmap
 import os
 from typing import Any
 
+from flambe_save.storage.disk import Descriptors
+
 fcntl: Any
 try:
     import fcntl
@@ -39,13 +41,13 @@ class DirectFile(io.RawIOBase):
 
     Parameters
     ----------
-    descriptor : int
-        Closed with the file.
+    opened : Descriptors
+        One; closed with the file.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, opened: Descriptors) -> None:
         super().__init__()
-        self._descriptor = descriptor
+        self._opened = opened
         self._buffer = mmap.mmap(-1, _BUFFER)  # which begins at a page
         self._address = ctypes.addressof(ctypes.c_ubyte.from_buffer(self._buffer))
         self._filled = 0
@@ -81,14 +83,14 @@ class DirectFile(io.RawIOBase):
         try:
             if self._filled:
                 self._flush(-(-self._filled // _BLOCK) * _BLOCK)
-                os.ftruncate(self._descriptor, self._size)
+                os.ftruncate(self._opened[0], self._size)
         finally:
-            os.close(self._descriptor)
+            self._opened.close()
             super().close()
 
     def _flush(self, size: int) -> None:
         with memoryview(self._buffer) as whole:
             left = whole[:size]
             while left:
-                left = left[os.write(self._descriptor, left) :]
+                left = left[os.write(self._opened[0], left) :]
         self._filled = 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import enum
 import errno
+import functools
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -18,9 +20,11 @@ from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from flambe_save.errors import CorruptSaveError, LoadError
 from flambe_save.libc import c_function
+from flambe_save.undoing import note_undo
 
 __all__ = [
     "CREATE_FLAGS",
+    "Descriptors",
     "FileIdentity",
     "Folder",
     "Kind",
@@ -56,6 +60,32 @@ def identity(facts: os.stat_result) -> FileIdentity:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
+class Descriptors(list[int]):
+    """Open files, closed when the ``with`` is left, and at the end of a save or load that an interrupt stops.
+
+    A descriptor that a function returns is lost where an interrupt comes with the return, so it is put in here at once.
+    """
+
+    _forget: Callable[[], None] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._forget = note_undo(self.close)
+
+    def __enter__(self) -> Descriptors:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self, but: int = 0) -> None:
+        """Close them, the oldest first, but for as many of the newest."""
+        while len(self) > but:
+            os.close(self.pop(0))
+        if not but and self._forget is not None:
+            self._forget()
+
+
 class Kind(enum.Enum):
     """What an entry of a folder is; a link to a file, a pipe or a device counts as a file until it is opened."""
 
@@ -75,7 +105,9 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._descriptor = os.open(path, _FOLDER_FLAGS) if _BY_DESCRIPTOR else None
+        self._opened = Descriptors()
+        if _BY_DESCRIPTOR:
+            self._opened.append(os.open(path, _FOLDER_FLAGS))
 
     def __enter__(self) -> Folder:
         return self
@@ -87,9 +119,11 @@ class Folder:
 
     def close(self) -> None:
         """Close the folder; what was opened below it stays open."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._opened.close()
+
+    @property
+    def _descriptor(self) -> int | None:
+        return self._opened[0] if self._opened else None
 
     def fileno(self) -> int:
         """Return the descriptor; OSError where there is none."""
@@ -106,9 +140,9 @@ class Folder:
         except OSError:
             return True
 
-    def open(self, name: str, flags: int = _READ_FLAGS) -> int:
+    def open(self, name: str, into: Descriptors, flags: int = _READ_FLAGS) -> None:
         """Open a file, or a folder with ``os.O_DIRECTORY``; the descriptor is the caller's to close."""
-        return self._at(name, lambda part, **at: os.open(part, flags, 0o666, **at))
+        self._at(name, lambda part, **at: into.append(os.open(part, flags, 0o666, **at)))
 
     def link(self, name: str, other: Folder) -> FileIdentity:
         """Make the same name in another folder a hard link to a file; return which file that is.
@@ -173,28 +207,26 @@ class Folder:
         if self._descriptor is None:
             with os.scandir(self.path / name) as found:
                 return [(entry.name, _kind(entry)) for entry in found]
-        handle = self.open(name or ".", _FOLDER_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        try:
-            with os.scandir(handle) as found:
+        with Descriptors() as opened:
+            self.open(name or ".", opened, _FOLDER_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+            with os.scandir(opened[0]) as found:
                 return [(entry.name, _kind(entry)) for entry in found]
-        finally:
-            os.close(handle)
 
     def _at(self, name: str, call: Callable[..., R]) -> R:
         """Call with a name short enough for the system, and the folder that it is relative to."""
         if self._descriptor is None:
             return call(os.fspath(self.path / name))
-        here = os.dup(self._descriptor) if len(name) > _MAX_CHARS else self._descriptor
-        try:
+        here = self._descriptor
+        if len(name) <= _MAX_CHARS:
+            return call(name, dir_fd=here)
+        with Descriptors() as opened:
             while len(name) > _MAX_CHARS and "/" in name:
                 end = name.rfind("/", 0, _MAX_CHARS)
                 step, _, name = (name[:end], "", name[end + 1 :]) if end > 0 else name.partition("/")
-                before, here = here, os.open(step, _FOLDER_FLAGS, dir_fd=here)
-                os.close(before)
+                opened.append(os.open(step, _FOLDER_FLAGS, dir_fd=here))
+                here = opened[-1]
+                opened.close(but=1)
             return call(name, dir_fd=here)
-        finally:
-            if here != self._descriptor:
-                os.close(here)
 
 
 def _kind(entry: os.DirEntry[str]) -> Kind:
@@ -203,8 +235,10 @@ def _kind(entry: os.DirEntry[str]) -> Kind:
     return Kind.LINK_TO_FOLDER if entry.is_symlink() and entry.is_dir() else Kind.FILE
 
 
-def open_regular(open_it: Callable[[], int], name: str, folder: Path) -> int:
+def open_regular(open_it: Callable[[Descriptors], object], name: str, folder: Path) -> io.FileIO:
     """Open a regular file, or a link to one; a pipe or a device is refused without waiting for it.
+
+    ``open_it`` adds the descriptor to those that it is given.
 
     Raises
     ------
@@ -213,8 +247,16 @@ def open_regular(open_it: Callable[[], int], name: str, folder: Path) -> int:
     LoadError
         If it may not be read, or is no regular file.
     """
+    with Descriptors() as opened:
+        _open_named(open_it, opened, name, folder)
+        if not stat.S_ISREG(os.fstat(opened[0]).st_mode):
+            raise CorruptSaveError(f"{name!r} is no regular file", file=str(folder / name))
+        return io.FileIO(opened.pop())  # without a buffer: all is read at once, or not here
+
+
+def _open_named(open_it: Callable[[Descriptors], object], opened: Descriptors, name: str, folder: Path) -> None:
     try:
-        handle = open_it()
+        open_it(opened)
     except FileNotFoundError:
         raise KeyError(name) from None
     except PermissionError as error:
@@ -224,10 +266,6 @@ def open_regular(open_it: Callable[[], int], name: str, folder: Path) -> int:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
         raise CorruptSaveError(f"cannot read {name!r}: {error.strerror}", file=str(folder / name)) from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise CorruptSaveError(f"{name!r} is no regular file", file=str(folder / name))
-    return handle
 
 
 class WholeFile:
@@ -237,27 +275,25 @@ class WholeFile:
 
     Parameters
     ----------
-    descriptor : int
-        Closed with the file.
+    opened : Descriptors
+        One; closed with the file.
     """
 
-    __slots__ = ("_descriptor",)
+    __slots__ = ("_opened",)
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, opened: Descriptors) -> None:
+        self._opened = opened
 
     def write(self, data: Any) -> int:
         """Write bytes, and return how many."""
-        size = os.write(self._descriptor, data)
+        size = os.write(self._opened[0], data)
         while size < len(data):
-            size += os.write(self._descriptor, memoryview(data)[size:])
+            size += os.write(self._opened[0], memoryview(data)[size:])
         return size
 
     def close(self) -> None:
         """Close the file."""
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+        self._opened.close()
 
     def __enter__(self) -> WholeFile:
         return self
@@ -268,7 +304,9 @@ class WholeFile:
 
 def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading; errors as of :func:`open_regular`."""
-    return os.fdopen(open_regular(lambda: os.open(path, _READ_FLAGS), path.name, path.parent), "rb")
+    return io.BufferedReader(
+        open_regular(lambda opened: opened.append(os.open(path, _READ_FLAGS)), path.name, path.parent)
+    )
 
 
 # ------------------------------------------------------------------------------------------------ renaming
@@ -333,7 +371,7 @@ def sync_tree(path: Path) -> None:
     A folder of very many files is synced with its whole file system at once (Linux's syncfs), which is faster.
     """
     if not path.is_dir():
-        _sync(os.open(path, os.O_RDONLY))
+        _sync(lambda opened: opened.append(os.open(path, os.O_RDONLY)))
         return
     with Folder(path) as folder:
         names = list(folder.walk())
@@ -342,20 +380,19 @@ def sync_tree(path: Path) -> None:
             return
         for name, kind in reversed(names):  # what is in a folder before the folder
             if kind is Kind.FILE:
-                _sync(folder.open(name))
+                _sync(functools.partial(folder.open, name))
             elif os.name == "posix":  # Windows cannot open a folder, and needs no sync of it
-                _sync(folder.open(name, _FOLDER_FLAGS))
+                _sync(functools.partial(folder.open, name, flags=_FOLDER_FLAGS))
     sync_folder(path)
 
 
 def sync_folder(path: Path) -> None:
     """Force a folder's own entries to the disk."""
     if os.name == "posix":
-        _sync(os.open(path, _FOLDER_FLAGS))
+        _sync(lambda opened: opened.append(os.open(path, _FOLDER_FLAGS)))
 
 
-def _sync(handle: int) -> None:
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sync(open_it: Callable[[Descriptors], object]) -> None:
+    with Descriptors() as opened:
+        open_it(opened)
+        os.fsync(opened[0])

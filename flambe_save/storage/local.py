@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, ClassVar, TypeVar, cast
+from typing import BinaryIO, ClassVar, TypeVar
 
 from flambe_save.errors import CorruptSaveError, SaveError, SaveReplacedError
 from flambe_save.storage.aside import Aside, finish
@@ -146,12 +146,11 @@ class FolderStore(_LocalStore):
             If it is gone, since another save took the folder's place.
         """
         try:
-            handle = open_regular(lambda: self._folder.open(name), name, self.path)
+            return open_regular(functools.partial(self._folder.open, name), name, self.path)
         except KeyError:
             if self._folder.was_replaced() or self._has_gone():
                 raise self._replaced() from None
             raise
-        return cast(BinaryIO, io.FileIO(handle))  # without a buffer: all is read at once, or not here
 
     def writer(self, name: str, size: int | None = None) -> BinaryIO:
         """Create a file, and its folder where needed, aside from the target."""

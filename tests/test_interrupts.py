@@ -1,0 +1,232 @@
+"""An interrupt at any call, return or line of a save or a load leaves the process, and what is at the path, whole."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import os
+import random
+import shutil
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import flambe_save
+from flambe_save import Component, load, load_state_from_file, save, verify
+from flambe_save.config import randomness, watching
+from flambe_save.parallel import CollectionPaused
+
+HERE = os.path.dirname(os.path.abspath(flambe_save.__file__)) + os.sep
+TORTURE = bool(os.environ.get("FLAMBE_SAVE_TORTURE"))
+POINTS = 30  # of each case, without FLAMBE_SAVE_TORTURE
+# Where a tracer sees a line and an interrupt cannot come: CPython looks for signals at calls and jumps alone, so not on
+# the way out of a ``with`` or into a ``finally``
+_WAYS_OUT = ("with ", "finally:", "try:")
+
+
+class Model(Component, nn.Module):
+    """Draws random numbers, more than are drawn at once."""
+
+    def __init__(self, size: int = 200) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, size)
+        self.inner = nn.Sequential(nn.Linear(size, 2), nn.ReLU())
+        self.note = {"a": [1, (2.5, "x")]}
+        self.register_attrs("note")
+
+
+class Interruption:
+    """Raises KeyboardInterrupt at one of the events in this package, or counts them."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.count, self._at, self.place = 0, at, ""
+
+    def __enter__(self) -> Interruption:
+        sys.settrace(self._begin)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.settrace(None)
+
+    def _begin(self, frame: Any, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(HERE):
+            return None
+        self._step(frame, event, argument)
+        return self._step
+
+    def _step(self, frame: Any, event: str, argument: Any) -> Any:
+        if event == "exception" or (event == "line" and _is_way_out(frame)):
+            return self._step
+        if self.count == self._at:
+            sys.settrace(None)
+            self.place = (
+                f"{frame.f_code.co_filename.removeprefix(HERE)}:{frame.f_lineno} {frame.f_code.co_name} {event}"
+            )
+            raise KeyboardInterrupt(self.place)
+        self.count += 1
+        return self._step
+
+
+_LINES: dict[str, list[str]] = {}
+
+
+def _is_way_out(frame: Any) -> bool:
+    name = frame.f_code.co_filename
+    if name not in _LINES:
+        _LINES[name] = Path(name).read_text().splitlines()
+    return _LINES[name][frame.f_lineno - 1].lstrip().startswith(_WAYS_OUT)
+
+
+def _ours() -> dict[str, Any]:
+    """Return the context variables of this package that are set, and to what."""
+    return {
+        variable.name: value
+        for variable, value in contextvars.copy_context().items()
+        if value is not None and value != frozenset() and variable.name in NAMES
+    }
+
+
+# A file that a function returns is lost where the interrupt comes with the return: it is closed at once all the same
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+NAMES = {
+    "undoing",
+    "random states to give back",
+    "deferral in force",
+    "trust in force",
+    "assembled",
+    "described",
+    "saved",
+    "shared",
+}
+
+
+def _process() -> dict[str, Any]:
+    """Return what of the process a save or a load might change."""
+    flags = vars(torch.utils._python_dispatch)
+    return {
+        "gc": gc.isenabled(),
+        "dispatch modes": torch._C._len_torch_dispatch_stack(),
+        "function modes": torch._C._len_torch_function_stack(),
+        "flags": [flags[name] for name in sorted(flags) if name.startswith("_is_in_")],
+        "gradients": torch.is_grad_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "variables": _ours(),
+        "torch's numbers": torch.get_rng_state().tolist(),
+        "Python's numbers": random.getstate(),
+        "descriptors": sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else [],
+        "threads": threading.active_count(),
+        "users": (set(CollectionPaused._users), set(watching.Watch._users), randomness._shared),
+        "locks": [lock.locked() for lock in (CollectionPaused._lock, watching.Watch._lock, randomness._lock)],
+        "functions": (torch.get_rng_state.__module__, threading.Thread.start.__module__),
+        "filters": warnings.filters,
+    }
+
+
+def _interrupt(call: Callable[[], object], at: int | None) -> Interruption:
+    """Make a call with an interrupt, which is to come out."""
+    assert gc.isenabled()
+    dropped: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch, Interruption(at) as found:
+        patch.setattr(sys, "unraisablehook", dropped.append)  # what Python drops where it clears an object away
+        try:
+            call()
+        except KeyboardInterrupt:
+            assert at is not None
+        else:
+            sys.settrace(None)
+            assert at is None or dropped, f"the interrupt at {found.place} is lost"
+    dropped.clear()
+    return found
+
+
+def _points(count: int, salt: str) -> Iterator[int]:
+    wanted = range(count)
+    return iter(wanted if TORTURE else sorted(random.Random(salt).sample(wanted, min(POINTS, count))))
+
+
+def _make(path: Path, size: int, **options: Any) -> str:
+    torch.manual_seed(size)
+    return save(Model(size), path, **options)
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "folder": {},
+    "archive": {"compress": True},
+    "pickle": {"pickle_only": True},
+}
+
+
+@pytest.mark.parametrize("function", [load, load_state_from_file])
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupted_load(way: str, function: Callable[[Any], object], tmp_path: Path) -> None:
+    """A load that is interrupted leaves all as it was, wherever the interrupt comes."""
+    path = _make(tmp_path / "m", 200, **WAYS[way])
+    function(path)
+    count = _interrupt(lambda: function(path), None).count
+    before, there = _process(), sorted(os.listdir(tmp_path))
+    for at in _points(count, way):
+        found = _interrupt(lambda: function(path), at)
+        after = _process()
+        assert after == before, f"{at}, {found.place}: {[key for key in before if before[key] != after[key]]}"
+    assert sorted(os.listdir(tmp_path)) == there
+    assert count > 200
+    function(path)
+    assert _process() == before
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupted_save(way: str, is_new: bool, tmp_path: Path) -> None:
+    """A save that is interrupted leaves the old save or the new one, and nothing beside it."""
+    model, options = Model(8), WAYS[way]
+    place = tmp_path / "into"
+
+    def again() -> str:
+        return save(model, place / "deep" / "m", overwrite=not is_new, **options)
+
+    path = Path(_make(place / "deep" / "m", 4, **options))
+    old, name = path.stat().st_ino, path.name
+    new = verify(save(model, tmp_path / "other", **options))
+    assert new == []
+    if is_new:
+        _clear(place)
+    count = _interrupt(again, None).count
+    if is_new:
+        _clear(place)
+    before = _process()
+    ends = set()
+    for at in _points(count, f"{way} {is_new}"):
+        found = _interrupt(again, at)
+        after = _process()
+        assert after == before, f"{at}, {found.place}: {[key for key in before if before[key] != after[key]]}"
+        if path.exists():
+            assert sorted(os.listdir(path.parent)) == [name], found.place
+            assert verify(path) == [], found.place
+            size = load_state_from_file(path)["layer.bias"].numel()
+            assert size in ((8,) if is_new else (4, 8)), found.place
+            ends.add(size)
+        else:
+            assert is_new, found.place
+            assert not place.exists(), found.place
+            ends.add(0)
+        if is_new:
+            _clear(place)
+        elif path.stat().st_ino != old:
+            old = (
+                Path(_make(path if way == "folder" else place / "deep" / "m", 4, overwrite=True, **options))
+                .stat()
+                .st_ino
+            )
+    assert ends
+    assert count > 200
+
+
+def _clear(place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
