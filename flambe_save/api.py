@@ -241,7 +241,7 @@ def save_async(
     )
     with Undoing() as undoing, undoing, CollectionPaused():
         saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
-    saving.tell(is_written=False)
+    saving.tell()
     return start(saving, keep_memory=keep_memory)
 
 
@@ -308,7 +308,7 @@ def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _O
 def _write(saving: Saving) -> str:
     wait_for(saving.target.path, saving.target.base)
     path = saving.write()
-    saving.tell(is_written=True)
+    saving.tell()
     return path
 
 

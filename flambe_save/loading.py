@@ -9,7 +9,7 @@ import ast
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -49,13 +49,16 @@ from flambe_save.state import State, split_key
 from flambe_save.storage import Store, open_store, whole_save
 from flambe_save.storage.tar import TarStore
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed, state_from_tree, walk
-from flambe_save.trust import Limits, Trust, needs_everything
+from flambe_save.trust import EVERYTHING, Limits, Trust, door_of
 
 __all__ = [
+    "ask_of_config",
     "audit",
     "build",
     "bytes_of",
+    "door_to",
     "module_inside",
+    "names_in",
     "opened",
     "read",
     "read_around",
@@ -202,7 +205,7 @@ def build(
             fix="Load the whole of it, or build the object yourself, and fill it: load_state(obj, path"
             + (f", node={quote(node)})." if node else ")."),
         )
-    extensions, document = _document(saved.tree.config, saved, trust, node)
+    extensions, document = ask_of_config(saved.tree.config, saved.tags, trust, node)
     if trust.use_saved_source:
         _define_missing(document, saved)
         check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
@@ -227,15 +230,15 @@ def is_plainly_built(cls: type) -> bool:
     return getattr(cls, "_flambe_init", False) is True
 
 
-def _document(config: str, saved: Saved, trust: Trust, node: str) -> tuple[dict[str, str], Document]:
+def ask_of_config(config: str, tags: Mapping[str, str], trust: Trust, node: str) -> tuple[dict[str, str], Document]:
     """Parse a config and put what it asks for to the caller's trust, which may import modules."""
     extensions, document = yaml.split_documents(parse(config))
-    check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
+    check_tags(document, tags, trust, node=node, file=CONFIG_FILE)
     require(extensions, trust, CONFIG_FILE, node=node)
     asked_for = [*document.tags, *(path for tag in NAMING_TAGS for path in document.named(tag))]
-    if import_trusted(asked_for, saved.tags, trust):
-        check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
-    check_arguments(document, saved.tags, trust, node=node, file=CONFIG_FILE)
+    if import_trusted(asked_for, tags, trust):
+        check_tags(document, tags, trust, node=node, file=CONFIG_FILE)
+    check_arguments(document, tags, trust, node=node, file=CONFIG_FILE)
     return extensions, document
 
 
@@ -283,23 +286,18 @@ def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding
         full = prefix_within(node, prefix)
         dict(inner.object_stash)  # opens it
         if inner.config.strip():
-            _document(inner.config, saved, audit, full)
+            ask_of_config(inner.config, saved.tags, audit, full)
     return [*dict.fromkeys(audit.findings)]
 
 
-def needed(path: str | os.PathLike[str]) -> str:
-    """Return the arguments with which a save loads that needs trust."""
-    try:
-        rows = audit(path, "", Trust())
-    except (FlambeSaveError, OSError):
-        rows = []
-    names = _names_in(rows)
-    trusted = f"trusted={names}" if names else ""
-    is_call = any(row.argument == "weights_only=False" for row in rows)
-    return "weights_only=False" if is_call or not trusted or len(trusted) > 300 or needs_everything(names) else trusted
+def door_to(rows: Sequence[Finding]) -> str:
+    """Return the narrowest argument with which a save loads that asks for rows."""
+    if any(row.argument == EVERYTHING for row in rows):
+        return EVERYTHING
+    return door_of(names_in(rows))
 
 
-def _names_in(rows: list[Finding]) -> list[str]:
+def names_in(rows: Sequence[Finding]) -> list[str]:
     """Return the names that ``trusted=[...]`` would have to hold for rows."""
     arguments = (row.argument.removeprefix("trusted=") for row in rows if row.argument.startswith("trusted="))
     names = (name for argument in arguments for name in ast.literal_eval(argument))
@@ -316,8 +314,8 @@ def tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, tr
         error.rows = [*rows, *(row for row in error.rows if row.what not in known)]  # an audit builds nothing
     except (FlambeSaveError, OSError):
         return  # what was found first is what there is to say
-    names = _names_in(list(error.rows))
+    names = names_in(error.rows)
     if isinstance(error, UntrustedError) and names:
-        error.fix = trust.advice(names)
+        error.fix = trust.advice(names, is_enough=door_to(error.rows) != EVERYTHING)
     if len(error.rows) > max(first, 1) and error.fix:
         error.fix += f" untrusted({os.fspath(path)!r}) lists all {len(error.rows)} things that it asks for."

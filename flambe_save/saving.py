@@ -13,12 +13,11 @@ from typing import Any
 import torch
 
 from flambe_save.codecs import DumpOptions
-from flambe_save.config.audit import asks_for
 from flambe_save.errors import FlambeSaveError, NeedsTrustWarning, SaveError, warn
 from flambe_save.formats import Format, Plan
 from flambe_save.formats.base import Base
 from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX, TAGS_KEY
-from flambe_save.loading import needed
+from flambe_save.opening import is_news, needs_of
 from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.registry import FORMATS
 from flambe_save.state import Stash
@@ -27,11 +26,7 @@ from flambe_save.tree import SaveTreeNode, prefixed, tree_from_state
 
 __all__ = ["Saving", "Target", "check_level", "final_path", "write_plan"]
 
-_READ_AGAIN = 64 << 20  # bytes
-_RECORDING = (
-    ". A module that is made inside `with flambe_save.recording():`, or whose class is decorated with "
-    "@flambe_save.recorded, is not pickled; its weights need no trust either way: load_state(model, path)"
-)
+_WEIGHTS = "\nThe weights of its modules need none: load_state(model, path)"
 
 
 @dataclass(frozen=True)
@@ -89,9 +84,8 @@ class Saving:
         tree = tree_from_state(state)
         chosen: Format = FORMATS["pickle" if target.is_single else "directory"]
         self.plan: Plan = chosen.plan(tree, options)
-        asked = asks_for(tree.config, tree.state._metadata[""].get(TAGS_KEY, {}))
-        self._opaque = [*self.plan.opaque, *(f"config.yaml: {what}" for what in asked)]
-        self._hint = _RECORDING if any(map(_holds_a_module, prefixed(tree).values())) else ""
+        self._needs = needs_of(tree.config, tree.state._metadata[""].get(TAGS_KEY, {}), self.plan, options)
+        self._hint = _WEIGHTS if any(map(_holds_a_module, prefixed(tree).values())) else ""
 
     def write(self) -> str:
         """Write the save and return its path.
@@ -105,18 +99,13 @@ class Saving:
         """
         return write_plan(self.plan, self.target, self.threads, self.progress)
 
-    def tell(self, *, is_written: bool) -> None:
-        """Warn where a default load will refuse a part of the save."""
-        opaque = self._opaque
-        if opaque:
-            shown = "; ".join(opaque[:5]) + (f"; and {len(opaque) - 5} more" if len(opaque) > 5 else "")
-            # Finding the names reads the save again, which is not worth it where that takes long
-            is_soon = is_written and self.plan.size < _READ_AGAIN
-            what = needed(self.target.path) if is_soon else "what untrusted(path) lists"
-            warn(
-                f"{self.target.path!r} holds more than data ({shown}), so a load needs {what}{self._hint}",
-                NeedsTrustWarning,
-            )
+    def tell(self) -> None:
+        """Warn where a default load will refuse a part of the save: once in a process for what needs the same trust."""
+        what, door = self._needs
+        if not what or not is_news(door, what):
+            return
+        shown = "; ".join(what[:3]) + (f"; and {len(what) - 3:,} more" if len(what) > 3 else "")
+        warn(f"this save holds more than data ({shown})\nso a load needs {door}{self._hint}", NeedsTrustWarning)
 
 
 def _holds_a_module(node: SaveTreeNode) -> bool:

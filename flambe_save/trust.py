@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from flambe_save.errors import Finding, LimitError, LoadError, MissingExtensionError, UntrustedError, quote
 from flambe_save.undoing import Setting
 
-__all__ = ["NO_TRUST", "Limits", "Trust", "needs_everything", "trust_in_force"]
+__all__ = ["EVERYTHING", "NO_TRUST", "Limits", "Trust", "door_of", "trust_in_force"]
+
+EVERYTHING = "weights_only=False"  # the widest door
 
 
 # Of the standard library, what a stash may well hold; a message never suggests trusting the rest of it
@@ -27,14 +29,40 @@ def _runs_anything(name: str) -> bool:
     """Whether a global may belong to what attacks are made of: Python's own modules, dill's and most of torch's."""
     module = name.partition(".")[0]
     if module in ("torch", "numpy", "dill"):
-        return not name.startswith(("torch.nn.", "torch.optim."))
+        return not f"{name}.".startswith(("torch.nn.", "torch.optim."))
     return module in sys.stdlib_module_names and module not in _HARMLESS
 
 
-def needs_everything(names: Sequence[str]) -> bool:
+def _needs_everything(names: Sequence[str]) -> bool:
     """Whether a pickle holds what dill writes by functions of its own, which trust in names does not make again."""
     is_made_by_dill = (name.startswith("dill.") and not name.startswith("dill._dill._load_type(") for name in names)
     return any(is_made_by_dill) or any(name.endswith(".__dict__") for name in names)
+
+
+_LONG = 600  # characters of a list that a message shows
+
+
+def door_of(names: Iterable[str]) -> str:
+    """Return the argument of a load that allows names, and as little else as can be said shortly.
+
+    Where the list is long, libraries stand in it for their classes.
+    """
+    listed = sorted({*names})
+    if not listed or _needs_everything(listed):
+        return EVERYTHING
+    for shown in (listed, _by_library(listed)):
+        door = f"trusted={shown}"
+        if len(door) <= _LONG:
+            return door
+    return EVERYTHING
+
+
+def _by_library(names: Sequence[str]) -> list[str]:
+    """Return names with a library in place of its own: none of Python's, and none whose functions do anything."""
+    own = (name.partition(".")[0] if "." in name else "" for name in names)
+    wide = ("torch", "numpy", "dill", "__main__")
+    known = {name for name in own if name not in sys.stdlib_module_names and name not in wide}
+    return sorted({name.partition(".")[0] if name.partition(".")[0] in known else name for name in names})
 
 
 @dataclass(frozen=True)
@@ -154,22 +182,17 @@ class Trust:
             ),
         )
 
-    def advice(self, names: Iterable[str]) -> str:
-        """Return what to do about names that were refused."""
+    def advice(self, names: Iterable[str], *, is_enough: bool = True) -> str:
+        """Return what to do about names that were refused, which may not be all that was."""
         refused = [*dict.fromkeys(names)]
-        if any(map(_runs_anything, refused)):
-            if needs_everything(refused):
-                return (
-                    "This holds code, or what names alone do not make again: do not load it unless you know who wrote "
-                    "it; then load(..., weights_only=False)."
-                )
-            fix = (
-                "These can run anything: do not load it unless you know who wrote it, and why it needs them; then "
-                f"load(..., trusted={[*self.trusted, *refused]})."
-            )
-            return fix if len(fix) < 900 else fix.partition("; then")[0] + "; then load(..., weights_only=False)."
-        fix = f"If you know who wrote it: load(..., trusted={[*self.trusted, *refused]})."
-        return fix if len(fix) < 500 else "If you know who wrote it: load(..., weights_only=False)."
+        door = door_of([*self.trusted, *refused]) if is_enough else EVERYTHING
+        if _needs_everything(refused):
+            why = "This holds code, or what names alone do not make again: do not load it unless you know who wrote it"
+        elif any(map(_runs_anything, refused)):
+            why = "These can run anything: do not load it unless you know who wrote it, and why it needs them"
+        else:
+            return f"If you know who wrote it: load(..., {door})."
+        return f"{why}; then load(..., {door})."
 
     def check_call(self, what: str, *, node: str | None = None, file: str | None = None) -> None:
         """Refuse to run what a config asks to call: a ``!call`` link, or a factory that reads or downloads.
@@ -259,9 +282,9 @@ class Trust:
         """Refuse what only a load that trusts everything may do."""
         if self.weights_only:
             self._refuse(
-                [Finding(node, file, row, "weights_only=False")],
+                [Finding(node, file, row, EVERYTHING)],
                 UntrustedError(
-                    text, node=node, file=file, fix=f"{fix}If you know who wrote it: load(..., weights_only=False)."
+                    text, node=node, file=file, fix=f"{fix}If you know who wrote it: load(..., {EVERYTHING})."
                 ),
             )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from flambe_save import opening
+
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN / "flambe_0_4"))  # so that `textnet`, the module behind the golden saves, imports
 
@@ -17,3 +19,4 @@ def _seed() -> None:
     """Make every test start from the same random numbers."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    opening._told.clear()  # each test is told of what needs trust

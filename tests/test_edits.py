@@ -26,6 +26,7 @@ from other_process import run_python
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+import flambe_save.opening
 from flambe_save import (
     Component,
     FlambeSaveWarning,
@@ -1000,6 +1001,7 @@ def made(kind: str, name: str) -> Any:
 
 def saved(obj: Any, path: str | Path) -> str:
     """Save an object, and return all that the save said."""
+    flambe_save.opening._told.clear()  # what needs trust is told once in a process
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         save(obj, path)

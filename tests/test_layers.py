@@ -18,7 +18,7 @@ LAYERS = [
     ["undoing", "sizes", "notes", "state", "tree", "trust", "checksum", "parallel", "progress"],
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
-    ["loading", "saving", "background", "api"],
+    ["loading", "opening", "saving", "background", "api"],
     ["component", "conversion", "inspection", "page"],
     ["testing", "structure"],
     ["__init__"],

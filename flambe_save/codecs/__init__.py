@@ -13,7 +13,7 @@ from flambe_save.codecs.outline import HeldOutline, Outline, TensorInfo, type_na
 from flambe_save.codecs.pickle import PickleCodec
 from flambe_save.codecs.sources import HeldSource, Source, open_source, pieces_of
 from flambe_save.codecs.torch import TorchCodec
-from flambe_save.codecs.unpickler import pickle_end
+from flambe_save.codecs.unpickler import pickle_end, unknown_globals
 
 __all__ = [
     "Codec",
@@ -34,6 +34,7 @@ __all__ = [
     "pickle_end",
     "pieces_of",
     "type_name",
+    "unknown_globals",
 ]
 
 V = TypeVar("V")

@@ -51,6 +51,11 @@ class Draft:
         """The memory that is read when the file is written."""
         return []
 
+    @property
+    def pickled(self) -> bytes:
+        """The pickle in the file."""
+        return self._pieces[0]
+
     def with_storages(self, change: Callable[[torch.UntypedStorage], torch.UntypedStorage]) -> Draft:
         """Return a draft of the same file that reads other memory, as large as the storages' own."""
         return self
@@ -133,6 +138,10 @@ class ZipDraft(Draft):
     @property
     def storages(self) -> list[torch.UntypedStorage]:
         return [content for _, content, _ in self._records if not isinstance(content, bytes)]
+
+    @property
+    def pickled(self) -> bytes:
+        return next(content for _, content, _ in self._records if isinstance(content, bytes))
 
     def with_storages(self, change: Callable[[torch.UntypedStorage], torch.UntypedStorage]) -> ZipDraft:
         changed = [

@@ -19,6 +19,7 @@ __all__ = [
     "build_array",
     "check",
     "empty_array",
+    "holds_objects",
     "is_shape",
     "real_classes",
     "scalar_of",
@@ -48,7 +49,7 @@ class Dtype:
     """
 
     def __init__(self, code: Any = "", align: Any = False, copy: Any = False) -> None:
-        is_text = isinstance(code, str) and re.fullmatch(r"[biufcSUVmM?]\d{0,9}", code) is not None
+        is_text = isinstance(code, str) and re.fullmatch(r"[biufcSUVmMO?]\d{0,9}", code) is not None
         check(is_text or isinstance(code, (ExtensionType, type)), "an array of an unknown type")  # a class was trusted
         self._code = code
         self._state: Any = None
@@ -129,11 +130,21 @@ class ExtensionType:
         return cast(type, found)
 
 
+def holds_objects(state: Any) -> bool:
+    """Whether the state of an array is that of one that holds Python's objects."""
+    return isinstance(state, tuple) and len(state) == 5 and _is_type(state[2]) and bool(state[2].hasobject)
+
+
 def build_array(array: Any, state: Any) -> None:
     """Fill the empty array that a pickle has made, with the state that numpy's pickles give one."""
     check(isinstance(state, tuple) and len(state) == 5 and _is_type(state[2]), "an array of an unknown version")
     _, shape, dtype, fortran, raw = state
-    check(is_shape(shape) and isinstance(raw, (bytes, bytearray)) and not dtype.hasobject, "a bad array")
+    if holds_objects(state):
+        check(dtype.kind == "O" and is_shape(shape) and type(raw) is list, "a bad array")
+        check(len(raw) == math.prod(shape), "an array of another size than its items")
+        array.__setstate__((1, shape, dtype, bool(fortran), raw))
+        return
+    check(is_shape(shape) and isinstance(raw, (bytes, bytearray)), "a bad array")
     check(len(raw) == math.prod(shape) * dtype.itemsize, "an array of another size than its bytes")
     array.__setstate__((1, shape, dtype, bool(fortran), bytes(raw)))
 

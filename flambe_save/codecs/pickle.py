@@ -6,11 +6,13 @@ import io
 import pickle
 from typing import Any
 
+import dill
+
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.drafts import Draft
 from flambe_save.codecs.options import DumpOptions, LoadOptions
 from flambe_save.codecs.sources import Source
-from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
+from flambe_save.codecs.torch import by_names, unpicklable, unpickle_data, unpickle_trusting
 
 __all__ = ["PickleCodec"]
 
@@ -33,12 +35,16 @@ class PickleCodec:
         """
         prepared, opaque = to_data(values, Portable.wrapper())
         try:
-            module = options.pickle_module if opaque else pickle
-            buffer = io.BytesIO()
-            module.dump(prepared, buffer, protocol=options.pickle_protocol)
+            module, data = options.pickle_module if opaque else pickle, None
+            if module is dill:
+                data = by_names(lambda: pickle.dumps(prepared, options.pickle_protocol), lambda found: found)
+            if data is None:
+                buffer = io.BytesIO()
+                module.dump(prepared, buffer, protocol=options.pickle_protocol)
+                data = buffer.getvalue()
         except Exception as error:
             raise unpicklable(values, opaque, error) from error
-        return Draft(buffer.getvalue(), opaque=say_what(opaque))
+        return Draft(data, opaque=say_what(opaque))
 
     def load(self, source: Source, options: LoadOptions) -> Any:
         """Read values: data only, unless the caller trusts everything.

@@ -23,6 +23,7 @@ from flambe_save.codecs.numpy_types import (
     build_array,
     check,
     empty_array,
+    holds_objects,
     is_shape,
     scalar_of,
 )
@@ -175,6 +176,7 @@ def _dill_array(make: Any, arguments: Any, state: Any, attributes: Any = None) -
     check(isinstance(make, Stand) and make in map(data_global, _RECONSTRUCT), "an array of an unknown kind")
     check(isinstance(arguments, tuple) and len(arguments) == 3 and not attributes, "an array of an unknown kind")
     array = empty_array(*arguments)
+    check(not holds_objects(state), "an array of an unknown type")
     build_array(array, state)
     return array
 

@@ -16,7 +16,7 @@ import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import dill
 import torch
@@ -52,6 +52,8 @@ from flambe_save.registry import MOVED
 from flambe_save.state import Stash, State
 
 __all__ = ["TorchCodec", "is_zip", "read_zip", "unpicklable", "unpickle_data", "unpickle_trusting"]
+
+R = TypeVar("R")
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
@@ -171,14 +173,20 @@ def _pickled_once(
 ) -> tuple[bytes, list[torch.UntypedStorage]]:
     """Pickle values, and warn of what in them is a copy of something that the save has elsewhere too."""
     copies: list[str] = []
-    try:
-        found = _pickled(values, module, protocol, elsewhere, copies)
-    except Exception:
-        if module is not dill:
-            raise
-        # By value, dill pickles classes that it does not find under their names, as those of torch.optim
+
+    def pickled(module: Any, **options: Any) -> tuple[bytes, list[torch.UntypedStorage]]:
         copies.clear()
-        found = _pickled(values, module, protocol, elsewhere, copies, byref=True)
+        return _pickled(values, module, protocol, elsewhere, copies, **options)
+
+    found = by_names(lambda: pickled(pickle), lambda found: found[0]) if module is dill else None
+    if found is None:
+        try:
+            found = pickled(module)
+        except Exception:
+            if module is not dill:
+                raise
+            # By value, dill pickles classes that it does not find under their names, as those of torch.optim
+            found = pickled(module, byref=True)
     if copies:
         warn(
             f"a pickle holds copies of what the save has elsewhere: {quote_some([*dict.fromkeys(copies)])}; a load "
@@ -186,6 +194,19 @@ def _pickled_once(
             StateMismatchWarning,
         )
     return found
+
+
+def by_names(dump: Callable[[], R], pickle_in: Callable[[R], bytes]) -> R | None:
+    """Return what the standard library pickles, by names alone; None where it takes dill.
+
+    dill pickles some values by functions of its own, which trust in names does not make again. It is wanted for what
+    has no name that another program could import: a lambda, or what the script that runs defines.
+    """
+    try:
+        found = dump()
+    except Exception:
+        return None
+    return None if b"__main__" in pickle_in(found) else found
 
 
 def _pickled(

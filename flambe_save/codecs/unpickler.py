@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from flambe_save.codecs.data import EXTENSION_TYPES
-from flambe_save.codecs.numpy_types import Dtype, build_array, check, real_classes
+from flambe_save.codecs.numpy_types import Dtype, build_array, check, holds_objects, real_classes
 from flambe_save.codecs.rebuild import check_key, data_global
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError, LoadError
 from flambe_save.registry import MOVED
@@ -22,18 +22,36 @@ from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import State
 from flambe_save.trust import Trust
 
-__all__ = ["CarefulUnpickler", "DataUnpickler", "Inert", "broken_pickle", "globals_of", "is_empty_dict", "pickle_end"]
+__all__ = [
+    "CarefulUnpickler",
+    "DataUnpickler",
+    "Inert",
+    "broken_pickle",
+    "globals_of",
+    "is_empty_dict",
+    "pickle_end",
+    "unknown_globals",
+]
 
 # Protocols 0 to 2 write the names that Python 2 had
 _PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_PYTHON_2_NAMES = {"long": "int", "unicode": "str", "xrange": "range", "unichr": "chr"}
 _NESTED = "torch.storage._load_from_bytes"
 _DILL_TYPE = "dill._dill._load_type"
+_OBJECTS = "numpy.object_"
 _DILL_ARRAY = "dill._dill._create_array"
 _COPY_BYTES = frozenset(("builtins.bytearray", "builtins.bytes", "_codecs.encode"))
 _MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
 _NUMPY_TYPE = "numpy.dtype"
 _BUDGET = 1 << 20
 _MOST_STAND_INS = 1000  # classes that an audit makes, each a thousand times larger than its name
+
+
+def _present(module: str, name: str) -> tuple[str, str]:
+    """Return what a global is called in Python 3."""
+    if module == "__builtin__":
+        name = _PYTHON_2_NAMES.get(name, name)
+    return _PYTHON_2_MODULES.get(module, module), name
 
 
 # The machine in Python, not the one in C: only there can be said what a BUILD may do, and to what
@@ -182,6 +200,7 @@ class DataUnpickler(CarefulUnpickler):
         self._used_trust = False
         self._types: dict[int, tuple[Dtype, int]] = {}  # that have no state yet, and how much was memoized before
         self._moved: set[type] = set()  # classes that were found by an old name
+        self._made: dict[int, Any] = {}  # by their ids, what trusted functions have made
         self._stand_ins: dict[str, type[Inert]] = {}
 
     def unpickle(self) -> Any:  # not read: the machine keeps a function of that name in each object
@@ -228,7 +247,7 @@ class DataUnpickler(CarefulUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a listed global; import one that is trusted; refuse any other."""
-        module = _PYTHON_2_MODULES.get(module, module)
+        module, name = _present(module, name)
         dotted = f"{module}.{name}"
         if dotted == _NESTED and self._nested is not None:
             return self._within_budget(self._nested)
@@ -340,14 +359,28 @@ class DataUnpickler(CarefulUnpickler):
             check(not any(hasattr(type(item), key) for key in state), "a mapping's methods are set")
             item.__dict__.update(state)
         elif type(item).__module__ == "numpy" and type(item).__name__ == "ndarray":
+            if holds_objects(state):  # they are made by then; what uses them may call anything of theirs
+                self._refuse([_OBJECTS])
             build_array(item, state)
         else:
-            if not self._allows_type(type(item)):
+            if not (self._allows_type(type(item)) or id(item) in self._made):
                 raise pickle.UnpicklingError(f"a state for a {type(item).__qualname__}, which takes none")
             self.stack.append(real_classes(state))
             _Machine.load_build(self)
 
     dispatch[pickle.BUILD[0]] = load_build
+
+    def load_reduce(self) -> None:
+        make = self.stack[-2]
+        _Machine.load_reduce(self)
+        made, home = self.stack[-1], getattr(make, "__module__", None)
+        # A library's function makes objects of the library's classes, and their state is part of making them
+        if isinstance(home, str) and self._trust.allows(f"{home}.{getattr(make, '__qualname__', '')}"):
+            package = type(made).__module__.partition(".")[0]
+            if package == home.partition(".")[0] and not callable(made):
+                self._made[id(made)] = made
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
 
     def _check_home(self, found: Any, dotted: str) -> None:
         """Refuse what a trusted module only imported: trusting a module is not trusting all that it uses."""
@@ -370,7 +403,7 @@ class DataUnpickler(CarefulUnpickler):
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         listed = list(names)
-        unknown = [item for item in listed if data_global(item) is None and item not in (_NESTED, _DILL_TYPE)]
+        unknown = _unknown(listed)
         if not unknown and _DILL_ARRAY in listed:
             # Plain arrays are pickled otherwise: this is a part of what needs trust, or holds objects
             unknown = [_DILL_ARRAY]
@@ -471,7 +504,7 @@ def globals_of(data: bytes) -> Iterator[str]:
                 continue
             if name == "GLOBAL":
                 module, _, attribute = str(argument).partition(" ")
-                yield f"{_PYTHON_2_MODULES.get(module, module)}.{attribute}"
+                yield ".".join(_present(module, attribute))
             elif name == "STACK_GLOBAL" and len(strings) >= 2:
                 yield ".".join(strings[-2:])
             last = memo.get(int(str(argument))) if name in ("GET", "BINGET", "LONG_BINGET") else None
@@ -481,6 +514,15 @@ def globals_of(data: bytes) -> Iterator[str]:
                 strings.append(last)
     except ValueError:
         return  # a broken pickle names no more
+
+
+def unknown_globals(data: bytes) -> list[str]:
+    """Return the dotted names that a pickle would import, and that are not data."""
+    return _unknown(globals_of(data))
+
+
+def _unknown(names: Iterable[str]) -> list[str]:
+    return [name for name in names if data_global(name) is None and name not in (_NESTED, _DILL_TYPE)]
 
 
 _OF_AN_EMPTY_DICT = frozenset(("PROTO", "FRAME", "MARK", "DICT", "EMPTY_DICT", "MEMOIZE", "PUT", "BINPUT", "STOP"))

@@ -299,7 +299,7 @@ def write_content(
     options = DumpOptions(pickle_module, 2, content.digest, requirements, packages, default_threads(), progress)
     saving = Saving(content.state, target, options)
     path = saving.write()
-    saving.tell(is_written=True)
+    saving.tell()
     return path
 
 

@@ -64,7 +64,8 @@ class PickleFormat:
         )
         plain._metadata[DIRECTORIES_KEY] = sorted(state.components)  # type: ignore[attr-defined]
         data = bytes(draft := _CODEC.dump(plain, options))
-        return Plan({"": Draft(data, _trailer(data, options.digest))}, opaque=list(draft.opaque))
+        file = Draft(data, _trailer(data, options.digest), opaque=draft.opaque)
+        return Plan({"": file}, opaque=list(draft.opaque), codec=_CODEC)
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Unpickle the State and cut it into its tree."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from flambe_save.checksum import combine
-from flambe_save.codecs import Draft
+from flambe_save.codecs import Codec, Draft, TorchCodec
 from flambe_save.parallel import in_threads
 from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.storage import Store
@@ -57,12 +57,15 @@ class Plan:
         Whether digests are taken too.
     opaque : list of str
         What only a trusting load will read, a sentence each.
+    codec : Codec
+        What wrote the files of which that is said.
     """
 
     files: dict[str, Draft] = field(default_factory=dict)
     seal: Callable[[Mapping[str, Facts]], tuple[str, bytes]] | None = None
     digest: str | None = None
     opaque: list[str] = field(default_factory=list)
+    codec: Codec[Any] = field(default_factory=TorchCodec)
 
     @property
     def size(self) -> int:
