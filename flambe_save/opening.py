@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from flambe_save.codecs import Draft, DumpOptions, HeldSource, LoadOptions, unknown_globals
 from flambe_save.config.audit import asks_for
-from flambe_save.config.randomness import kept_random_states
+from flambe_save.config.randomness import KeptRandomStates
 from flambe_save.errors import LoadError, UnsupportedObjectError
 from flambe_save.formats import Plan
 from flambe_save.loading import ask_of_config, door_to, names_in
@@ -109,7 +109,7 @@ def _read(plan: Plan, name: str, draft: Draft, options: LoadOptions) -> object:
 def _error_of(plan: Plan, name: str, draft: Draft, options: LoadOptions) -> str | None:
     """Return what a file raises when it is read; None where it is read."""
     try:
-        with kept_random_states(), warnings.catch_warnings():
+        with KeptRandomStates(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _read(plan, name, draft, options)
     except LoadError as error:
