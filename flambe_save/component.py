@@ -26,6 +26,7 @@ from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, at
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state, load_state
+from flambe_save.config.assembly import empty_tables
 from flambe_save.config.describing import recorded_form
 from flambe_save.config.moves import old_names
 from flambe_save.config.recording import RecordsCall
@@ -189,9 +190,7 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         """Make the object and record its arguments."""
         instance = super().__new__(cls, *args, **kwargs)
         if isinstance(instance, torch.nn.Module):
-            recorded = vars(instance).copy()
-            torch.nn.Module.__init__(instance)  # so that forgetting super().__init__() does no harm
-            vars(instance).update(recorded)
+            vars(instance).update({**empty_tables(), **vars(instance)})  # so that super().__init__() may be forgotten
         return instance
 
     compile = _CompileMethod()

@@ -26,6 +26,20 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
 
 
+@functools.lru_cache(maxsize=4096)
+def _shape_of(function: Callable[..., Any]) -> tuple[dict[str, None], frozenset[str], int]:
+    """Return the names of a callable's parameters, those that have no default, and how many it takes by position.
+
+    None are taken by position, and no name, where a call is more than names and values.
+    """
+    parameters = signature_of(function).parameters.values()
+    if any(item.kind not in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY) for item in parameters):
+        return {}, frozenset(("",)), -1
+    required = frozenset(item.name for item in parameters if item.default is item.empty)
+    by_position = sum(item.kind is item.POSITIONAL_OR_KEYWORD for item in parameters)
+    return dict.fromkeys(item.name for item in parameters), required, by_position
+
+
 def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return a call's arguments as the keywords that make the same call through a Schema, in the order of the
     signature.
@@ -35,8 +49,13 @@ def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     CompilationError
         If ``**kwargs`` holds the name of a positional parameter, so that a mapping cannot hold both.
     """
-    bound = signature_of(function).bind(*args, **kwargs)
-    found: dict[str, Any] = {}
+    names, required, most = _shape_of(function)
+    if len(args) <= most and kwargs.keys() <= names.keys():
+        found = {**dict(zip(names, args)), **kwargs}
+        if len(found) == len(args) + len(kwargs) and required <= found.keys():
+            return {name: found[name] for name in names if name in found} if kwargs else found
+    bound = signature_of(function).bind(*args, **kwargs)  # says what does not fit, and knows of *args and **kwargs
+    found = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:

@@ -30,6 +30,7 @@ __all__ = [
     "assembler_of",
     "attributes_of",
     "can_be_assembled",
+    "empty_tables",
     "has_parts",
     "is_destroyed",
     "is_method",
@@ -44,8 +45,9 @@ __all__ = [
 
 PARTS = "parts"  # the end of the tag of an object that is written as its parts
 
+_EMPTY = vars(nn.Module())
 # What nn.Module itself keeps on every module, what this package does, and what frameworks note
-TABLES = frozenset(vars(nn.Module())) | {"_schema", "_created_with_tag"} | NOTES
+TABLES = frozenset(_EMPTY) | {"_schema", "_created_with_tag"} | NOTES
 _HOOKS = "_forward_pre_hooks"
 
 # A class with one of these says itself how its objects are taken apart
@@ -77,6 +79,11 @@ def attributes_of(obj: Any) -> dict[str, Any]:
         for name in (*own.get(_REGISTERED, ()), *(_FLAT if isinstance(obj, nn.RNNBase) else ())):
             found.pop(name, None)
     return found
+
+
+def empty_tables() -> dict[str, Any]:
+    """Return what ``nn.Module.__init__`` puts on a module."""
+    return {name: value if value is None or type(value) is bool else type(value)() for name, value in _EMPTY.items()}
 
 
 def _is_of(cls: Any, package: str) -> bool:
@@ -232,7 +239,7 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     if noted is not None:
         noted[id(made)] = made
     if issubclass(cls, nn.Module):
-        made.__dict__.update(vars(nn.Module()))
+        made.__dict__.update(empty_tables())
         for table in _KINDS:
             put_in_table(made, table, tables.get(table) or {})
         set_not_persistent(made, tables.get("not_persistent") or [])

@@ -80,10 +80,11 @@ class Birth:
 
     def finish(self, obj: Any, schema: Schema) -> None:
         """Note what the object is, now that it is made, and what became of components that it was given."""
-        for number, (item, known) in enumerate(zip(_printed_of(schema), self._given, strict=True)):
+        objects = _objects_given(schema)
+        for number, (item, known) in enumerate(zip(_printed(objects), self._given, strict=True)):
             if known is not None and not isinstance(item, nn.Module) and _differs(item, known):
                 self._touched[number] = _print_alone(item) if _is_as_born(item, known) else None
-        self._print = print_of(obj, _numbered(schema))
+        self._print = print_of(obj, _numbers(objects))
 
     def call(self, schema: Schema, is_as_built: Callable[[Any], bool]) -> Schema | None:
         """Return the call of the constructor with what it was given then; None where that is not to be had any more.
@@ -168,9 +169,13 @@ def _is_as_born(item: Any, known: Print) -> bool:
 
 def _printed_of(schema: Schema) -> list[Any]:
     """Return the modules among the arguments, and the objects that recorded calls themselves."""
+    return _printed(_objects_given(schema))
+
+
+def _printed(objects: list[Any]) -> list[Any]:
     return [
         item
-        for item in _objects_given(schema)
+        for item in objects
         if isinstance(item, nn.Module) or isinstance(getattr(item, "__dict__", {}).get("_schema"), Schema)
     ]
 
@@ -178,7 +183,7 @@ def _printed_of(schema: Schema) -> list[Any]:
 def _objects_given(schema: Schema) -> list[Any]:
     """Return what among the arguments is no plain value, that inside containers too, each once and in order."""
     found: dict[int, Any] = {}
-    waiting: list[Any] = [*reversed(schema.keywords.values())]
+    waiting: list[Any] = [item for item in reversed(schema.keywords.values()) if type(item) not in PLAIN]
     seen: set[int] = set()
     while waiting:
         item = waiting.pop()
@@ -196,7 +201,11 @@ def _objects_given(schema: Schema) -> list[Any]:
 
 def _numbered(schema: Schema) -> dict[int, int]:
     """Return the objects among the arguments by their ids, numbered in order: a copy has the same numbers."""
-    return {id(item): number for number, item in enumerate(_objects_given(schema))}
+    return _numbers(_objects_given(schema))
+
+
+def _numbers(objects: list[Any]) -> dict[int, int]:
+    return {id(item): number for number, item in enumerate(objects)}
 
 
 def _boundary_of(obj: Any) -> dict[int, int]:
@@ -284,7 +293,7 @@ class _Comparison:
                 self._compare_tensors("buffers", buffers, before.buffers, not_persistent, path, change, removed)
             if not_persistent != before.not_persistent:
                 change["not_persistent"] = sorted(not_persistent)
-            for name in HOOKS:
+            for name in HOOKS if before.hooks or any(map(own.get, HOOKS)) else ():
                 if own.get(name) or name in before.hooks:
                     self._compare_hooks(name, own.get(name) or {}, before.hooks.get(name, ()), path, change)
             if modules or before.modules:

@@ -241,27 +241,33 @@ class _Printing:
         self._names: dict[int, str] = {}
 
     def of(self, obj: Any, path: str) -> Print:
-        own = obj.__dict__
-        attributes = {
-            name: value if type(value) in _SIMPLE else self._token(value) for name, value in attributes_of(obj).items()
-        }
+        own, names = obj.__dict__, self._names
+        attributes = attributes_of(obj)
+        for name, value in attributes.items():
+            if type(value) not in _SIMPLE:
+                attributes[name] = token = self._token(value)
+                if type(token) is TensorPrint:  # a buffer that is this tensor too is made with it
+                    names.setdefault(id(value), path + name)
         if not isinstance(obj, nn.Module):
             return Print(type(obj), {}, {}, {}, _NONE, {}, attributes)
-        for name, token in attributes.items():
-            if type(token) is TensorPrint:  # a buffer that is this tensor too is made with it
-                self._names.setdefault(id(own[name]), f"{path}{name}")
         not_persistent = own["_non_persistent_buffers_set"]
         modules: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
+        for name, value in own["_parameters"].items():
+            if type(value) is nn.Parameter and not value.__dict__:  # nearly always, so it is worth no call
+                parameters[name] = nn.Parameter, value.shape, names.setdefault(id(value), path + name)
+            else:
+                parameters[name] = self._tensor(value, path + name)
         found = Print(
             type(obj),
             modules,
-            {name: self._tensor(value, path + name) for name, value in own["_parameters"].items()},
+            parameters,
             {
                 name: self._tensor(value, path + name, is_compared=name in not_persistent)
                 for name, value in own["_buffers"].items()
             },
             frozenset(not_persistent) if not_persistent else _NONE,
-            {name: tuple(own[name]) for name in HOOKS if own.get(name)},
+            {name: tuple(own[name]) for name in HOOKS if own.get(name)} if any(map(own.get, HOOKS)) else {},
             attributes,
         )
         self._known[id(obj)] = found
