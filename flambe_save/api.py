@@ -417,7 +417,7 @@ def load(
             undoing.note(deferral.finish)
             adoption = Adoption(deferral)
             try:
-                obj = build(saved, state, trust, node, where, adoption)
+                obj = build(saved, state, options, node, where, adoption)
                 restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
                 with deferral:
                     loaded = load_state_into(obj, state, strict=strict, fit=Fit(map_location, adoption))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from flambe_save.adapters import Adoption, close_cycles
-from flambe_save.codecs import LoadOptions
+from flambe_save.codecs import LoadOptions, check_referring, load_referring
 from flambe_save.config import yaml
 from flambe_save.config.assembly import noting
 from flambe_save.config.audit import check_arguments, check_tags, contradiction
@@ -25,11 +25,13 @@ from flambe_save.config.deferral import Deferral
 from flambe_save.config.extensions import import_trusted, require
 from flambe_save.config.link import BackLink
 from flambe_save.config.parsing import NAMING_TAGS, Document, parse
+from flambe_save.config.pickled import opened_by
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.saved_source import define_classes
 from flambe_save.config.schema import Schema, Sources, items_in, visit
 from flambe_save.config.schema import build as build_config
 from flambe_save.errors import (
+    CompilationError,
     Finding,
     FlambeSaveError,
     LoadError,
@@ -42,7 +44,7 @@ from flambe_save.errors import (
 )
 from flambe_save.formats import ReadOptions, Saved, format_of
 from flambe_save.formats.directory import DIRECTORY
-from flambe_save.layout import CONFIG_FILE, REQUIREMENTS_FILE
+from flambe_save.layout import CONFIG_FILE, REQUIREMENTS_FILE, STASH_FILE
 from flambe_save.progress import NO_PROGRESS
 from flambe_save.registry import FORMATS
 from flambe_save.state import State, split_key
@@ -190,7 +192,12 @@ def bytes_of(state: Mapping[str, Any]) -> int:
 
 
 def build(
-    saved: Saved, state: Mapping[str, Any], trust: Trust, node: str, where: str, adoption: Adoption | None = None
+    saved: Saved,
+    state: Mapping[str, Any],
+    options: LoadOptions,
+    node: str,
+    where: str,
+    adoption: Adoption | None = None,
 ) -> Any:
     """Parse the config, see what it asks for, open what it refers to, and only then build the object.
 
@@ -205,6 +212,7 @@ def build(
             fix="Load the whole of it, or build the object yourself, and fill it: load_state(obj, path"
             + (f", node={quote(node)})." if node else ")."),
         )
+    trust = options.trust
     extensions, document = ask_of_config(saved.tree.config, saved.tags, trust, node)
     if trust.use_saved_source:
         _define_missing(document, saved)
@@ -212,17 +220,39 @@ def build(
     config = document.construct(saved.tags, extensions, trust)
     if not saved.is_vouched_for:
         _compare_configs(document, saved.tree)
-    stash = dict(saved.tree.object_stash) if "$" in document.tags else {}
+    options = replace(options, node=node, file=STASH_FILE)
+    stash, pickles = _opened_stash(saved.tree, document, options)
     if adoption is None:
         adoption = Adoption(Deferral(is_on=False))
     deferral = adoption.deferral
     if any(isinstance(item, Schema) and is_plainly_built(item.component_subclass) for _, item in visit(config)):
         deferral.is_on = False
     budget = BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else None
-    with trust.in_force(), noting(adoption.assembled), deferral.counted_by(budget):
+
+    opened: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
+
+    def open_pickle(data: bytes, objects: list[Any]) -> Any:
+        if not any(data is known for known in pickles):
+            raise CompilationError("!pickled names no value of the stash", fix="Correct the config.")
+        key = id(data), id(objects)
+        if key not in opened:  # several values are in one pickle
+            opened[key] = objects, load_referring(data, objects, options)
+        return opened[key][1]
+
+    with trust.in_force(), opened_by(open_pickle), noting(adoption.assembled), deferral.counted_by(budget):
         obj = build_config(config, Sources(stash, adoption.given_from(state), adoption.parameters))
     back = [item for item in items_in(config) if isinstance(item, BackLink)]
     return close_cycles(obj, back) if back else obj
+
+
+def _opened_stash(tree: SaveTreeNode, document: Document, options: LoadOptions) -> tuple[dict[str, Any], list[bytes]]:
+    """Return what a node's config refers to in its stash, and which of it are pickles that refer to others; these are
+    only put to the trust."""
+    stash = dict(tree.object_stash) if "$" in document.tags else {}
+    pickles = [stash.get(name, b"") for name in document.pickles()]
+    for data in pickles:
+        check_referring(data, options)
+    return stash, pickles
 
 
 def is_plainly_built(cls: type) -> bool:
@@ -284,9 +314,10 @@ def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding
     saved = read(path, node, LoadOptions(audit, "cpu", is_mapped=True))  # torch makes no sparse tensor on "meta"
     for prefix, inner in prefixed(saved.tree).items():
         full = prefix_within(node, prefix)
+        document = ask_of_config(inner.config, saved.tags, audit, full)[1] if inner.config.strip() else None
         dict(inner.object_stash)  # opens it
-        if inner.config.strip():
-            ask_of_config(inner.config, saved.tags, audit, full)
+        if document is not None:
+            _opened_stash(inner, document, LoadOptions(audit, node=full, file=STASH_FILE))
     return [*dict.fromkeys(audit.findings)]
 
 

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from typing import NamedTuple
 
-from flambe_save.codecs import Draft, DumpOptions, HeldSource, LoadOptions, unknown_globals
+from flambe_save.codecs import Draft, DumpOptions, HeldSource, LoadOptions, check_referring, unknown_globals
 from flambe_save.config.audit import asks_for
 from flambe_save.config.randomness import KeptRandomStates
 from flambe_save.errors import LoadError, UnsupportedObjectError
@@ -41,7 +41,7 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan, options: DumpOptions
     """Return what a load of a planned save will ask for.
 
     What is pickled is unpickled here, with the trust that the door names: so a door that is named opens the save. Of a
-    file of more than 16 MiB the names are listed alone.
+    file of more than 16 MiB, and of pickles that refer to what else a load builds, the names are listed alone.
 
     Parameters
     ----------
@@ -69,6 +69,8 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan, options: DumpOptions
             _read(plan, name, draft, LoadOptions(audit))
         else:
             audit.check_globals(unknown_globals(draft.pickled), node=None, file=name)
+    for name, data in plan.referring:
+        check_referring(data, LoadOptions(audit, file=name))
     if config.strip():
         ask_of_config(config, tags, audit, "")
     door = door_to(audit.findings)

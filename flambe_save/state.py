@@ -9,11 +9,21 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flambe_save.layout import CLASS_KEY, DIRECTORIES_KEY
 
-__all__ = ["IndexedState", "Stash", "State", "join_key", "keys_below", "ordered", "split_key", "traverse"]
+__all__ = [
+    "IndexedState",
+    "Referring",
+    "Stash",
+    "State",
+    "join_key",
+    "keys_below",
+    "ordered",
+    "split_key",
+    "traverse",
+]
 
 _EMPTY_PART = "%"  # a lone percent sign is never the result of escaping
 
@@ -112,6 +122,20 @@ def keys_below(mapping: Mapping[str, Any], prefix: str) -> list[str]:
     if isinstance(mapping, _Indexed):
         return mapping.below(prefix)
     return [key for key in mapping if key.startswith(f"{prefix}.")]
+
+
+class Referring(NamedTuple):
+    """Values of a stash that are pickled by themselves, with references in place of what the save has elsewhere.
+
+    Attributes
+    ----------
+    values : list of object
+    objects : list of object
+        What they refer to, in the order of the references' numbers.
+    """
+
+    values: list[Any]
+    objects: list[Any]
 
 
 class Stash(dict[str, Any]):

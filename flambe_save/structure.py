@@ -18,6 +18,7 @@ import yaml as pyyaml
 
 from flambe_save.adapters import Fit, ValueAdapter, adapter_for, get_state, load_state, restore_ties
 from flambe_save.api import load, save
+from flambe_save.codecs import LoadOptions
 from flambe_save.config import yaml
 from flambe_save.config.deep import Steps, run
 from flambe_save.config.dialect import CORE
@@ -154,7 +155,7 @@ def load_structure(structure: Mapping[str, Any], *, trusted: Iterable[str] = (),
         described = State()
         described._metadata[""] = {CONFIG_KEY: serialize(nodes)}
         saved = Saved(tree_from_state(described), tags=reading.tags, is_vouched_for=True)
-        obj = build(saved, State({**leaves, **arrays}), trust, "", "")
+        obj = build(saved, State({**leaves, **arrays}), LoadOptions(trust), "", "")
         _fill(obj, arrays, reading.ties)
     except FlambeSaveError as error:
         error.file = None  # there is no config.yaml, and so no line of it

@@ -111,7 +111,8 @@ def test_import_is_quiet() -> None:
         )
     ]
     adapters = ("builtins.Averaging", "builtins.Parametrized", "random.RandomStates")
-    own = [*(f"flambe_save.adapters.{name}" for name in adapters), "flambe_save.config.edited.Edited", *links]
+    rooms = [f"flambe_save.adapters.{name}" for name in adapters]
+    own = [*rooms, "flambe_save.config.edited.Edited", *links, "flambe_save.config.pickled.Pickled"]
     assert (result.stdout, result.stderr) == (f"set() {own}\n", "")
 
 

@@ -11,6 +11,7 @@ from flambe_save.codecs.drafts import Draft
 from flambe_save.codecs.options import DumpOptions, LoadOptions, MapLocation, PickleModule, Placer
 from flambe_save.codecs.outline import HeldOutline, Outline, TensorInfo, type_name
 from flambe_save.codecs.pickle import PickleCodec
+from flambe_save.codecs.referring import check_referring, dump_referring, load_referring
 from flambe_save.codecs.sources import HeldSource, Source, open_source, pieces_of
 from flambe_save.codecs.torch import TorchCodec
 from flambe_save.codecs.unpickler import pickle_end, unknown_globals
@@ -30,6 +31,9 @@ __all__ = [
     "Source",
     "TensorInfo",
     "TorchCodec",
+    "check_referring",
+    "dump_referring",
+    "load_referring",
     "open_source",
     "pickle_end",
     "pieces_of",

@@ -49,9 +49,26 @@ from flambe_save.errors import (
 )
 from flambe_save.layout import what_it_is
 from flambe_save.registry import MOVED
-from flambe_save.state import Stash, State
+from flambe_save.state import Referring, Stash, State
 
-__all__ = ["TorchCodec", "is_zip", "read_zip", "unpicklable", "unpickle_data", "unpickle_trusting"]
+__all__ = [
+    "REFERENCE",
+    "TorchCodec",
+    "as_load_errors",
+    "elsewhere_of",
+    "is_zip",
+    "persistent_storages",
+    "pickled_once",
+    "read_zip",
+    "reading_storages",
+    "trusting_module",
+    "unpicklable",
+    "unpickle_data",
+    "unpickle_trusting",
+    "zip_of",
+]
+
+REFERENCE = "object"  # begins the persistent id of what is no storage: a number follows, which a config explains
 
 R = TypeVar("R")
 
@@ -80,13 +97,13 @@ class TorchCodec:
             return _draft_of_nothing(options.pickle_protocol)
         plain = dump_plain(values, options.pickle_protocol)
         if plain is not None:
-            return _zip_of(*plain)
+            return zip_of(*plain)
         prepared, opaque = to_data(values)
         module: Any = options.pickle_module if opaque else pickle
         try:
             if hasattr(module, "Pickler"):
-                elsewhere = _elsewhere(values)
-                return _zip_of(*_pickled_once(prepared, module, options.pickle_protocol, elsewhere), say_what(opaque))
+                elsewhere = elsewhere_of(values)
+                return zip_of(*pickled_once(prepared, module, options.pickle_protocol, elsewhere), say_what(opaque))
             buffer = io.BytesIO()  # a bare pickle then, which the reader takes too
             prepared, _ = to_data(values, Portable.wrapper())
             module.dump(prepared, buffer, protocol=options.pickle_protocol)
@@ -145,7 +162,7 @@ class TorchCodec:
 # ------------------------------------------------------------------------------------------------ writing
 
 
-def _zip_of(data: bytes, storages: Sequence[torch.UntypedStorage], opaque: Sequence[str] = ()) -> ZipDraft:
+def zip_of(data: bytes, storages: Sequence[torch.UntypedStorage], opaque: Sequence[str] = ()) -> ZipDraft:
     """Draft a torch file of a pickle and the storages that it numbers."""
     records = [Record(b"archive/data.pkl", data, len(data)), Record(b"archive/byteorder", b"little", 6)]
     records += [Record(b"archive/data/%d" % index, item, item.nbytes()) for index, item in enumerate(storages)]
@@ -156,27 +173,33 @@ def _zip_of(data: bytes, storages: Sequence[torch.UntypedStorage], opaque: Seque
 @functools.cache
 def _draft_of_nothing(protocol: int) -> Draft:
     """Draft the file of an empty dict, as most stashes are."""
-    draft = _zip_of(*_pickled({}, pickle, protocol))
+    draft = zip_of(*_pickled({}, pickle, protocol))
     return Draft(bytes(draft))
 
 
-def _elsewhere(values: Any) -> Mapping[int, str]:
+def elsewhere_of(values: Any) -> Mapping[int, str]:
     """Return what the save has in other places than the stash that is written."""
     if not isinstance(values, Stash):
         return {}
-    own = set(map(id, values.values()))
+    own = {
+        id(item) for value in values.values() for item in (value.values if isinstance(value, Referring) else (value,))
+    }
     return {number: name for number, name in values.elsewhere.items() if number not in own}
 
 
-def _pickled_once(
-    values: Any, module: Any, protocol: int, elsewhere: Mapping[int, str]
+def pickled_once(
+    values: Any,
+    module: Any,
+    protocol: int,
+    elsewhere: Mapping[int, str],
+    references: Mapping[int, int] = types.MappingProxyType({}),
 ) -> tuple[bytes, list[torch.UntypedStorage]]:
     """Pickle values, and warn of what in them is a copy of something that the save has elsewhere too."""
     copies: list[str] = []
 
     def pickled(module: Any, **options: Any) -> tuple[bytes, list[torch.UntypedStorage]]:
         copies.clear()
-        return _pickled(values, module, protocol, elsewhere, copies, **options)
+        return _pickled(values, module, protocol, elsewhere, copies, references, **options)
 
     found = by_names(lambda: pickled(pickle), lambda found: found[0]) if module is dill else None
     if found is None:
@@ -215,11 +238,13 @@ def _pickled(
     protocol: int,
     elsewhere: Mapping[int, str] = types.MappingProxyType({}),
     copies: list[str] | None = None,
+    references: Mapping[int, int] = types.MappingProxyType({}),
     **options: Any,
 ) -> tuple[bytes, list[torch.UntypedStorage]]:
     """Pickle values, as torch.save does, with numbers where storages are; return these in order.
 
-    ``copies`` gets the names of what is ``elsewhere``, by its id.
+    ``copies`` gets the names of what is ``elsewhere``, by its id. What is among ``references``, by its id, is not
+    pickled: its number stands for it.
     """
     numbers: dict[int, int] = {}
     storages: list[torch.UntypedStorage] = []
@@ -227,6 +252,8 @@ def _pickled(
 
     class Pickler(module.Pickler):  # type: ignore[misc]
         def persistent_id(self, obj: Any) -> Any:
+            if id(obj) in references:
+                return REFERENCE, references[id(obj)]
             if isinstance(obj, torch.storage.TypedStorage):
                 untyped: Any = obj._untyped_storage
                 kind, dtype, count = getattr(torch, obj._pickle_storage_type()), obj.dtype, obj._size()  # type: ignore[no-untyped-call]
@@ -260,7 +287,7 @@ def _load_data(source: Source, options: LoadOptions, *, is_nested: bool = False)
     place = Placer(options.map_location)
     if is_zip(source):
         records = Records(source, options)
-        return read_zip(records, options, _reading_storages(records, source, options, place), is_nested=is_nested)
+        return read_zip(records, options, reading_storages(records, source, options, place), is_nested=is_nested)
     data = source.piece(0, source.size)
     found = what_it_is(bytes(data[:200]))
     if found is not None and _LEGACY_START not in bytes(data[:32]):
@@ -308,14 +335,20 @@ def read_zip(records: Records, options: LoadOptions, storage: StorageOf, *, is_n
         except pickle.UnpicklingError as error:
             raise broken_pickle(error, options.node, options.file) from error
 
+    return unpickle_data(io.BytesIO(data), options, persistent_storages(storage), is_nested=is_nested)
+
+
+def persistent_storages(storage: StorageOf) -> Callable[[Any], Any]:
+    """Return what turns persistent ids into storages."""
+
     def storage_of(pid: Any) -> Any:
         kind, key, location, numel = _checked_pid(pid)
         return _typed(storage(key, location, numel * _itemsize(kind)), kind)
 
-    return unpickle_data(io.BytesIO(data), options, storage_of, is_nested=is_nested)
+    return storage_of
 
 
-def _reading_storages(records: Records, source: Source, options: LoadOptions, place: Placer) -> StorageOf:
+def reading_storages(records: Records, source: Source, options: LoadOptions, place: Placer) -> StorageOf:
     """Return what reads the storages of a zip to where they are wanted, each once."""
     storages: dict[str, torch.UntypedStorage] = {}
 
@@ -478,8 +511,8 @@ def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
         raise LoadError(
             "a pickle module without an Unpickler cannot follow map_location", fix="Pass pickle_module=dill."
         )
-    with _as_load_errors(options):
-        return (_trusting_module(options).load if has_unpickler else load)(stream, **options.pickle_load_args)
+    with as_load_errors(options):
+        return (trusting_module(options).load if has_unpickler else load)(stream, **options.pickle_load_args)
 
 
 def _load_trusting(source: Source, options: LoadOptions) -> Any:
@@ -494,18 +527,18 @@ def _load_trusting(source: Source, options: LoadOptions) -> Any:
     data = io.BytesIO(source.piece(0, source.size))
     if not is_zip(source) and _LEGACY_START not in data.getbuffer()[:32].tobytes():
         return unpickle_trusting(data, options)
-    with _as_load_errors(options):
+    with as_load_errors(options):
         return torch.load(
             data,
             cast(Any, options.map_location),
-            _trusting_module(options),
+            trusting_module(options),
             weights_only=False,
             **options.pickle_load_args,
         )
 
 
 @contextlib.contextmanager
-def _as_load_errors(options: LoadOptions) -> Iterator[None]:
+def as_load_errors(options: LoadOptions) -> Iterator[None]:
     """Turn what a trusted pickle raises into an error that says where it was."""
     try:
         yield
@@ -517,7 +550,7 @@ def _as_load_errors(options: LoadOptions) -> Iterator[None]:
         ) from error
 
 
-def _trusting_module(options: LoadOptions) -> Any:
+def trusting_module(options: LoadOptions) -> Any:
     """Return the caller's pickle module with an Unpickler that knows Flambe's State and honours ``map_location``."""
     base: Any = getattr(options.pickle_module, "Unpickler", pickle.Unpickler)
 

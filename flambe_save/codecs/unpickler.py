@@ -245,6 +245,22 @@ class DataUnpickler(CarefulUnpickler):
             # MemoryError too: a pickle may ask for more than its own size could justify
             raise broken_pickle(error, self._node, self._file) from error
 
+    def check_names(self) -> None:
+        """Refuse a pickle that names anything neither data nor trusted; nothing is made of it.
+
+        Raises
+        ------
+        UntrustedError
+            It lists all of it.
+        CorruptSaveError
+            If it is no intact pickle.
+        """
+        try:
+            pickle_end(memoryview(self._stream.getbuffer())[self._start :])
+        except pickle.UnpicklingError as error:
+            raise broken_pickle(error, self._node, self._file) from error
+        self._refuse_unknown(globals_of(self._rest()))
+
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a listed global; import one that is trusted; refuse any other."""
         module, name = _present(module, name)

@@ -51,7 +51,7 @@ def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     """
     names, required, most = _shape_of(function)
     if len(args) <= most and kwargs.keys() <= names.keys():
-        found = {**dict(zip(names, args)), **kwargs}
+        found = {**dict(zip(names, args, strict=False)), **kwargs}
         if len(found) == len(args) + len(kwargs) and required <= found.keys():
             return {name: found[name] for name in names if name in found} if kwargs else found
     bound = signature_of(function).bind(*args, **kwargs)  # says what does not fit, and knows of *args and **kwargs

@@ -155,6 +155,7 @@ _REFERENCES = (
     "!parameter",
     "!module",
     "!back",
+    "!pickled",
 )  # these are relative to the config that they are in
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from flambe_save.config.assembly import PARTS, can_be_assembled
+from flambe_save.config.changes import SHARED
 from flambe_save.config.describing import describe
 from flambe_save.config.edited import Edited
 from flambe_save.config.parts import parts_of
@@ -57,10 +58,16 @@ class Inside(NamedTuple):
         By the ids of modules, parameters and buffers: the keys of a module in the config, and the name inside it.
     described : set of int
         The ids of what the config itself says how to build: it is one wherever it stands.
+    linkable : set of int
+        The ids of what is inside a module that is not pickled.
+    items : dict of int to object
+        By their ids, all that the config says, whatever way.
     """
 
     places: dict[int, list[tuple[tuple[str, ...], str]]]
     described: set[int]
+    linkable: set[int]
+    items: dict[int, Any]
 
 
 def inside_of(root: Any) -> Inside:
@@ -69,13 +76,15 @@ def inside_of(root: Any) -> Inside:
     seen: dict[int, Any] = {}  # with the items, for parts are made anew, and ids are only unique while they live
     made: set[int] = set()  # what constructors made, and changes only refer to
     described: set[int] = set()
+    linkable: set[int] = set()
+    shared = SHARED.get()  # what no call makes alone, so that it is told in full
     stack: list[tuple[tuple[str, ...], Any, bool]] = [((), root, False)]
     while stack:
         keys, item, is_loose = stack.pop()
         if type(item) in WITHOUT_PARTS or type(item) in PLAIN or (id(item) in made and "changes" in keys):
             continue
         item = unwrapped(item)
-        if not is_loose:  # else it may be only a reference to what is elsewhere
+        if not is_loose or id(item) in shared:  # else it may be only a reference to what is elsewhere
             described.add(id(item))
         if id(item) in seen:
             continue
@@ -88,16 +97,19 @@ def inside_of(root: Any) -> Inside:
                 found.setdefault(id(tensors[name]), []).append((keys, plain))
             for name, inner in modules_in(item)[1:]:
                 found.setdefault(id(inner), []).append((keys, name))
+            if schema is not None:
+                linkable.update(map(id, tensors.values()), (id(inner) for _, inner in modules_in(item)[1:]))
         if schema is not None and schema.component_subclass is Edited:
             made |= schema.__dict__["_kept"].keys()
             for number, names in schema.__dict__["_kept"].items():
                 inner_name = ".".join(filter(None, names))
                 if inner_name:
                     found.setdefault(number, []).append(((*keys, "object"), inner_name))
+                    linkable.add(number)
         is_call = schema is not None and schema.factory_method != PARTS and schema.component_subclass is not Edited
         for key, value in reversed(_inner(item, schema)):
             stack.append(((*keys, key), value, is_loose if schema is None else not is_call and key in LOOSE))
-    return Inside(found, described)
+    return Inside(found, described, linkable, seen)
 
 
 def _schema_of(item: Any) -> Schema | None:

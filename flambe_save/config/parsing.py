@@ -79,6 +79,24 @@ class Document:
                 found.setdefault(node.value, line_of(node))
         return found
 
+    def pickles(self) -> list[str]:
+        """The ids of values of the stash that refer to others, of ``!pickled {pickle: !$ id, ...}``.
+
+        Raises
+        ------
+        ConfigError
+            If one names none.
+        """
+        found = []
+        for node in self.nodes if "pickled" in self.tags else ():
+            if node.tag == "!pickled":
+                pairs = node.value if isinstance(node, pyyaml.MappingNode) else ()
+                values = [value for key, value in pairs if key.value == "pickle"]
+                if len(values) != 1 or values[0].tag != "!$":
+                    raise ConfigError(f"line {line_of(node)}: !pickled names no value of the stash")
+                found.append(values[0].value)
+        return [*dict.fromkeys(found)]
+
     def classes(
         self, recorded: Mapping[str, str] | None = None, trust: Trust = NO_TRUST
     ) -> dict[str, tuple[type, str | None]]:

@@ -11,6 +11,7 @@ import torch
 import yaml as pyyaml
 
 from flambe_save.config.assembly import PARTS
+from flambe_save.config.building_order import can_be_built
 from flambe_save.config.changes import AsBuilt
 from flambe_save.config.deep import Steps, run
 from flambe_save.config.describing import describe, lost_of
@@ -29,6 +30,7 @@ from flambe_save.config.link import (
     create_link_str,
 )
 from flambe_save.config.parts import is_made_of_parts, parts_of
+from flambe_save.config.pickled import Pickled, groups_of, references_in
 from flambe_save.config.registrable import TAGS, dotted_path, written_path
 from flambe_save.config.scalars import PLAIN, has_plain_offset, is_plain_key
 from flambe_save.config.schema import TRANSPARENT, Reference, Schema, defaults_of, schema_of, visit
@@ -36,13 +38,14 @@ from flambe_save.config.skeleton import skeleton
 from flambe_save.config.values import BY_TYPE, fits
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError, quote_some
-from flambe_save.state import Stash, join_key
+from flambe_save.state import Referring, Stash, join_key
 
 __all__ = ["Representer", "Written", "config_text", "serialize"]
 
 _DEEP = 32  # levels that are indented
 _MANY = 10_000  # plain values that a config holds in one container
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict)
+_NO_PLACE = (tuple, frozenset, type, types.FunctionType, types.BuiltinFunctionType, Schema, Reference)
 _TOO_DEEP = f"a config nested deeper than {MAX_DEPTH}"
 _OF_PARAMETERS = (torch.nn.ParameterList, torch.nn.ParameterDict)
 _BY_HASH = (set, frozenset, OrderedDict)
@@ -94,6 +97,8 @@ class Representer:
         What the state beside the config holds.
     written : Written, optional
         What other configs of the same save have said already.
+    has_references : bool
+        Whether pickles may refer to what the config writes elsewhere, in place of holding copies.
     """
 
     def __init__(
@@ -102,8 +107,11 @@ class Representer:
         stash: dict[str, Any] | None = None,
         held: Held | None = None,
         written: Written | None = None,
+        *,
+        has_references: bool = True,
     ) -> None:
         self.stash = stash
+        self._has_references = has_references
         self._held = held or Held()
         self._written = written or Written()
         self._root = root
@@ -115,6 +123,8 @@ class Representer:
         self._open: dict[int, Any] = {}
         self._small: set[int] = set()
         self._copies: dict[int, Any] = {}
+        self._references: dict[int, tuple[int, list[Any]]] | None = None
+        self._groups: dict[int, tuple[str, Referring, pyyaml.SequenceNode]] = {}  # by their numbers
         self._constructors = 0  # how many constructors' arguments are being written
         self._owner: Any = None  # the object whose attributes are being written
         self._is_loose = False  # whether a place is in no table of an object's own
@@ -305,7 +315,7 @@ class Representer:
             # Defaults of torch's own classes (device, dtype) would only be noise
             is_call = schema.component_subclass is type(value) and schema.factory_method != PARTS
             return (yield self._schema(schema, defaults_of(schema) if is_call and type(value) in TAGS else {}, path))
-        return self._represent_stashed(value, path)
+        return (yield self._pickle(value, path))
 
     def _schema(self, schema: Schema, defaults: Mapping[str, Any], path: Path) -> Steps:
         tag = self._tag(schema.component_subclass, schema.factory_method, schema._created_with_tag)
@@ -398,7 +408,10 @@ class Representer:
     def _found_inside(self, value: Any, path: Path) -> str | None:
         """Return the text of a link to a module, or a tensor of one, in a module of the config that is not around the
         place itself."""
-        for outer, name in self._contents().places.get(id(value), ()):
+        places = self._contents().places.get(id(value), ())
+        if self._is_loose:  # what changes an object may need another that in turn needs this one, before it is changed
+            places = sorted(places, key=lambda place: place[0][-1:] != ("object",))
+        for outer, name in places:
             if tuple(map(str, path[: len(outer)])) != outer:
                 return f"{join_key(outer)}:{name}"
         return None
@@ -474,20 +487,86 @@ class Representer:
         return link.schematic_path
 
     def _represent_stashed(self, value: Any, path: Path) -> pyyaml.Node:
+        return cast(pyyaml.Node, run(self._pickle(value, path)))
+
+    def _pickle(self, value: Any, path: Path) -> Steps:
+        """Return the node of a value that goes to the stash."""
         if self.stash is None:
             raise UnsupportedObjectError(
                 f"YAML cannot hold {self._say(path)}, a {type(value).__qualname__}",
                 fix="Save the object with save(), which keeps such values in the stash.",
             )
         self._own += 1
-        if id(value) not in self._stashed:
-            self._stashed[id(value)] = name = str(len(self.stash))
-            is_module = isinstance(value, torch.nn.Module)
-            self.stash[name] = skeleton(value, self._held.holds, self._say(path), self._copies) if is_module else value
-            self._written.alive.append(value)
-            if isinstance(self.stash, Stash):
-                self.stash.paths[name] = self._say(path)
-        return self.represent_scalar("!$", self._stashed[id(value)])
+        if id(value) in self._stashed:
+            return self.represent_scalar("!$", self._stashed[id(value)])
+        number, others = self._referring().get(id(value), (None, []))
+        around = [item for item in others if not self._has_references or id(item) in self._open]
+        if around:  # it cannot be there before this
+            self._note_copies(around)
+            others = references_in(value, lambda item: id(item) not in self._open and self._has_place(item))
+        if not self._has_references:
+            number, others = None, []
+        kept = value
+        if isinstance(value, torch.nn.Module):
+            self._copies.update((id(item), item) for item in others)
+            kept = skeleton(value, self._held.holds, self._say(path), self._copies)
+        self._written.alive.append(value)
+        if number is None:
+            self._stashed[id(value)] = name = self._put_in_stash(kept, path)
+            return self.represent_scalar("!$", name)
+        if number not in self._groups:
+            group = Referring([], [])
+            name = self._put_in_stash(group, path)
+            self._groups[number] = name, group, pyyaml.SequenceNode(CORE + "seq", [])
+        name, group, objects = self._groups[number]
+        group.values.append(kept)
+        item_node = self.represent_data(len(group.values) - 1)
+        was_loose, self._is_loose = self._is_loose, True
+        for item in others:
+            node = yield self._data(item, (*path, "objects"))
+            if not any(item is known for known in group.objects):
+                group.objects.append(item)
+                objects.value.append(node)
+        self._is_loose = was_loose
+        tag = TAGS.tag_of(Pickled)
+        nodes = {"pickle": self.represent_scalar("!$", name), "item": item_node, "objects": objects}
+        pairs = [(self.represent_data(key), node) for key, node in nodes.items()]
+        return self._noted(pyyaml.MappingNode(f"!{tag}", pairs, flow_style=False), tag, Pickled)
+
+    def _put_in_stash(self, value: Any, path: Path) -> str:
+        assert self.stash is not None
+        name = str(len(self.stash))
+        self.stash[name] = value
+        if isinstance(self.stash, Stash):
+            self.stash.paths[name] = self._say(path)
+        return name
+
+    def _referring(self) -> dict[int, tuple[int, list[Any]]]:
+        """Return what pickled values refer to that the config writes elsewhere, as :func:`groups_of` does."""
+        if self._references is None:
+            self._references = {}
+            self._references = groups_of(filter(self._may_be_pickled, self._contents().items.values()), self._has_place)
+        return self._references
+
+    def _has_place(self, item: Any) -> bool:
+        """Whether the config writes an object somewhere, and not as a pickle."""
+        number, contents = id(item), self._contents()
+        if number in contents.linkable or number in self._held.tensors:
+            return True
+        if number not in contents.items or isinstance(item, _NO_PLACE):
+            return False
+        return type(item) in _CONTAINERS or isinstance(item, torch.Tensor) or describe(item) is not None
+
+    def _may_be_pickled(self, item: Any) -> bool:
+        if isinstance(item, (types.FunctionType, types.BuiltinFunctionType)):
+            return import_path(item) is None
+        return type(item) not in BY_TYPE and not isinstance(item, _NO_PLACE) and not self._has_place(item)
+
+    def _note_copies(self, items: Iterable[Any]) -> None:
+        """Have it said that a pickle holds copies."""
+        if isinstance(self.stash, Stash):
+            names = {id(item): f"the {type(item).__qualname__} around it" for item in items}
+            self.stash.elsewhere = {**names, **self.stash.elsewhere}
 
     def _is_large_data(self, value: Any) -> bool:
         """Whether a container holds more plain values than anybody reads: a pickle of them takes far less time."""
@@ -529,6 +608,14 @@ def config_text(
     """Return an object's config, and the dotted path of the class that each tag in it means."""
     written = written or Written()
     node = Representer(obj, stash, held, written).represent_data(obj)
+    if stash and not can_be_built(node):  # a pickle refers to what holds a value of it
+        stash.clear()
+        node = Representer(obj, stash, held, written, has_references=False).represent_data(obj)
+    if not can_be_built(node):
+        raise UnsupportedObjectError(
+            f"parts of this {type(obj).__qualname__} refer to each other, so that none can be built first",
+            fix="Let one of them refer to the other alone, or save them apart.",
+        )
     nodes = [node]
     found = _Survey(nodes, written)
     if found.extensions:

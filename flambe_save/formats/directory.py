@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from flambe_save.codecs import Draft, DumpOptions, TorchCodec
+from flambe_save.codecs import Draft, DumpOptions, TorchCodec, dump_referring
 from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
@@ -42,7 +42,6 @@ from flambe_save.layout import (
     encode_name,
     same_on_some_disk,
 )
-from flambe_save.state import Stash
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode, join_prefix, place_key, prefix_within, prefixed, ties_within, walk
 
@@ -111,13 +110,17 @@ class DirectoryFormat:
         if path and decode_name(folder.rstrip("/").rpartition("/")[2]) is None:
             metadata.setdefault("", {})[KEY_KEY] = path[-1]
         values._metadata = metadata  # type: ignore[attr-defined]
-        for name, content in ((STATE_FILE, values), (STASH_FILE, Stash.of(node.object_stash))):
+        for name, content in ((STATE_FILE, values), (STASH_FILE, node.object_stash)):
             try:
+                opaque: list[str] = []
+                if name == STASH_FILE:
+                    content, opaque, pickles = dump_referring(content, options)
+                    plan.referring += [(folder + name, data) for data in pickles]
                 draft = plan.files[folder + name] = _CODEC.dump(content, options)
             except FlambeSaveError as error:
                 error.locate(file=folder + name)
                 raise
-            manifest.needs_trust += [f"{folder}{name}: {sentence}" for sentence in draft.opaque]
+            manifest.needs_trust += [f"{folder}{name}: {sentence}" for sentence in (*draft.opaque, *opaque)]
         texts = {
             VERSION_FILE: f"{node.class_name}:{node.version}",
             SOURCE_FILE: node.source_code,

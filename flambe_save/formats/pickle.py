@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from flambe_save.checksum import crc32
-from flambe_save.codecs import Draft, DumpOptions, HeldSource, PickleCodec, pickle_end
+from flambe_save.codecs import Draft, DumpOptions, HeldSource, PickleCodec, dump_referring, pickle_end
 from flambe_save.errors import CorruptSaveError, SaveNotFoundError, SaveReplacedError, UnknownFormatError
 from flambe_save.formats.contents import Contents, HeldNode, NodeContents
 from flambe_save.formats.manifest import find_ties
@@ -32,7 +32,7 @@ from flambe_save.layout import (
     VERSION_KEY,
     what_it_is,
 )
-from flambe_save.state import Stash, State
+from flambe_save.state import State
 from flambe_save.storage import Store
 from flambe_save.storage.disk import identity
 from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_state
@@ -58,14 +58,20 @@ class PickleFormat:
         """Pickle the State, as an OrderedDict, so that reading it needs none of our classes."""
         state = state_from_tree(root)
         plain: OrderedDict[str, Any] = OrderedDict(state)
-        plain._metadata = OrderedDict(  # type: ignore[attr-defined]
-            (key, {**local, STASH_KEY: Stash.of(local[STASH_KEY])} if STASH_KEY in local else local)
-            for key, local in state._metadata.items()
-        )
-        plain._metadata[DIRECTORIES_KEY] = sorted(state.components)  # type: ignore[attr-defined]
+        metadata = plain._metadata = OrderedDict(state._metadata)  # type: ignore[attr-defined]
+        opaque: list[str] = []
+        referring: list[tuple[str, bytes]] = []
+        for key, local in metadata.items():
+            if STASH_KEY in local:
+                stash, found, pickles = dump_referring(local[STASH_KEY], options)
+                referring += [("", data) for data in pickles]
+                metadata[key] = {**local, STASH_KEY: stash}
+                opaque += found
+        metadata[DIRECTORIES_KEY] = sorted(state.components)
         data = bytes(draft := _CODEC.dump(plain, options))
-        file = Draft(data, _trailer(data, options.digest), opaque=draft.opaque)
-        return Plan({"": file}, opaque=list(draft.opaque), codec=_CODEC)
+        opaque = [*draft.opaque, *opaque]
+        file = Draft(data, _trailer(data, options.digest), opaque=opaque)
+        return Plan({"": file}, opaque=opaque, referring=referring, codec=_CODEC)
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Unpickle the State and cut it into its tree."""

@@ -57,6 +57,8 @@ class Plan:
         Whether digests are taken too.
     opaque : list of str
         What only a trusting load will read, a sentence each.
+    referring : list of (str, bytes)
+        The names of files, and pickles in them that refer to what a load builds.
     codec : Codec
         What wrote the files of which that is said.
     """
@@ -65,6 +67,7 @@ class Plan:
     seal: Callable[[Mapping[str, Facts]], tuple[str, bytes]] | None = None
     digest: str | None = None
     opaque: list[str] = field(default_factory=list)
+    referring: list[tuple[str, bytes]] = field(default_factory=list)
     codec: Codec[Any] = field(default_factory=TorchCodec)
 
     @property

@@ -1,0 +1,139 @@
+"""Values that are pickled by themselves and refer to what the save has elsewhere: bytes in a stash, and back.
+
+A reference is a persistent id with a number. The config beside the stash says what each number stands for
+(config/pickled.py).
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flambe_save.codecs.data import say_what, to_data
+from flambe_save.codecs.options import DumpOptions, LoadOptions, Placer
+from flambe_save.codecs.rebuild import check, data_global
+from flambe_save.codecs.records import Records
+from flambe_save.codecs.sources import HeldSource
+from flambe_save.codecs.torch import (
+    REFERENCE,
+    as_load_errors,
+    elsewhere_of,
+    is_zip,
+    persistent_storages,
+    pickled_once,
+    reading_storages,
+    trusting_module,
+    unpicklable,
+    zip_of,
+)
+from flambe_save.codecs.unpickler import DataUnpickler
+from flambe_save.errors import CorruptSaveError
+from flambe_save.state import Referring, Stash
+
+__all__ = ["check_referring", "dump_referring", "load_referring"]
+
+
+def dump_referring(values: Mapping[str, Any], options: DumpOptions) -> tuple[Stash, list[str], list[bytes]]:
+    """Return a stash in which bytes are in place of values that refer to others, a sentence for each of these, and the
+    bytes.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If something cannot be pickled; the message names it.
+    """
+    stash = Stash.of(values)
+    referring = {name: value for name, value in stash.items() if isinstance(value, Referring)}
+    if not referring:
+        return stash, [], []
+    found = Stash()
+    found.paths, found.elsewhere = stash.paths, stash.elsewhere
+    found.update(stash)
+    pickles = {name: _dumped(value, stash, name, options) for name, value in referring.items()}
+    found.update(pickles)
+    sentences = say_what([(name, value) for name, one in referring.items() for value in one.values])
+    return found, sentences, list(pickles.values())
+
+
+def _dumped(value: Referring, stash: Stash, name: str, options: DumpOptions) -> bytes:
+    prepared, opaque = to_data(value.values)
+    numbers = {id(item): number for number, item in enumerate(value.objects)}
+    module: Any = options.pickle_module if hasattr(options.pickle_module, "Pickler") else pickle
+    try:
+        return bytes(zip_of(*pickled_once(prepared, module, options.pickle_protocol, elsewhere_of(stash), numbers)))
+    except Exception as error:
+        raise unpicklable({name: value.values}, opaque, error) from error
+
+
+def check_referring(data: bytes, options: LoadOptions) -> None:
+    """Put what bytes of :func:`dump_referring` ask for to the caller's trust; nothing is made of them.
+
+    Raises
+    ------
+    UntrustedError
+        If they name anything that is neither data nor trusted.
+    CorruptSaveError
+        If they are damaged.
+    """
+    records = _records(data, options)
+    if options.trust.weights_only:
+        DataUnpickler(_pickle_in(records), options.trust, node=options.node, file=options.file).check_names()
+
+
+def load_referring(data: bytes, objects: Sequence[Any], options: LoadOptions) -> Any:
+    """Return the values that :func:`dump_referring` has made bytes of, a list. Inverse of it.
+
+    Parameters
+    ----------
+    data : bytes
+    objects : sequence of object
+        What the values refer to, by numbers; shared with them.
+    options : LoadOptions
+
+    Raises
+    ------
+    UntrustedError
+        If the bytes name anything that is neither data nor trusted.
+    CorruptSaveError
+        If they are damaged.
+    LoadError
+        If what they name raises.
+    """
+    records = _records(data, options)
+    storages = reading_storages(records, HeldSource(bytearray(data)), options, Placer(options.map_location))
+    storage_of = persistent_storages(storages)
+
+    def found(pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) == 2 and pid[0] == REFERENCE:
+            check(type(pid[1]) is int and 0 <= pid[1] < len(objects), "a reference to an object that the config lacks")
+            return objects[pid[1]]
+        return storage_of(pid)
+
+    stream = _pickle_in(records)
+    if options.trust.weights_only:
+        return DataUnpickler(stream, options.trust, storage_of=found, node=options.node, file=options.file).unpickle()
+    base: Any = trusting_module(options).Unpickler
+
+    class Unpickler(base):  # type: ignore[misc]
+        def persistent_load(self, pid: Any) -> Any:
+            if isinstance(pid, tuple) and len(pid) == 5 and isinstance(pid[1], type):  # the storage's own class
+                pid = (pid[0], data_global(f"torch.{pid[1].__name__}"), *pid[2:])
+            return found(pid)
+
+    with as_load_errors(options):
+        return Unpickler(stream, **options.pickle_load_args).load()
+
+
+def _records(data: Any, options: LoadOptions) -> Records:
+    source = HeldSource(bytearray(data)) if isinstance(data, bytes) else None
+    if source is None or not is_zip(source):
+        raise CorruptSaveError("what refers to others is no torch file", node=options.node, file=options.file)
+    return Records(source, options)
+
+
+def _pickle_in(records: Records) -> io.BytesIO:
+    if "data.pkl" not in records:
+        raise records.damaged("it holds no data.pkl")
+    return io.BytesIO(records.read("data.pkl"))

@@ -1,0 +1,64 @@
+"""Whether a config can be built at all: what refers to an object needs it first, and two may need each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml as pyyaml
+
+from flambe_save.state import split_key
+
+__all__ = ["can_be_built"]
+
+_LINKS = ("!parameter", "!module")  # they have what they lead to built before them
+
+
+def can_be_built(root: pyyaml.Node) -> bool:
+    """Whether nothing in a config has to be there before itself, in the order in which a load builds it.
+
+    Parameters
+    ----------
+    root : yaml.Node
+        May hold nodes that are inside themselves.
+    """
+    done: set[int] = set()
+    under_way: set[int] = set()
+    stack: list[tuple[Any, list[Any]]] = [(None, [root])]
+    while stack:
+        node, waiting = stack[-1]
+        if not waiting:
+            stack.pop()
+            under_way.discard(id(node))
+            done.add(id(node))
+            continue
+        inner = waiting.pop()
+        if inner.tag in _LINKS:
+            inner = _target(root, split_key(inner.value.partition(":")[0]))
+        if inner is None or id(inner) in done:
+            continue
+        if id(inner) in under_way:
+            return False
+        children = _children(inner)
+        if children:
+            under_way.add(id(inner))
+            stack.append((inner, children[::-1]))
+    return True
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node, pyyaml.MappingNode):
+        return [value for _, value in node.value]
+    return list(node.value) if isinstance(node, pyyaml.SequenceNode) else []
+
+
+def _target(root: Any, keys: list[str]) -> Any:
+    """Return the node that keys lead to; None where that is no node, as in what a constructor makes."""
+    node = root
+    for key in keys:
+        if isinstance(node, pyyaml.SequenceNode):
+            node = node.value[int(key)] if key.isdecimal() and int(key) < len(node.value) else None
+        elif isinstance(node, pyyaml.MappingNode):
+            node = next((value for name, value in node.value if name.value == key), None)
+        else:
+            return None
+    return node
