@@ -30,9 +30,9 @@ from flambe_save.adapters.unchanged import Passed, cannot_save
 from flambe_save.adapters.written import WrittenParts, inside_component, outside_component, shared_modules
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.changes import SHARED
-from flambe_save.config.describing import describe, describing, saved_ids
+from flambe_save.config.describing import IN_PARTS, describe, describing, saved_ids
 from flambe_save.config.held import Held
-from flambe_save.config.represent import Written, config_text
+from flambe_save.config.represent import NoOrderError, Written, config_text
 from flambe_save.config.schema import items_in, visit
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import (
@@ -102,15 +102,23 @@ def get_state(
     state = State() if state is None else state
     passed = Passed() if passed is None else passed
     before = state.copy()
-    try:
-        with describing():
-            shared = _collect(obj, state, prefix, keep_vars, passed)
-        if shared:  # what each of several calls would make for itself has to be told in full
+
+    def collect(shared: frozenset[int] = frozenset(), is_in_parts: bool = False) -> frozenset[int]:
+        if shared or is_in_parts:  # once more
             state.clear()
             state.update(before)
-            state._metadata = before._metadata
-            with Setting(SHARED, shared), describing():
-                _collect(obj, state, prefix, keep_vars, passed)
+            state._metadata = before.copy()._metadata
+        with Setting(SHARED, shared), Setting(IN_PARTS, is_in_parts), describing():
+            return _collect(obj, state, prefix, keep_vars, passed)
+
+    shared: frozenset[int] = frozenset()
+    try:
+        try:
+            shared = collect()
+            if shared:  # what each of several calls would make for itself has to be told in full
+                collect(shared)
+        except NoOrderError:  # calls and their changes need each other; parts do not
+            collect(shared, is_in_parts=True)
     except (FlambeSaveError, Warning):  # a warning that the caller makes an error stays one
         raise
     except Exception as error:

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flambe_save.codecs.data import say_what, to_data
+from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Placer
-from flambe_save.codecs.rebuild import check, data_global
+from flambe_save.codecs.rebuild import data_global
 from flambe_save.codecs.records import Records
 from flambe_save.codecs.sources import HeldSource
 from flambe_save.codecs.torch import (

@@ -55,10 +55,10 @@ def _target(root: Any, keys: list[str]) -> Any:
     """Return the node that keys lead to; None where that is no node, as in what a constructor makes."""
     node = root
     for key in keys:
-        if isinstance(node, pyyaml.SequenceNode):
-            node = node.value[int(key)] if key.isdecimal() and int(key) < len(node.value) else None
-        elif isinstance(node, pyyaml.MappingNode):
-            node = next((value for name, value in node.value if name.value == key), None)
-        else:
-            return None
+        pairs: Any = ()
+        if isinstance(node, pyyaml.MappingNode):
+            pairs = node.value
+        elif isinstance(node, pyyaml.SequenceNode):  # an ordered mapping is a list of pairs
+            pairs = [item.value for item in node.value] if node.tag == "!odict" else enumerate(node.value)
+        node = next((value for name, value in pairs if str(getattr(name, "value", name)) == key), None)
     return node

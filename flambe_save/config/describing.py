@@ -36,6 +36,7 @@ from flambe_save.registry import find_adapter
 from flambe_save.undoing import Setting
 
 __all__ = [
+    "IN_PARTS",
     "assembled",
     "describe",
     "describe_as",
@@ -51,6 +52,7 @@ __all__ = [
 
 _described: ContextVar[dict[int, tuple[Any, Any]] | None] = ContextVar("described", default=None)
 _saved: ContextVar[set[int] | None] = ContextVar("saved", default=None)
+IN_PARTS: ContextVar[bool] = ContextVar("in parts", default=False)  # whether what was changed is written in full
 _LOST = "_lost"
 # Of the standard library, what belongs to the process: locks, files, generators of code, modules
 _NO_DATA = frozenset(("_thread", "threading", "_io", "io", "socket", "_socket", "weakref", "contextvars", "_asyncio"))
@@ -138,6 +140,9 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
             tables[path] = {
                 name: _owned(values) if name in ("parameters", "buffers") else values for name, values in change.items()
             }
+    parts = assembled(obj) if tables and IN_PARTS.get() else None
+    if parts is not None:
+        return parts
     if tables:
         is_torch = schema.component_subclass.__module__.startswith("torch.")  # whose defaults would only be noise
         defaults = {} if is_torch else {k: v for k, v in defaults_of(schema).items() if type(v) in PLAIN}

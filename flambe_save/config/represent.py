@@ -40,7 +40,7 @@ from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError, quote_some
 from flambe_save.state import Referring, Stash, join_key
 
-__all__ = ["Representer", "Written", "config_text", "serialize"]
+__all__ = ["NoOrderError", "Representer", "Written", "config_text", "serialize"]
 
 _DEEP = 32  # levels that are indented
 _MANY = 10_000  # plain values that a config holds in one container
@@ -55,6 +55,10 @@ Path: TypeAlias = "tuple[str | int, ...]"  # the keys and indices that lead to a
 
 class InsideItselfError(UnsupportedObjectError):
     """Something is inside itself in a way that no link can close."""
+
+
+class NoOrderError(UnsupportedObjectError):
+    """Objects refer to each other so that none can be built first."""
 
 
 class Written:
@@ -612,7 +616,7 @@ def config_text(
         stash.clear()
         node = Representer(obj, stash, held, written, has_references=False).represent_data(obj)
     if not can_be_built(node):
-        raise UnsupportedObjectError(
+        raise NoOrderError(
             f"parts of this {type(obj).__qualname__} refer to each other, so that none can be built first",
             fix="Let one of them refer to the other alone, or save them apart.",
         )

@@ -424,7 +424,10 @@ def _contents(path: Path) -> Iterator[bytes]:
 def _unpickle(data: bytes) -> None:
     try:
         if data[:2] == b"PK" or data[:3] == b"\x80\x02\x8a":
-            torch.load(io.BytesIO(data), weights_only=False)
+            found = torch.load(io.BytesIO(data), weights_only=False)
+            for value in found.values() if isinstance(found, dict) else ():
+                if isinstance(value, bytes):  # a pickle that refers to other objects
+                    _unpickle(value)
         else:
             pickle.loads(data)
     except Exception:  # what it did on the way is all that counts

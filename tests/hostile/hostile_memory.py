@@ -24,7 +24,7 @@ from casebook import (
     torch_zip,
     whole,
 )
-from hostile_pickles import PLACES, in_nested_file, in_pickle, in_stash, in_state
+from hostile_pickles import IN_STASH, PLACES, in_nested_file, in_pickle, in_stash, in_state
 
 from flambe_save import CorruptSaveError, FlambeSaveError, LimitError, LoadError, UnknownFormatError, UntrustedError
 
@@ -41,7 +41,7 @@ def sizes(name: str, body: bytes, rule: str, *, where: tuple[str, ...] = ("state
             return PLACES[place](folder, whole(body))
 
         kinds = (CorruptSaveError, LimitError, UntrustedError, UnknownFormatError)
-        add(Case(f"{name}-{place}", make, kinds, "", rule, "stash" not in place, None))
+        add(Case(f"{name}-{place}", make, kinds, "", rule, place not in IN_STASH, None))
 
 
 sizes("bytearray_of_a_size", call("builtins", "bytearray", number(1 << 36)), "bytearray takes bytes, not a size")

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
+import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from casebook import Case, add, holder, listed, marker, with_config
+from casebook import Case, add, holder, listed, marker, torch_zip, with_config
 from torch import nn
 
 from flambe_save import (
@@ -1052,3 +1054,66 @@ for _name, _content in {
     if _table:
         _content = f"!hostile_parts.Still.parts {{{_table}: {{w: {_content}}}}}"
     parts(f"left_{_name}", _content + "\n", (ConfigError, LoadError, RegistrationError), "", LEFT, _held)
+
+
+# ------------------------------------------------------------------------------------------------ references of pickles
+
+
+def referring(name: str, config: str, errors: Any, message: str, rule: str, stash: dict[str, Any]) -> None:
+    """Put a config into the table, beside a stash."""
+
+    def make(folder: Path) -> Path:
+        path = with_config(folder, config)
+        torch.save(stash, path / "stash.pkl")
+        return path
+
+    add(Case(name, make, errors if isinstance(errors, tuple) else (errors,), message, rule, state=False))
+
+
+def _numbered(*numbers: Any) -> bytes:
+    """Return a torch file of references with given numbers."""
+    buffer = io.BytesIO()
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return ("object", obj.number) if isinstance(obj, Reference) else None
+
+    Pickler(buffer, protocol=2).dump([Reference(number) for number in numbers])
+    return torch_zip(buffer.getvalue())
+
+
+class Reference:
+    """Stands for a reference to an object."""
+
+    def __init__(self, number: Any) -> None:
+        self.number = number
+
+
+ITSELF = "what a pickle refers to comes from the config that names the pickle, which a load reads first"
+_ONE = _numbered(0)
+for _name, _config, _errors, _stash in (
+    ("outside", "{pickle: !$ '0', item: 0, objects: []}", LoadError, {"0": _ONE}),
+    ("no_number", "{pickle: !$ '0', item: 0, objects: [1]}", LoadError, {"0": _numbered("0")}),
+    ("negative", "{pickle: !$ '0', item: 0, objects: [1]}", LoadError, {"0": _numbered(-1)}),
+    ("no_item", "{pickle: !$ '0', item: 9, objects: [1]}", FlambeSaveError, {"0": _ONE}),
+    ("negative_item", "{pickle: !$ '0', item: -1, objects: [1]}", FlambeSaveError, {"0": _ONE}),
+    ("odd_item", "{pickle: !$ '0', item: {}, objects: [1]}", FlambeSaveError, {"0": _ONE}),
+    ("odd_objects", "{pickle: !$ '0', item: 0, objects: 1}", FlambeSaveError, {"0": _ONE}),
+    ("inline", "{pickle: !!binary UEsDBA==, item: 0, objects: []}", FlambeSaveError, {}),
+    ("linked", "{pickle: !@ a, item: 0, objects: []}", FlambeSaveError, {"0": _ONE}),
+    ("missing", "{pickle: !$ '7', item: 0, objects: []}", LoadError, {"0": _ONE}),
+    ("no_file", "{pickle: !$ '0', item: 0, objects: []}", LoadError, {"0": b"PK"}),
+    ("no_bytes", "{pickle: !$ '0', item: 0, objects: []}", LoadError, {"0": [1]}),
+    ("cut", "{pickle: !$ '0', item: 0, objects: [1]}", LoadError, {"0": _ONE[:-30]}),
+    ("back", "{pickle: !$ '0', item: 0, objects: [!back '']}", FlambeSaveError, {"0": _ONE}),
+    ("needs_itself", "{pickle: !$ '0', item: 0, objects: [!module 'a:x']}", FlambeSaveError, {"0": _ONE}),
+):
+    referring(f"refers_{_name}", f"a: !pickled {_config}\nb: 1\n", _errors, "", ITSELF, _stash)
+referring(
+    "refers_by_its_path",
+    "a: !flambe_save.config.pickled.Pickled {pickle: !$ '0', item: 0, objects: [1]}\n",
+    FlambeSaveError,
+    "",
+    ITSELF,
+    {"0": _ONE},
+)

@@ -79,6 +79,13 @@ def in_bare_stash(folder: Path, data: bytes) -> Path:
     return path
 
 
+def in_referring(folder: Path, data: bytes) -> Path:
+    """In a pickle of its own in the stash, which may refer to what the config builds."""
+    path = in_stash(folder, pickle.dumps({"0": torch_zip(data)}))
+    (path / "config.yaml").write_text("!casebook.Holder\nvalue: !pickled {pickle: !$ '0', item: 0, objects: []}\n")
+    return path
+
+
 def in_pickle(folder: Path, data: bytes) -> Path:
     """As a whole .pkl."""
     (folder / "s.pkl").write_bytes(data)
@@ -109,12 +116,13 @@ PLACES: dict[str, Callable[[Path, bytes], Path]] = {
     "child": in_child,
     "stash": in_stash,
     "bare_stash": in_bare_stash,
+    "referring": in_referring,
     "pkl": in_pickle,
     "packed": in_packed_pickle,
     "archive": in_archive,
     "nested": in_nested_file,
 }
-_IN_STASH = ("stash", "bare_stash")
+IN_STASH = ("stash", "bare_stash", "referring")
 
 
 def place(
@@ -132,7 +140,7 @@ def place(
         return PLACES[where](folder, payload(marker(folder)))
 
     # A stash is opened when it is looked into, and the state alone does not look
-    add(Case(f"{name}-{where}", make, errors, message, rule, where not in _IN_STASH, careless if live else None))
+    add(Case(f"{name}-{where}", make, errors, message, rule, where not in IN_STASH, careless if live else None))
 
 
 # ------------------------------------------------------------------------------------------------ calls by name

@@ -1,0 +1,234 @@
+"""What a pickled value refers to, and what refers to each other: one object stays one, or the save says so."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flambe_save import (
+    Component,
+    NeedsTrustWarning,
+    UntrustedError,
+    load,
+    save,
+    untrusted,
+)
+from flambe_save.config.building_order import can_be_built
+from flambe_save.config.parsing import parse
+
+
+class Ema:
+    """An average of a model that says itself how it is pickled."""
+
+    def __init__(self, model: Any, **others: Any) -> None:
+        self.model = model
+        self.shadow = [torch.full((2,), 0.5)]
+        self.__dict__.update(others)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+class Trainer:
+    """Has slots, and refers to a model, parts of it, its optimizer and a list."""
+
+    __slots__ = ("history", "layer", "model", "optimizer", "weight")
+
+    def __init__(self, model: Any, optimizer: Any, history: list[int]) -> None:
+        self.model, self.optimizer, self.history = model, optimizer, history
+        self.layer, self.weight = model[1][0], model[0].weight
+
+
+class Net(Component, nn.Module):
+    """A component with a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+
+class Run(Component):
+    """A component of what it is given."""
+
+    def __init__(self, net: Any, ema: Any) -> None:
+        self.net, self.ema = net, ema
+
+
+class Head(nn.Module):
+    """A module that says itself how it is pickled, on an encoder that others have too."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.out = encoder, nn.Linear(3, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+def there_and_back(obj: Any, path: Path, **options: Any) -> tuple[Any, list[str]]:
+    """Save and load with trust; return the result and what the save said, but for what needs trust."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        final = save(obj, path, **options)
+    said = [str(item.message) for item in caught if not issubclass(item.category, NeedsTrustWarning)]
+    return load(final, weights_only=False), said
+
+
+def everything() -> dict[str, Any]:
+    """Return a model and what refers to it, to parts of it, and to each other."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.Linear(3, 3)))
+    optimizer = torch.optim.Adam(model.parameters())
+    history = [1, 2, 3]
+    return {
+        "model": model,
+        "optimizer": optimizer,
+        "history": history,
+        "trainer": Trainer(model, optimizer, history),
+        "ema": Ema(model),
+        "function": lambda x: model(x) * 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"pickle_only": True}, {"compress": True}], ids=["folder", "pickle", "archive"]
+)
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_pickled_values_share_what_the_save_has(tmp_path: Path, options: Any, is_reversed: bool) -> None:
+    """A model, its layer, weight and optimizer, and a list stay the ones that the save has, whatever comes first."""
+    obj = everything()
+    obj = dict(reversed(obj.items())) if is_reversed else obj
+    again, said = there_and_back(obj, tmp_path / "save", **options)
+    model, trainer = again["model"], again["trainer"]
+    assert said == []
+    assert trainer.model is model
+    assert trainer.layer is model[1][0]
+    assert trainer.weight is model[0].weight
+    assert trainer.optimizer is again["optimizer"]
+    assert trainer.history is again["history"]
+    assert again["ema"].model is model
+    assert torch.equal(again["ema"].shadow[0], obj["ema"].shadow[0])
+    assert torch.equal(again["function"](torch.ones(4)), obj["function"](torch.ones(4)))
+    assert again["function"].__closure__[0].cell_contents is model
+
+
+def test_no_weight_is_in_a_pickle(tmp_path: Path) -> None:
+    """A pickled value that refers to a model takes no more room when the model is large."""
+    sizes = []
+    for size in (2, 200):
+        model = nn.Linear(size, size)
+        there_and_back({"model": model, "ema": Ema(model)}, tmp_path / str(size))
+        sizes.append((tmp_path / str(size) / "stash.pkl").stat().st_size)
+    assert sizes[0] == sizes[1]
+
+
+def test_trusted_names_are_enough(tmp_path: Path) -> None:
+    """The save prints the names, a default load refuses it by them, and a load with them shares."""
+    net = Net()
+    with pytest.warns(NeedsTrustWarning, match=r"trusted=\['test_references.Ema'\]"):
+        save({"net": net, "ema": Ema(net)}, tmp_path / "save")
+    assert [row.argument for row in untrusted(tmp_path / "save")] == ["trusted=['test_references.Ema']"]
+    with pytest.raises(UntrustedError, match=r"test_references\.Ema"):
+        load(tmp_path / "save")
+    again = load(tmp_path / "save", trusted=["test_references.Ema"])
+    assert again["ema"].model is again["net"]
+
+
+@pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
+def test_in_components_and_parts(tmp_path: Path) -> None:
+    """A component's pickled argument refers to another; a part is loaded alone."""
+    net = Net()
+    again, said = there_and_back(Run(net, Ema(net)), tmp_path / "save")
+    assert again.ema.model is again.net
+    assert said == []
+    part = load(tmp_path / "save", node="net")
+    assert torch.equal(part.layer.weight, net.layer.weight)
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_pickled_modules_share_modules(tmp_path: Path, is_reversed: bool) -> None:
+    """A module that is pickled refers to an encoder that the save has beside it."""
+    encoder = nn.Linear(4, 3)
+    obj = {"encoder": encoder, "head": Head(encoder)}
+    again, said = there_and_back(dict(reversed(obj.items())) if is_reversed else obj, tmp_path / "save")
+    assert again["head"].encoder is again["encoder"]
+    assert said == []
+    assert torch.equal(again["encoder"].weight, encoder.weight)
+    assert torch.equal(again["head"].out.weight, obj["head"].out.weight)
+
+
+def test_pickled_values_share_with_each_other(tmp_path: Path) -> None:
+    """Two pickled values that refer to a model and share what is nowhere else are pickled together."""
+    net, log = Net(), ["x"]
+    one, other, third = Ema(net, log=log), Ema(net, log=log), Ema(None, log=log)
+    one.peer, other.peer = other, one  # type: ignore[attr-defined]
+    again, said = there_and_back({"net": net, "one": one, "other": other, "third": third}, tmp_path / "save")
+    assert said == []
+    assert again["one"].model is again["other"].model is again["net"]
+    assert again["one"].peer is again["other"]
+    assert again["other"].peer is again["one"]
+    assert again["one"].log is again["other"].log is again["third"].log
+
+
+def test_values_that_refer_to_nothing_are_written_as_ever(tmp_path: Path) -> None:
+    """Pickled values that only share with each other stay in one pickle."""
+    log = ["x"]
+    there_and_back({"one": Ema(None, log=log), "other": Ema(None, log=log)}, tmp_path / "save")
+    assert (tmp_path / "save/config.yaml").read_text() == "one: !$ 0\nother: !$ 1\n"
+
+
+@pytest.mark.parametrize("make", [Net, lambda: nn.Linear(2, 2)], ids=["component", "layer"])
+def test_what_leads_back_is_named(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """A pickled attribute that refers to its owner holds a copy of it, and the save says so."""
+    net = make()
+    net.helper = Ema(net)
+    again, said = there_and_back(net, tmp_path / "save")
+    assert [f"'the {type(net).__name__} around it'" in text for text in said] == [True]
+    assert torch.equal(next(again.parameters()), next(net.parameters()))
+
+
+def test_what_needs_a_value_of_its_own_pickle_is_named(tmp_path: Path) -> None:
+    """Where a pickle refers to what is built of a value in it, it holds copies, and the save says so."""
+    first = Ema(nn.Linear(1, 1))
+    run = Run(Net(), first)
+    second = Ema(run, peer=first)
+    again, said = there_and_back({"second": second, "run": run, "net": run.net}, tmp_path / "save")
+    assert any("holds copies of what the save has elsewhere" in text for text in said)
+    assert again["run"].net is again["net"]
+    assert isinstance(again["second"].model, Run)
+
+
+def test_components_that_have_layers_of_each_other(tmp_path: Path) -> None:
+    """Neither call makes the other's layer: both are told in full."""
+    one, other = Net(), Net()
+    one.other, other.other = other.layer, one.layer
+    again, said = there_and_back({"one": one, "other": other}, tmp_path / "save")
+    assert said == []
+    assert again["one"].other is again["other"].layer
+    assert again["other"].other is again["one"].layer
+    assert torch.equal(again["one"].other.weight, other.layer.weight)
+
+
+@pytest.mark.parametrize(
+    ("config", "can_be"),
+    [
+        ("a: !x {l: !module 'b:y'}\nb: !x {}\n", True),
+        ("a: !x {l: !module 'b:y'}\nb: !x {l: !parameter 'a:y'}\n", False),
+        ("a: !x {l: !module 'a:y'}\n", False),
+        ("a: !x {l: !module 'a.b:y', b: !x {}}\n", True),
+        ("!odict\n- [a, !x {l: !module 'b:y'}]\n- [b, !x {l: !module 'a:y'}]\n", False),
+        ("- !x {l: !module '1:y'}\n- !x {l: !module '0:y'}\n", False),
+        ("- &a !x {}\n- *a\n- !x {l: !module '7:y'}\n", True),
+    ],
+)
+def test_the_order_of_building(config: str, can_be: bool) -> None:
+    """A config whose objects need each other cannot be built."""
+    assert can_be_built(parse(config)[0].root) is can_be
