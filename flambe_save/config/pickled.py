@@ -10,7 +10,7 @@ import contextlib
 import enum
 import types
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ import torch
 from flambe_save.config.registrable import Registrable
 from flambe_save.config.schema import TRANSPARENT
 from flambe_save.errors import CompilationError, LinkError
+from flambe_save.undoing import Setting
 
 __all__ = ["Opener", "Pickled", "groups_of", "opened_by", "references_in"]
 
@@ -31,14 +32,9 @@ _NEVER_SHARED = (type, enum.Enum, types.ModuleType, types.BuiltinFunctionType, t
 _opener: ContextVar[Opener | None] = ContextVar("opener of pickles", default=None)
 
 
-@contextlib.contextmanager
-def opened_by(opener: Opener) -> Iterator[None]:
+def opened_by(opener: Opener) -> Setting[Opener | None]:
     """Inside the ``with``, unpickle with a function, which puts what the bytes ask for to the caller's trust."""
-    token = _opener.set(opener)
-    try:
-        yield
-    finally:
-        _opener.reset(token)
+    return Setting(_opener, opener)
 
 
 class Pickled(Registrable, tag_override="pickled"):
