@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from flambe_save import load, save, yaml
+from flambe_save import load, save, untrusted, yaml
 from flambe_save.adapters.torch import builtin_schema
 
 MODULES: list[Callable[[], nn.Module]] = [
@@ -57,6 +57,8 @@ MODULES: list[Callable[[], nn.Module]] = [
     lambda: nn.BCEWithLogitsLoss(pos_weight=torch.ones(2)),
     lambda: nn.MultiheadAttention(8, 2),
     lambda: nn.MultiheadAttention(8, 2, bias=False, kdim=4, vdim=5, batch_first=True),
+    lambda: nn.MultiheadAttention(8, 2, kdim=4, add_bias_kv=True),
+    lambda: nn.MultiheadAttention(8, 2, bias=False, add_bias_kv=True, add_zero_attn=True),
     lambda: nn.TransformerEncoderLayer(8, 2, 16),
     lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 2),
     lambda: nn.TransformerDecoderLayer(8, 2),
@@ -125,3 +127,14 @@ def test_is_written_and_built_again(number: int, tmp_path: Path) -> None:
     before, after = module.state_dict(), loaded.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_batch_norm_that_counts_nothing_needs_no_trust(tmp_path: Path) -> None:
+    """num_batches_tracked may be None, as some libraries set it."""
+    module = nn.BatchNorm1d(3)
+    module.num_batches_tracked = None
+    path = save(module, tmp_path / "save")
+    assert untrusted(path) == []
+    assert load(path).num_batches_tracked is None
+    attention = nn.MultiheadAttention(4, 2, kdim=3, add_bias_kv=True)
+    assert "edited" not in Path(save(attention, tmp_path / "attention"), "config.yaml").read_text()

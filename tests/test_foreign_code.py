@@ -32,6 +32,22 @@ class Irrep(tuple):  # type: ignore[type-arg]
     __len__ = __iter__ = refuse
 
 
+class Degree(tuple):  # type: ignore[type-arg]
+    """A tuple whose class is called with its items one by one, which pickle does not do."""
+
+    def __new__(cls, degree: int, parity: int) -> Any:
+        return super().__new__(cls, (degree, parity))
+
+
+class Keyed:
+    """Is made of an argument that pickle does not have."""
+
+    __slots__ = ("name",)
+
+    def __new__(cls, key: int) -> Any:
+        return super().__new__(cls)
+
+
 class Missing(collections.abc.Mapping):  # type: ignore[type-arg]
     """A mapping that raises where a value is missing, as a config with placeholders does."""
 
@@ -130,6 +146,17 @@ def test_what_cannot_even_be_pickled_is_refused_by_name(tmp_path: Path, kind: st
     kind_of = {dict: {"a": 1}, collections.OrderedDict: {"a": 1}}.get(type(value).__bases__[0], [1])
     type(value).__bases__[0].__init__(value, kind_of)
     with pytest.raises(FlambeSaveError, match=r"Refusing"):
+        save(PLACES[place](value), tmp_path / "save")
+    assert not (tmp_path / "save").exists()
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("value", [Degree(2, 1), Keyed(3)])
+def test_what_pickle_would_write_and_never_read_is_refused(tmp_path: Path, value: Any, place: str) -> None:
+    """A class that takes other arguments than pickle has is named at the save, and not at a load months later."""
+    with pytest.raises(
+        FlambeSaveError, match=rf"{type(value).__name__}.*cannot be made again by pickle.*(\n.*)?__getnew"
+    ):
         save(PLACES[place](value), tmp_path / "save")
     assert not (tmp_path / "save").exists()
 

@@ -323,3 +323,17 @@ def test_nothing_else_is_reached(name: str) -> None:
     """Only models and configs of known kinds have tags."""
     assert TAGS.knows("peft.PeftModel")
     assert not TAGS.knows(f"peft.{name}")
+
+
+def test_adapters_of_tied_embeddings_share_their_memory_again(tmp_path: Path) -> None:
+    """peft ties the adapters of tied layers by views; they are saved, and share the memory of one again."""
+    config = transformers.LlamaConfig(**TEXT, num_key_value_heads=2, tie_word_embeddings=True)
+    targets = ["q_proj", "embed_tokens"]
+    lora = peft.LoraConfig(r=2, target_modules=targets, ensure_weight_tying=True)
+    model = peft.get_peft_model(transformers.LlamaForCausalLM(config), lora).eval()
+    nn.init.normal_(model.base_model.model.lm_head.lora_B.default.weight)
+    again = load(save(model, tmp_path / "save"))
+    head, embedding = again.base_model.model.lm_head, again.base_model.model.model.embed_tokens
+    assert head.lora_A.default.weight.data_ptr() == embedding.lora_embedding_B["default"].data_ptr()
+    assert head.base_layer.weight is embedding.base_layer.weight
+    assert torch.equal(again(**IDS).logits, model(**IDS).logits)

@@ -168,6 +168,10 @@ def _arguments(module: nn.Module) -> dict[str, Any] | None:
             return None
         if value is not _UNKNOWN:  # else the check that follows decides whether the default was meant
             arguments[name] = value
+    if cls is nn.MultiheadAttention:  # two of its arguments are told by its tensors alone
+        arguments["bias"] = module.in_proj_bias is not None
+        if module.bias_k is not None:
+            arguments["add_bias_kv"] = True
     return arguments
 
 

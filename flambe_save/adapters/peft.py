@@ -19,6 +19,7 @@ from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.config.assembly import PARTS
+from flambe_save.config.deferred import tensors_in
 from flambe_save.config.describing import describe, describe_as
 from flambe_save.config.schema import Reference, Schema, schema_of
 from flambe_save.errors import UnsupportedObjectError, quote
@@ -291,7 +292,10 @@ def _plain_base(model: Any) -> Any:
         If it is not known how it was built.
     """
     memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
+    kept = (
+        tensor for module in model.modules() for tensor in tensors_in(*vars(module).values())
+    )  # as what ties layers
+    for tensor in (*model.parameters(), *model.buffers(), *(value for value in kept if not value.is_leaf)):
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     base = copy.deepcopy(model, memo).unload()

@@ -5,10 +5,13 @@ unpickler.py is the other side: what it finds is what is let through here.
 
 from __future__ import annotations
 
+import copyreg
 import datetime
+import inspect
 import io
 import pathlib
 import sys
+import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -137,6 +140,7 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
             copy = memo[id(value)] = tensor_of(value, path)
         else:
             if not _is_numpy_data(value):
+                _check_can_be_made(value, path)
                 opaque.append((path, value))
             return value
         return copy
@@ -207,6 +211,35 @@ def fills_storage(tensor: torch.Tensor) -> bool:
                 return False
             step *= length
     return True
+
+
+def _check_can_be_made(value: Any, path: str) -> None:
+    """Refuse an object whose class takes other arguments than pickle gives it: it would be written, and never read.
+
+    Raises
+    ------
+    UnsupportedObjectError
+    """
+    cls: Any = type(value)
+    if not isinstance(cls.__new__, types.FunctionType) or cls.__reduce_ex__ is not object.__reduce_ex__:
+        return
+    if cls.__reduce__ is not object.__reduce__:
+        return
+    try:
+        make, arguments, *_ = value.__reduce_ex__(2)
+        accepted = inspect.signature(cls.__new__)
+    except Exception:  # whatever a class's own protocol raises; pickling it says so, or does without
+        return
+    if make is not copyreg.__newobj__ or not arguments or arguments[0] is not cls:  # type: ignore[attr-defined]
+        return
+    try:
+        accepted.bind(*arguments)
+    except TypeError as error:
+        raise UnsupportedObjectError(
+            f"{path or 'the value'}, a {cls.__module__}.{cls.__qualname__}, cannot be made again by pickle: its "
+            f"__new__ is given {len(arguments) - 1} arguments, and {str(error)[:200]}",
+            fix="Give the class a __getnewargs__ that returns what its __new__ takes.",
+        ) from error
 
 
 def _has_foreign_zone(value: Any) -> bool:
