@@ -78,7 +78,14 @@ __all__ = [
 ]
 
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Characters that a terminal or a reader does not show, or that turn what is around them: Unicode's control, format and
+# surrogate characters, its line separators, and what else shows nothing (variation selectors, tags, fillers)
+_HIDDEN = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
+    "\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_CONTROL = re.compile(f"[{_HIDDEN}]")
 _LINES, _CHARACTERS = 100, 1000  # of a text, so that a save cannot flood a terminal
 
 
@@ -152,7 +159,7 @@ class FlambeSaveError(Exception):
 
 
 def plain(text: str) -> str:
-    """Return a text with its control characters written out: what a save holds never steers a terminal."""
+    """Return a text with its control and hidden characters written out: what a save holds never steers a terminal."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text.expandtabs(4))
 
 

@@ -181,6 +181,8 @@ def compare(
         mean, count = _mean(mean, count, float((difference / len(difference)).sum()), len(difference))
         of_difference = math.hypot(of_difference, _norm(difference))
         of_a, of_b = math.hypot(of_a, _norm(first)), math.hypot(of_b, _norm(second))
+        if first.is_complex() != second.is_complex():  # of the product, only what is real counts
+            first, second = first.real, second.real
         product += float(torch.vdot(first, second).real)
     norms = of_a * of_b
     has_ratio = 0 < of_a < math.inf and of_difference < math.inf

@@ -89,8 +89,10 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}… and {len(text) - most:,} characters more"
 
 
-def _number(value: Any) -> float | int | str:
-    """Return a number in the six digits that the page shows at most; "nan", "inf" or "-inf" as they are."""
+def _number(value: Any) -> float | int | str | None:
+    """Return a number in the six digits that the page shows at most; "nan", "inf", "-inf" and None as they are."""
+    if value is None:  # of a tensor without finite elements
+        return None
     if isinstance(value, str):
         return value if value in ("nan", "inf", "-inf") else "nan"
     if isinstance(value, int):
@@ -259,7 +261,7 @@ def _difference(difference: Mapping[str, Any], saves: Sequence[_Save], texts: _T
         rows["b"].append(after.keys.get(key, -1) if is_tensor else -1)
         for measure in _MEASURES:
             value = measures.get(measure)
-            rows[measure].append(None if value is None else _number(value))
+            rows[measure].append(_number(value))
     return {
         "a": texts.name(difference["a"]),
         "b": texts.name(difference["b"]),

@@ -276,6 +276,19 @@ config(
     "Record",
     HANDED,
 )
+for _kind, _hidden in {
+    "turned": "\\u202e",
+    "tags": "\\U000e0041\\U000e007f",
+    "filler": "\\u3164",
+    "selector": "\\ufe0f",
+}.items():
+    config(
+        f"hidden_characters_{_kind}",
+        f'a: !@ "value{_hidden}"\n',
+        ConfigError,
+        r"\\u|\\U",
+        "what a reader does not see is written out",
+    )
 config("torch_function", "!torch.load {f: x}\n", RegistrationError, "load", "torch's tags are classes of modules")
 config("torch_path", "!torch.hub.load {f: x}\n", RegistrationError, "load", "torch's tags are classes of modules")
 config("torch_private", "!torch._C {f: x}\n", RegistrationError, "_C", "torch's tags are classes of modules")
