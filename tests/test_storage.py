@@ -588,6 +588,26 @@ def test_the_umask_is_respected(tmp_path: Path, kind: dict[str, bool], umask: in
         assert stat.S_IMODE(path.stat().st_mode) == expected, path
 
 
+def test_what_was_readable_to_more_stays_so(tmp_path: Path, kind: dict[str, bool]) -> None:
+    """A save that replaces one keeps the permissions that somebody has given it, and no narrower ones."""
+    target = tmp_path / "save"
+    before = os.umask(0o077)
+    try:
+        write(target, kind, OLD)
+        for path in (target, *target.rglob("*")):
+            path.chmod(0o775 if path.is_dir() else 0o664)
+        write(target, kind, NEW, overwrite=True)
+        wide = {path: stat.S_IMODE(path.stat().st_mode) for path in (target, *target.rglob("*"))}
+        for path in wide:
+            path.chmod(0o500 if path.is_dir() else 0o400)
+        write(target, kind, NEW, overwrite=True)
+    finally:
+        os.umask(before)
+    assert set(wide.values()) <= {0o775, 0o664}
+    for path in (target, *target.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
 # --------------------------------------------------------------------------------------------------------------- tar
 
 

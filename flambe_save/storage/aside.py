@@ -31,6 +31,7 @@ from flambe_save.storage.disk import (
     sync_folder,
     sync_tree,
 )
+from flambe_save.storage.modes import keep_modes, keep_modes_of_folder
 from flambe_save.undoing import note_undo
 
 fcntl: Any
@@ -182,6 +183,8 @@ class Aside:
             If something came to be at the target, or took the old save's place, since this save began.
         """
         self._check_target()
+        if self._replaces is not None:
+            self._keep_modes()
         if self._durable or self._replaces is not None:
             # An old save may be the only good copy: the new one is on the disk before the old one goes
             sync_tree(self.path)
@@ -200,6 +203,13 @@ class Aside:
                 raise
         self._let_go()
         _remove(old)
+
+    def _keep_modes(self) -> None:
+        """Let everyone read the new save who could read the old one."""
+        if self.folder is not None:
+            keep_modes_of_folder(self.folder, self.target, self._files, [*filter(None, self._folders), "."])
+        else:
+            keep_modes(self.path, self.target)
 
     def _arrive(self) -> None:
         """Rename to where nothing is."""

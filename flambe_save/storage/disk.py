@@ -167,6 +167,14 @@ class Folder:
         """Make one folder."""
         self._at(name, lambda part, **at: os.mkdir(part, **at))
 
+    def stat(self, name: str) -> os.stat_result:
+        """Return the facts of a file or folder; a link is not followed."""
+        return self._at(name, lambda part, **at: os.stat(part, follow_symlinks=False, **at))
+
+    def chmod(self, name: str, mode: int) -> None:
+        """Set the permissions of a file or folder."""
+        self._at(name, lambda part, **at: os.chmod(part, mode, **at))
+
     def remove(self, name: str, *, folder: bool) -> None:
         """Remove a file or a link, or an empty folder."""
         self._at(name, lambda part, **at: (os.rmdir if folder else os.unlink)(part, **at))

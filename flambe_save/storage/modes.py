@@ -1,0 +1,60 @@
+"""Permissions: a save that replaces another lets everyone read it who could read that one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from flambe_save.layout import PROTOCOL_FILE
+from flambe_save.storage.disk import Folder
+
+__all__ = ["keep_modes", "keep_modes_of_folder"]
+
+_BITS = 0o777 | stat.S_ISGID
+
+
+def keep_modes(new: Path, old: Path) -> None:
+    """Give a file the permissions too that the file has which it is to replace."""
+    with contextlib.suppress(OSError):  # a disk without permissions
+        mode = _wider(os.stat(new), os.stat(old))
+        if mode is not None:
+            os.chmod(new, mode)
+
+
+def keep_modes_of_folder(new: Folder, old: Path, files: Iterable[str], folders: Iterable[str]) -> None:
+    """Give files and folders the permissions too that those of the same names have; others those of the root's.
+
+    Parameters
+    ----------
+    new : Folder
+    old : Path
+        The folder that it is to replace.
+    files, folders : iterables of str
+        Names of all that is in the new one; its root is the folder ``"."``.
+    """
+    with contextlib.suppress(OSError), Folder(old) as before:
+        for names, fallback in ((files, PROTOCOL_FILE), (folders, ".")):
+            root = before.stat(fallback)
+            for name in names:
+                try:
+                    wanted = before.stat(name)
+                except OSError:
+                    wanted = root
+                mode = _wider(new.stat(name), wanted)
+                if mode is not None:
+                    new.chmod(name, mode)
+
+
+def _wider(found: os.stat_result, wanted: os.stat_result) -> int | None:
+    """Return the permissions of two files of a kind together; None where the first has them all.
+
+    A file that is a link to one of another save keeps its own, which are that one's too.
+    """
+    is_shared = stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+    is_of_one_kind = stat.S_IFMT(found.st_mode) == stat.S_IFMT(wanted.st_mode)
+    if is_shared or not is_of_one_kind or not wanted.st_mode & _BITS & ~found.st_mode:
+        return None
+    return (found.st_mode | wanted.st_mode) & _BITS
