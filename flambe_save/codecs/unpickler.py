@@ -129,11 +129,11 @@ class Inert(dict):  # type: ignore[type-arg]
 
     stands_for: ClassVar[str] = ""
 
-    def __new__(cls, *arguments: Any) -> Inert:
+    def __new__(cls, *arguments: Any, **others: Any) -> Inert:
         classes = (item for item in arguments if isinstance(item, type) and issubclass(item, Inert))
         return dict.__new__(next(classes, cls))
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, **others: Any) -> None:
         super().__init__()
 
     def __setstate__(self, state: Any) -> None:

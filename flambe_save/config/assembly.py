@@ -37,6 +37,7 @@ __all__ = [
     "is_of_torch",
     "is_open_to_assembly",
     "is_torch_hook",
+    "is_used_by_python",
     "noting",
     "put_attributes",
     "put_in_table",
@@ -130,28 +131,21 @@ def is_open_to_assembly(cls: Any) -> bool:
     """Whether a load may assemble objects of a class that nobody registered: none of its code runs when they are made.
 
     Neither does any when they are passed on, hashed, copied or gone through: the class defines nothing that Python
-    calls then. A module is used when it is called.
+    calls then. A class of modules may, for a load does none of that with a module; where others might,
+    :func:`is_used_by_python` tells of it.
     """
     if _is_of_torch_hook(cls):
         return True  # when it is called it computes a weight
     if type(cls) not in (type, abc.ABCMeta, type(torch.Tensor), type(nn.Parameter)) or "__flambe_adapter__" in dir(cls):
         return False
-    own = [base for base in cls.__mro__[:-1] if not _is_known(base)]
-    names = {name for base in own for name in vars(base)}
-    special = {
-        name
-        for base in own
-        for name, value in vars(base).items()
-        if name.startswith("__")
-        and name.endswith("__")
-        and getattr(value, "__module__", None) not in ("dataclasses", "flambe_save.config.recording")
-    }
+    special = _special_names(cls)
     if issubclass(cls, torch.Tensor):
+        names = {name for base in _own_bases(cls) for name in vars(base)}
         return special <= PASSIVE and not any(hasattr(torch.Tensor, name) for name in names - PASSIVE)
     if not can_be_assembled(cls):
         return False
     if issubclass(cls, nn.Module):
-        return special <= PASSIVE - _OF_MODULES
+        return special <= (PASSIVE - _OF_MODULES) | _WHEN_USED | {"__call__"}
     return special <= PASSIVE and not hasattr(cls, "load_state_dict")
 
 
@@ -159,10 +153,49 @@ def is_open_to_assembly(cls: Any) -> bool:
 _OF_MODULES = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__", "__new__", "__class__"))
 
 
+# What Python calls when an object is looked into, gone through, copied or computed with
+_WHEN_USED = frozenset(
+    [
+        *("__getattr__", "__dir__", "__len__", "__length_hint__", "__bool__", "__iter__", "__next__", "__reversed__"),
+        *("__contains__", "__getitem__", "__setitem__", "__delitem__", "__missing__", "__copy__", "__deepcopy__"),
+        *("__enter__", "__exit__", "__format__", "__index__", "__int__", "__float__", "__complex__", "__round__"),
+        *("__neg__", "__pos__", "__abs__", "__invert__"),
+        *(
+            f"__{kind}{name}__"
+            for name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "div")
+            for kind in ("", "r", "i")
+        ),
+        *(f"__{kind}{name}__" for name in ("lshift", "rshift", "and", "xor", "or") for kind in ("", "r", "i")),
+    ]
+)
+
+
+def is_used_by_python(cls: Any) -> bool:
+    """Whether code of a class of modules runs when its object is only handed to something, as to be copied."""
+    is_module = isinstance(cls, type) and issubclass(cls, nn.Module)
+    return is_module and not _WHEN_USED.isdisjoint(_special_names(cls))
+
+
+@functools.cache
+def _special_names(cls: Any) -> frozenset[str]:
+    """Return the names of what a class and its own bases define that Python itself may look for."""
+    return frozenset(
+        name
+        for base in _own_bases(cls)
+        for name, value in vars(base).items()
+        if name.startswith("__")
+        and name.endswith("__")
+        and getattr(value, "__module__", None) not in ("dataclasses", "flambe_save.config.recording")
+    )
+
+
+def _own_bases(cls: Any) -> list[Any]:
+    return [base for base in cls.__mro__[:-1] if not _is_known(base)]
+
+
 def is_destroyed(cls: Any) -> bool:
     """Whether a class does something when its objects go, or are made: then only its constructor makes them safely."""
-    own = [base for base in cls.__mro__[:-1] if not _is_known(base)]
-    return any(name in vars(base) for base in own for name in ("__del__", "__getattribute__"))
+    return any(name in vars(base) for base in _own_bases(cls) for name in ("__del__", "__getattribute__"))
 
 
 def _is_known(base: type) -> bool:

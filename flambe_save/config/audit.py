@@ -6,23 +6,24 @@ extensions.py does the same for modules, which are imported between the two.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
+import torch
 import yaml as pyyaml
 
-from flambe_save.config.assembly import PARTS
-from flambe_save.config.attributes import code_behind, is_function_of
+from flambe_save.config.assembly import PARTS, is_used_by_python
 from flambe_save.config.builders import builder_of
 from flambe_save.config.imported import find_imported, is_harmless
-from flambe_save.config.link import FunctionCallLink, Link
-from flambe_save.config.parsing import NAMING_TAGS, Document, may_be_called
+from flambe_save.config.link import FunctionCallLink, Link, ModuleLink
+from flambe_save.config.parsing import NAMING_TAGS, Document, may_be_called, parse
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.registrable import TAGS, dotted_path, needs_trust
+from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import TRANSPARENT, Schema, items_in
 from flambe_save.config.values import BY_TAG
-from flambe_save.errors import ConfigError, RegistrationError
-from flambe_save.trust import Trust
+from flambe_save.errors import ConfigError, RegistrationError, quote
+from flambe_save.trust import NO_TRUST, Trust
 
 __all__ = ["asks_for", "check_arguments", "check_tags", "contradiction"]
 
@@ -93,8 +94,9 @@ def check_arguments(
         for tag in document.tags
         if tag not in BY_TAG and tag not in NAMING_TAGS and TAGS.knows(tag, recorded.get(tag))
     )
-    has_links = trust.findings is not None and ("@" in document.tags or "link" in document.tags)
-    if not (has_links or any(builder_of(TAGS.resolve(tag, recorded.get(tag))[0]) for tag in tags)):
+    classes = [TAGS.resolve(tag, recorded.get(tag))[0] for tag in tags]
+    used = [cls for cls in classes if is_used_by_python(cls) and not trust.allows(dotted_path(cls))]
+    if not used and not any(map(builder_of, classes)):
         return
     try:
         config = document.construct(recorded, trust=trust)
@@ -106,24 +108,41 @@ def check_arguments(
             builder = builder_of(cls)
             for what in builder.asks(cls, item.keywords) if builder is not None else ():
                 trust.check_argument(cls.__name__, what, node=node, file=file)
-        elif has_links and type(item) is Link and item.attr_path:
-            trust.check_attributes(_properties_of(item), repr(item), node=node, file=file)
+    if used and _hands_over(config, used):
+        for cls in used:
+            trust.check_class(dotted_path(cls), node=node, file=file)
 
 
-def _properties_of(link: Link) -> list[str]:
-    """Return the code that gives the first attribute of a link, where the config shows the class that it belongs to."""
-    trail, name = link.trail(), link.attr_path[0]
-    target = trail[-1] if len(trail) > len(link.schematic_path) else None
-    while isinstance(target, Schema) and target.component_subclass in TRANSPARENT:
-        target = target.keywords.get("object", target.keywords.get("module"))
-    if not isinstance(target, Schema) or target.factory_method not in (None, PARTS):
-        return []
-    cls = target.component_subclass
-    is_of_parts = target.factory_method == PARTS
-    tables = [target.keywords] if is_made_of_parts(cls) else [*target.keywords.values()] if is_of_parts else []
-    is_held = any(isinstance(table, Mapping) and name in table for table in tables)
-    code = [] if is_held or is_function_of(cls, name) else code_behind(cls, name)
-    return [f"{dotted_path(owner)}.{found}" for owner, found in code]
+# These only keep the modules that they are given in a container
+_KEEPERS = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
+
+
+def _hands_over(config: Any, classes: Container[type]) -> bool:
+    """Whether objects of classes may get to constructors that nobody registered, some of which copy or measure them."""
+    seen: set[tuple[int, bool]] = set()
+    waiting: list[tuple[Any, bool]] = [(config, False)]
+    while waiting:
+        item, is_handed = waiting.pop()
+        if type(item) in PLAIN or (id(item), is_handed) in seen:
+            continue
+        seen.add((id(item), is_handed))
+        inner: Any = item if isinstance(item, (list, tuple, set, frozenset)) else ()
+        if isinstance(item, Schema):
+            cls = item.component_subclass
+            if is_handed and cls in classes:
+                return True
+            is_call = item.factory_method != PARTS and cls not in TRANSPARENT and not is_made_of_parts(cls)
+            inner = item.keywords.values()
+            if is_call and cls in _KEEPERS:
+                waiting.extend((value, is_handed or not isinstance(value, (list, dict))) for value in inner)
+                continue
+            is_handed = is_handed or (is_call and cls not in TAGS)
+        elif isinstance(item, Mapping):
+            inner = item.values()
+        elif is_handed and isinstance(item, (Link, ModuleLink)):
+            return True  # it may lead to one
+        waiting.extend((value, is_handed) for value in inner)
+    return False
 
 
 def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:
@@ -135,12 +154,19 @@ def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:
     recorded : mapping of str to str
         Its tags: tag -> dotted path.
     """
-    found = []
+    found, used = [], []
     for tag, path in recorded.items():
         if tag == "call":
             found.append("it asks for a !call")
         elif not TAGS.knows(tag, path):
             found.append(f"it builds {path}, which is not registered")
+        elif is_used_by_python(TAGS.resolve(tag, path)[0]):
+            used.append(path.removesuffix(f".{PARTS}"))
+    if used:
+        audit = NO_TRUST.audit()
+        check_arguments(parse(config)[-1], recorded, audit, node=None, file=None)
+        given = {name for name in used if any(quote(name) in row.what for row in audit.findings or ())}
+        found += [f"it hands a {name} to a constructor, which may copy it" for name in used if name in given]
     functions = dict.fromkeys(re.findall(r"!function ([\w.]+)", config))
     return found + [f"it names the function {path}" for path in functions if not is_harmless(find_imported(path))]
 
