@@ -22,7 +22,7 @@ TITLES = {"import": "in a new process"}
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", metavar="WORK", help="a, b, c, d, fp32, bf16, import; may repeat")
+    parser.add_argument("--only", action="append", metavar="WORK", help="a, b, c, d, e, fp32, bf16, import; may repeat")
     parser.add_argument("--row", metavar="TEXT", default="", help="only rows with this in their name")
     parser.add_argument("--quick", action="store_true", help="smaller works and fewer repetitions")
     parser.add_argument("--size", choices=SIZES, help="of the works; by default full, with --quick quick")

@@ -19,6 +19,7 @@ __all__ = [
     "ARCHIVE_SAVE",
     "ASYNC",
     "BASE",
+    "CONSTRUCTION",
     "DURABLE",
     "FOLDER",
     "LOAD",
@@ -100,6 +101,7 @@ BASE = Candidate(
     tensors=_again,
     uses=("save(base)",),
 )
+CONSTRUCTION = Candidate(f"{NAME}, components", run=lambda work, place: work.make())
 ASYNC = Candidate(
     f"{NAME}.save_async",
     run=lambda work, place: API.save_async(work.model, place.fresh / "save"),

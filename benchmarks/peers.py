@@ -22,6 +22,7 @@ from benchmarks.workloads import PlainBag, PlainStack, Work, no_init, on_meta, t
 
 __all__ = [
     "CLONE",
+    "CONSTRUCTION",
     "DCP",
     "DCP_ASYNC",
     "DCP_ASYNC_KEPT",
@@ -166,6 +167,7 @@ def _synced_state_save(work: Work, folder: Path) -> None:
         os.fsync(file.fileno())
 
 
+CONSTRUCTION = Candidate("plain modules", run=lambda work, place: work.plain())
 STATE = Way("torch.save, torch.load + construction", _state_save, _constructed)
 STATE_ASSIGN = Way(
     "torch.load + meta module + assign",

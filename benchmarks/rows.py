@@ -266,7 +266,31 @@ TENSORS = (
     ),
 )
 
+PLAIN = (
+    Row(
+        "e",
+        "save",
+        ours.SAVE,
+        (
+            Beside(saving(peers.MODULE)),
+            Beside(saving(peers.STATE, "torch.save of the state")),
+            Beside(saving(peers.SAFETENSORS, "safetensors, one file")),
+        ),
+    ),
+    Row(
+        "e",
+        "load",
+        ours.LOAD,
+        (
+            Beside(loading(peers.MODULE, "torch.load of the module")),
+            Beside(loading(peers.STATE, "torch.load + construction")),
+            Beside(loading(peers.SAFETENSORS)),
+        ),
+    ),
+)
+
 MANY = (
+    Row("b", "construction", ours.CONSTRUCTION, (Beside(peers.CONSTRUCTION),)),
     Row(
         "b",
         "save",
@@ -295,6 +319,6 @@ MANY = (
 )
 
 # Works of many files come last: this file system gets slow for half a minute when many files are deleted
-ROWS = (*BIG, *TRANSFORMER, *_archive("fp32"), *_archive("bf16"), *TENSORS, *MANY)
+ROWS = (*BIG, *TRANSFORMER, *_archive("fp32"), *_archive("bf16"), *TENSORS, *PLAIN, *MANY)
 # What importing flambe_save may cost in seconds beyond importing torch
 IMPORTS = 0.1

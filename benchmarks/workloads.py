@@ -14,7 +14,20 @@ from torch import nn
 
 from flambe_save import Component
 
-__all__ = ["SIZES", "Bag", "Block", "PlainBag", "PlainStack", "Stack", "Work", "no_init", "on_meta", "tie", "works"]
+__all__ = [
+    "SIZES",
+    "Bag",
+    "Block",
+    "PlainBag",
+    "PlainLayers",
+    "PlainStack",
+    "Stack",
+    "Work",
+    "no_init",
+    "on_meta",
+    "tie",
+    "works",
+]
 
 T = TypeVar("T")
 
@@ -79,6 +92,23 @@ class PlainStack(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x
+
+
+class PlainLayers(nn.Module):
+    """A plain module of others, as most models are: what flambe_save writes as its parts."""
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(PlainLayer(size) for _ in range(count))
+
+
+class PlainLayer(nn.Module):
+    """Three of torch's layers."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear, self.norm, self.dropout = nn.Linear(size, size), nn.LayerNorm(size), nn.Dropout(0.1)
+        self.size = size
 
 
 class PlainBag(nn.Module):
@@ -271,6 +301,13 @@ def works(size: str) -> dict[str, Work]:
             make=lambda: Bag(tensors, 256),
             plain=functools.partial(PlainBag, tensors, 256),
             shape=(tensors, 256),
+        ),
+        Work(
+            "e",
+            f"a plain module of {components} modules",
+            make=functools.partial(PlainLayers, components // 4, 32),
+            plain=functools.partial(PlainLayers, components // 4, 32),
+            shape=(components // 4, 32),
         ),
         _stack("b", f"{components} components of Linear(32, 32)", components, 32),
     ]
