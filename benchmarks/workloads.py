@@ -15,6 +15,7 @@ from torch import nn
 from flambe_save import Component
 
 __all__ = [
+]
     "SIZES",
     "Bag",
     "Block",
