@@ -15,7 +15,6 @@ from torch import nn
 from flambe_save import Component
 
 __all__ = [
-]
     "SIZES",
     "Bag",
     "Block",
