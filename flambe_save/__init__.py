@@ -6,7 +6,6 @@ from flambe_save.adapters.migrations import Migrated, migration
 from flambe_save.adapters.random import RandomStates
 from flambe_save.api import (
     load,
-    load_state,
     load_state_from_file,
     migrate,
     save,
@@ -30,9 +29,11 @@ from flambe_save.config.registrable import (
     registration_context,
 )
 from flambe_save.config.schema import Schema
+from flambe_save.conversion import reseal
 from flambe_save.errors import *  # noqa: F403
 from flambe_save.errors import Finding
 from flambe_save.errors import __all__ as _errors
+from flambe_save.filling import load_state
 from flambe_save.formats import Damage
 from flambe_save.inspection import Change, Measures, OpenSave, SavedNode, SavedValues, Statistics, diff
 from flambe_save.inspection import open_save as open
@@ -87,6 +88,7 @@ __all__ = [
     "register_adapter",
     "registrable_factory",
     "registration_context",
+    "reseal",
     "save",
     "save_async",
     "save_state_to_file",

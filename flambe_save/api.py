@@ -15,7 +15,7 @@ from typing import Any
 
 import dill
 
-from flambe_save.adapters import Adoption, Fit, Passed, get_state, restore_ties
+from flambe_save.adapters import Adoption, Fit, Passed, get_state, get_unbuilt_state, restore_ties
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.adapters.migrations import Migrated, migrate_state
 from flambe_save.background import start, wait_for
@@ -31,6 +31,7 @@ from flambe_save.errors import (
     PackageVersionWarning,
     RegistrationError,
     SaveError,
+    SaveNotFoundError,
     UnsupportedObjectError,
     UntrustedError,
     warn,
@@ -45,22 +46,22 @@ from flambe_save.loading import (
     opened,
     read,
     read_around,
+    read_value,
     reading,
     shape_of,
-    state_of,
     tell_all,
 )
 from flambe_save.parallel import CollectionPaused, check_threads, default_threads
 from flambe_save.progress import Progress, ShowProgress, progress_of
 from flambe_save.saving import Saving, Target, check_level, final_path
 from flambe_save.state import State
+from flambe_save.storage import local_path
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust
 from flambe_save.undoing import Undoing
 
 __all__ = [
     "load",
-    "load_state",
     "load_state_from_file",
     "migrate",
     "save",
@@ -86,6 +87,7 @@ def save(
     threads: int | None = None,
     level: int | None = None,
     progress: ShowProgress = False,
+    build: bool = True,
 ) -> str:
     """Save an object as a folder that can be opened by hand; :func:`load` is the inverse.
 
@@ -94,7 +96,8 @@ def save(
     obj : object
         Anything: modules, optimizers, containers of these and of tensors; docs/kinds.md says how each kind is kept.
     path : str or path
-        Where. ``.pkl`` and ``.tar.gz`` are appended where they apply and the path does not end so.
+        Where. ``.pkl`` and ``.tar.gz`` are appended where they apply and the path does not end so. ``file:///path`` is
+        that path; any other URL is refused.
     compress : bool
         A .tar.gz.
     pickle_only : bool
@@ -126,6 +129,9 @@ def save(
         before they are packed: by one thread at a time, though not always this one, with ``done`` never less than
         before and equal to ``total`` at last, just before the save is committed. What it raises ends the save, is
         raised as it is, and nothing is left behind. A file that is linked counts when that is done.
+    build : bool
+        Whether to write how the object is built. False writes what a resume needs alone: states and plain values, no
+        pickle of anything. :func:`load_state` fills an object from it that you built; :func:`load` refuses it.
 
     Returns
     -------
@@ -137,7 +143,7 @@ def save(
     TargetExistsError
         If something is there already.
     UnsupportedObjectError
-        If the object, or a part of it, cannot be represented.
+        If the object, or a part of it, cannot be represented; with ``build=False``, if its state is more than data.
     SaveError
         If it cannot be written. Nothing is left behind.
     LoadError
@@ -149,7 +155,7 @@ def save(
         If the save holds more than data, so that a default load will refuse that part.
     """
     options = _Options(
-        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
+        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level, build
     )
     with Undoing() as undoing, undoing:
         with CollectionPaused():
@@ -200,6 +206,7 @@ def save_async(
     level: int | None = None,
     progress: ShowProgress = False,
     keep_memory: bool = True,
+    build: bool = True,
 ) -> Future[str]:
     """Save an object in the background, as it is now: training can go on at once, and what it changes is not saved.
 
@@ -213,7 +220,7 @@ def save_async(
         Whether the memory of the copy is kept for the next one, which is made faster then: as much as the object's
         tensors take. A call with False lets go of it when its save is done.
     obj, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
-        As :func:`save`.
+        As :func:`save`; so ``build``.
     progress : bool or callable
         As :func:`save`, of what is written in the background, from there. What a callable raises is raised by
         ``.result()``.
@@ -237,7 +244,7 @@ def save_async(
         As :func:`save`.
     """
     options = _Options(
-        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
+        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level, build
     )
     with Undoing() as undoing, undoing, CollectionPaused():
         saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
@@ -248,7 +255,8 @@ def save_async(
 def _planned_object(obj: Any, path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
     """Collect the state of an object and plan its save; containers that change meanwhile are an error."""
     passed = Passed()
-    saving = _planned(_state_of(obj, passed), path, options, progress)
+    state = _state_of(obj, passed) if options.build else get_unbuilt_state(obj, passed)
+    saving = _planned(state, path, options, progress)
     passed.check()
     return saving
 
@@ -279,6 +287,7 @@ class _Options:
     base: str | os.PathLike[str] | None
     threads: int | None
     level: int | None
+    build: bool = True
 
 
 def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
@@ -300,9 +309,9 @@ def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _O
         threads=check_threads(options.threads, SaveError),
         progress=progress,
     )
-    base = os.fspath(base) if base is not None else None
+    base = local_path(base, LoadError) if base is not None else None
     target = Target(final, compress, options.pickle_only, options.overwrite, options.durable, base, level)
-    return Saving(state, target, how)
+    return Saving(state, target, how, is_built=options.build)
 
 
 def _write(saving: Saving) -> str:
@@ -345,8 +354,9 @@ def load(
     pickle_module : module
         Unpickles, with ``weights_only=False``, what is more than data.
     node : str
-        The dotted key of a component inside the save, to load that alone; or of a module, as ``"model.layers.3"``,
-        for which the component around it is built.
+        The dotted key of a component inside the save, to load that alone; of a module, as ``"model.layers.3"``,
+        for which the component around it is built; or of a plain value in a dict, list, dataclass or plain object, as
+        ``"epoch"``, for which nothing else is read.
     weights_only : bool
         False trusts the save with everything, as in torch.
     trusted : list of str
@@ -406,7 +416,13 @@ def load(
         )
         with Undoing() as undoing, undoing, CollectionPaused(), KeptRandomStates():
             with meter:
-                saved, inner = read_around(path, node, options)
+                try:
+                    saved, inner = read(path, node, options), ""
+                except SaveNotFoundError:
+                    value = read_value(path, node, options) if node else None
+                    if value is not None:
+                        return value[0]
+                    saved, inner = read_around(path, node, options)
             changed = changed_packages(saved.packages)
             if changed:
                 warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
@@ -476,54 +492,6 @@ def load_state_from_file(
         return state_from_tree(saved.tree)
     except UntrustedError as error:
         tell_all(error, path, node, trust)
-        raise
-
-
-def load_state(
-    obj: Any,
-    path: str | os.PathLike[str],
-    *,
-    node: str = "",
-    map_location: MapLocation = "cpu",
-    trusted: Iterable[str] = (),
-    limits: Limits | None = None,
-    strict: bool = True,
-    progress: ShowProgress = False,
-) -> None:
-    """Fill an object that is there with the state of a save; nothing is built, so no class of the save needs trust.
-
-    Parameters
-    ----------
-    obj : object
-        Changed in place: a module, an optimizer, a container of these, whatever :func:`save` takes. Tensors keep their
-        types and devices.
-    path : str or path
-    node : str
-        The dotted key of the part of the save that ``obj`` is: a component, or anything inside one, as
-        ``"model.encoder"``.
-    map_location : str, torch.device, mapping or callable, optional
-        Where tensors are read to before they are copied.
-    trusted, limits, strict, progress
-        As :func:`load`.
-
-    Raises
-    ------
-    LoadError
-        As :func:`load`; a StateMismatchError where the save does not fit the object.
-    """
-    trust = Trust.of(trusted=trusted, limits=limits)
-    meter = progress_of(progress, "Loading")
-    options = LoadOptions(trust, map_location, is_mapped=True, progress=meter)  # each value is copied right away
-    where = os.fspath(path)
-    try:
-        with meter:
-            state = state_of(path, node, options)
-        load_state_into(obj, state, strict=strict)
-    except UntrustedError as error:
-        tell_all(error, path, node, trust)
-        raise
-    except FlambeSaveError as error:
-        error.locate(file=where)
         raise
 
 

@@ -21,11 +21,13 @@ from typing import Any, TypeVar, cast
 import torch
 
 from flambe_save import api
-from flambe_save.adapters.migrations import check_major, migrate_component, numbers
+from flambe_save.adapters.checking import Check, Checked, checker_of_module
+from flambe_save.adapters.migrations import check_major, has_migrations, migrate_component, numbers
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
+from flambe_save.adapters.restoring import load_state
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
-from flambe_save.adapters.traversal import get_state, load_state
+from flambe_save.adapters.traversal import get_state
 from flambe_save.config.assembly import empty_tables
 from flambe_save.config.describing import recorded_form
 from flambe_save.config.moves import old_names
@@ -92,6 +94,24 @@ class _ComponentAdapter:
                 state.update(result)
 
         return finish
+
+    def checker(self, place: Place, state: State) -> Check | None:
+        obj = place.obj
+        if type(obj)._load_state is not Component._load_state or has_migrations(type(obj)):
+            return None  # these may change the state
+        check = checker_of_module(place, state)
+        keys = [place.key_prefix + name for name in sorted(vars(obj).get(_ATTRIBUTES, ()))]
+
+        def note(found: Checked) -> None:
+            saved = state._metadata.get(place.prefix, {}).get(VERSION_KEY, NO_VERSION)
+            if (numbers(saved) or (0,)) > (0, 0, 0):
+                check_major(type(obj), saved, saved, place.prefix)
+            if check is not None:
+                check(found)
+            found.missing += [key for key in keys if key not in state]
+            found.consumed.update(keys)
+
+        return None if check is None else note
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
         obj = place.obj

@@ -23,8 +23,10 @@ REQUIREMENTS_FILE = "requirements.txt"
 MANIFEST_FILE = "manifest.json"
 ROOT_FILES = (REQUIREMENTS_FILE, MANIFEST_FILE)
 
-# Files beside a root that people and hubs put there; they are no part of the save.
-CARD_FILES = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
+MANIFEST_START = b'{\n  "format": "flambe_save"'
+
+# Files beside a root that people and hubs put there; they are no part of the save. Hubs' mixins write config.json.
+CARD_FILES = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "config.json")
 
 PICKLE_SUFFIX = ".pkl"
 ARCHIVE_SUFFIX = ".tar.gz"

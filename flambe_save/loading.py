@@ -18,7 +18,7 @@ import torch
 from flambe_save.adapters import Adoption, close_cycles
 from flambe_save.codecs import LoadOptions, check_referring, load_referring
 from flambe_save.config import yaml
-from flambe_save.config.assembly import noting
+from flambe_save.config.assembly import PARTS, noting
 from flambe_save.config.audit import check_arguments, check_tags, contradiction
 from flambe_save.config.budget import BuildBudget
 from flambe_save.config.deferral import Deferral
@@ -30,24 +30,27 @@ from flambe_save.config.registrable import TAGS
 from flambe_save.config.saved_source import define_classes
 from flambe_save.config.schema import Schema, Sources, items_in, visit
 from flambe_save.config.schema import build as build_config
+from flambe_save.config.selecting import find_part, is_value, part_of, tensor_keys
 from flambe_save.errors import (
     CompilationError,
     Finding,
     FlambeSaveError,
     LoadError,
+    RegistrationError,
     SaveNotFoundError,
     SaveReplacedError,
     StateMismatchWarning,
     UntrustedError,
     quote,
+    quote_some,
     warn,
 )
-from flambe_save.formats import ReadOptions, Saved, format_of
+from flambe_save.formats import Contents, ReadOptions, Saved, format_of
 from flambe_save.formats.directory import DIRECTORY
 from flambe_save.layout import CONFIG_FILE, REQUIREMENTS_FILE, STASH_FILE
 from flambe_save.progress import NO_PROGRESS
 from flambe_save.registry import FORMATS
-from flambe_save.state import State, split_key
+from flambe_save.state import split_key
 from flambe_save.storage import Store, open_store, whole_save
 from flambe_save.storage.tar import TarStore
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed, state_from_tree, walk
@@ -64,9 +67,9 @@ __all__ = [
     "opened",
     "read",
     "read_around",
+    "read_value",
     "reading",
     "shape_of",
-    "state_of",
     "tell_all",
 ]
 
@@ -155,13 +158,78 @@ def module_inside(obj: Any, name: str, node: str, where: str) -> torch.nn.Module
     return found
 
 
-def state_of(path: str | os.PathLike[str], node: str, options: LoadOptions) -> State:
-    """Read the state of a save, of a component in it, or of what lies under any prefix of a component's keys."""
-    saved, inner = read_around(path, node, options)
-    part = state_from_tree(saved.tree).under(inner)
-    if inner and not part:
-        read(path, node, options)  # says what there is
-    return part
+def read_value(path: str | os.PathLike[str], node: str, options: LoadOptions) -> tuple[Any] | None:
+    """Read one value out of a config alone: only its own tensors are read, and only its own classes need trust.
+
+    Returns
+    -------
+    tuple of object, or None
+        None where the key names no value: a module, or nothing.
+
+    Raises
+    ------
+    LoadError
+        If the value holds components, or refers to what is outside of it.
+    """
+    where = os.fspath(path)
+
+    def attempt() -> tuple[Any] | None:
+        root, folder = whole_save(path)
+        with open_store(root, options.trust.limits, threads=options.threads) as store:
+            contents = format_of(store, where).inspect(store, ReadOptions(options, "", where))
+            begin = contents.folders.get(folder) if folder else ""
+            return None if begin is None else _value_in(contents, prefix_within(begin, node), path, node, options)
+
+    return reading(attempt, where)
+
+
+def _value_in(
+    contents: Contents, full: str, path: str | os.PathLike[str], node: str, options: LoadOptions
+) -> tuple[Any] | None:
+    names: list[str] = []
+    outer = full
+    while outer not in contents.nodes:
+        outer, _, name = outer.rpartition(".")
+        names.insert(0, name)
+    if not names or len(names) > node.count(".") + 1 or not contents.nodes[outer].config.strip():
+        return None
+    trust, tags = options.trust, contents.tags
+
+    def is_open(tag: str) -> bool:
+        try:
+            cls, factory = TAGS.resolve(tag, tags.get(tag), trust.allows)
+        except RegistrationError:
+            return False
+        return is_value(Schema(cls, factory)) or factory == PARTS
+
+    extensions, document = yaml.split_documents(parse(contents.nodes[outer].config))
+    found = find_part(document, names, is_open)
+    if found is None:
+        return None
+    inside = [prefix for prefix in contents.nodes if prefix.startswith(f"{full}.")]
+    if inside:
+        raise LoadError(
+            f"node {quote(node)} is a container with components in it: {quote_some(inside)}",
+            fix=f"Load each of them alone, as load(path, node={inside[0]!r}), or load the whole save.",
+        )
+    part = part_of(found)
+    if "unbuilt" in part.tags:
+        raise _unbuilt(node)
+    _ask(extensions, part, tags, trust, node)
+    config = part.construct(tags, extensions, trust)
+    for item in items_in(config):
+        if isinstance(item, Schema) and not is_value(item):
+            return None
+        if isinstance(item, BackLink):
+            raise LoadError(f"node {quote(node)} holds what it is inside of", fix="Load the whole save.")
+    keys = tensor_keys(part)
+    state = (
+        state_from_tree(read(path, node[: len(node) - len(".".join(names))].rstrip("."), options).tree) if keys else {}
+    )
+    ids = {item.value for item in part.nodes if item.tag == "!$"}
+    stash = {name: contents.nodes[outer].stash.read(name) for name in ids}
+    with trust.in_force():
+        return (build_config(config, Sources(stash, state, {})),)
 
 
 def shape_of(path: str | os.PathLike[str], limits: Limits | None) -> tuple[bool, bool, str | None]:
@@ -255,6 +323,15 @@ def _opened_stash(tree: SaveTreeNode, document: Document, options: LoadOptions) 
     return stash, pickles
 
 
+def _unbuilt(node: str) -> LoadError:
+    what = f"node {quote(node)}" if node else "this object"
+    fill = f"load_state(obj, path, node={quote(node)})" if node else "load_state(obj, path)"
+    return LoadError(
+        f"the save holds what fills {what}, and not how it is built: it was written by save(..., build=False)",
+        fix=f"Build the object yourself, and fill it: {fill}.",
+    )
+
+
 def is_plainly_built(cls: type) -> bool:
     """Whether a class asks, by ``_flambe_init = True``, that nothing of its construction is put off."""
     return getattr(cls, "_flambe_init", False) is True
@@ -263,13 +340,20 @@ def is_plainly_built(cls: type) -> bool:
 def ask_of_config(config: str, tags: Mapping[str, str], trust: Trust, node: str) -> tuple[dict[str, str], Document]:
     """Parse a config and put what it asks for to the caller's trust, which may import modules."""
     extensions, document = yaml.split_documents(parse(config))
+    if "unbuilt" in document.tags and trust.findings is None:
+        raise _unbuilt(node)
+    _ask(extensions, document, tags, trust, node)
+    return extensions, document
+
+
+def _ask(extensions: Mapping[str, str], document: Document, tags: Mapping[str, str], trust: Trust, node: str) -> None:
+    """Put what a config asks for to the caller's trust, which may import modules."""
     check_tags(document, tags, trust, node=node, file=CONFIG_FILE)
     require(extensions, trust, CONFIG_FILE, node=node)
     asked_for = [*document.tags, *(path for tag in NAMING_TAGS for path in document.named(tag))]
     if import_trusted(asked_for, tags, trust):
         check_tags(document, tags, trust, node=node, file=CONFIG_FILE)
     check_arguments(document, tags, trust, node=node, file=CONFIG_FILE)
-    return extensions, document
 
 
 def _define_missing(document: Document, saved: Saved) -> None:

@@ -13,15 +13,22 @@ from typing import Any
 import torch
 
 from flambe_save.codecs import DumpOptions
-from flambe_save.errors import FlambeSaveError, NeedsTrustWarning, SaveError, warn
+from flambe_save.errors import (
+    FlambeSaveError,
+    NeedsTrustWarning,
+    SaveError,
+    UnsupportedObjectError,
+    quote_some,
+    warn,
+)
 from flambe_save.formats import Format, Plan
 from flambe_save.formats.base import Base
 from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX, TAGS_KEY
-from flambe_save.opening import is_news, needs_of
+from flambe_save.opening import Needs, is_news, needs_of
 from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.registry import FORMATS
 from flambe_save.state import Stash
-from flambe_save.storage import check_outside, check_replaceable, create_store
+from flambe_save.storage import cards_at, check_outside, check_replaceable, create_store, local_path
 from flambe_save.tree import SaveTreeNode, prefixed, tree_from_state
 
 __all__ = ["Saving", "Target", "check_level", "final_path", "write_plan"]
@@ -62,6 +69,8 @@ class Saving:
     state : State or mapping
     target : Target
     options : DumpOptions
+    is_built : bool
+        Whether the save says how the object is built. If not, it holds data alone.
 
     Attributes
     ----------
@@ -77,14 +86,22 @@ class Saving:
         If something cannot be represented.
     """
 
-    def __init__(self, state: Mapping[str, Any], target: Target, options: DumpOptions) -> None:
+    def __init__(
+        self, state: Mapping[str, Any], target: Target, options: DumpOptions, *, is_built: bool = True
+    ) -> None:
         self.target = target
         self.threads = options.threads
         self.progress = options.progress
         tree = tree_from_state(state)
         chosen: Format = FORMATS["pickle" if target.is_single else "directory"]
         self.plan: Plan = chosen.plan(tree, options)
-        self._needs = needs_of(tree.config, tree.state._metadata[""].get(TAGS_KEY, {}), self.plan, options)
+        if not is_built and self.plan.opaque:
+            raise UnsupportedObjectError(
+                f"a state is more than data: {quote_some(self.plan.opaque)}",
+                fix="Return tensors, numbers, texts and containers of these from state_dict.",
+            )
+        tags = tree.state._metadata[""].get(TAGS_KEY, {})
+        self._needs = needs_of(tree.config, tags, self.plan, options) if is_built else Needs([], "")
         self._hint = _WEIGHTS if any(map(_holds_a_module, prefixed(tree).values())) else ""
 
     def write(self) -> str:
@@ -119,9 +136,10 @@ def final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) 
     Raises
     ------
     SaveError
-        If it is no path.
+        If it is no path, or a URL for which there is no store.
     """
-    final = os.fspath(path).rstrip("/" + os.sep) or os.fspath(path)
+    local = local_path(path, SaveError)
+    final = local.rstrip("/" + os.sep) or local
     if not final or "\0" in final:
         raise SaveError(f"{final!r} is no path", fix="Name the folder or file that the save shall be.")
     if pickle_only and not final.endswith((PICKLE_SUFFIX, PICKLE_SUFFIX + ARCHIVE_SUFFIX)):
@@ -164,7 +182,7 @@ def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO
         try:
             check_outside(target.path)
             if target.overwrite:
-                check_replaceable(target.path)
+                check_replaceable(target.path, keeps_cards=not (target.is_archive or target.is_single))
             if target.base is None:
                 _write(plan, target, threads, progress)
             else:
@@ -196,3 +214,7 @@ def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: B
         threads=threads,
     ) as store:
         plan.write(store, threads, base.link if base is not None else None, progress)
+        if target.overwrite and not (target.is_archive or target.is_single):
+            for name, content in cards_at(target.path).items():
+                with store.writer(name, len(content)) as file:
+                    file.write(content)

@@ -37,7 +37,7 @@ GOLDEN = Path(__file__).parent / "golden" / "flambe_0_4"
 FLAMBES = ["classifier", "classifier_gz.tar.gz", "classifier_pkl.pkl", "linked", "shared", "stashed"]
 OURS = ["a", "a.tar.gz", "a.pkl", "a.pkl.tar.gz", "a/inner", "a#inner", "odd", "stashed", "tied"]
 EVERY = [*OURS, *(f"flambe/{name}" for name in FLAMBES)]
-WRITING = ["migrate", "convert", "extract", "pack", "unpack"]
+WRITING = ["migrate", "reseal", "convert", "extract", "pack", "unpack"]
 VERBS = ["tree", "show", "diff", "verify", "untrusted", *WRITING, "report", "view"]
 SCHEMA = json.loads((ROOT / "docs" / "cli.schema.json").read_text())
 

@@ -18,7 +18,7 @@ LAYERS = [
     ["undoing", "sizes", "notes", "state", "tree", "trust", "checksum", "parallel", "progress"],
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
-    ["loading", "opening", "saving", "background", "api"],
+    ["loading", "opening", "saving", "background", "api", "filling"],
     ["component", "conversion", "inspection", "page"],
     ["testing", "structure"],
     ["__init__"],
@@ -107,7 +107,7 @@ def test_import_is_quiet() -> None:
         f"flambe_save.config.link.{name}"
         for name in (
             *("BackLink", "FunctionCallLink", "Link", "ModuleLink", "ParameterLink", "PickledDataLink"),
-            *("StoredParameter", "TensorLink"),
+            *("StoredParameter", "TensorLink", "Unbuilt"),
         )
     ]
     adapters = ("builtins.Averaging", "builtins.Parametrized", "random.RandomStates")

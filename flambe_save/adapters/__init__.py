@@ -20,8 +20,11 @@ from flambe_save.adapters.protocol import (
     is_component,
     register_adapter,
 )
-from flambe_save.adapters.traversal import get_state, load_state, restore_ties
+from flambe_save.adapters.restoring import load_state
+from flambe_save.adapters.traversal import get_state, restore_ties
+from flambe_save.adapters.unbuilt import get_unbuilt_state
 from flambe_save.adapters.unchanged import Passed
+from flambe_save.adapters.values import ValueFilling
 from flambe_save.config.assembly import can_be_assembled
 from flambe_save.config.provided import numpy_class, random_class, torch_class
 from flambe_save.config.registrable import TAGS
@@ -36,9 +39,11 @@ __all__ = [
     "Passed",
     "Place",
     "ValueAdapter",
+    "ValueFilling",
     "adapter_for",
     "close_cycles",
     "get_state",
+    "get_unbuilt_state",
     "is_component",
     "load_state",
     "register_adapter",

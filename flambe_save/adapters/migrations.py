@@ -35,7 +35,7 @@ from flambe_save.layout import (
 from flambe_save.state import State, keys_below
 from flambe_save.tree import join_prefix
 
-__all__ = ["Migrated", "check_major", "migrate_component", "migrate_state", "migration", "numbers"]
+__all__ = ["Migrated", "check_major", "has_migrations", "migrate_component", "migrate_state", "migration", "numbers"]
 
 _MARK = "_flambe_migrations"
 _IN_A_TAG = "-;/?:@&=+$,_.~*'()[]"  # what YAML writes in a tag as it is
@@ -125,6 +125,11 @@ def _numbers(version: str) -> tuple[int, ...] | None:
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,9}", version):
         return None
     return (*map(int, version.split(".")), 0, 0)[:3]
+
+
+def has_migrations(cls: type) -> bool:
+    """Whether a class declares any."""
+    return any(True for _ in _declared(cls))
 
 
 def migrate_component(cls: type, state: State, prefix: str) -> str:

@@ -157,7 +157,9 @@ class Adapter(Protocol):
     An adapter may also say, by attributes of its own: ``comes_last = True``, for objects that refer to others and are
     visited after all of these; ``stands_alone = False``, for those that are built on others, so that their own folder
     holds no config; ``knows_others = True``, for those that are described when all places in the save are known; and,
-    with ``build`` and ``asks``, how its objects are built (config/builders.py).
+    with ``build`` and ``asks``, how its objects are built (config/builders.py). With ``checker(place, state)`` it
+    returns what notes, before anything is filled, what will not fit; None where only its own code can tell
+    (checking.py).
     """
 
     def describe(self, obj: Any) -> Schema | None:

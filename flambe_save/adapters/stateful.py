@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flambe_save.adapters.checking import Check
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
 from flambe_save.config.describing import recorded_form, stateful_form
 from flambe_save.config.schema import Schema
@@ -51,6 +52,10 @@ class StatefulAdapter:
         if own is not None:
             give_state_dict(place, own, mismatch)
         return None
+
+    def checker(self, place: Place, state: State) -> Check:
+        """Return what finds entries that are missing."""
+        return lambda found: take_entries(place, state, found)
 
 
 def give_state_dict(place: Place, own: Any, mismatch: Mismatch) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from flambe_save.adapters.adopted import everywhere, runs_torch_only, saved_dtype
 from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.builtins import agree, builtin_schema
+from flambe_save.adapters.checking import Check, checker_of_module
 from flambe_save.adapters.containers import OBJECT
 from flambe_save.adapters.filling import fill
 from flambe_save.adapters.parametrized import effective, give_effective, split_effective
@@ -69,6 +70,10 @@ class ModuleAdapter:
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
         """Return the loading of the ``state_dict``: it comes after the hooks of components inside."""
         return None if place.covered else lambda: load_module(place, state, mismatch, fit)
+
+    def checker(self, place: Place, state: State) -> Check | None:
+        """Return what compares keys and sizes."""
+        return checker_of_module(place, state)
 
 
 MODULE = ModuleAdapter()

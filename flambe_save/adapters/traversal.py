@@ -1,6 +1,6 @@
-"""From an object to its State and back: one walk over the tree of components, with the adapters doing the work.
+"""From an object to its State: one walk over the tree of components, with the adapters doing the work.
 
-object --get_state--> State        State --load_state--> object
+object --get_state--> State; restoring.py is the way back.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from flambe_save.adapters.containers import MAPPING, SEQUENCE
 from flambe_save.adapters.protocol import (
     Adapter,
     Child,
-    Fit,
     Later,
-    Mismatch,
     Place,
     ValueAdapter,
     adapter_for,
@@ -38,7 +36,6 @@ from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import (
     FlambeSaveError,
     LimitError,
-    StateMismatchError,
     StateMismatchWarning,
     UnsupportedObjectError,
     warn,
@@ -54,13 +51,13 @@ from flambe_save.layout import (
     TAGS_KEY,
     VERSION_KEY,
 )
-from flambe_save.state import IndexedState, Stash, State, keys_below
-from flambe_save.tree import join_prefix, place_key
+from flambe_save.state import Stash, State
+from flambe_save.tree import join_prefix
 from flambe_save.undoing import Setting
 
 _MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may have
 
-__all__ = ["get_state", "load_state", "restore_ties"]
+__all__ = ["Wants", "get_state", "restore_ties", "walk_object"]
 
 
 def get_state(
@@ -162,7 +159,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
         return later
 
     passed.clear()
-    _walk(obj, prefix, enter, keep_vars, written_parts.wants, passed)
+    walk_object(obj, prefix, enter, keep_vars, written_parts.wants, passed)
     if not SHARED.get():
         shared = shared_modules(visited)
         if shared:
@@ -201,57 +198,6 @@ def _warn_of_left_out(obj: Any, visited: set[int]) -> None:
             )
 
 
-def load_state(obj: Any, state: State, *, strict: bool = True, fit: Fit | None = None) -> State:
-    """Load a State into an object and all components inside it. Inverse of :func:`get_state`.
-
-    Parameters
-    ----------
-    obj : object
-        Changed in place; tensors are copied into the memory that the object has.
-    state : State
-        Left as it is.
-    strict : bool
-        Whether keys that are missing or not wanted are an error; otherwise they are a warning.
-    fit : Fit, optional
-        That the object's tensors first take the types and devices of the state's.
-
-    Returns
-    -------
-    State
-        What was loaded: the state as migrations and hooks of the object changed it.
-
-    Raises
-    ------
-    StateMismatchError
-        If keys or shapes differ; the message lists all of them.
-    VersionMismatchError
-        If the major version of a class differs.
-    """
-    state = IndexedState.of(state)  # a copy, for hooks may change it
-    mismatch = Mismatch(owners={"": False})
-
-    def enter(place: Place, adapter: Adapter) -> Later:
-        mismatch.owners[place.prefix] = False
-        return adapter.load_state(place, state, mismatch, fit)
-
-    def wants(parent: Place, place: Place, name: str) -> bool:
-        return place.prefix in state or bool(keys_below(state, place.prefix))
-
-    _walk(obj, "", enter, wants=wants)
-    mismatch.unexpected += [
-        key for key in state if key not in mismatch.consumed and not mismatch.owners[place_key(key, mismatch.owners)[0]]
-    ]
-    if mismatch:
-        text = f"the saved state does not fit this {type(obj).__qualname__}:\n  {mismatch}"
-        if strict or mismatch.errors:
-            fix = "Build the object as it was when it was saved"
-            if any("size mismatch" in text for text in mismatch.errors):
-                fix += ", or leave out the values whose sizes differ: load_state_from_file(path) has them all"
-            raise StateMismatchError(text, fix=f"{fix}." if mismatch.errors else f"{fix}, or load with strict=False.")
-        warn(text, StateMismatchWarning)
-    return state
-
-
 def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
     """Make one parameter, or buffer, of those that were one when they were saved.
 
@@ -276,7 +222,7 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
 
     groups = [list(group) for group in groups]
     if groups:
-        _walk(obj, "", enter)
+        walk_object(obj, "", enter)
     for group in groups:
         tied = [where[key] for key in group if key in where]
         if not tied:
@@ -307,7 +253,7 @@ def _table_of(module: torch.nn.Module, name: str) -> dict[str, Any]:
 Wants: TypeAlias = "Callable[[Place, Place, str], bool]"
 
 
-def _walk(
+def walk_object(
     obj: Any,
     prefix: str,
     enter: Callable[[Place, Adapter], Later],
@@ -422,7 +368,7 @@ class _Names:
                     names.setdefault(id(place.obj), key_of(place))
                 return None
 
-            _walk(self._root, self._prefix, enter)
+            walk_object(self._root, self._prefix, enter)
         return self._names.get(id(tensor))
 
 

@@ -32,6 +32,7 @@ _VERBS = {
     "untrusted": ("looking", "untrusted_verb"),
     "diff": ("comparing", "diff"),
     "migrate": ("changing", "migrate_verb"),
+    "reseal": ("changing", "reseal_verb"),
     "convert": ("changing", "convert_verb"),
     "extract": ("changing", "extract_verb"),
     "pack": ("changing", "pack_verb"),

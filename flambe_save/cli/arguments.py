@@ -111,6 +111,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--trusted", action="append", default=[], metavar="NAME", help="what else may be unpickled, as in load()"
     )
 
+    reseal = verb(
+        "reseal",
+        "write a new manifest for a save that was edited by hand",
+        "All of it is read first, and what has changed is listed.",
+        "PATH",
+        helps={"PATH": "a whole save, in a folder"},
+    )
+    reseal.add_argument("--dry-run", action="store_true", help="write nothing; the exit status tells of changes")
+
     convert = verb(
         "convert",
         "write a save as another kind of file",

@@ -1,4 +1,4 @@
-"""The verbs that write saves: migrate, convert, extract, pack, unpack."""
+"""The verbs that write saves: migrate, reseal, convert, extract, pack, unpack."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flambe_save.api import migrate
 from flambe_save.cli.answers import DIFFERENT, SAME, Answer
 from flambe_save.cli.looking import split_path
 from flambe_save.cli.terminal import Terminal, bar
-from flambe_save.conversion import convert, extract, pack, unpack
+from flambe_save.conversion import convert, extract, pack, reseal, unpack
 from flambe_save.errors import FlambeSaveError, SaveError
 from flambe_save.inspection.documents import document
 
-__all__ = ["convert_verb", "extract_verb", "migrate_verb", "pack_verb", "unpack_verb"]
+__all__ = ["convert_verb", "extract_verb", "migrate_verb", "pack_verb", "reseal_verb", "unpack_verb"]
 
 
 def migrate_verb(arguments: argparse.Namespace) -> Answer:
@@ -68,6 +68,25 @@ def _refuse_component(path: str) -> None:
             file=where,
             fix=f"A component is written by: flambe-save extract {path} OUT",
         )
+
+
+def reseal_verb(arguments: argparse.Namespace) -> Answer:
+    """Tell what was edited, and write a new manifest."""
+    _refuse_component(arguments.path)
+    rows = [row._asdict() for row in reseal(arguments.path, dry_run=arguments.dry_run)]
+    written = arguments.path if rows and not arguments.dry_run else None
+    found = document("reseal", path=arguments.path, changes=rows, written=written)
+
+    def show(terminal: Terminal) -> None:
+        if not rows:
+            terminal.line("nothing has changed, and nothing was written")
+            return
+        head = [(name, "dim") for name in ("component", "file", "change")]
+        terminal.table([head, *([row["node"] or "-", row["file"], row["change"]] for row in rows)])
+        terminal.line()
+        terminal.line("the manifest is new" if written else "nothing was written")
+
+    return Answer(found, show, DIFFERENT if rows and arguments.dry_run else SAME)
 
 
 def convert_verb(arguments: argparse.Namespace) -> Answer:

@@ -16,7 +16,7 @@ from flambe_save.inspection import changes, open_save
 from flambe_save.inspection.documents import describe_diff, describe_node, describe_save, document
 from flambe_save.page import PageServer, render
 from flambe_save.progress import progress_of
-from flambe_save.storage import FileStore
+from flambe_save.storage import FileStore, local_path
 
 __all__ = ["report", "view"]
 
@@ -52,7 +52,7 @@ def make_report(path: str, other: str | None, *, statistics: bool) -> dict[str, 
 def report(arguments: argparse.Namespace) -> Answer:
     """Write the page to a file."""
     made = make_report(arguments.path, arguments.path2, statistics=not arguments.no_stats)
-    out = arguments.out
+    out = local_path(arguments.out, SaveError)
     if os.path.isdir(out):
         raise SaveError(f"{out!r} is a folder, and the page is a file", file=out, fix="Name a file: -o page.html")
     page = render(made).encode()

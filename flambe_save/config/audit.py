@@ -203,7 +203,7 @@ def contradiction(
     known = {} if known is None else known
     for key in path:
         if id(outer) not in known:
-            known[id(outer)] = dict(reversed([*_entries(outer)]))  # of two with one name, the first
+            known[id(outer)] = dict(reversed([*_parts_in(outer)]))  # of two with one name, the first
         outer = known[id(outer)].get(key)
         if outer is None:
             return None
@@ -223,6 +223,18 @@ def contradiction(
             for index, (name, value) in enumerate(entries)
         ]
     return None
+
+
+def _parts_in(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is in an object's config by its own names: those of parts and changes are one level below."""
+    found = dict(_entries(node))
+    if node.tag == "!edited" and "object" in found:
+        yield from _parts_in(found["object"])
+    elif node.tag.endswith(f".{PARTS}"):
+        for table in ("modules", "attributes"):
+            yield from _entries(found.get(table))
+    else:
+        yield from _entries(node)
 
 
 def _entries(node: Any) -> Iterator[tuple[str, Any]]:

@@ -27,6 +27,7 @@ __all__ = [
     "PickledDataLink",
     "StoredParameter",
     "TensorLink",
+    "Unbuilt",
     "create_link_str",
     "parse_link_str",
 ]
@@ -443,6 +444,30 @@ class ModuleLink(ParameterLink):
 
     kind = "module"
     tables = ("_modules",)
+
+
+@alias("unbuilt")
+class Unbuilt(Reference):
+    """Stands for what ``save(..., build=False)`` leaves out: how an object is built.
+
+    Parameters
+    ----------
+    name : str
+        Of its class, for people.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Unbuilt({self.name!r})"
+
+    def resolve(self, sources: Sources) -> Any:
+        """Raise a LinkError: there is nothing to build it of."""
+        raise LinkError(
+            f"the save does not say how this {quote(self.name)} is built: it was written by save(..., build=False)",
+            fix="Build the object yourself, and fill it: load_state(obj, path).",
+        )
 
 
 @alias("back")

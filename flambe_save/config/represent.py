@@ -27,6 +27,7 @@ from flambe_save.config.link import (
     PickledDataLink,
     StoredParameter,
     TensorLink,
+    Unbuilt,
     create_link_str,
 )
 from flambe_save.config.parts import is_made_of_parts, parts_of
@@ -290,6 +291,8 @@ class Representer:
             return (yield self._as_built(value.obj, path))
         if isinstance(value, StoredParameter):
             return self._represent_own(value, path)
+        if isinstance(value, Unbuilt):
+            return self._represent_reference(value, value.name)
         if isinstance(value, TensorLink):
             return self._represent_reference(value, value.key)
         if isinstance(value, ParameterLink):

@@ -2,11 +2,12 @@
 
 copying.py copies files as they are, for packing.py too; containers.py has the rest, by way of the state, which facts.py
 puts into a file of tensors and takes out again; extracting.py cuts a part out of a save; tensorfiles.py knows files of
-tensors.
+tensors. resealing.py writes a new manifest for a folder that was edited by hand.
 """
 
 from flambe_save.conversion.containers import convert
 from flambe_save.conversion.extracting import extract
 from flambe_save.conversion.packing import pack, unpack
+from flambe_save.conversion.resealing import Edited, reseal
 
-__all__ = ["convert", "extract", "pack", "unpack"]
+__all__ = ["Edited", "convert", "extract", "pack", "reseal", "unpack"]

@@ -9,7 +9,7 @@ from flambe_save.codecs import open_source
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, SaveError
 from flambe_save.formats.manifest import Manifest
 from flambe_save.formats.plan import Facts, Plan
-from flambe_save.layout import MANIFEST_FILE, STASH_FILE, STATE_FILE
+from flambe_save.layout import CARD_FILES, MANIFEST_FILE, STASH_FILE, STATE_FILE
 from flambe_save.storage import FolderStore, Store, open_store
 from flambe_save.storage.disk import FileIdentity, identity
 
@@ -49,7 +49,7 @@ class Base:
             )
         self._store = store.__enter__()
         try:
-            self._names = store.names()
+            self._names = [name for name in store.names() if name not in CARD_FILES]
             if MANIFEST_FILE not in self._names:
                 raise SaveError(
                     f"{self.path!r} has no {MANIFEST_FILE}, so nothing tells whether it is whole",

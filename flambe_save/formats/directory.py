@@ -153,8 +153,11 @@ class DirectoryFormat:
         return self._read(store, _own_names(store), manifest, replace(options, node=node))
 
     def _read(self, store: Store, names: Sequence[str], manifest: Manifest | None, options: ReadOptions) -> Saved:
+        part = manifest.folders.get(options.node, "") if manifest is not None and options.node else ""
+        if part:  # others may be missing: hubs and object stores give single folders
+            names = [name for name in names if name.startswith(part)]
         if manifest is not None:
-            manifest.check_names(names)
+            manifest.check_names(names, part)
         elif _had_manifest(store, names):
             warn(
                 f"{quote(options.where)} has lost its {MANIFEST_FILE}: its files are checked only by themselves, and "
@@ -162,7 +165,7 @@ class DirectoryFormat:
                 UncheckedSaveWarning,
             )
         reader = NodeReader(store, manifest, options.values)
-        keys = reader.keys_of(names)
+        keys = reader.keys_of(names, around=_keys_around(part, options.node, manifest) if part else {})
         top = _find_folder(keys, options)
         built: dict[str, SaveTreeNode] = {}
         folders = sorted(folder for folder in keys if folder.startswith(top))
@@ -251,6 +254,27 @@ def _parent(folder: str, built: Container[str]) -> str:
     return folder
 
 
+def _keys_around(folder: str, prefix: str, manifest: Manifest | None) -> dict[str, str]:
+    """Return the prefixes of the folders around a part, as the manifest has them and the folders' names say.
+
+    Raises
+    ------
+    CorruptSaveError
+        If the manifest calls a folder by another key than its name does.
+    """
+    known = {folder: key for key, folder in manifest.folders.items()} if manifest is not None else {}
+    found: dict[str, str] = {}
+    while folder:
+        outer = _parent(folder, known)
+        name, key = folder[len(outer) : -1], _relative(known.get(outer, ""), prefix)
+        if name not in (encode_name(key), encode_name(key, every=True)):
+            raise CorruptSaveError(f"the manifest calls the folder {quote(folder)} by {quote(key)}", file=MANIFEST_FILE)
+        folder, prefix = outer, known.get(outer, "")
+        if folder:
+            found[folder] = prefix
+    return found
+
+
 def _relative(parent: str, prefix: str) -> str:
     return prefix[len(parent) + 1 :] if parent else prefix
 
@@ -263,7 +287,7 @@ def _find_folder(keys: Mapping[str, str], options: ReadOptions) -> str:
     raise SaveNotFoundError(
         f"the save has no node {options.node!r}",
         file=options.where,
-        fix=f"Its nodes are: {known}. What is none is a part of the config, or of the state, of the node around it.",
+        fix=f"Its nodes are: {known}. Modules in them and plain values in containers have keys too.",
     )
 
 

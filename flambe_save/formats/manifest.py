@@ -141,8 +141,14 @@ class Manifest:
             if digest is not None:
                 self.files[name]["sha256"] = digest
 
-    def check_names(self, names: Iterable[str]) -> None:
+    def check_names(self, names: Iterable[str], folder: str = "") -> None:
         """Compare the files that are there with the listing.
+
+        Parameters
+        ----------
+        names : iterable of str
+        folder : str
+            What the names that are compared begin with.
 
         Raises
         ------
@@ -150,14 +156,16 @@ class Manifest:
             If any is missing or is not listed; the message names all.
         """
         there = set(names) - {MANIFEST_FILE}
-        missing, extra = sorted(self.files.keys() - there), sorted(there - self.files.keys())
+        listed = {name for name in self.files if name.startswith(folder)}
+        missing, extra = sorted(listed - there), sorted(there - listed)
         if missing or extra:
             lines = [f"missing: {quote_some(missing)}"] if missing else []
             lines += [f"not of this save: {quote_some(extra)}"] if extra else []
             raise CorruptSaveError(
                 f"the files are not those that were saved; {'; '.join(lines)}",
                 file=missing[0] if missing else extra[0],
-                fix="Take missing files from a copy; move foreign ones elsewhere.",
+                fix="Take missing files from a copy; move foreign ones elsewhere. If you changed them on purpose: "
+                "reseal(path), or flambe-save reseal PATH.",
             )
 
     def check_node(self, prefix: str, folder: str, class_name: str, version: str) -> None:
@@ -228,7 +236,7 @@ class Manifest:
         return CorruptSaveError(
             f"the file is damaged, or was changed: {what}",
             file=name,
-            fix=f"Take it from a copy of the save; if you changed it on purpose, remove {MANIFEST_FILE}.",
+            fix="Take it from a copy of the save; if you edited it: reseal(path), or flambe-save reseal PATH.",
         )
 
     def _check_types(self) -> None:

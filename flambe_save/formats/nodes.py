@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, BinaryIO, Protocol
 
 from flambe_save.checksum import crc32
@@ -102,8 +103,18 @@ class NodeReader:
         self._options = options
         self._outlines: dict[str, Outline] = {}
 
-    def keys_of(self, names: Sequence[str], *, complete: bool = True) -> dict[str, str]:
+    def keys_of(
+        self, names: Sequence[str], *, complete: bool = True, around: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, str]:
         """Return folder -> prefix for every node, from the folders that hold node files.
+
+        Parameters
+        ----------
+        names : sequence of str
+        complete : bool
+            Whether files that are missing are an error.
+        around : mapping of str to str
+            The prefixes of folders that are around all of these, and of which no files are read.
 
         Raises
         ------
@@ -117,6 +128,7 @@ class NodeReader:
             inside.setdefault(folder, []).append(last)
         _check_names_differ(names)
         keys: dict[str, str] = {}
+        known = dict(around)
         owners: dict[str, str] = {}
         missing = []
         for folder in sorted(inside):
@@ -129,7 +141,7 @@ class NodeReader:
                     fix="Move them elsewhere.",
                 )
             missing += [begin + last for last in NODE_FILES if last not in inside[folder]]
-            prefix = keys[begin] = self._prefix(folder, keys)
+            prefix = keys[begin] = known[begin] = self._prefix(folder, known)
             if owners.setdefault(prefix, folder) != folder:
                 raise CorruptSaveError(
                     f"two folders are of one component: {quote(owners[prefix])} and {quote(folder)}", file=folder

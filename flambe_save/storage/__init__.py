@@ -11,13 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
-from flambe_save.errors import SaveNotFoundError
-from flambe_save.layout import PROTOCOL_FILE
+from flambe_save.errors import LoadError, SaveNotFoundError
+from flambe_save.layout import MANIFEST_FILE, MANIFEST_START, PROTOCOL_FILE
 from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.storage.aside import old_save
-from flambe_save.storage.existing import check_outside, check_replaceable
+from flambe_save.storage.existing import cards_at, check_outside, check_replaceable
 from flambe_save.storage.local import FileStore, FolderStore
 from flambe_save.storage.memory import MemoryStore
+from flambe_save.storage.schemes import local_path
 from flambe_save.storage.tar import TarStore
 from flambe_save.trust import Limits
 
@@ -27,9 +28,11 @@ __all__ = [
     "MemoryStore",
     "Store",
     "TarStore",
+    "cards_at",
     "check_outside",
     "check_replaceable",
     "create_store",
+    "local_path",
     "open_store",
     "whole_save",
 ]
@@ -84,8 +87,10 @@ def open_store(
     ------
     SaveNotFoundError
         If there is nothing there; the message names what is near.
+    LoadError
+        If it is a URL for which there is no store.
     """
-    where = Path(path)
+    where = Path(local_path(path, LoadError))
     if "\0" in str(where):
         raise SaveNotFoundError(f"{str(where)!r} is no path", file=str(where))
     found = _present(where)
@@ -131,14 +136,25 @@ def whole_save(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
     A part is checked by the manifest of the whole, which is at the root alone.
     """
-    here = Path(path)
+    here = Path(local_path(path, LoadError))
     if "\0" in str(here) or not (here / PROTOCOL_FILE).is_file():
         return here, ""
     real = Path(os.path.realpath(here))
     root = real
     while (root.parent / PROTOCOL_FILE).is_file():
         root = root.parent
+    if not (root / MANIFEST_FILE).is_file():  # a part that was fetched without what is around it but the manifest
+        root = next(filter(_has_manifest, root.parents), root)
     return (here, "") if root == real else (root, real.relative_to(root).as_posix())
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Whether a manifest of a save lies in a folder."""
+    try:
+        with open(folder / MANIFEST_FILE, "rb") as file:
+            return file.read(len(MANIFEST_START)) == MANIFEST_START
+    except OSError:
+        return False
 
 
 def create_store(

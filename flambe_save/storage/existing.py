@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import tarfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 from flambe_save.errors import SaveError, TargetExistsError
-from flambe_save.layout import NODE_FILES, PICKLE_SUFFIX, PROTOCOL_FILE, ROOT_FILES, TENSORS_SUFFIX
+from flambe_save.layout import CARD_FILES, NODE_FILES, PICKLE_SUFFIX, PROTOCOL_FILE, ROOT_FILES, TENSORS_SUFFIX
 from flambe_save.storage.disk import Folder, Kind
 
-__all__ = ["check_outside", "check_replaceable"]
+__all__ = ["cards_at", "check_outside", "check_replaceable"]
 
 _GZIP_START = b"\x1f\x8b"
 _PICKLE_START = b"\x80"
@@ -35,8 +37,14 @@ def check_outside(path: str | os.PathLike[str]) -> None:
         )
 
 
-def check_replaceable(path: str | os.PathLike[str]) -> None:
+def check_replaceable(path: str | os.PathLike[str], *, keeps_cards: bool = False) -> None:
     """Refuse to replace what is no save, or is more than one.
+
+    Parameters
+    ----------
+    path : path
+    keeps_cards : bool
+        Whether what takes its place has the files that hubs put beside a save's root (:func:`cards_at`).
 
     Raises
     ------
@@ -46,7 +54,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
     target = Path(os.path.abspath(path))
     foreign = None
     if target.is_dir():
-        foreign = _foreign_file(target)
+        foreign = _foreign_file(target, CARD_FILES if keeps_cards else ())
     elif target.is_file() and not _is_save(target):
         foreign = target.name
     if foreign is not None:
@@ -57,12 +65,21 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
         )
 
 
-def _foreign_file(path: Path) -> str | None:
+def cards_at(path: str | os.PathLike[str]) -> dict[str, bytes]:
+    """Return the files that hubs and people put beside the root of a save in a folder, by their names."""
+    found = {}
+    for name in CARD_FILES:
+        with contextlib.suppress(OSError):
+            found[name] = Path(path, name).read_bytes()
+    return found
+
+
+def _foreign_file(path: Path, known: Collection[str] = ()) -> str | None:
     """Return a file in a folder that no save has; hidden ones are the system's."""
     own = (*NODE_FILES, *ROOT_FILES)
     with Folder(path) as folder:
         for name, kind in folder.walk(skip=lambda last: last.startswith(".")):
-            if kind is not Kind.FOLDER and name.rpartition("/")[2] not in own:
+            if kind is not Kind.FOLDER and name.rpartition("/")[2] not in own and name not in known:
                 return name
     return None
 

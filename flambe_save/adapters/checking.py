@@ -1,0 +1,151 @@
+"""Comparing a state with an object before anything is filled, so that an error leaves the object as it was.
+
+Where code of a class decides what is loaded (hooks, a ``load_state_dict`` of its own), only that code can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from flambe_save.adapters.adopted import everywhere, runs_torch_only
+from flambe_save.adapters.arrays import ArrayAdapter, key_of
+from flambe_save.adapters.parametrized import split_effective
+from flambe_save.adapters.protocol import Adapter, Mismatch, Place, ValueAdapter
+from flambe_save.config.wrappers import plain_keys, wrapped_keys
+from flambe_save.state import State, keys_below
+from flambe_save.tree import place_key
+
+__all__ = ["Check", "Checked", "check", "checker_of_module"]
+
+Check: TypeAlias = "Callable[[Checked], None]"
+
+
+@dataclass
+class Checked(Mismatch):
+    """A mismatch that was found beforehand.
+
+    Attributes
+    ----------
+    sizes : dict of str to str
+        Keys whose tensors have other sizes here -> both sizes, in words.
+    """
+
+    sizes: dict[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.sizes) or super().__bool__()
+
+    def note_sizes(self, key: str, saved: Any, here: Any) -> None:
+        """Note that sizes differ."""
+        self.sizes[key] = f"{tuple(saved)} in the save, {tuple(here)} here"
+
+    def __str__(self) -> str:
+        lines = [f"size mismatch for {key}: {sizes}" for key, sizes in self.sizes.items()]
+        return "\n  ".join([*lines, super().__str__()] if super().__bool__() else lines)
+
+
+def check(places: Iterable[tuple[Place, Adapter]], state: State) -> Checked:
+    """Compare a state with an object, as far as that can be done without running code of anybody's.
+
+    Parameters
+    ----------
+    places : iterable of (Place, Adapter)
+        Everything in the object, parents first.
+    state : State
+        Left as it is.
+    """
+    found = Checked(owners={"": False})
+    checks: list[tuple[Place, Adapter, Check | None]] = []
+    for place, adapter in places:
+        checker = getattr(adapter, "checker", None)
+        checks.append((place, adapter, checker(place, state) if checker is not None else None))
+    around: set[str] = set()  # what cannot be compared, and all that it is inside of
+    for place, adapter, do in checks:
+        if do is None and not _is_value(adapter):
+            around.update(_ancestors(place.prefix))
+    unknown = {place.prefix for place, adapter, _ in checks if place.prefix in around and not _is_value(adapter)}
+    for place, adapter, do in checks:
+        if isinstance(adapter, ArrayAdapter):
+            _check_array(place, state, found)
+        is_known = _is_value(adapter) or unknown.isdisjoint(_ancestors(place.prefix))
+        found.owners[place.prefix] = not is_known
+        if is_known and do is not None:
+            do(found)
+    found.unexpected += [
+        key for key in state if key not in found.consumed and not found.owners[place_key(key, found.owners)[0]]
+    ]
+    return found
+
+
+def _is_value(adapter: Adapter) -> bool:
+    return isinstance(adapter, ValueAdapter)
+
+
+def _ancestors(prefix: str) -> Iterator[str]:
+    """Yield a prefix and those around it."""
+    yield prefix
+    while prefix:
+        prefix = prefix.rpartition(".")[0]
+        yield prefix
+
+
+def _check_array(place: Place, state: State, found: Checked) -> None:
+    key, here = key_of(place), place.obj
+    found.consumed.add(key)
+    saved_shape = getattr(state.get(key), "shape", None)
+    if key not in state:
+        found.missing.append(key)
+    elif saved_shape is not None and saved_shape != here.shape:
+        found.note_sizes(key, saved_shape, here.shape)
+
+
+def checker_of_module(place: Place, state: State) -> Check | None:
+    """Return what compares a module; None where code of its class, or a hook, decides what it takes."""
+    if place.covered or not isinstance(place.obj, nn.Module):
+        return lambda found: None
+    return partial(_check_module, place, state) if runs_torch_only(place.obj) else None
+
+
+def _check_module(place: Place, state: State, found: Checked) -> None:
+    """Note which keys of a module are missing or not wanted, and which sizes differ, as torch's own code would."""
+    module, begin = place.obj, place.key_prefix
+    saved = {key[len(begin) :]: state[key] for key in keys_below(state, place.prefix) if key not in found.consumed}
+    here = wrapped_keys(module, saved)
+    own = {here[key]: value for key, value in saved.items()}
+    called = {name: begin + key for key, name in here.items()}
+    unused, computed = split_effective(module, own)
+    given = tuple(
+        ".".join([*path, "parametrizations", name, ""]) for *path, name in (key.split(".") for key in computed)
+    )
+    missing, known = [], {*unused, *computed}
+    for path, inner in everywhere(module):
+        before = f"{path}." if path else ""
+        if type(inner).get_extra_state is not nn.Module.get_extra_state:
+            known.add(f"{before}_extra_state")
+            missing += [f"{before}_extra_state"] if f"{before}_extra_state" not in own else []
+        for table, others in ((inner._parameters, ()), (inner._buffers, inner._non_persistent_buffers_set)):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                key = before + name
+                known.add(key)
+                if key in own:
+                    _check_size(called[key], own[key], tensor, found)
+                elif name not in others and name != "num_batches_tracked" and not key.startswith(given or "\0"):
+                    missing.append(key)
+    found.missing += [begin + plain for plain in plain_keys(module, missing).values()]
+    found.consumed.update(called[key] for key in own.keys() & known)
+
+
+def _check_size(key: str, value: Any, tensor: torch.Tensor, found: Checked) -> None:
+    if not isinstance(value, torch.Tensor) or nn.parameter.is_lazy(tensor):
+        return
+    is_old = tensor.dim() == 0 and value.dim() == 1 and len(value) == 1  # torch before 0.4 had no scalars
+    if value.shape != tensor.shape and not is_old:
+        found.note_sizes(key, value.shape, tensor.shape)

@@ -1,0 +1,135 @@
+"""From a State to an object: what fits is found first, then plain values are put in place, then the walk fills all.
+
+State --load_state--> object; traversal.py is the way there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flambe_save.adapters.checking import check
+from flambe_save.adapters.protocol import Adapter, Fit, Later, Mismatch, Place
+from flambe_save.adapters.traversal import Wants, walk_object
+from flambe_save.adapters.values import ValueFilling
+from flambe_save.errors import StateMismatchError, StateMismatchWarning, warn
+from flambe_save.state import IndexedState, State, keys_below
+from flambe_save.tree import place_key
+
+__all__ = ["load_state"]
+
+
+def load_state(
+    obj: Any,
+    state: State,
+    *,
+    strict: bool = True,
+    fit: Fit | None = None,
+    values: ValueFilling | None = None,
+    skips_sizes: bool = False,
+) -> State:
+    """Load a State into an object and all components inside it. Inverse of :func:`get_state`.
+
+    Parameters
+    ----------
+    obj : object
+        Changed in place; tensors are copied into the memory that the object has.
+    state : State
+        Left as it is.
+    strict : bool
+        Whether keys that are missing or not wanted are an error; otherwise they are a warning.
+    fit : Fit, optional
+        That the object's tensors first take the types and devices of the state's. It was just built: what does not fit
+        is not looked for beforehand.
+    values : ValueFilling, optional
+        The plain values that are put in place too.
+    skips_sizes : bool
+        Whether, without ``strict``, what has another size stays as it was, with a warning; otherwise it is an error.
+
+    Returns
+    -------
+    State
+        What was loaded: the state as migrations and hooks of the object changed it.
+
+    Raises
+    ------
+    StateMismatchError
+        If keys or shapes differ; the message lists all of them. Without ``fit`` the object is as it was, as far as
+        torch's own code fills it: what a class's own hooks refuse, they refuse when other parts are filled.
+    VersionMismatchError
+        If the major version of a class differs.
+    """
+    state = IndexedState.of(state)  # a copy, for hooks may change it
+    mismatch = Mismatch(owners={"": False})
+
+    def enter(place: Place, adapter: Adapter) -> Later:
+        mismatch.owners[place.prefix] = False
+        return adapter.load_state(place, state, mismatch, fit)
+
+    def wants(parent: Place, place: Place, name: str) -> bool:
+        return place.prefix in state or bool(keys_below(state, place.prefix))
+
+    skipped: dict[str, str] = {}
+    if fit is None:
+        skipped = _check(obj, state, strict, skips_sizes, wants, values)
+    if values is not None:
+        values.apply()
+    walk_object(obj, "", enter, wants=wants)
+    mismatch.missing = [key for key in mismatch.missing if key not in skipped]
+    mismatch.unexpected += [
+        key for key in state if key not in mismatch.consumed and not mismatch.owners[place_key(key, mismatch.owners)[0]]
+    ]
+    if mismatch:
+        _report(obj, mismatch, is_error=strict or bool(mismatch.errors), is_filled=fit is None)
+    return state
+
+
+def _check(
+    obj: Any, state: State, strict: bool, skips_sizes: bool, wants: Wants, values: ValueFilling | None
+) -> dict[str, str]:
+    """Compare a state with an object before anything is filled; take out of it what has another size, and return it.
+
+    Raises
+    ------
+    StateMismatchError
+        With ``strict``, if anything differs; if sizes do that are not to be skipped.
+    """
+    places: list[tuple[Place, Adapter]] = []
+    walk_object(obj, "", lambda place, adapter: places.append((place, adapter)), wants=wants)
+    found = check(places, state)
+    if values is not None:
+        values.plan(obj)
+        found.unexpected = [key for key in found.unexpected if key not in values.taken]
+        found.errors += values.problems
+        found.missing += values.missing
+    if found and (strict or (found.sizes and not skips_sizes)):
+        _report(obj, found, is_error=True, is_filled=True)
+    for key in found.sizes:
+        del state[key]
+    if found.sizes or found.errors or (values is not None and values.missing):
+        found.missing = [] if values is None else values.missing  # keys are told when all is filled
+        found.unexpected = []
+        _report(obj, found, is_error=False, is_filled=True)
+    if values is not None and values.refused:
+        warn("these stay as they were, and are not filled:\n  " + "\n  ".join(values.refused), StateMismatchWarning)
+    return found.sizes
+
+
+def _report(obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool) -> None:
+    """Say what does not fit.
+
+    Raises
+    ------
+    StateMismatchError
+        If it is an error.
+    """
+    text = f"the saved state does not fit this {type(obj).__qualname__}:\n  {mismatch}"
+    if not is_error:
+        warn(text, StateMismatchWarning)
+        return
+    if not is_filled:  # a load has built the object by the save's config
+        fix = "Build the object yourself, and fill it with what fits: load_state(your_model, path, strict=False)."
+    elif mismatch.errors:
+        fix = "Build the object as it was when it was saved."
+    else:
+        fix = "Build the object as it was when it was saved, or fill it with what fits: strict=False."
+    raise StateMismatchError(text, fix=fix)

@@ -1,0 +1,145 @@
+"""States for objects that the program builds itself: values and plain values, and not how anything is built."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+from flambe_save.adapters.arrays import ArrayAdapter, key_of
+from flambe_save.adapters.protocol import Adapter, Later, Place, ValueAdapter, adapter_for, holds_state, is_component
+from flambe_save.adapters.source import source_of
+from flambe_save.adapters.traversal import walk_object
+from flambe_save.adapters.unchanged import Passed
+from flambe_save.codecs import DumpOptions, TorchCodec
+from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled
+from flambe_save.config.held import Held
+from flambe_save.config.imported import is_harmless
+from flambe_save.config.link import Unbuilt
+from flambe_save.config.parts import is_made_of_parts, parts_of
+from flambe_save.config.represent import config_text
+from flambe_save.config.scalars import PLAIN
+from flambe_save.config.schema import Schema
+from flambe_save.config.wrappers import unwrapped
+from flambe_save.errors import FlambeSaveError, UnsupportedObjectError
+from flambe_save.layout import (
+    CLASS_KEY,
+    CONFIG_KEY,
+    DIRECTORIES_KEY,
+    NO_VERSION,
+    SOURCE_KEY,
+    STASH_KEY,
+    TAGS_KEY,
+    VERSION_KEY,
+)
+from flambe_save.state import Stash, State
+
+__all__ = ["get_unbuilt_state"]
+
+_CODEC = TorchCodec()
+
+
+def get_unbuilt_state(obj: Any, passed: Passed | None = None) -> State:
+    """Collect the state of an object, and a config of its plain values; what is built by a class is only named.
+
+    Parameters
+    ----------
+    obj : object
+    passed : Passed, optional
+        Told of the containers.
+
+    Returns
+    -------
+    State
+        Values are shared with the object.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If two objects would get one key.
+    """
+    state = State()
+    arrays: dict[int, str] = {}
+    visited: dict[str, Any] = {}
+
+    def enter(place: Place, adapter: Adapter) -> Later:
+        if visited.setdefault(place.prefix, place.obj) is not place.obj:
+            raise UnsupportedObjectError(
+                f"two objects have the key {place.prefix!r}: keys of a dict that read alike, such as 1 and '1'",
+                node=place.prefix,
+            )
+        is_node = place.is_open and not place.is_loose and not isinstance(adapter, ValueAdapter)
+        if is_component(place.obj) or is_node or not place.prefix:
+            _note(place.prefix, place.obj, state)
+        if isinstance(adapter, ArrayAdapter):
+            arrays.setdefault(id(place.obj), key_of(place))
+        return adapter.get_state(place, state)
+
+    walk_object(obj, "", enter, wants=_is_in_object, passed=passed)
+    _note("", obj, state)
+    values, stash, local = _Values(arrays).of(unwrapped(obj)), Stash(), state._metadata[""]
+    local[CONFIG_KEY], local[TAGS_KEY] = config_text(values, stash, Held(arrays))
+    if stash:
+        local[STASH_KEY] = stash
+    return state
+
+
+def _is_in_object(parent: Place, place: Place, name: str) -> bool:
+    """Whether something loose is an attribute of a plain object, whose attributes are values."""
+    cls: Any = type(parent.obj)
+    return can_be_assembled(cls)
+
+
+def _note(prefix: str, obj: Any, state: State) -> None:
+    state._metadata[DIRECTORIES_KEY].add(prefix)
+    local = state._metadata.setdefault(prefix, {})
+    local |= {VERSION_KEY: getattr(type(obj), "_flambe_version", NO_VERSION), CLASS_KEY: type(obj).__name__}
+    local[SOURCE_KEY] = source_of(type(obj))
+    local[CONFIG_KEY] = f"!unbuilt {type(obj).__name__}\n"
+
+
+class _Values:
+    """Copies of containers and plain objects in which names stand for all that is more than a value."""
+
+    def __init__(self, arrays: dict[int, str]) -> None:
+        self._arrays = arrays
+        self._made: dict[int, Any] = {}
+        self._alive: list[Any] = []
+
+    def of(self, value: Any) -> Any:
+        """Return a value, or what stands for it."""
+        cls: Any = type(value)
+        if cls in PLAIN or id(value) in self._arrays:
+            return value
+        if id(value) not in self._made:
+            self._alive.append(value)
+            self._made[id(value)] = Unbuilt(cls.__name__)  # for what is inside itself
+            self._made[id(value)] = self._copy(value)
+        return self._made[id(value)]
+
+    def _copy(self, value: Any) -> Any:
+        cls: Any = type(value)
+        if callable(value) and is_harmless(value):
+            return value
+        if holds_state(value) or isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
+            return Unbuilt(getattr(value, "__name__", cls.__name__) if isinstance(value, type) else cls.__name__)
+        if cls in (list, tuple):
+            return cls(map(self.of, value))
+        if cls is dict and all(type(key) in PLAIN for key in value):
+            return {key: self.of(item) for key, item in value.items()}
+        made: Any = value
+        if can_be_assembled(cls):
+            made = Schema(cls, PARTS, attributes={name: self.of(item) for name, item in attributes_of(value).items()})
+        elif is_made_of_parts(cls) and adapter_for(value) is not None:
+            made = Schema(cls, **{name: self.of(part) for name, part in (parts_of(value) or {}).items()})
+        return made if made is not value or self._is_data(value) else Unbuilt(cls.__name__)
+
+    def _is_data(self, value: Any) -> bool:
+        """Whether a config can say a value, or a stash that needs no trust can hold it."""
+        try:
+            config_text(value, None, Held(self._arrays))
+        except FlambeSaveError:
+            try:
+                return not _CODEC.dump({"": value}, DumpOptions()).opaque
+            except FlambeSaveError:
+                return False
+        return True
