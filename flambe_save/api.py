@@ -337,6 +337,7 @@ def load(
     verify: bool = True,
     threads: int | None = None,
     progress: ShowProgress = False,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load an object: build it from its config, then give it its state. Inverse of :func:`save`.
 
@@ -367,7 +368,8 @@ def load(
     limits : Limits, optional
         How much an archive may unpack to, and constructors may allocate.
     strict : bool
-        Whether keys that are missing, or that the object does not want, are an error; otherwise they are a warning.
+        Whether keys that are missing, or that the object does not want, and sizes that differ, are an error. Otherwise
+        they are a warning, and a tensor of another size stays as the constructor made it.
     mmap : bool
         Whether tensors share memory with the files of a folder, in place of being read; archives and pickles are read.
         Other processes share that memory, and the system takes it back when it needs it. What is trained is copied
@@ -383,6 +385,9 @@ def load(
         A .pkl counts as it is read, before it is unpickled, and an archive, by its packed bytes, as it is unpacked; of
         one whose ``node`` alone is read, the rest counts at the end. Where a save is replaced while it is read, what is
         read of the new one is added to ``total``.
+    overrides : mapping of str to object, optional
+        Values in place of those in the config: ``{"head.out_features": 5}``. Names that the config does not have are an
+        error, which lists near ones.
 
     Returns
     -------
@@ -419,7 +424,7 @@ def load(
                 try:
                     saved, inner = read(path, node, options), ""
                 except SaveNotFoundError:
-                    value = read_value(path, node, options) if node else None
+                    value = read_value(path, node, options) if node and not overrides else None
                     if value is not None:
                         return value[0]
                     saved, inner = read_around(path, node, options)
@@ -433,10 +438,12 @@ def load(
             undoing.note(deferral.finish)
             adoption = Adoption(deferral)
             try:
-                obj = build(saved, state, options, node, where, adoption)
+                obj = build(saved, state, options, node, where, adoption, overrides or {})
                 restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
                 with deferral:
-                    loaded = load_state_into(obj, state, strict=strict, fit=Fit(map_location, adoption))
+                    loaded = load_state_into(
+                        obj, state, strict=strict, fit=Fit(map_location, adoption), skips_sizes=not strict
+                    )
             finally:
                 deferral.finish()  # after an error too: a constructor may have handed tensors to somebody
     except (UntrustedError, MissingExtensionError, RegistrationError) as error:

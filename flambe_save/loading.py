@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from flambe_save.config.budget import BuildBudget
 from flambe_save.config.deferral import Deferral
 from flambe_save.config.extensions import import_trusted, require
 from flambe_save.config.link import BackLink
+from flambe_save.config.overriding import override
 from flambe_save.config.parsing import NAMING_TAGS, Document, parse
 from flambe_save.config.pickled import opened_by
 from flambe_save.config.registrable import TAGS
@@ -266,6 +268,7 @@ def build(
     node: str,
     where: str,
     adoption: Adoption | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     """Parse the config, see what it asks for, open what it refers to, and only then build the object.
 
@@ -285,7 +288,7 @@ def build(
     if trust.use_saved_source:
         _define_missing(document, saved)
         check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
-    config = document.construct(saved.tags, extensions, trust)
+    config = override(document.construct(saved.tags, extensions, trust), overrides)
     if not saved.is_vouched_for:
         _compare_configs(document, saved.tree)
     options = replace(options, node=node, file=STASH_FILE)

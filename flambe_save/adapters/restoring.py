@@ -69,7 +69,7 @@ def load_state(
         return place.prefix in state or bool(keys_below(state, place.prefix))
 
     skipped: dict[str, str] = {}
-    if fit is None:
+    if fit is None or skips_sizes:
         skipped = _check(obj, state, strict, skips_sizes, wants, values)
     if values is not None:
         values.apply()
@@ -127,7 +127,8 @@ def _report(obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool) ->
         warn(text, StateMismatchWarning)
         return
     if not is_filled:  # a load has built the object by the save's config
-        fix = "Build the object yourself, and fill it with what fits: load_state(your_model, path, strict=False)."
+        fix = "Build the object yourself, and fill it with what fits: load_state(your_model, path, strict=False). "
+        fix += "load(..., strict=False) leaves tensors of other sizes as they were built."
     elif mismatch.errors:
         fix = "Build the object as it was when it was saved."
     else:
