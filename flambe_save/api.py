@@ -88,6 +88,7 @@ def save(
     level: int | None = None,
     progress: ShowProgress = False,
     build: bool = True,
+    check: bool = False,
 ) -> str:
     """Save an object as a folder that can be opened by hand; :func:`load` is the inverse.
 
@@ -132,6 +133,11 @@ def save(
     build : bool
         Whether to write how the object is built. False writes what a resume needs alone: states and plain values, no
         pickle of anything. :func:`load_state` fills an object from it that you built; :func:`load` refuses it.
+    check : bool
+        Whether a fresh process loads what was written, before it takes its place at the path, and compares structure,
+        tensors to the bit and plain values. It imports the modules of the classes; of the script that runs, it takes
+        what that defines, and runs none of the rest. Costs seconds, and the object's memory once more: for the first
+        save of a run.
 
     Returns
     -------
@@ -145,7 +151,8 @@ def save(
     UnsupportedObjectError
         If the object, or a part of it, cannot be represented; with ``build=False``, if its state is more than data.
     SaveError
-        If it cannot be written. Nothing is left behind.
+        If it cannot be written, or ``check`` does not get back what was saved. Nothing is left behind, and a save that
+        was there stays.
     LoadError
         If the base is damaged, or no save. Nothing is written.
 
@@ -155,7 +162,18 @@ def save(
         If the save holds more than data, so that a default load will refuse that part.
     """
     options = _Options(
-        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level, build
+        compress,
+        pickle_only,
+        overwrite,
+        pickle_module,
+        pickle_protocol,
+        durable,
+        digest,
+        base,
+        threads,
+        level,
+        build,
+        check,
     )
     with Undoing() as undoing, undoing:
         with CollectionPaused():
@@ -207,6 +225,7 @@ def save_async(
     progress: ShowProgress = False,
     keep_memory: bool = True,
     build: bool = True,
+    check: bool = False,
 ) -> Future[str]:
     """Save an object in the background, as it is now: training can go on at once, and what it changes is not saved.
 
@@ -220,7 +239,7 @@ def save_async(
         Whether the memory of the copy is kept for the next one, which is made faster then: as much as the object's
         tensors take. A call with False lets go of it when its save is done.
     obj, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
-        As :func:`save`; so ``build``.
+        As :func:`save`; so ``build`` and ``check``.
     progress : bool or callable
         As :func:`save`, of what is written in the background, from there. What a callable raises is raised by
         ``.result()``.
@@ -244,7 +263,18 @@ def save_async(
         As :func:`save`.
     """
     options = _Options(
-        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level, build
+        compress,
+        pickle_only,
+        overwrite,
+        pickle_module,
+        pickle_protocol,
+        durable,
+        digest,
+        base,
+        threads,
+        level,
+        build,
+        check,
     )
     with Undoing() as undoing, undoing, CollectionPaused():
         saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
@@ -288,6 +318,7 @@ class _Options:
     threads: int | None
     level: int | None
     build: bool = True
+    check: bool = False
 
 
 def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
@@ -311,7 +342,14 @@ def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _O
     )
     base = local_path(base, LoadError) if base is not None else None
     target = Target(final, compress, options.pickle_only, options.overwrite, options.durable, base, level)
-    return Saving(state, target, how, is_built=options.build)
+    if options.check and not options.build:
+        raise SaveError(
+            "check=True loads the save, and build=False writes one that no load opens", fix="Pass one of them."
+        )
+    saving = Saving(state, target, how, is_built=options.build)
+    if options.check:
+        saving.check_freshly()
+    return saving
 
 
 def _write(saving: Saving) -> str:
@@ -368,8 +406,7 @@ def load(
     limits : Limits, optional
         How much an archive may unpack to, and constructors may allocate.
     strict : bool
-        Whether keys that are missing, or that the object does not want, and sizes that differ, are an error. Otherwise
-        they are a warning, and a tensor of another size stays as the constructor made it.
+        Whether keys that are missing, or that the object does not want, are an error; otherwise they are a warning.
     mmap : bool
         Whether tensors share memory with the files of a folder, in place of being read; archives and pickles are read.
         Other processes share that memory, and the system takes it back when it needs it. What is trained is copied
@@ -387,7 +424,8 @@ def load(
         read of the new one is added to ``total``.
     overrides : mapping of str to object, optional
         Values in place of those in the config: ``{"head.out_features": 5}``. Names that the config does not have are an
-        error, which lists near ones.
+        error, which lists near ones. Without ``strict``, tensors whose sizes no longer fit stay as the constructor made
+        them, and a warning lists them.
 
     Returns
     -------
@@ -442,7 +480,11 @@ def load(
                 restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
                 with deferral:
                     loaded = load_state_into(
-                        obj, state, strict=strict, fit=Fit(map_location, adoption), skips_sizes=not strict
+                        obj,
+                        state,
+                        strict=strict,
+                        fit=Fit(map_location, adoption),
+                        skips_sizes=bool(overrides) and not strict,
                     )
             finally:
                 deferral.finish()  # after an error too: a constructor may have handed tensors to somebody

@@ -6,8 +6,9 @@ api.py has the public functions that take them; background.py takes the last one
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from flambe_save.errors import (
 )
 from flambe_save.formats import Format, Plan
 from flambe_save.formats.base import Base
+from flambe_save.fresh import FreshLoad
 from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX, TAGS_KEY
 from flambe_save.opening import Needs, is_news, needs_of
 from flambe_save.progress import NO_PROGRESS, Progress
@@ -50,6 +52,8 @@ class Target:
         An earlier save, whose files are linked to where they have not changed.
     level : int, optional
         Of an archive's compression.
+    check : callable, optional
+        Called with the path of what was written, before it is committed; what it raises ends the save.
     """
 
     path: str
@@ -59,6 +63,7 @@ class Target:
     durable: bool = False
     base: str | None = None
     level: int | None = None
+    check: Callable[[Path], None] | None = None
 
 
 class Saving:
@@ -100,9 +105,13 @@ class Saving:
                 f"a state is more than data: {quote_some(self.plan.opaque)}",
                 fix="Return tensors, numbers, texts and containers of these from state_dict.",
             )
-        tags = tree.state._metadata[""].get(TAGS_KEY, {})
-        self._needs = needs_of(tree.config, tags, self.plan, options) if is_built else Needs([], "")
+        self._tags: dict[str, str] = tree.state._metadata[""].get(TAGS_KEY, {})
+        self._needs = needs_of(tree.config, self._tags, self.plan, options) if is_built else Needs([], "")
         self._hint = _WEIGHTS if any(map(_holds_a_module, prefixed(tree).values())) else ""
+
+    def check_freshly(self) -> None:
+        """Have a fresh process load what will be written, and compare it, before it is committed."""
+        self.target = replace(self.target, check=FreshLoad(self._needs.door, self._tags.values()).check)
 
     def write(self) -> str:
         """Write the save and return its path.
@@ -212,6 +221,7 @@ def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: B
         size=plan.size - linked,
         level=target.level,
         threads=threads,
+        check=target.check,
     ) as store:
         plan.write(store, threads, base.link if base is not None else None, progress)
         if target.overwrite and not (target.is_archive or target.is_single):

@@ -18,7 +18,7 @@ LAYERS = [
     ["undoing", "sizes", "notes", "state", "tree", "trust", "checksum", "parallel", "progress"],
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
-    ["loading", "opening", "saving", "background", "api", "filling"],
+    ["loading", "opening", "fresh", "saving", "background", "api", "filling", "proof"],
     ["component", "conversion", "inspection", "page"],
     ["testing", "structure"],
     ["__init__"],

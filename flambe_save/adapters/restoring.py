@@ -128,7 +128,7 @@ def _report(obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool) ->
         return
     if not is_filled:  # a load has built the object by the save's config
         fix = "Build the object yourself, and fill it with what fits: load_state(your_model, path, strict=False). "
-        fix += "load(..., strict=False) leaves tensors of other sizes as they were built."
+        fix += " With overrides=, strict=False leaves tensors of other sizes as they were built."
     elif mismatch.errors:
         fix = "Build the object as it was when it was saved."
     else:

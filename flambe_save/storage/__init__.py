@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
@@ -167,6 +168,7 @@ def create_store(
     size: int = 0,
     level: int | None = None,
     threads: int | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Store:
     """Make a store that will appear at ``path`` when its ``with`` is left.
 
@@ -186,10 +188,22 @@ def create_store(
         0 to 9, how an archive is compressed; others have no use for it.
     threads : int, optional
         How many threads compress an archive.
+    check : callable, optional
+        Called with the path of what was written, complete and not yet at ``path``; what it raises ends the save.
     """
     if archive:
-        return TarStore(path, "w", single=single, overwrite=overwrite, durable=durable, level=level, threads=threads)
-    return (FileStore if single else FolderStore)(path, "w", overwrite=overwrite, durable=durable, size=size)
+        return TarStore(
+            path,
+            "w",
+            single=single,
+            overwrite=overwrite,
+            durable=durable,
+            level=level,
+            threads=threads,
+            check=check,
+        )
+    kind = FileStore if single else FolderStore
+    return kind(path, "w", overwrite=overwrite, durable=durable, size=size, check=check)
 
 
 def _near(path: Path) -> str:

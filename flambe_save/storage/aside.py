@@ -13,7 +13,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -67,6 +67,9 @@ class Aside:
         Whether :meth:`commit` returns only when the save is on the disk, and not in the system's memory alone.
     size : int
         Bytes that will be written at least, as far as that is known.
+    check : callable, optional
+        Called by :meth:`commit` with the path of what was written, before it becomes the target; an error of it ends
+        the save.
 
     Raises
     ------
@@ -84,7 +87,9 @@ class Aside:
         folder: bool,
         durable: bool = False,
         size: int = 0,
+        check: Callable[[Path], None] | None = None,
     ) -> None:
+        self._check = check
         self.target = Path(os.path.realpath(target))
         self._overwrite = overwrite
         self._is_folder = folder
@@ -182,6 +187,8 @@ class Aside:
         TargetExistsError, SaveError
             If something came to be at the target, or took the old save's place, since this save began.
         """
+        if self._check is not None:
+            self._check(self.path)
         self._check_target()
         if self._replaces is not None:
             self._keep_modes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, ClassVar, TypeVar
@@ -31,12 +32,14 @@ class _LocalStore:
         overwrite: bool = False,
         durable: bool = False,
         size: int = 0,
+        check: Callable[[Path], None] | None = None,
     ) -> None:
         self.path = Path(path)
         self._mode = mode
         self._overwrite = overwrite
         self._durable = durable
         self._size = size
+        self._check = check
         self._aside: Aside | None = None
 
     def __repr__(self) -> str:
@@ -50,6 +53,7 @@ class _LocalStore:
                 folder=self._is_folder,
                 durable=self._durable,
                 size=self._size,
+                check=self._check,
             )
         return self
 
@@ -75,6 +79,8 @@ class FolderStore(_LocalStore):
         With ``"w"``: whether leaving the store waits until the save is on the disk.
     size : int
         With ``"w"``: bytes that there must be space for.
+    check : callable, optional
+        With ``"w"``: called with the path of what was written, before it is committed; what it raises ends the save.
     """
 
     _is_folder = True
@@ -179,7 +185,7 @@ class FileStore(_LocalStore):
     ----------
     path : path
         The file.
-    mode, overwrite, durable, size
+    mode, overwrite, durable, size, check
         As for :class:`FolderStore`.
     """
 

@@ -16,7 +16,7 @@ import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -67,6 +67,8 @@ class TarStore:
         How many threads pack, or unpack; by default as many as there are cores, four at most.
     progress : Progress
         With ``"r"``: is told of the archive's own bytes, as they are unpacked.
+    check : callable, optional
+        With ``"w"``: called with the path of what was written, before it is committed; what it raises ends the save.
     """
 
     is_concurrent = False
@@ -83,7 +85,9 @@ class TarStore:
         level: int | None = None,
         threads: int | None = None,
         progress: Progress = NO_PROGRESS,
+        check: Callable[[Path], None] | None = None,
     ) -> None:
+        self._check = check
         self.path = Path(path)
         self._mode = mode
         self._single = single
@@ -122,7 +126,9 @@ class TarStore:
                 self._open(closing.enter_context(open_file(self.path)))
                 self._closing = closing.pop_all()
             return self
-        self._aside = Aside(self.path, overwrite=self._overwrite, folder=False, durable=self._durable)
+        self._aside = Aside(
+            self.path, overwrite=self._overwrite, folder=False, durable=self._durable, check=self._check
+        )
         try:
             file = self._closing.enter_context(open(self._aside.path, "wb"))
         except BaseException:
