@@ -26,6 +26,7 @@ import torch
 from flambe_save.config.assembly import PARTS, assembler_of, has_parts, is_destroyed, is_open_to_assembly
 from flambe_save.config.imported import find_imported, import_path
 from flambe_save.config.parts import is_made_of_parts
+from flambe_save.config.redefined import differences, present_class
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import RegistrationError
 from flambe_save.registry import MOVED
@@ -62,7 +63,7 @@ def dotted_path(cls: type) -> str:
 
 def written_path(cls: type) -> str:
     """Return the dotted path that a save records for a class; one of the script that runs has the script's name."""
-    return dotted_path(cls) if cls in TAGS else import_path(cls) or dotted_path(cls)
+    return dotted_path(cls) if cls in TAGS else import_path(present_class(cls)) or dotted_path(cls)
 
 
 class Tags:
@@ -80,7 +81,8 @@ class Tags:
         return f"Tags({len(self._classes)} classes, {len(self._explicit)} aliases)"
 
     def __contains__(self, cls: type) -> bool:
-        return self._classes.get(dotted_path(cls)) is cls
+        found = self._classes.get(dotted_path(cls))
+        return found is cls or (found is not None and not differences(cls, found))
 
     def at(self, path: str) -> type | None:
         """Return the class that is registered under a dotted path, or None."""
@@ -270,7 +272,8 @@ class Tags:
 
     def has_name(self, cls: type) -> bool:
         """Whether a config can name a class."""
-        return cls in self or self._provider_of(cls) is not None or find_imported(dotted_path(cls)) is cls
+        is_found = cls in self or self._provider_of(cls) is not None
+        return is_found or find_imported(dotted_path(cls)) is present_class(cls)
 
     def _provider_of(self, cls: type) -> str | None:
         """Return the namespace under which a lookup finds a class."""
@@ -285,7 +288,7 @@ class Tags:
             namespace = self._provider_of(cls)
             if namespace is not None:
                 return f"{namespace}.{cls.__name__}"
-            named = import_path(cls)
+            named = import_path(present_class(cls))
             if named is not None:
                 return named  # in full, because nothing says which classes of its name there are
             raise RegistrationError(

@@ -32,6 +32,7 @@ from flambe_save.config.link import (
 )
 from flambe_save.config.parts import is_made_of_parts, parts_of
 from flambe_save.config.pickled import Pickled, groups_of, references_in
+from flambe_save.config.redefined import check_definition
 from flambe_save.config.registrable import TAGS, dotted_path, written_path
 from flambe_save.config.scalars import PLAIN, has_plain_offset, is_plain_key
 from flambe_save.config.schema import TRANSPARENT, Reference, Schema, defaults_of, schema_of, visit
@@ -504,6 +505,7 @@ class Representer:
                 fix="Save the object with save(), which keeps such values in the stash.",
             )
         self._own += 1
+        check_definition(value, self._say(path))
         if id(value) in self._stashed:
             return self.represent_scalar("!$", self._stashed[id(value)])
         number, others = self._referring().get(id(value), (None, []))
