@@ -152,6 +152,7 @@ def test_an_alias_of_two_classes_is_ambiguous() -> None:
 def test_defining_a_class_again_replaces_it() -> None:
     """In a notebook, a class of the same path is the new one, and the old one's alias goes with it."""
     old, new = fake("__main__"), fake("__main__")
+    old.size = 3  # type: ignore[attr-defined]  # else it would count as the new one
     tags = Tags()
     tags.add(old, "net")
     tags.add(new)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -162,7 +163,7 @@ class _Constructors:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._users = 0
+        self._users: list[int] = []  # the threads that record, once for each time
         self._wrapped: list[tuple[type, str, Any, Any]] = []  # class, name, what it had before, and what it has now
 
     @contextlib.contextmanager
@@ -170,8 +171,8 @@ class _Constructors:
         """Inside the ``with``, have them note their calls where it is recorded; nothing is left of that."""
         try:
             with self._lock:
-                self._users += 1
-                if self._users == 1:
+                self._users.append(threading.get_ident())
+                if len(self._users) == 1:
                     for kind in _KINDS:
                         self._replace(kind, "__init_subclass__", self._for_new_classes(kind))
                         for cls in (kind, *all_subclasses(kind)):
@@ -179,9 +180,16 @@ class _Constructors:
             yield
         finally:
             with self._lock:
-                self._users -= 1
+                self._users.remove(threading.get_ident())
                 if not self._users:
                     self._restore()
+
+    def after_fork(self) -> None:
+        """Go on in a process that was just forked, where there is no other thread; one of them may hold the lock."""
+        self._lock = threading.RLock()
+        self._users = [thread for thread in self._users if thread == threading.get_ident()]
+        if not self._users:
+            self._restore()
 
     def _wrap(self, cls: Any) -> None:
         """Wrap a class's constructor, unless it is inherited from another of these kinds, which has its own wrapped."""
@@ -216,6 +224,8 @@ class _Constructors:
 
 
 _CONSTRUCTORS = _Constructors()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_CONSTRUCTORS.after_fork)
 
 
 def recorded(cls: C) -> C:
