@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test torture bench check lint types docs clean
+.PHONY: demo test ecosystem torture bench check lint types docs clean
 .DEFAULT_GOAL := check
 
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -18,6 +18,13 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto
+
+# Objects of some fifty libraries, in an environment of their own; it writes the table in docs/libraries.md
+ecosystem:
+	$(PYTHON) -m venv .venv-ecosystem
+	.venv-ecosystem/bin/python -m pip install --quiet --constraint constraints.txt setuptools
+	.venv-ecosystem/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[test]" --requirement tests/ecosystem/requirements.txt
+	FLAMBE_SAVE_ECOSYSTEM=1 .venv-ecosystem/bin/python -m pytest tests/ecosystem
 
 # The long form of the tests that kill, cut, fill up and damage; docs/reliability.md has the figures of one run
 torture: $(READY)
@@ -42,4 +49,4 @@ docs: $(READY)
 check: lint types test
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-ecosystem .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

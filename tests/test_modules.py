@@ -25,6 +25,7 @@ from flambe_save import (
     SaveNotFoundError,
     StateMismatchError,
     StateMismatchWarning,
+    UnsupportedObjectError,
     UntrustedError,
     load,
     load_state,
@@ -213,8 +214,9 @@ class Pickled(nn.Module):
         super().__init__()
         self.part, self.scratch = part, nn.Parameter(torch.full((300, 300), 3.0))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "was": "pickled"}
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        make, arguments, state, *rest = super().__reduce_ex__(protocol)
+        return make, arguments, {**state, "was": "pickled"}, *rest
 
 
 def test_a_module_with_a_protocol_of_its_own_is_a_skeleton(tmp_path: Path) -> None:
@@ -618,3 +620,29 @@ def test_a_module_without_values_is_refused_by_name(tmp_path: Path) -> None:
         again = load(path, map_location="meta")
         again = again["a"][0] if isinstance(again, dict) else again
         assert all(value.is_meta for value in again.state_dict().values())
+
+
+class LeavesOut(nn.Module):
+    """Leaves a cache out of copies of it, and makes it again."""
+
+    def __init__(self, by: Any = 2.0) -> None:
+        super().__init__()
+        self.layer, self.by, self.cache = nn.Linear(2, 2), by, {"sum": 1.0}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "cache"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise AssertionError("no load by parts calls this")
+
+
+def test_a_module_of_data_is_its_parts_whatever_its_copies_hold(tmp_path: Path) -> None:
+    """No code of its class runs, and nothing is left out; where it holds more than data, its class is asked."""
+    again = load(save(LeavesOut(by=3.0), tmp_path / "data"))
+    assert (again.by, again.cache) == (3.0, {"sum": 1.0})
+    assert (tmp_path / "data" / "config.yaml").read_text().startswith("!test_modules.LeavesOut.parts")
+    more = LeavesOut()
+    more.layer.forward = more.layer.forward  # a bound method, which no config can say
+    more.forward = more.layer.forward
+    with pytest.raises(UnsupportedObjectError, match="no load by parts calls this"):
+        save(more, tmp_path / "more")

@@ -32,8 +32,8 @@ class Copied(nn.Module):
         super().__init__()
         self.layer = nn.Linear(2, 2)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol)
 
 
 class Opaque:

@@ -70,8 +70,8 @@ class Head(nn.Module):
         super().__init__()
         self.encoder, self.out = encoder, nn.Linear(3, 1)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol)
 
 
 def there_and_back(obj: Any, path: Path, **options: Any) -> tuple[Any, list[str]]:

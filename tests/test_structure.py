@@ -387,8 +387,8 @@ class Unknown(nn.Module):
         super().__init__()
         self.linear = nn.Linear(size, size)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__()
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol)
 
 
 @pytest.mark.parametrize(

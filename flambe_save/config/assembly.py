@@ -41,6 +41,7 @@ __all__ = [
     "noting",
     "put_attributes",
     "put_in_table",
+    "says_its_state",
     "set_not_persistent",
 ]
 
@@ -53,6 +54,7 @@ _HOOKS = "_forward_pre_hooks"
 
 # A class with one of these says itself how its objects are taken apart
 _PROTOCOLS = frozenset(("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"))
+_OF_COPIES = frozenset(("__getstate__", "__setstate__"))
 # These hold code, whatever their attributes are
 _CODE = (
     "torch.jit.",
@@ -112,13 +114,22 @@ def can_be_assembled(cls: Any) -> bool:
         return False
     if cls.__basicsize__ != _Plain.__basicsize__ or cls.__itemsize__ or not cls.__dictoffset__:
         return False
-    if any(name in vars(base) for base in bases for name in _PROTOCOLS):
+    # A module that has nothing but data is what its attributes are, whatever is left out of copies of it
+    protocols = _PROTOCOLS - (_OF_COPIES if issubclass(cls, nn.Module) else frozenset())
+    if any(name in vars(base) for base in bases for name in protocols):
         return False
     if any(f"{base.__module__}.".startswith(_CODE) for base in bases):
         return False
     if any(f"{base.__module__}.".startswith(_BY_CALL) for base in bases) or _is_of(cls, "flambe_save"):
         return False
     return issubclass(cls, nn.Module) or cls.__module__.partition(".")[0] not in sys.stdlib_module_names
+
+
+@functools.cache
+def says_its_state(cls: Any) -> bool:
+    """Whether a class says itself what pickles of its objects hold, and how they are read."""
+    bases = [base for base in cls.__mro__ if base not in (object, nn.Module)]
+    return any(name in vars(base) for base in bases for name in _OF_COPIES)
 
 
 def has_parts(cls: Any) -> bool:
@@ -158,6 +169,7 @@ _WHEN_USED = frozenset(
     [
         *("__getattr__", "__dir__", "__len__", "__length_hint__", "__bool__", "__iter__", "__next__", "__reversed__"),
         *("__contains__", "__getitem__", "__setitem__", "__delitem__", "__missing__", "__copy__", "__deepcopy__"),
+        *_OF_COPIES,
         *("__enter__", "__exit__", "__format__", "__index__", "__int__", "__float__", "__complex__", "__round__"),
         *("__neg__", "__pos__", "__abs__", "__invert__"),
         *(

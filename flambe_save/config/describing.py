@@ -21,6 +21,7 @@ from flambe_save.config.assembly import (
     is_method,
     is_of_torch,
     is_torch_hook,
+    says_its_state,
 )
 from flambe_save.config.changes import Changes
 from flambe_save.config.edited import Edited
@@ -208,6 +209,8 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
         tables["arguments"] = {name: value for name, value in recorded.keywords.items() if _is_plain(value)}
     for name in [name for name, value in tables.items() if not value]:
         del tables[name]
+    if lost and says_its_state(cls):
+        return None  # it knows what to leave out of a pickle, and how to make it again
     if lost:
         schema.__dict__[_LOST] = lost
     return schema

@@ -63,8 +63,8 @@ def _items(value: Mapping[Any, Any]) -> list[list[Any]]:
 
 def _take_mapping(value: Any) -> Parts:
     """Return the items of a mapping, and the attributes that were set on it, as ``_metadata`` of a ``state_dict``."""
-    own = vars(value)
-    return {"items": _items(value), **({"attributes": dict(own)} if own else {})}
+    own = {name: held for name, held in vars(value).items() if not is_note(name)}
+    return {"items": _items(value), **({"attributes": own} if own else {})}
 
 
 def _make_mapping(kind: Any, items: Any, attributes: Any = None) -> Any:
