@@ -49,6 +49,8 @@ MODES_KEY = "modes"  # which parameters of a module were frozen, which modules w
 ENTRIES_KEY = "entries"  # the names of a state_dict's entries, which may be others each time it is asked for
 ENTRIES_ATTRIBUTES_KEY = "entries_attributes"  # those of the state_dict itself: its _metadata
 SHAPES_KEY = "shapes"  # of an optimizer's parameters, by their names
+DTYPES_KEY = "dtypes"  # of those for which an optimizer keeps something of another type
+STEPPED_KEY = "stepped"  # that an optimizer has taken a step since a scheduler drives it
 OTHERS_KEY = "others"  # keys of a module written as its parts that are no tensor of its: its state_dict adds them
 KEY_KEY = "_flambe_key"  # the component's key, where the folder name is too long to hold it
 

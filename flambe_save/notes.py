@@ -8,8 +8,13 @@ import torch
 
 __all__ = ["NOTES", "is_note", "marks_of"]
 
-# Of transformers' loading, torch.compile, torch.jit.script and typing's generic classes
-NOTES = frozenset(("_is_hf_initialized", "_is_torch_compile", "_compiled_call_impl", "__overloads__", "__orig_class__"))
+# Of transformers' loading, accelerate, torch.compile, torch.jit.script and typing's generic classes
+NOTES = frozenset(
+    (
+        *("_is_hf_initialized", "_is_accelerate_prepared", "_is_torch_compile", "_compiled_call_impl"),
+        *("__overloads__", "__orig_class__"),
+    )
+)
 _OF_THE_COMPILER = "_dynamo_"
 _OF_BUFFERS = ("_is_buffer", "persistent")  # what nn.Buffer sets on a tensor until it is registered
 

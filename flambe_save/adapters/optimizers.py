@@ -1,4 +1,4 @@
-"""Optimizers, schedulers and gradient scalers: their state by the names of the parameters that it belongs to.
+"""Optimizers: what they are, and their state by the names of the parameters that it belongs to.
 
 An optimizer is built on the parameters of the module that the same config builds, so what it moves is the model. They
 are visited after everything else, when the parameters are what they will be.
@@ -7,24 +7,37 @@ are visited after everything else, when the parameters are what they will be.
 from __future__ import annotations
 
 import inspect
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place
-from flambe_save.adapters.stateful import StatefulAdapter, add_entries, give_state_dict
-from flambe_save.config.link import ParameterLink
+from flambe_save.adapters.moments import (
+    GROUPS,
+    STATE,
+    WHOLE,
+    Kept,
+    SavedState,
+    know_old_versions,
+    with_names,
+    with_parameters,
+    would_be_rounded,
+)
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
+from flambe_save.config.assembly import attributes_of
+from flambe_save.config.describing import assembled, describe_as, is_option, with_lost
+from flambe_save.config.link import Link, ParameterLink
+from flambe_save.config.optimizers import hooks_of, parameters_of
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
-from flambe_save.layout import ENTRIES_KEY, SHAPES_KEY
+from flambe_save.layout import DTYPES_KEY, ENTRIES_KEY, SHAPES_KEY, STEPPED_KEY
 from flambe_save.state import State, join_key, split_key
 
-__all__ = ["OPTIMIZER", "SCALER", "SCHEDULER"]
+__all__ = ["OPTIMIZER"]
 
-_GROUPS = "param_groups"
-_STATE = "state"
+_SHARED = "shared_state"  # what an optimizer keeps under other keys than its parameters
+_CACHES = frozenset(("_numel_cache",))  # attributes that torch's own optimizers make again when they need them
 
 
 class OptimizerAdapter:
@@ -33,75 +46,99 @@ class OptimizerAdapter:
     comes_last = True
     stands_alone = False
 
-    def describe(self, obj: torch.optim.Optimizer) -> Schema:
-        """Return a Schema with the optimizer's defaults, on the parameters of the modules around it.
+    def describe(self, obj: Optimizer) -> Schema:
+        """Return the call of one of torch's own classes that makes just this optimizer; otherwise its parts.
 
         Raises
         ------
         UnsupportedObjectError
-            If its class has arguments that are neither defaults nor recorded.
+            If its class says itself how it is pickled, or its groups are no lists of dicts.
         """
-        recorded = schema_of(obj)
-        known = {**obj.defaults, **({} if recorded is None else recorded.keywords)}
-        arguments: dict[str, Any] = {"params": _described_groups(obj)}
-        unknown = []
-        for name, parameter in list(inspect.signature(type(obj)).parameters.items())[1:]:
-            if name in known:
-                arguments[name] = known[name]
-            elif parameter.default is parameter.empty and parameter.kind not in (
-                parameter.VAR_POSITIONAL,
-                parameter.VAR_KEYWORD,
-            ):
-                unknown.append(name)
-        if unknown:
+        call = _call_of(obj) if _is_of_torch(obj) else None
+        if call is not None:
+            return with_lost(call, hooks_of(obj) + (["step"] if "step" in attributes_of(obj) else []))
+        _check_ids(obj)
+        parts = assembled(obj)
+        if parts is None:
             raise UnsupportedObjectError(
-                f"it is not known what a {type(obj).__qualname__} was given as {', '.join(unknown)}",
-                fix="Build it inside `with flambe_save.recording():`, or register_adapter() for its class.",
+                f"a {type(obj).__qualname__} is more than its attributes, which its class says itself how to pickle",
+                fix="register_adapter() for its class, or leave it out.",
             )
-        return Schema(type(obj), **arguments)
+        for inner in attributes_of(obj).values():
+            if isinstance(inner, Optimizer) and _have_groups_in_common(obj, inner):
+                describe_as(inner, assembled(inner))  # no call would give it the groups of another
+        return parts
 
-    def children(self, obj: torch.optim.Optimizer) -> Iterable[Child]:
-        """Return nothing: the parameters are the model's."""
-        return ()
+    def children(self, obj: Optimizer) -> Iterable[Child]:
+        """Return what its attributes hold; the parameters are the model's."""
+        return attributes_as_children(obj, _aliases(obj))
 
     def get_state(self, place: Place, state: State) -> Later:
         """Add the groups, their parameters by name, and what is kept for each parameter under its name."""
-        own, before = place.obj.state_dict(), set(state)
-        names = _names_of(place)
-        groups = [{**group, "params": [names[index] for index in group["params"]]} for group in own.pop(_GROUPS)]
-        for index, entries in own.pop(_STATE).items():
-            for name, value in entries.items():
-                state[f"{place.key_prefix}{_STATE}.{names[index]}.{join_key([str(name)])}"] = value
-        for name, value in {_GROUPS: groups, **own}.items():
-            state[place.key_prefix + join_key([str(name)])] = value
-        begin = len(place.key_prefix)
+        own, before, begin = place.obj.__dict__, set(state), place.key_prefix
+        tensors = parameters_of(place.obj)
+        names = _names_of(place, tensors)
+        called = {id(tensor): name for tensor, name in zip(tensors, names, strict=True)}
+        shared = {}
+
+        def name_of(tensor: torch.Tensor) -> str | None:
+            return called.get(id(tensor)) or place.name_of(tensor)
+
+        for key, kept in (own.get(STATE) or {}).items():
+            kept = with_names(kept, name_of)
+            if not isinstance(key, torch.Tensor):
+                shared[key] = kept
+                continue
+            has_names = type(kept) is dict and kept and all(type(name) is str and name for name in kept)
+            for name, value in kept.items() if has_names else ((WHOLE, kept),):
+                state[f"{begin}{STATE}.{called[id(key)]}.{join_key([name])}"] = value
+        if own.get(GROUPS) is not None:
+            state[begin + GROUPS] = [
+                {
+                    name: [called[id(tensor)] for tensor in value] if name == "params" else value
+                    for name, value in group.items()
+                    if is_option(name, value)
+                }
+                for group in own[GROUPS]
+            ]
+        if shared:
+            state[begin + _SHARED] = shared
         local = state._metadata.setdefault(place.prefix, {})
-        local[ENTRIES_KEY] = [key[begin:] for key in state if key not in before]
-        local[SHAPES_KEY] = dict(zip(names, _shapes_of(place.obj), strict=True))
+        local[ENTRIES_KEY] = [key[len(begin) :] for key in state if key not in before]
+        local[SHAPES_KEY] = {name: tuple(tensor.shape) for name, tensor in zip(names, tensors, strict=True)}
+        rounded = [tensor for tensor in tensors if would_be_rounded(tensor, (own.get(STATE) or {}).get(tensor))]
+        if rounded:
+            local[DTYPES_KEY] = {called[id(item)]: str(item.dtype).removeprefix("torch.") for item in rounded}
+        if own.get("_opt_called"):
+            local[STEPPED_KEY] = True
         return None
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
         """Give each parameter what was kept for the one of its name; by position where names are not known."""
-        own = place.obj.state_dict()
-        extra = [str(name) for name in own if name != _STATE]
-        keys = {name: place.key_prefix + join_key([name]) for name in extra}
-        local, reshaped = state._metadata.get(place.prefix, {}), list[str]()
+        obj, begin = place.obj, place.key_prefix
+        own = obj.__dict__
+        groups_here = own.get(GROUPS)
+        local = state._metadata.get(place.prefix, {})
         entries = local.get(ENTRIES_KEY)
-        expected = [place.key_prefix + str(entry) for entry in entries] if isinstance(entries, list) else keys.values()
-        missing = [key for key in {**dict.fromkeys(keys.values()), **dict.fromkeys(expected)} if key not in state]
+        is_known = isinstance(entries, list)
+        expected = [begin + str(entry) for entry in entries] if is_known else [begin + GROUPS]
+        if groups_here is not None and begin + GROUPS not in expected:
+            expected.append(begin + GROUPS)
+        missing = [key for key in dict.fromkeys(expected) if key not in state]
         mismatch.missing += missing
-        mismatch.consumed.update(keys.values())
+        mismatch.consumed.update((begin + GROUPS, begin + _SHARED))
         if missing:
             return None
-        groups = state[keys[_GROUPS]]
+        groups = state[begin + GROUPS] if groups_here is not None else []
         if not _are_groups(groups):
-            mismatch.errors.append(f"{keys[_GROUPS]} does not list the groups of an optimizer")
+            mismatch.errors.append(f"{begin}{GROUPS} does not list the groups of an optimizer")
             return None
-        saved = [name for group in groups for name in group["params"]]
-        here = _names_of(place)
+        tensors = parameters_of(obj)
+        here, saved = _names_of(place, tensors), _saved_names(groups, local)
         here = _called_alike(here, saved)
-        if not set(saved) & set(here):
-            if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own[_GROUPS]]:
+        listed = [name for group in groups for name in group["params"]] or saved
+        if not set(listed) & set(here) and (listed or here):
+            if [len(group["params"]) for group in groups] != [len(group["params"]) for group in groups_here or ()]:
                 mismatch.errors.append(
                     f"{place.prefix or 'the optimizer'} has {len(saved)} parameters in the save ({quote_some(saved)}), "
                     f"and {len(here)} others here ({quote_some(here)}): fill it together with its model, in a "
@@ -114,36 +151,138 @@ class OptimizerAdapter:
                     "save: they are matched by their positions",
                     StateMismatchWarning,
                 )
-            here = saved
+            here = [*saved[: len(here)], *here[len(saved) :]]
         kept = _entries(place, state, saved)
-        shapes = local.get(SHAPES_KEY)
-        for name, shape in zip(here, _shapes_of(place.obj), strict=True):
-            if isinstance(shapes, dict) and shapes.get(name, shape) != shape:
-                reshaped.append(name)
-                mismatch.consumed.update(key for key, _ in kept.pop(name, {}).values())
-        mismatch.consumed.update(key for entries in kept.values() for key, _ in entries.values())
-        lost, fresh = sorted(kept.keys() - set(here)), [name for name in here if kept and name not in saved]
-        if lost or fresh or reshaped:
-            what = [f"no parameter here is called {quote_some(lost)}"] if lost else []
-            what += [f"the save knows no parameter {quote_some(fresh)}"] if fresh else []
-            what += [f"the shape has changed of {quote_some(reshaped)}"] if reshaped else []
-            warn(
-                f"of the optimizer at {place.prefix or 'the root'}, {'; '.join(what)}: what was kept for the others is "
-                "loaded by their names",
-                StateMismatchWarning,
+        _leave_out(place, kept, dict(zip(here, tensors, strict=True)), saved, local.get(SHAPES_KEY), mismatch)
+        named = dict(zip(here, tensors, strict=True))
+        saved_state = SavedState(groups, kept, with_parameters(state.get(begin + _SHARED) or {}, named), named)
+        others = [str(entry) for entry in (entries if is_known else ()) if "." not in str(entry)]
+        others = [name for name in others if name not in (GROUPS, _SHARED)]  # of a class's own state_dict
+        mismatch.consumed.update(begin + name for name in others)
+        is_put_together = fit is not None and fit.adoption is not None and id(obj) in fit.adoption.assembled
+        is_torchs_new = fit is not None and _is_of_torch(obj)
+        try:
+            if is_put_together or is_torchs_new or (type(obj).state_dict is not Optimizer.state_dict and not others):
+                saved_state.fill(obj)
+                if is_torchs_new and not is_put_together:
+                    know_old_versions(obj)
+            else:
+                more = {split_key(name)[0]: state[begin + name] for name in others}
+                saved_state.give(obj, more, local.get(DTYPES_KEY))
+        except Exception as error:  # whatever a class raises when it is given what is in the save
+            mismatch.errors.append(
+                f"{place.prefix or 'the root'}: {type(obj).__qualname__}.load_state_dict raised "
+                f"{type(error).__name__}: {str(error)[:200]}"
             )
-        filled: dict[str, Any] = {name: state[key] for name, key in keys.items()}
-        filled[_STATE] = {
-            index: {name: value for name, (_, value) in kept[parameter].items()}
-            for index, parameter in enumerate(here)
-            if parameter in kept
-        }
-        filled[_GROUPS] = [_filled_group(index, group, here, groups) for index, group in enumerate(own[_GROUPS])]
-        give_state_dict(place, filled, mismatch)
+        if fit is not None and local.get(STEPPED_KEY) is True:
+            own["_opt_called"] = True
         return None
 
 
-def _described_groups(obj: torch.optim.Optimizer) -> list[Any]:
+OPTIMIZER = OptimizerAdapter()
+
+
+# ------------------------------------------------------------------------------------------------ as a call
+
+
+def _is_of_torch(obj: Any) -> bool:
+    cls: Any = type(obj)
+    return getattr(torch.optim, cls.__name__, None) is cls
+
+
+def _have_groups_in_common(obj: Any, inner: Any) -> bool:
+    groups = {id(group) for group in obj.__dict__.get(GROUPS) or ()}
+    return any(id(group) in groups for group in inner.__dict__.get(GROUPS) or ())
+
+
+def _check_ids(obj: Any) -> None:
+    """Refuse an optimizer that knows its parameters by their ids, which are others in the next process."""
+    attributes = attributes_of(obj)
+    optimizers = (obj, *(value for value in attributes.values() if isinstance(value, Optimizer)))
+    ids = {id(tensor) for optimizer in optimizers for tensor in parameters_of(optimizer)}
+    for name, value in attributes.items():
+        if type(value) in (dict, set, list) and any(type(item) is int and item in ids for item in value):
+            raise UnsupportedObjectError(
+                f"the {name!r} of a {type(obj).__qualname__} holds the ids of parameters, which another process does "
+                "not have",
+                fix="Save the optimizer that it wraps, or register_adapter() for its class.",
+            )
+
+
+def _aliases(obj: Any) -> set[int]:
+    """Return the ids of lists and mappings of an optimizer's own that attributes may be, too."""
+    own = obj.__dict__
+    groups = own.get(GROUPS) or ()
+    return {id(own.get(name)) for name in (GROUPS, STATE, "defaults")} | {id(group["params"]) for group in groups}
+
+
+def _call_of(obj: Optimizer) -> Schema | None:
+    """Return the call that makes an optimizer of torch's own, but for its state; None where none does."""
+    own, recorded = obj.__dict__, schema_of(obj)
+    groups = own[GROUPS]
+    known = {} if recorded is None else recorded.keywords
+    arguments: dict[str, Any] = {}
+    for name in [*inspect.signature(type(obj)).parameters][1:]:
+        link = known.get(name)
+        if isinstance(link, Link) and link.is_resolved and _are_equal(link.resolved, obj.defaults.get(name)):
+            arguments[name] = link
+        elif name in obj.defaults or name in known:
+            arguments[name] = obj.defaults.get(name, link)
+    values = {name: item.resolved if isinstance(item, Link) else item for name, item in arguments.items()}
+    try:
+        made = type(obj)([_like(group) for group in groups], **values)
+        if not _is_as_made(obj, made):
+            return None
+    except Exception:  # whatever the constructor says of what its optimizer has become
+        return None
+    return Schema(type(obj), params=_described_groups(obj), **arguments)
+
+
+def _like(group: dict[str, Any]) -> dict[str, Any]:
+    """Return a group of one small tensor, of the kind that another group has: no constructor wants to know more."""
+    tensors = [torch.empty([1] * item.ndim, dtype=item.dtype, device=item.device) for item in group["params"][:1]]
+    names = group.get("param_names")
+    return {"params": [*zip(names[:1], tensors, strict=True)] if names else tensors}
+
+
+def _is_as_made(obj: Optimizer, made: Optimizer) -> bool:
+    own, other = attributes_of(obj), attributes_of(made)
+    groups, state = obj.__dict__[GROUPS], obj.__dict__[STATE]
+    inside = {id(tensor) for group in groups for tensor in group["params"]}
+    return (
+        [name for name in own if name != "step"] == list(other)
+        and all(
+            name in _CACHES or _are_alike(value, obj, other[name], made) for name, value in own.items() if name in other
+        )
+        and type(state) is type(made.state)
+        and all(id(tensor) in inside for tensor in parameters_of(obj))
+        and all(is_option(name, value) for group in groups for name, value in group.items())
+        and list(obj.defaults) == list(made.defaults)
+        and _are_equal(obj.defaults, made.defaults)
+    )
+
+
+def _are_alike(value: Any, obj: Optimizer, other: Any, made: Optimizer) -> bool:
+    """Whether an attribute is what the constructor makes: a list of the groups', or an equal value."""
+    for one, two in zip(obj.param_groups, made.param_groups, strict=True):
+        if other is two["params"]:
+            return value is one["params"]
+    return _are_equal(value, other)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_are_equal(value, other[name]) for name, value in one.items())
+    return bool(one == other or (one != one and other != other))
+
+
+def _described_groups(obj: Optimizer) -> list[Any]:
     groups = []
     for group in obj.param_groups:
         links = [ParameterLink("", tensor) for tensor in group["params"]]
@@ -153,18 +292,23 @@ def _described_groups(obj: torch.optim.Optimizer) -> list[Any]:
     return groups if len(groups) != 1 else groups[0]["params"]
 
 
-def _names_of(place: Place) -> list[str]:
+# ------------------------------------------------------------------------------------------------ by names
+
+
+def _names_of(place: Place, tensors: list[torch.Tensor]) -> list[str]:
     """Return what the parameters of an optimizer are called: in the tree, else as it was told, else by position."""
-    names: list[str] = []
-    for group in place.obj.param_groups:
-        told = group.get("param_names") or [None] * len(group["params"])
-        for tensor, name in zip(group["params"], told, strict=True):
-            names.append(place.name_of(tensor) or name or str(len(names)))
-    return names
+    told = {
+        id(tensor): name
+        for group in place.obj.__dict__.get(GROUPS) or ()
+        for tensor, name in zip(group["params"], group.get("param_names") or (), strict=False)
+    }
+    return [place.name_of(item) or told.get(id(item)) or str(number) for number, item in enumerate(tensors)]
 
 
-def _shapes_of(optimizer: torch.optim.Optimizer) -> list[tuple[int, ...]]:
-    return [tuple(tensor.shape) for group in optimizer.param_groups for tensor in group["params"]]
+def _saved_names(groups: list[dict[str, Any]], local: Mapping[str, Any]) -> list[str]:
+    names = [name for group in groups for name in group["params"]]
+    shapes = local.get(SHAPES_KEY)
+    return [*dict.fromkeys([*names, *(map(str, shapes) if isinstance(shapes, dict) else ())])]
 
 
 def _called_alike(here: list[str], saved: list[str]) -> list[str]:
@@ -187,11 +331,11 @@ def _are_groups(groups: Any) -> bool:
     )
 
 
-def _entries(place: Place, state: State, names: list[str]) -> dict[str, dict[str, tuple[str, Any]]]:
-    """Return what is kept for each parameter: name -> entry -> (key, value)."""
-    begin = f"{place.key_prefix}{_STATE}."
+def _entries(place: Place, state: State, names: list[str]) -> Kept:
+    """Return what is kept for each parameter."""
+    begin = f"{place.key_prefix}{STATE}."
     known = set(names)
-    found: dict[str, dict[str, tuple[str, Any]]] = {}
+    found: Kept = {}
     for key, value in state.items():
         parameter, _, entry = key[len(begin) :].rpartition(".") if key.startswith(begin) else ("", "", "")
         if parameter in known:
@@ -199,131 +343,28 @@ def _entries(place: Place, state: State, names: list[str]) -> dict[str, dict[str
     return found
 
 
-def _filled_group(index: int, group: dict[str, Any], here: list[str], saved: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a group of the optimizer with the options of the saved group that has most of its parameters."""
-    mine = {here[position] for position in group["params"]}
-    shared = [len(mine & set(other["params"])) for other in saved]
-    if not any(shared):
-        return group
-    best = index if index < len(saved) and shared[index] == max(shared) else shared.index(max(shared))
-    own: dict[str, Any] = {name: group[name] for name in ("params", "param_names") if name in group}
-    options = {name: value for name, value in saved[best].items() if name != "param_names" or name in own}
-    return {**options, **own}
-
-
-# ------------------------------------------------------------------------------------------------- schedulers
-
-
-class SchedulerAdapter(StatefulAdapter):
-    """Learning rate schedulers, built on the optimizer that they drive."""
-
-    comes_last = True
-    stands_alone = False
-
-    def describe(self, obj: Any) -> Schema:
-        """Return a Schema of the scheduler's arguments, as its attributes show them, or as it was built.
-
-        Raises
-        ------
-        UnsupportedObjectError
-            If neither is known.
-        """
-        recorded = schema_of(obj)
-        read = _FIXED.get(type(obj).__name__) if type(obj).__module__.startswith("torch.optim.") else None
-        try:
-            arguments = _same_names(obj) if read is None else read(obj)
-        except (AttributeError, LookupError, TypeError) as error:
-            if recorded is not None:
-                return recorded
-            raise UnsupportedObjectError(
-                f"it is not known what a {type(obj).__qualname__} was built with: {error}",
-                fix="Build it inside `with flambe_save.recording():`, or register_adapter() for its class.",
-            ) from error
-        return Schema(type(obj), optimizer=obj.optimizer, **arguments)
-
-    def children(self, obj: Any) -> Iterable[Child]:
-        """Return the optimizer, which is gone into here only where nothing else leads to it."""
-        optimizer = getattr(obj, "optimizer", None)
-        return [Child("optimizer", optimizer, is_borrowed=True)] if optimizer is not None else []
-
-    def get_state(self, place: Place, state: State) -> Later:
-        """Add the entries of the ``state_dict`` but functions, which the constructor makes."""
-        own = {name: value for name, value in place.obj.state_dict().items() if not inspect.isroutine(value)}
-        add_entries(place, own, state)
-        return None
-
-    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        """Give the scheduler its entries, and none by other names: its ``load_state_dict`` sets them as attributes."""
-        known = place.obj.state_dict()
-        names = state._metadata.get(place.prefix, {}).get(ENTRIES_KEY)
-        strange = [name for name in names if name not in known] if isinstance(names, list) else []
-        if strange:
-            mismatch.errors.append(
-                f"{place.prefix or 'the root'}: a {type(place.obj).__qualname__} has no {strange[0]!r}"
-            )
-            return None
-        return super().load_state(place, state, mismatch, fit)
-
-
-_FIXED: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "LambdaLR": lambda obj: {"lr_lambda": list(obj.lr_lambdas)},
-    "MultiplicativeLR": lambda obj: {"lr_lambda": list(obj.lr_lambdas)},
-    "MultiStepLR": lambda obj: {"milestones": sorted(Counter(obj.milestones).elements()), "gamma": obj.gamma},
-    "SequentialLR": lambda obj: {"schedulers": list(obj._schedulers), "milestones": list(obj._milestones)},
-    "ChainedScheduler": lambda obj: {"schedulers": list(obj._schedulers)},
-    "CyclicLR": lambda obj: {
-        "base_lr": list(obj.base_lrs),
-        "max_lr": list(obj.max_lrs),
-        "step_size_up": obj.total_size * obj.step_ratio,
-        "step_size_down": obj.total_size * (1 - obj.step_ratio),
-        "mode": obj.mode,
-        "gamma": obj.gamma,
-        "scale_fn": obj._scale_fn_custom,
-        "scale_mode": obj.scale_mode,
-        "cycle_momentum": obj.cycle_momentum,
-    },
-    "OneCycleLR": lambda obj: {
-        "max_lr": [group["max_lr"] for group in obj.optimizer.param_groups],
-        "total_steps": obj.total_steps,
-        "three_phase": len(obj._schedule_phases) == 3,
-        "cycle_momentum": obj.cycle_momentum,
-    },
-    "ReduceLROnPlateau": lambda obj: {
-        **{
-            name: getattr(obj, name)
-            for name in ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown")
-        },
-        "min_lr": list(obj.min_lrs),
-        "eps": obj.eps,
-    },
-    "SWALR": lambda obj: {
-        "swa_lr": [group["swa_lr"] for group in obj.optimizer.param_groups],
-        "anneal_epochs": obj.anneal_epochs,
-        "anneal_strategy": "linear" if "linear" in obj.anneal_func.__name__ else "cos",
-    },
-}
-
-
-def _same_names(obj: Any) -> dict[str, Any]:
-    """Read arguments off the attributes of the same names; what they set is in the scheduler's state as well."""
-    parameters = list(inspect.signature(type(obj)).parameters)[1:]
-    return {name: getattr(obj, name) for name in parameters if name not in ("last_epoch", "verbose")}
-
-
-class ScalerAdapter(StatefulAdapter):
-    """Gradient scalers of mixed precision."""
-
-    def describe(self, obj: Any) -> Schema | None:
-        """Return a Schema with the scaler's settings."""
-        names = ("growth_factor", "backoff_factor", "growth_interval")
-        if type(obj) is not torch.amp.GradScaler:
-            return schema_of(obj)
-        if not obj.is_enabled():
-            return Schema(type(obj), device=obj._device, enabled=False)
-        known = {name: getattr(obj, f"_{name}") for name in names}
-        return Schema(type(obj), device=obj._device, init_scale=obj._init_scale, **known)
-
-
-OPTIMIZER = OptimizerAdapter()
-SCHEDULER = SchedulerAdapter()
-SCALER = ScalerAdapter()
+def _leave_out(
+    place: Place,
+    kept: Kept,
+    named: Mapping[str, torch.Tensor],
+    saved: list[str],
+    shapes: Any,
+    mismatch: Mismatch,
+) -> None:
+    """Take out what was kept for parameters that are not here, or have another shape, and say so."""
+    mismatch.consumed.update(key for entries in kept.values() for key, _ in entries.values())
+    reshaped = []
+    for name, tensor in named.items():
+        if isinstance(shapes, dict) and shapes.get(name, tuple(tensor.shape)) != tuple(tensor.shape):
+            reshaped.append(name)
+            kept.pop(name, None)
+    lost, fresh = sorted(kept.keys() - set(named)), [name for name in named if kept and name not in saved]
+    if lost or fresh or reshaped:
+        what = [f"no parameter here is called {quote_some(lost)}"] if lost else []
+        what += [f"the save knows no parameter {quote_some(fresh)}"] if fresh else []
+        what += [f"the shape has changed of {quote_some(reshaped)}"] if reshaped else []
+        warn(
+            f"of the optimizer at {place.prefix or 'the root'}, {'; '.join(what)}: what was kept for the others is "
+            "loaded by their names",
+            StateMismatchWarning,
+        )

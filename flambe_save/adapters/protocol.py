@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -10,6 +10,7 @@ import torch
 
 from flambe_save.adapters.adopted import Adoption
 from flambe_save.codecs.options import MapLocation
+from flambe_save.config.assembly import attributes_of
 from flambe_save.config.parts import parts_of
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema
@@ -27,6 +28,7 @@ __all__ = [
     "ValueAdapter",
     "adapter_for",
     "attribute_children",
+    "attributes_as_children",
     "holds",
     "holds_state",
     "is_component",
@@ -246,6 +248,16 @@ def attribute_children(obj: Any) -> Iterator[Child]:
     for name, value in list(getattr(obj, "__dict__", {}).items()):
         if name not in PLUMBING and type(value) not in PLAIN and holds(value, holds_state):
             yield Child(name, value)
+
+
+def attributes_as_children(obj: Any, apart: Container[int] = ()) -> Iterator[Child]:
+    """Yield what the attributes of an object written as its parts hold: what has a state is someone else's.
+
+    Attributes with an id in ``apart`` are left out.
+    """
+    for name, value in attributes_of(obj).items():
+        if type(value) not in PLAIN and id(value) not in apart:
+            yield Child(join_key([name]), value, is_borrowed=True, is_loose=not holds_state(value))
 
 
 def is_component(obj: Any) -> bool:

@@ -35,16 +35,19 @@ class StatefulAdapter:
 
     def get_state(self, place: Place, state: State) -> Later:
         """Add each entry of the ``state_dict``, or all of it where it is no mapping of names."""
+        add_entries(place, self.state_dict_of(place), state)
+        return None
+
+    def state_dict_of(self, place: Place) -> Any:
+        """Return the object's ``state_dict``; what that raises is an error of ours, which names the place."""
         try:
-            own = place.obj.state_dict()
+            return place.obj.state_dict()
         except Exception as error:
             raise SaveError(
                 f"{type(place.obj).__qualname__}.state_dict raised {type(error).__name__}: {str(error)[:200]}",
                 node=place.prefix,
                 fix="Nothing was written.",
             ) from error
-        add_entries(place, own, state)
-        return None
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
         """Give the object a ``state_dict`` of the saved entries."""

@@ -237,11 +237,13 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
                     nn.RNNBase._init_flat_weights(module)
                 replaced[id(other)] = other, first
     for optimizer in optimizers if replaced else ():
-        for group in optimizer.param_groups:
-            group["params"] = [replaced[id(item)][1] if id(item) in replaced else item for item in group["params"]]
+        own = optimizer.__dict__  # no property of its class is run
+        for group in own.get("param_groups") or ():
+            group["params"][:] = [replaced[id(item)][1] if id(item) in replaced else item for item in group["params"]]
+        state = own.get("state") or {}
         for other, first in replaced.values():
-            if other in optimizer.state:
-                optimizer.state[first] = optimizer.state.pop(other)
+            if other in state:
+                state[first] = state.pop(other)
 
 
 def _table_of(module: torch.nn.Module, name: str) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from torch import nn
 from flambe_save.adapters.protocol import PLUMBING, Place, holds, is_component
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.assembly import PARTS
-from flambe_save.config.describing import describe, is_wrapper, lost_of
+from flambe_save.config.describing import describe, is_by_parts, is_wrapper, lost_of
 from flambe_save.config.edited import Edited
+from flambe_save.config.optimizers import TRAINING
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema
 from flambe_save.config.wrappers import unwrapped
@@ -149,6 +150,8 @@ class WrittenParts:
         """Whether what a plain attribute holds is saved."""
         if isinstance(parent.obj, torch.nn.Module):
             return name in self._attributes.get(id(parent.obj), ()) or holds(place.obj, is_component)
+        if isinstance(parent.obj, TRAINING) and not is_by_parts(parent.obj):
+            return False  # it makes its parts itself
         return not (isinstance(place.obj, torch.Tensor) and id(place.obj) in self._keys)
 
     def keys_below(self, prefix: str) -> Callable[[torch.Tensor], str | None]:

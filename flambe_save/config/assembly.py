@@ -1,8 +1,8 @@
-"""Objects as their parts: modules of any class, and plain objects, taken apart and put together again.
+"""Objects as their parts: modules of any class, optimizers, plain objects, taken apart and put together again.
 
 In a config, ``!pkg.Net.parts`` and a mapping of tables: ``modules``, ``parameters``, ``buffers``, ``attributes``. A
 load makes the object without its class's constructor, ``__setattr__``, ``__setstate__`` or properties. parts.py does
-the same for classes whose objects are their fields.
+the same for classes whose objects are their fields; optimizers.py knows the tables of optimizers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from flambe_save.config.optimizers import (
+    OPTIMIZER_ATTRIBUTES,
+    OPTIMIZER_TABLES,
+    TRAINING,
+    fill_optimizer,
+    is_own_of_training,
+    track_steps,
+)
 from flambe_save.config.parts import PASSIVE, is_sum_of_parts
 from flambe_save.errors import CompilationError, quote
 from flambe_save.notes import NOTES, is_note
@@ -67,7 +75,7 @@ _CODE = (
 )
 # And these are made by calls alone: others refer to them, or they do to others
 _BY_CALL = ("torch.optim.", "torch.nn.parallel.", "torch.distributed.")
-_OURS = ("flambe_save.", "typing.", "builtins.", "torch._C.", "torch.nn.modules.")
+_OURS = ("flambe_save.", "typing.", "builtins.", "torch._C.", "torch.nn.modules.", "torch.optim.")
 
 
 _REGISTERED = "_registered_attributes"  # the attributes that a component's state holds
@@ -78,6 +86,10 @@ def attributes_of(obj: Any) -> dict[str, Any]:
     """Return the attributes of an object that neither torch's tables nor its state hold; shared with it."""
     own = obj.__dict__
     found = {name: value for name, value in own.items() if name not in TABLES and not is_note(name)}
+    if "_is_accelerate_prepared" in own:
+        _take_off(obj, found)
+    if issubclass(type(obj), torch.optim.Optimizer):
+        return {name: value for name, value in found.items() if not is_own_of_training(obj, name)}
     if _REGISTERED in own or isinstance(obj, nn.RNNBase):
         for name in (*own.get(_REGISTERED, ()), *(_FLAT if isinstance(obj, nn.RNNBase) else ())):
             found.pop(name, None)
@@ -87,6 +99,14 @@ def attributes_of(obj: Any) -> dict[str, Any]:
 def empty_tables() -> dict[str, Any]:
     """Return what ``nn.Module.__init__`` puts on a module."""
     return {name: value if value is None or type(value) is bool else type(value)() for name, value in _EMPTY.items()}
+
+
+def _take_off(obj: Any, attributes: dict[str, Any]) -> None:
+    """Take out of a module's attributes what accelerate has put on it, to run ``forward`` in another precision."""
+    original = getattr(attributes.get("_original_forward"), "__func__", None)
+    if original is not None and original is getattr(type(obj), "forward", None):
+        del attributes["_original_forward"]
+        attributes.pop("forward", None)
 
 
 def _is_of(cls: Any, package: str) -> bool:
@@ -114,13 +134,14 @@ def can_be_assembled(cls: Any) -> bool:
         return False
     if cls.__basicsize__ != _Plain.__basicsize__ or cls.__itemsize__ or not cls.__dictoffset__:
         return False
+    is_of_training = issubclass(cls, TRAINING)
     # A module that has nothing but data is what its attributes are, whatever is left out of copies of it
-    protocols = _PROTOCOLS - (_OF_COPIES if issubclass(cls, nn.Module) else frozenset())
+    protocols = _PROTOCOLS - (_OF_COPIES if is_of_training or issubclass(cls, nn.Module) else frozenset())
     if any(name in vars(base) for base in bases for name in protocols):
         return False
-    if any(f"{base.__module__}.".startswith(_CODE) for base in bases):
+    if any(f"{base.__module__}.".startswith(_CODE) for base in bases) or _is_of(cls, "flambe_save"):
         return False
-    if any(f"{base.__module__}.".startswith(_BY_CALL) for base in bases) or _is_of(cls, "flambe_save"):
+    if not is_of_training and any(f"{base.__module__}.".startswith(_BY_CALL) for base in bases):
         return False
     return issubclass(cls, nn.Module) or cls.__module__.partition(".")[0] not in sys.stdlib_module_names
 
@@ -157,6 +178,8 @@ def is_open_to_assembly(cls: Any) -> bool:
         return False
     if issubclass(cls, nn.Module):
         return special <= (PASSIVE - _OF_MODULES) | _WHEN_USED | {"__call__"}
+    if issubclass(cls, TRAINING):
+        return special <= (PASSIVE | _OF_COPIES) - _OF_MODULES
     return special <= PASSIVE and not hasattr(cls, "load_state_dict")
 
 
@@ -263,7 +286,8 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     tables : mapping of str to object
         Of a module ``modules``, ``parameters``, ``buffers`` (mappings of names, with None where there is none),
         ``not_persistent`` (names of buffers) and ``hooks`` (torch's pruning methods). Of a tensor ``data`` and
-        ``requires_grad``. Of any object ``attributes``. ``arguments``, which tell how it was once built, are not used.
+        ``requires_grad``. Of an optimizer those of :func:`fill_optimizer`. Of any object ``attributes``.
+        ``arguments``, which tell how it was once built, are not used.
 
     Raises
     ------
@@ -275,6 +299,9 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     known = {"attributes", "arguments"}
     if issubclass(cls, nn.Module):
         known |= {"modules", "parameters", "buffers", "not_persistent", "hooks"}
+    is_optimizer = issubclass(cls, torch.optim.Optimizer)
+    if is_optimizer:
+        known |= OPTIMIZER_TABLES
     _named(cls, "arguments", tables.get("arguments") or {})
     unknown = sorted(tables.keys() - known)
     if unknown:
@@ -292,10 +319,23 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
             if not is_torch_hook(hook):
                 raise _wrong(cls, f"has a hook that is a {type(hook).__qualname__}", "Take it out of the config.")
             made.__dict__[_HOOKS][number] = hook
+    if is_optimizer:
+        fill_optimizer(made, **{name: tables[name] for name in tables.keys() & OPTIMIZER_TABLES})
     put_attributes(made, tables.get("attributes") or {})
+    if issubclass(cls, torch.optim.lr_scheduler.LRScheduler):
+        _check_scheduler(made)
     if isinstance(made, nn.RNNBase):
         nn.RNNBase._init_flat_weights(made)
     return made
+
+
+def _check_scheduler(made: Any) -> None:
+    """Let the optimizer of a scheduler note its steps, as the constructor does."""
+    optimizer = made.__dict__.get("optimizer")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise _wrong(type(made), f"drives no {type(optimizer).__qualname__}", "Correct the config.")
+    if optimizer is not None and "base_lrs" in made.__dict__:  # torch sets these in one constructor
+        track_steps(optimizer)
 
 
 _KINDS: dict[str, Any] = {"modules": nn.Module, "parameters": nn.Parameter, "buffers": torch.Tensor}
@@ -340,7 +380,9 @@ def put_attributes(obj: Any, values: Any) -> None:
     """
     own = obj.__dict__
     for name, value in _named(type(obj), "attributes", values).items():
-        if (name.startswith("__") and name.endswith("__")) or name in TABLES:
+        is_optimizer = issubclass(type(obj), torch.optim.Optimizer)
+        is_taken = name in TABLES or (is_optimizer and name in OPTIMIZER_ATTRIBUTES)
+        if (name.startswith("__") and name.endswith("__")) or is_taken:
             raise _wrong(type(obj), f"can have no attribute {quote(name)}", "Take it out of the config.")
         if callable(value) and is_method(type(obj), name):
             raise _wrong(type(obj), f"has a method {quote(name)}, and no attribute", "Take it out of the config.")

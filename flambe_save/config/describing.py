@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import types
 import weakref
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import dill
@@ -26,12 +27,14 @@ from flambe_save.config.assembly import (
 from flambe_save.config.changes import Changes
 from flambe_save.config.edited import Edited
 from flambe_save.config.imported import import_path
-from flambe_save.config.link import StoredParameter
+from flambe_save.config.link import ParameterLink, StoredParameter
+from flambe_save.config.optimizers import TRAINING, hooks_of, parameters_of
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.scalars import PLAIN
-from flambe_save.config.schema import Schema, defaults_of, schema_of
+from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of
 from flambe_save.config.values import BY_TYPE
+from flambe_save.errors import UnsupportedObjectError
 from flambe_save.notes import marks_of
 from flambe_save.registry import find_adapter
 from flambe_save.undoing import Setting
@@ -44,11 +47,15 @@ __all__ = [
     "describing",
     "edited",
     "form_of",
+    "is_by_parts",
+    "is_data",
+    "is_option",
     "is_wrapper",
     "lost_of",
     "recorded_form",
     "saved_ids",
     "stateful_form",
+    "with_lost",
 ]
 
 _described: ContextVar[dict[int, tuple[Any, Any]] | None] = ContextVar("described", default=None)
@@ -176,6 +183,13 @@ def lost_of(schema: Schema) -> list[str]:
     return found
 
 
+def with_lost(schema: Schema, names: list[str]) -> Schema:
+    """Note in a Schema the places of what it does not say."""
+    if names:
+        schema.__dict__[_LOST] = names
+    return schema
+
+
 def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
     """Return the Schema of an object's parts, shared with it; None where it is more than these.
 
@@ -200,8 +214,12 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
             for name, hooks in own.items()
             if name.endswith("_hooks") and hooks and not all(map(is_of_torch, hooks.values()))
         ]
+    attributes, others = attributes_of(obj), dict[str, Any]()
+    if issubclass(cls, torch.optim.Optimizer):
+        lost += hooks_of(obj)
+        others = _optimizer_tables(obj, attributes)
     tables["attributes"], dropped = _split_attributes(
-        attributes_of(obj), may_be_code=not is_stateful, owner=obj, is_data=is_stateful
+        attributes, may_be_code=not is_stateful, owner=obj, is_data=is_stateful
     )
     lost += dropped
     recorded = schema_of(obj)
@@ -209,11 +227,71 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
         tables["arguments"] = {name: value for name, value in recorded.keywords.items() if _is_plain(value)}
     for name in [name for name, value in tables.items() if not value]:
         del tables[name]
-    if lost and says_its_state(cls):
+    if lost and not issubclass(cls, TRAINING) and says_its_state(cls):
         return None  # it knows what to leave out of a pickle, and how to make it again
-    if lost:
-        schema.__dict__[_LOST] = lost
-    return schema
+    schema.keywords = {**others, **tables}
+    return with_lost(schema, lost)
+
+
+def _optimizer_tables(obj: Any, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables of an optimizer, and put them in place of attributes that are the same lists and mappings.
+
+    Several optimizers may have one group, or one list of groups: what is one object is one in the tables.
+    """
+    own, found = obj.__dict__, dict[str, Any]()
+    groups, state, defaults = own.get("param_groups"), own.get("state"), own.get("defaults")
+    is_known = isinstance(groups, (list, type(None))) and type(state) in (dict, defaultdict, type(None))
+    if not is_known or not all(type(group) is dict and type(group.get("params")) is list for group in groups or ()):
+        raise UnsupportedObjectError(
+            f"the groups or the state of a {type(obj).__qualname__} are not as torch's optimizers have them",
+            fix="Keep lists of dicts in param_groups, and a dict in state; or register_adapter() for its class.",
+        )
+    if groups is not None:
+        found["groups"] = _once(groups, lambda: [_once(group, partial(_group, group)) for group in groups])
+    if state is not None:
+        inside = {id(tensor) for group in groups or () for tensor in group["params"]}
+        others = [ParameterLink("", key) for key in parameters_of(obj) if id(key) not in inside]
+        if others or groups is None:
+            found["others"] = others
+        if type(state) is dict:
+            found["state"] = "dict"
+    if defaults is not None:
+        found["defaults"] = defaults
+    if groups is None and "_zero_grad_profile_name" in own:
+        found["hooked"] = True
+    for name, value in attributes.items():
+        if type(value) in (list, dict):
+            attributes[name] = _known(value)
+    return found
+
+
+def _group(group: dict[str, Any]) -> dict[str, Any]:
+    """Return a group with links to its parameters; its state has those options that are data, too."""
+    tensors = group["params"]
+    params = _once(tensors, lambda: [ParameterLink("", tensor) for tensor in tensors])
+    return {name: params if name == "params" else value for name, value in group.items()}
+
+
+def is_option(name: str, value: Any) -> bool:
+    """Whether an entry of an optimizer's group is data, which its state holds too."""
+    return name == "params" or is_data(value)
+
+
+def _once(item: Any, make: Callable[[], Any]) -> Any:
+    """Return what stands for a list or mapping of an optimizer, made once for all who have it."""
+    known, number = _described.get(), -id(item)
+    if known is not None and number in known:
+        return known[number][1]
+    found = make()
+    if known is not None:
+        known[number] = item, found
+    return found
+
+
+def _known(item: Any) -> Any:
+    """Return what stands for a list or mapping, where it is one of an optimizer's; else itself."""
+    known = _described.get()
+    return item if known is None else known.get(-id(item), (None, item))[1]
 
 
 def _owned(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,6 +369,17 @@ def _is_plain(value: Any) -> bool:
     return type(value) in PLAIN
 
 
+def is_data(value: Any) -> bool:
+    """Whether a value is plain, or a tensor or an array of numbers, or a container of such."""
+    kind: Any = type(value)
+    if kind in _CONTAINERS and kind is not deque:
+        return all(map(is_data, [*value, *value.values()] if isinstance(value, dict) else value))
+    if kind.__module__ == "numpy":
+        return getattr(getattr(value, "dtype", None), "hasobject", True) is False
+    is_tensor = kind in (torch.Tensor, nn.Parameter) and not value.__dict__
+    return kind in PLAIN or is_tensor or (kind in BY_TYPE and kind not in _CONTAINERS)
+
+
 def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bool:
     """Whether a save can hold a value, by name, as parts or pickled; with ``is_data``, not by parts and pickles."""
     if type(value) in _CONTAINERS and (_is_cyclic(value) or _is_in_tuple(value, owner)):
@@ -310,7 +399,7 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bo
         elif isinstance(item, (types.FunctionType, types.BuiltinFunctionType)):
             if import_path(item) is None and not (may_be_code and _can_be_pickled(item)):
                 return False
-        elif isinstance(item, (torch.Tensor, nn.Module, type)) or is_made_of_parts(kind):
+        elif isinstance(item, (torch.Tensor, nn.Module, Reference, type, *TRAINING)) or is_made_of_parts(kind):
             continue
         elif isinstance(item, weakref.ReferenceType) or kind.__module__ in _NO_DATA:
             return False
@@ -361,3 +450,9 @@ def _can_be_pickled(value: Any) -> bool:
     except Exception:  # whatever a class's own protocol raises
         return False
     return True
+
+
+def is_by_parts(obj: Any) -> bool:
+    """Whether an object is written as its parts."""
+    schema = describe(obj)
+    return schema is not None and schema.factory_method == PARTS

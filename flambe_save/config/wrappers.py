@@ -1,4 +1,7 @@
-"""Modules that only wrap another, to compile it or to spread it over devices: a save is of what they wrap."""
+"""Objects that only wrap another: modules, to compile them or to spread them over devices, and what trains them there.
+
+A save is of what they wrap.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,18 @@ _INNER = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "accelerate.optimizer.AcceleratedOptimizer": "optimizer",
+    "accelerate.scheduler.AcceleratedScheduler": "scheduler",
+    "lightning_fabric.wrappers._FabricModule": "_original_module",
+    "lightning_fabric.wrappers._FabricOptimizer": "_optimizer",
+    "lightning.fabric.wrappers._FabricModule": "_original_module",
+    "lightning.fabric.wrappers._FabricOptimizer": "_optimizer",
 }
 _COMPILED = re.compile(r"(^|\.)_orig_mod\.")
 
 
 @functools.cache
 def _name_for(cls: Any) -> str | None:
-    if not issubclass(cls, torch.nn.Module):
-        return None
     names = (_INNER.get(f"{base.__module__}.{base.__qualname__}") for base in cls.__mro__)
     return next((name for name in names if name is not None), None)
 
@@ -35,11 +42,15 @@ def _inner_name(obj: Any) -> str | None:
 
 
 def unwrapped(obj: Any) -> Any:
-    """Return the module that a wrapper is around, however many there are; anything else as it is."""
+    """Return the object that a wrapper is around, however many there are; anything else as it is."""
     seen: set[int] = set()
-    while (name := _inner_name(obj)) is not None and id(obj) not in seen and name in obj._modules:
+    while (name := _inner_name(obj)) is not None and id(obj) not in seen:
+        own = obj.__dict__
+        inner = own.get("_modules", own).get(name)
+        if inner is None:
+            break
         seen.add(id(obj))
-        obj = obj._modules[name]
+        obj = inner
     return obj
 
 

@@ -1,0 +1,224 @@
+"""What a save holds of an optimizer, and how it comes into one that is there: by torch's own way, or just as it was."""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch.optim import Optimizer
+
+from flambe_save.config.describing import is_option
+
+__all__ = [
+    "GROUPS",
+    "STATE",
+    "WHOLE",
+    "Kept",
+    "SavedState",
+    "know_old_versions",
+    "with_names",
+    "with_parameters",
+    "would_be_rounded",
+]
+
+GROUPS = "param_groups"
+STATE = "state"
+WHOLE = ""  # the entry of what is kept for a parameter, where it is no dict of names
+_STEP = "step"  # torch keeps it where it was; other entries go to where their parameters are
+
+Kept: TypeAlias = "dict[str, dict[str, tuple[str, Any]]]"  # name of a parameter -> entry -> (key, value)
+
+
+class SavedState(NamedTuple):
+    """What a save holds of an optimizer, to be put into one that is there.
+
+    Attributes
+    ----------
+    groups : list of dict
+        With the names of parameters.
+    kept : dict
+    shared : dict
+        What is kept under other keys than parameters.
+    named : dict of str to torch.Tensor
+        The parameters of the optimizer that is there, by the names that they have in the save.
+    """
+
+    groups: list[dict[str, Any]]
+    kept: Kept
+    shared: dict[Any, Any]
+    named: dict[str, torch.Tensor]
+
+    def fill(self, obj: Any) -> None:
+        """Put all of it into the optimizer as it is; no code of its class is run."""
+        own = obj.__dict__
+        devices: dict[int, bool] = {}
+        for group, filled in zip(own.get(GROUPS) or (), self._groups_for(obj), strict=True):
+            group.clear()
+            group.update(filled)
+            follows = bool(group.get("capturable") or group.get("fused"))
+            devices.update((id(tensor), follows) for tensor in group["params"])
+        if own.get(STATE) is None:
+            return
+        kept = {
+            self.named[name]: self._kept_for(name, devices.get(id(self.named[name]), False))
+            for name in self.kept
+            if name in self.named
+        }
+        own[STATE].clear()
+        own[STATE].update({**kept, **self.shared})
+
+    def give(self, obj: Optimizer, more: dict[str, Any], dtypes: Any) -> None:
+        """Give the optimizer's ``load_state_dict`` all of it, in torch's form.
+
+        Parameters
+        ----------
+        obj : torch.optim.Optimizer
+        more : dict
+            Entries of a ``state_dict`` that torch does not know.
+        dtypes : dict of str to str or None
+            The types of parameters for which something of another type is kept, which torch would round.
+        """
+        numbers = {id(tensor): number for number, tensor in enumerate(self.named.values())}
+        groups = [
+            {**group, "params": [numbers[id(tensor)] for tensor in group["params"]]} for group in self._groups_for(obj)
+        ]
+        inside = {number for group in groups for number in group["params"]}
+        kept = {name: self._kept_for(name, None) for name in self.kept if name in self.named}
+        state = {numbers[id(self.named[name])]: value for name, value in kept.items()}
+        defaults = dict(obj.defaults)
+        obj.load_state_dict(
+            {
+                STATE: {**{key: value for key, value in state.items() if key in inside}, **self.shared},
+                GROUPS: groups,
+                **more,
+            }
+        )
+        obj.defaults.clear()  # to which torch adds
+        obj.defaults.update(defaults)
+        is_exact = type(obj).load_state_dict is Optimizer.load_state_dict and isinstance(dtypes, dict)
+        for name in kept:
+            tensor = self.named[name]
+            same_type = is_exact and dtypes.get(name) == str(tensor.dtype).removeprefix("torch.")
+            if same_type or numbers[id(tensor)] not in inside:
+                obj.state[tensor] = self._kept_for(name, _follows(obj, tensor))
+
+    def _groups_for(self, obj: Any) -> list[dict[str, Any]]:
+        """Return the optimizer's groups, each with the options of the saved group that has most of its parameters."""
+        called = {id(tensor): name for name, tensor in self.named.items()}
+        return [
+            _filled_group(number, group, {called[id(tensor)] for tensor in group["params"]}, self.groups)
+            for number, group in enumerate(obj.__dict__.get(GROUPS) or ())
+        ]
+
+    def _kept_for(self, name: str, follows: bool | None) -> Any:
+        """Return what is kept for a parameter, on its device; as it is where ``follows`` is None."""
+        tensor = self.named[name]
+        entries = {entry: with_parameters(value, self.named) for entry, (_, value) in self.kept[name].items()}
+        if follows is not None:
+            entries = {
+                entry: value if entry == _STEP and not follows else _moved(value, tensor.device)
+                for entry, value in entries.items()
+            }
+        return entries.get(WHOLE, entries)
+
+
+_MARK = "!parameter"
+
+
+def with_names(value: Any, name_of: Callable[[torch.Tensor], str | None]) -> Any:
+    """Return a value with marks in place of the parameters in its containers; itself where there are none."""
+
+    def marked(item: Any) -> Any:
+        name = name_of(item) if isinstance(item, torch.nn.Parameter) else None
+        return item if name is None else (_MARK, name)
+
+    return _replaced(value, marked)
+
+
+def with_parameters(value: Any, named: Mapping[str, torch.Tensor]) -> Any:
+    """Return a value with parameters in place of the marks that stand for them. Inverse of :func:`with_names`."""
+
+    def found(item: Any) -> Any:
+        is_mark = type(item) is tuple and len(item) == 2 and item[0] == _MARK and isinstance(item[1], str)
+        return named.get(item[1], item) if is_mark else item
+
+    return _replaced(value, found)
+
+
+def _replaced(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a value in which ``change`` was asked of everything, keys too; itself where nothing changes."""
+    changed = change(value)
+    kind: Any = type(value)
+    if changed is not value or kind not in (list, tuple, dict):
+        return changed
+    items = [part for pair in value.items() for part in pair] if kind is dict else value
+    now = [_replaced(item, change) for item in items]
+    if all(map(operator.is_, items, now)):
+        return value
+    return dict(zip(now[::2], now[1::2], strict=True)) if kind is dict else kind(now)
+
+
+def _follows(obj: Optimizer, tensor: torch.Tensor) -> bool:
+    """Whether the count of steps is where the parameter is."""
+    groups = (group for group in obj.param_groups if any(item is tensor for item in group["params"]))
+    return any(group.get("capturable") or group.get("fused") for group in groups)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Return a value with the tensors in it on a device; itself where they are there."""
+    if isinstance(value, torch.Tensor):
+        return value if value.device == device else value.to(device)
+    kind: Any = type(value)
+    if kind in (list, tuple, dict, deque):
+        items = [*(value.values() if kind is dict else value)]
+        moved = [_moved(item, device) for item in items]
+        if all(map(operator.is_, items, moved)):
+            return value
+        return (
+            dict(zip(value, moved, strict=True))
+            if kind is dict
+            else deque(moved, value.maxlen)
+            if kind is deque
+            else kind(moved)
+        )
+    return value
+
+
+def would_be_rounded(parameter: torch.Tensor, kept: Any) -> bool:
+    """Whether torch would give something that is kept for a parameter another type, to be that of the parameter."""
+    waiting, is_float = [kept], parameter.is_floating_point()
+    while waiting and is_float:
+        item = waiting.pop()
+        if isinstance(item, torch.Tensor):
+            if item.dtype != parameter.dtype:
+                return True
+        elif type(item) is dict:
+            waiting.extend(value for name, value in item.items() if name != _STEP)
+        elif type(item) in (list, tuple, deque):
+            waiting.extend(item)
+    return False
+
+
+def know_old_versions(obj: Optimizer) -> None:
+    """Let one of torch's own optimizers change what an older torch kept otherwise."""
+    defaults = dict(obj.defaults)
+    obj.__setstate__({STATE: obj.state, GROUPS: obj.param_groups})
+    obj.defaults.clear()  # to which torch adds
+    obj.defaults.update(defaults)
+
+
+def _filled_group(number: int, group: dict[str, Any], mine: set[str], saved: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a group of the optimizer with the options of the saved group that has most of its parameters."""
+    shared = [len(mine & set(other["params"])) for other in saved]
+    is_empty = not mine and number < len(saved) and not saved[number]["params"]
+    if not any(shared) and not is_empty:
+        return dict(group)
+    best = number if is_empty or (number < len(saved) and shared[number] == max(shared)) else shared.index(max(shared))
+    apart = [name for name, value in group.items() if not is_option(name, value)]  # which the state does not hold
+    own = {name: group[name] for name in ("params", "param_names", *apart) if name in group}
+    options = {name: value for name, value in saved[best].items() if name != "param_names" or name in own}
+    filled = {**options, **own}
+    return {**{name: filled[name] for name in group if name in filled}, **filled} if apart else filled

@@ -1,0 +1,189 @@
+"""Learning rate schedulers, on the optimizers that they drive, and gradient scalers."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
+from flambe_save.adapters.stateful import StatefulAdapter, add_entries, take_entries
+from flambe_save.config.describing import assembled, is_by_parts, is_data
+from flambe_save.config.provided import torch_class
+from flambe_save.config.schema import Schema, schema_of
+from flambe_save.errors import UnsupportedObjectError
+from flambe_save.layout import ENTRIES_KEY
+from flambe_save.state import State
+
+__all__ = ["SCALER", "SCHEDULER"]
+
+
+class SchedulerAdapter(StatefulAdapter):
+    """Learning rate schedulers, on the optimizers that they drive."""
+
+    comes_last = True
+    knows_others = False
+    stands_alone = False
+
+    def describe(self, obj: Any) -> Schema:
+        """Return the call of one of torch's own classes that makes just this scheduler; otherwise its parts.
+
+        Raises
+        ------
+        UnsupportedObjectError
+            If its class says itself how it is pickled.
+        """
+        call = _call_of(obj) if torch_class(type(obj).__name__) is type(obj) else None
+        found = assembled(obj) if call is None else call
+        if found is None:
+            raise UnsupportedObjectError(
+                f"a {type(obj).__qualname__} is more than its attributes, which its class says itself how to pickle",
+                fix="register_adapter() for its class, or leave it out.",
+            )
+        return found
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return the optimizer, which is gone into here only where nothing else leads to it, and what others hold."""
+        optimizer = obj.__dict__.get("optimizer")
+        if optimizer is not None:
+            yield Child("optimizer", optimizer, is_borrowed=True)
+        yield from attributes_as_children(obj, {id(optimizer)})
+
+    def get_state(self, place: Place, state: State) -> Later:
+        """Add the entries of the ``state_dict``, but functions and what the config holds as an attribute."""
+        own, is_parts = place.obj.__dict__, is_by_parts(place.obj)
+        entries = {
+            name: value
+            for name, value in self.state_dict_of(place).items()
+            if not (inspect.isroutine(value) or (is_parts and own.get(name) is value and not is_data(value)))
+        }
+        add_entries(place, entries, state)
+        return None
+
+    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
+        """Give the scheduler its entries, and none by other names: its ``load_state_dict`` sets them as attributes.
+
+        One that this load has put together has them already.
+        """
+        if fit is not None and fit.adoption is not None and id(place.obj) in fit.adoption.assembled:
+            take_entries(place, state, mismatch)
+            return None
+        known = place.obj.state_dict()
+        names = state._metadata.get(place.prefix, {}).get(ENTRIES_KEY)
+        strange = [name for name in names if name not in known] if isinstance(names, list) else []
+        if strange:
+            mismatch.errors.append(
+                f"{place.prefix or 'the root'}: a {type(place.obj).__qualname__} has no {strange[0]!r}"
+            )
+            return None
+        return super().load_state(place, state, mismatch, fit)
+
+
+def _call_of(obj: Any) -> Schema | None:
+    """Return the call that makes a scheduler of torch's own, but for its state; None where none does."""
+    try:
+        arguments = _arguments_of(obj)
+        made = _made_on(obj, _stand_in(obj.optimizer))
+        own, other = vars(obj), vars(made)
+        is_same = own.keys() == other.keys() and all(
+            getattr(value, "__func__", value) is getattr(other[name], "__func__", other[name])
+            for name, value in own.items()
+            if inspect.isroutine(value)
+        )
+    except Exception:  # whatever the constructor says of what its scheduler has become
+        return None
+    return Schema(type(obj), optimizer=obj.optimizer, **arguments) if is_same else None
+
+
+def _arguments_of(obj: Any) -> dict[str, Any]:
+    """Return the arguments of one of torch's own, as its attributes show them; what these set is in its state too."""
+    read = _FIXED.get(type(obj).__name__)
+    if read is not None:
+        return read(obj)
+    parameters = list(inspect.signature(type(obj)).parameters)[1:]
+    return {name: getattr(obj, name) for name in parameters if name not in ("last_epoch", "verbose")}
+
+
+def _stand_in(optimizer: Any) -> Optimizer:
+    """Return an optimizer with groups like those of another, whose rates a scheduler may change."""
+
+    def alike(group: dict[str, Any]) -> dict[str, Any]:
+        options = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in group.items()}
+        return {**options, "params": [torch.zeros(1)]}
+
+    return Optimizer([alike(group) for group in optimizer.param_groups], dict(optimizer.defaults))
+
+
+def _made_on(obj: Any, optimizer: Optimizer) -> Any:
+    """Return what the call makes that describes a scheduler, on another optimizer; schedulers inside it too."""
+    arguments = _arguments_of(obj)
+    if "schedulers" in arguments:
+        arguments["schedulers"] = [_made_on(inner, optimizer) for inner in arguments["schedulers"]]
+    return type(obj)(optimizer=optimizer, **arguments)
+
+
+_FIXED: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "LambdaLR": lambda obj: {"lr_lambda": list(obj.lr_lambdas)},
+    "MultiplicativeLR": lambda obj: {"lr_lambda": list(obj.lr_lambdas)},
+    "MultiStepLR": lambda obj: {"milestones": sorted(Counter(obj.milestones).elements()), "gamma": obj.gamma},
+    "SequentialLR": lambda obj: {"schedulers": list(obj._schedulers), "milestones": list(obj._milestones)},
+    "ChainedScheduler": lambda obj: {"schedulers": list(obj._schedulers)},
+    "CyclicLR": lambda obj: {
+        "base_lr": list(obj.base_lrs),
+        "max_lr": list(obj.max_lrs),
+        "step_size_up": obj.total_size * obj.step_ratio,
+        "step_size_down": obj.total_size * (1 - obj.step_ratio),
+        "mode": obj.mode,
+        "gamma": obj.gamma,
+        "scale_fn": obj._scale_fn_custom,
+        "scale_mode": obj.scale_mode,
+        "cycle_momentum": obj.cycle_momentum,
+    },
+    "OneCycleLR": lambda obj: {
+        "max_lr": [group["max_lr"] for group in obj.optimizer.param_groups],
+        "total_steps": obj.total_steps,
+        "three_phase": len(obj._schedule_phases) == 3,
+        "cycle_momentum": obj.cycle_momentum,
+    },
+    "ReduceLROnPlateau": lambda obj: {
+        **{
+            name: getattr(obj, name)
+            for name in ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown")
+        },
+        "min_lr": list(obj.min_lrs),
+        "eps": obj.eps,
+    },
+    "SWALR": lambda obj: {
+        "swa_lr": [group["swa_lr"] for group in obj.optimizer.param_groups],
+        "anneal_epochs": obj.anneal_epochs,
+        "anneal_strategy": "linear" if "linear" in obj.anneal_func.__name__ else "cos",
+    },
+}
+
+
+def _same_names(obj: Any) -> dict[str, Any]:
+    """Read arguments off the attributes of the same names; what they set is in the scheduler's state as well."""
+    parameters = list(inspect.signature(type(obj)).parameters)[1:]
+    return {name: getattr(obj, name) for name in parameters if name not in ("last_epoch", "verbose")}
+
+
+class ScalerAdapter(StatefulAdapter):
+    """Gradient scalers of mixed precision."""
+
+    def describe(self, obj: Any) -> Schema | None:
+        """Return a Schema with the scaler's settings."""
+        names = ("growth_factor", "backoff_factor", "growth_interval")
+        if type(obj) is not torch.amp.GradScaler:
+            return schema_of(obj)
+        if not obj.is_enabled():
+            return Schema(type(obj), device=obj._device, enabled=False)
+        known = {name: getattr(obj, f"_{name}") for name in names}
+        return Schema(type(obj), device=obj._device, init_scale=obj._init_scale, **known)
+
+
+SCHEDULER = SchedulerAdapter()
+SCALER = ScalerAdapter()
