@@ -35,12 +35,13 @@ from flambe_save.errors import Finding
 from flambe_save.errors import __all__ as _errors
 from flambe_save.filling import load_state
 from flambe_save.formats import Damage
-from flambe_save.inspection import Change, Measures, OpenSave, SavedNode, SavedValues, Statistics, diff
-from flambe_save.inspection import open_save as open
+from flambe_save.inspection import Change, Measures, OpenSave, SavedNode, SavedValues, Statistics, diff, open_save
 from flambe_save.state import State, traverse
 from flambe_save.structure import build_structure, deserialise, load_structure, serialise
 from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
 from flambe_save.trust import Limits
+
+open = open_save  # flambe_save.open; not among the names of a star import, which would hide Python's
 
 __all__ = [
     "Adapter",
@@ -80,7 +81,6 @@ __all__ = [
     "migrate",
     "migration",
     "moved_from",
-    "open",
     "parse_link_str",
     "recorded",
     "recording",

@@ -57,7 +57,7 @@ from flambe_save.saving import Saving, Target, check_level, final_path
 from flambe_save.state import State
 from flambe_save.storage import local_path
 from flambe_save.tree import state_from_tree
-from flambe_save.trust import Limits, Trust
+from flambe_save.trust import Limits, Trust, check_switches
 from flambe_save.undoing import Undoing
 
 __all__ = [
@@ -262,6 +262,7 @@ def save_async(
     NeedsTrustWarning
         As :func:`save`.
     """
+    check_switches(keep_memory=keep_memory)
     options = _Options(
         compress,
         pickle_only,
@@ -319,6 +320,10 @@ class _Options:
     level: int | None
     build: bool = True
     check: bool = False
+
+    def __post_init__(self) -> None:
+        names = ("compress", "pickle_only", "overwrite", "durable", "build", "check")
+        check_switches(**{name: getattr(self, name) for name in names})
 
 
 def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
@@ -449,6 +454,7 @@ def load(
     PackageVersionWarning
         If the major or minor version of a package did that the manifest lists.
     """
+    check_switches(strict=strict, mmap=mmap, verify=verify)
     trust = Trust.of(weights_only, trusted, auto_install, use_saved_source, limits)
     where = os.fspath(path)
     try:
@@ -529,6 +535,7 @@ def load_state_from_file(
         Values by dotted keys. Its metadata holds each component's class, version, source, config and stash; a stash is
         opened, and asks for trust, when it is looked into.
     """
+    check_switches(mmap=mmap, verify=verify)
     trust = Trust.of(weights_only, trusted, limits=limits)
     count = check_threads(threads, LoadError)
     meter = progress_of(progress, "Loading")
@@ -589,6 +596,7 @@ def migrate(
     LoadError, ConfigError, SaveError
         If a migration raises, the save cannot be read, or cannot be written. The save is as it was.
     """
+    check_switches(dry_run=dry_run)
     trust = Trust.of(weights_only, trusted, limits=limits)
     where = os.fspath(path)
     damage = verify(path, limits=limits)

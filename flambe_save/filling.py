@@ -17,7 +17,7 @@ from flambe_save.loading import read, read_around, tell_all
 from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.state import State
 from flambe_save.tree import state_from_tree
-from flambe_save.trust import Limits, Trust
+from flambe_save.trust import Limits, Trust, check_switches
 
 __all__ = ["load_state"]
 
@@ -75,6 +75,7 @@ def load_state(
     StateMismatchWarning
         If plain values need trust: these stay as they were, and are named. What ``strict=False`` passes over.
     """
+    check_switches(strict=strict)
     trust = Trust.of(trusted=trusted, limits=limits)
     meter = progress_of(progress, "Loading")
     options = LoadOptions(trust, map_location, is_mapped=True, progress=meter)  # each value is copied right away

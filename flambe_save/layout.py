@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # The files of a node (Flambe's protocol 1; every folder of a save holds all six).
 CONFIG_FILE = "config.yaml"
@@ -129,15 +130,52 @@ def is_torch(start: bytes) -> bool:
 
 
 def what_it_is(start: bytes) -> tuple[str, str] | None:
-    """Tell a file that often lies where a save is looked for, by its first bytes: what it is, and what to do."""
+    """Tell a file that often lies where a save is looked for, by its first bytes: what it is, and what to do.
+
+    ``FILE`` in the second stands for its path.
+    """
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer", "Run git lfs pull."
     if start.lstrip()[:1] == b"<":
         return "an HTML page", "The download gave a page and not the file; check the address."
+    if start.startswith(b"\x93NUMPY") or (start.startswith(b"PK") and b".npy" in start[30:]):
+        return "a file of numpy arrays", "Read it with numpy.load('FILE')."
     if is_torch(start):
-        return "a torch.save file", "Read it with torch.load, or make it a save: flambe-save convert FILE OUT."
+        return "a torch.save file", (
+            "Read it with torch.load('FILE'), weights with model.load_state_dict(torch.load('FILE')), or make it a "
+            "save: flambe-save convert FILE OUT."
+        )
     if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 100 << 20:
-        return "a safetensors file", "Read it with safetensors.torch, or make it a save: flambe-save convert FILE OUT."
+        return "a safetensors file", (
+            "Read it with safetensors.torch.load_file('FILE'), or make it a save: flambe-save convert FILE OUT."
+        )
     if start.startswith((b"\x89HDF", b"GGUF")):
         return "a file of another format", "Read it with the library that wrote it."
     return ("empty", "Take the file from a copy of the save.") if not start else None
+
+
+# Folders of other libraries: a file, or how its name ends, what the folder is, and the call that reads it
+_FOLDERS = (
+    ("adapter_config.json", "adapters of peft", "peft.AutoPeftModel.from_pretrained('FILE')"),
+    ("model_index.json", "a pipeline of diffusers", "diffusers.DiffusionPipeline.from_pretrained('FILE')"),
+    ("config_sentence_transformers.json", "a model of sentence-transformers", "SentenceTransformer('FILE')"),
+    ("tokenizer_config.json", "a Hugging Face folder", "transformers.AutoModel.from_pretrained('FILE')"),
+    ("config.json", "a Hugging Face folder", "transformers.AutoModel.from_pretrained('FILE')"),
+    (".safetensors", "a folder of safetensors files", "safetensors.torch.load_file"),
+    (".index.json", "a Hugging Face folder", "transformers.AutoModel.from_pretrained('FILE')"),
+    (".distcp", "a distributed checkpoint of torch", "torch.distributed.checkpoint"),
+)
+
+
+def what_folder_it_is(names: Sequence[str]) -> tuple[str, str] | None:
+    """Tell a folder that often lies where a save is looked for, by the names in it: what it is, and what to do.
+
+    ``FILE`` in the second stands for its path.
+    """
+    inner = min((name for name in names if name.endswith(f"/{PROTOCOL_FILE}")), default=None)
+    if inner is not None:
+        return "a folder with saves in it", f"Load one of them: load('FILE/{inner.removesuffix(PROTOCOL_FILE)[:-1]}')."
+    for end, what, call in _FOLDERS:
+        if any(name == end or (end.startswith(".") and name.endswith(end)) for name in names):
+            return what, f"Read it with {call}; what that gives can be saved."
+    return None

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from flambe_save.errors import Finding, LimitError, LoadError, MissingExtensionError, UntrustedError, quote
 from flambe_save.undoing import Setting
 
-__all__ = ["EVERYTHING", "NO_TRUST", "Limits", "Trust", "door_of", "trust_in_force"]
+__all__ = ["EVERYTHING", "NO_TRUST", "Limits", "Trust", "check_switches", "door_of", "trust_in_force"]
 
 EVERYTHING = "weights_only=False"  # the widest door
 
@@ -63,6 +64,18 @@ def _by_library(names: Sequence[str]) -> list[str]:
     wide = ("torch", "numpy", "dill", "__main__")
     known = {name for name in own if name not in sys.stdlib_module_names and name not in wide}
     return sorted({name.partition(".")[0] if name.partition(".")[0] in known else name for name in names})
+
+
+def check_switches(**switches: Any) -> None:
+    """Refuse what is neither True nor False: a text such as "no" would count as True.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name, switch in switches.items():
+        if not isinstance(switch, bool):
+            raise TypeError(f"{name} must be True or False, not {switch!r}")
 
 
 @dataclass(frozen=True)
@@ -140,13 +153,7 @@ class Trust:
         names = tuple(trusted)
         if not all(isinstance(name, str) and name.strip(".") for name in names):
             raise TypeError(f"trusted takes a list of module or class names, not {names!r}")
-        for name, switch in (
-            ("weights_only", weights_only),
-            ("auto_install", auto_install),
-            ("use_saved_source", use_saved_source),
-        ):
-            if not isinstance(switch, bool):
-                raise TypeError(f"{name} is True or False, not {switch!r}")
+        check_switches(weights_only=weights_only, auto_install=auto_install, use_saved_source=use_saved_source)
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits takes Limits(...), not {limits!r}")
         return cls(weights_only, names, auto_install, use_saved_source, limits or Limits())

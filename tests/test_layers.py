@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +129,24 @@ def test_import_costs_little_more_than_torch() -> None:
     dear = {"asyncio", "email", "http", "multiprocessing", "pydoc", "sqlite3", "ssl", "tkinter", "unittest", "xml"}
     found = {name for name in result.stdout.split() if "cython" not in name}
     assert found - cheap - (sys.stdlib_module_names - dear) == set()
+
+
+def test_the_source_distribution_holds_all_that_tests_need() -> None:
+    """MANIFEST.in names each folder of the repository but the package, which setuptools finds, and files that exist."""
+    root = PACKAGE.parent
+    lines = [line.split() for line in (root / "MANIFEST.in").read_text().splitlines()]
+    grafted = {line[1] for line in lines if line[:1] == ["graft"]}
+    assert {"benchmarks", "docs", "examples", "tests"} <= grafted
+    included = [name for line in lines if line[:1] in (["graft"], ["include"]) for name in line[1:]]
+    assert [name for name in included if not (root / name).exists()] == []
+
+
+def test_extras_are_what_the_package_imports() -> None:
+    """Each package of an extra for users is imported somewhere in the package, or by its name when it is there."""
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(PACKAGE.parent / "setup.cfg")
+    extras = {name: value.split() for name, value in settings["options.extras_require"].items()}
+    assert set(extras) == {"fast", "cli", "all", "bench", "test", "dev"}
+    text = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    used = (*extras["fast"], *extras["cli"])
+    assert [name for name in used if not re.search(rf"(import|from) {name}\b", text)] == []

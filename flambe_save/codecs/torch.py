@@ -291,9 +291,8 @@ def _load_data(source: Source, options: LoadOptions, *, is_nested: bool = False)
     data = source.piece(0, source.size)
     found = what_it_is(bytes(data[:200]))
     if found is not None and _LEGACY_START not in bytes(data[:32]):
-        raise CorruptSaveError(
-            f"this is {found[0]}, and no torch file", node=options.node, file=options.file, fix=found[1]
-        )
+        fix = found[1].replace("FILE", options.file or "FILE")
+        raise CorruptSaveError(f"this is {found[0]}, and no torch file", node=options.node, file=options.file, fix=fix)
     stream = io.BytesIO(data)
     first = unpickle_data(stream, options)
     if type(first) is not int or first != _LEGACY_MAGIC:

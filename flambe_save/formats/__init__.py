@@ -13,6 +13,7 @@ from flambe_save.errors import UnknownFormatError, quote
 from flambe_save.formats.contents import Contents, NodeContents
 from flambe_save.formats.plan import Plan
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
+from flambe_save.layout import what_folder_it_is
 from flambe_save.registry import FORMATS
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode
@@ -53,8 +54,12 @@ def format_of(store: Store, where: str) -> Format:
         if found.sniff(names):
             return found
     holds = ", ".join(map(quote, names[:5])) or "nothing"
+    what, fix = what_folder_it_is(names) or (
+        "",
+        "A save is a folder with config.yaml and state.pt, a .pkl, or a .tar.gz.",
+    )
     raise UnknownFormatError(
-        f"{where!r} is no save: it holds {holds}{', ...' if len(names) > 5 else ''}",
+        f"{where!r} is {what + ', and ' if what else ''}no save: it holds {holds}{', ...' if len(names) > 5 else ''}",
         file=where,
-        fix="A save is a folder with config.yaml, state.pt and so on, a .pkl, or a .tar.gz of either.",
+        fix=fix.replace("FILE", where),
     )

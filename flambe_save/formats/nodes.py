@@ -351,7 +351,7 @@ class NodeReader:
             start = file.read(200)
             found = what_it_is(start) if most is None or size < 1000 else None
             if found is not None and not is_torch(start):
-                error.message, error.fix = f"{error.message}: this is {found[0]}", found[1]
+                error.message, error.fix = f"{error.message}: this is {found[0]}", found[1].replace("FILE", name)
             raise
 
     def check(self, name: str, prefix: str | None) -> None:

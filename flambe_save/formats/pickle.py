@@ -216,7 +216,7 @@ def _read_checked(store: Store, options: ReadOptions, *, digests: bool = False) 
         start = file.read(200)
         if start[:1] != _FIRST_BYTES or what_it_is(start) is not None:
             what, fix = what_it_is(start) or ("no pickle", "A save is a folder, a .pkl or a .tar.gz.")
-            raise UnknownFormatError(f"{where!r} is {what}, and no save", file=where, fix=fix)
+            raise UnknownFormatError(f"{where!r} is {what}, and no save", file=where, fix=fix.replace("FILE", where))
         progress.begin(file.seek(0, io.SEEK_END))
         file.seek(len(start))
         pieces = [start]
