@@ -646,3 +646,34 @@ def test_a_module_of_data_is_its_parts_whatever_its_copies_hold(tmp_path: Path) 
     more.forward = more.layer.forward
     with pytest.raises(UnsupportedObjectError, match="no load by parts calls this"):
         save(more, tmp_path / "more")
+
+
+class AddsItsArguments(nn.Module):
+    """Adds an entry to a ``state_dict``, its own or that of what is around it, and has a version that is a text."""
+
+    _version: Any = "0.1"
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, size)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().state_dict(*args, **kwargs)
+        found["arguments"] = {"size": self.layer.in_features}
+        return found
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().load_state_dict({k: v for k, v in state_dict.items() if k != "arguments"}, *args, **kwargs)
+
+
+@pytest.mark.parametrize("made", [lambda m: m, lambda m: {"a": m}, nn.Sequential], ids=["alone", "dict", "inside"])
+def test_what_a_module_adds_to_a_state_dict_is_in_nobodys_way(made: Any, tmp_path: Path) -> None:
+    """Also where it lands in the state_dict of a module of torch around it."""
+    module = AddsItsArguments(3)
+    again = load(save(made(module), tmp_path / "run"))
+    inside = (
+        again
+        if isinstance(again, AddsItsArguments)
+        else next(iter(dict.values(again) if isinstance(again, dict) else again))
+    )
+    assert torch.equal(inside.layer.weight, module.layer.weight)

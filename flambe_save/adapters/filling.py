@@ -55,8 +55,10 @@ def fill(
 
     def load(inner: nn.Module, local: dict[str, Any], prefix: str) -> None:
         is_filled = id(inner) in assembled
+        others = metadata.get(prefix[:-1], {}).get(OTHERS_KEY)
+        if isinstance(others, list) and not is_filled:  # a module inside added them to what is around it
+            local = {key: value for key, value in local.items() if key[len(prefix) :] not in others}
         if is_filled:
-            others = metadata.get(prefix[:-1], {}).get(OTHERS_KEY)
             names = {*inner._modules, "_extra_state", *(others if isinstance(others, list) else ())}
             found.unexpected_keys.extend(key for key in local if key[len(prefix) :].partition(".")[0] not in names)
         elif type(inner) in kinds:  # a copy of what is assembled

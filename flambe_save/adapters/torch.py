@@ -193,8 +193,10 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     mismatch.consumed.update(called[name] for name in (*replaced, *effective_values))
     for name in (*replaced, *effective_values):
         del own[name]
-    for local in own._metadata.values():  # type: ignore[attr-defined]
-        if type(local.get("version", 1)) not in (int, type(None)):
+    for prefix, local in own._metadata.items():  # type: ignore[attr-defined]
+        version = local.get("version", 1)  # a class may have a text, which only itself understands
+        is_its_own = type(version) is str and _version_of(place.obj, prefix) == version
+        if type(version) not in (int, type(None)) and not is_its_own:
             mismatch.errors.append(f"{place.prefix!r}: a module's version is no number")
             return
     adoption = fit.adoption if fit is not None else None
@@ -225,6 +227,16 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     given = give_effective(place.obj, effective_values, mismatch)
     mismatch.missing += [begin + plain for key, plain in plain_keys(place.obj, missing).items() if key not in given]
     mismatch.consumed.update(called[key] for key in own.keys() - set(unexpected))
+
+
+def _version_of(module: nn.Module, path: str) -> Any:
+    """Return what the class of a module inside another calls its version."""
+    for name in path.split(".") if path else ():
+        found = module._modules.get(name)
+        if found is None:
+            return None
+        module = found
+    return getattr(type(module), "_version", None)
 
 
 def _is_for_meta(map_location: MapLocation) -> bool:

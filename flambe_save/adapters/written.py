@@ -106,7 +106,7 @@ class WrittenParts:
         for name, value in vars(module).items():
             if type(value) in (list, tuple, dict) and value and name not in PLUMBING and name not in kept:
                 self._lists.append((place.key_prefix + name, value))
-        if id(module) in self._assembled:
+        if id(module) in self._assembled or type(module).__module__.startswith("torch.nn."):
             self._places[place.prefix] = module
         is_assembled, names = id(module) in self._assembled, self._buffers.get(id(module), ())
         for table in (module._parameters, module._buffers):
@@ -176,6 +176,9 @@ class WrittenParts:
             module = self._places.get(outer)
             if module is None or name in module._parameters or name in module._buffers:
                 continue
+            is_assembled = id(module) in self._assembled
+            if not is_assembled and (isinstance(self._state[key], torch.Tensor) or name == "_extra_state"):
+                continue  # torch's own modules take these: what a parametrization computes, say
             if name not in self._attributes.get(id(module), ()):
                 self._state._metadata.setdefault(outer, {}).setdefault(OTHERS_KEY, []).append(name)
 
