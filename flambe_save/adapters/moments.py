@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch.optim import Optimizer
 
-from flambe_save.config.describing import is_option
+from flambe_save.config.optimizers import is_data
 
 __all__ = [
     "GROUPS",
@@ -217,8 +217,8 @@ def _filled_group(number: int, group: dict[str, Any], mine: set[str], saved: lis
     if not any(shared) and not is_empty:
         return dict(group)
     best = number if is_empty or (number < len(saved) and shared[number] == max(shared)) else shared.index(max(shared))
-    apart = [name for name, value in group.items() if not is_option(name, value)]  # which the state does not hold
-    own = {name: group[name] for name in ("params", "param_names", *apart) if name in group}
-    options = {name: value for name, value in saved[best].items() if name != "param_names" or name in own}
-    filled = {**options, **own}
-    return {**{name: filled[name] for name in group if name in filled}, **filled} if apart else filled
+    apart = [name for name, value in group.items() if name != "params" and not is_data(value)]
+    own = {name: group[name] for name in ("params", "param_names", *apart) if name in group}  # not in the state
+    filled = {**{name: value for name, value in saved[best].items() if name != "param_names" or name in own}, **own}
+    order = [name for name in group if name in filled] if apart else ["params"]
+    return {**{name: filled[name] for name in order}, **filled}

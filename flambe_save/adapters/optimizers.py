@@ -26,9 +26,9 @@ from flambe_save.adapters.moments import (
 )
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
 from flambe_save.config.assembly import attributes_of
-from flambe_save.config.describing import assembled, describe_as, is_option, with_lost
+from flambe_save.config.describing import assembled, describe_as, with_lost
 from flambe_save.config.link import Link, ParameterLink
-from flambe_save.config.optimizers import hooks_of, parameters_of
+from flambe_save.config.optimizers import hooks_of, is_data, parameters_of
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import DTYPES_KEY, ENTRIES_KEY, SHAPES_KEY, STEPPED_KEY
@@ -85,19 +85,19 @@ class OptimizerAdapter:
             return called.get(id(tensor)) or place.name_of(tensor)
 
         for key, kept in (own.get(STATE) or {}).items():
-            kept = with_names(kept, name_of)
+            has_names = type(kept) is dict and kept and all(type(name) is str and name for name in kept)
+            if not (has_names and all(type(value) is torch.Tensor for value in kept.values())):
+                kept = with_names(kept, name_of)
             if not isinstance(key, torch.Tensor):
                 shared[key] = kept
                 continue
-            has_names = type(kept) is dict and kept and all(type(name) is str and name for name in kept)
             for name, value in kept.items() if has_names else ((WHOLE, kept),):
                 state[f"{begin}{STATE}.{called[id(key)]}.{join_key([name])}"] = value
         if own.get(GROUPS) is not None:
-            state[begin + GROUPS] = [
+            state[begin + GROUPS] = [  # as torch's state_dict has them, the parameters last
                 {
-                    name: [called[id(tensor)] for tensor in value] if name == "params" else value
-                    for name, value in group.items()
-                    if is_option(name, value)
+                    **{name: value for name, value in group.items() if name != "params" and is_data(value)},
+                    "params": [called[id(tensor)] for tensor in group["params"]],
                 }
                 for group in own[GROUPS]
             ]
@@ -256,7 +256,7 @@ def _is_as_made(obj: Optimizer, made: Optimizer) -> bool:
         )
         and type(state) is type(made.state)
         and all(id(tensor) in inside for tensor in parameters_of(obj))
-        and all(is_option(name, value) for group in groups for name, value in group.items())
+        and all(name == "params" or is_data(value) for group in groups for name, value in group.items())
         and list(obj.defaults) == list(made.defaults)
         and _are_equal(obj.defaults, made.defaults)
     )

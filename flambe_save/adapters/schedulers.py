@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
 from flambe_save.adapters.stateful import StatefulAdapter, add_entries, take_entries
-from flambe_save.config.describing import assembled, is_by_parts, is_data
+from flambe_save.config.describing import assembled, is_by_parts
+from flambe_save.config.optimizers import is_data
 from flambe_save.config.provided import torch_class
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import UnsupportedObjectError

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import types
 import weakref
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 import dill
@@ -26,15 +25,15 @@ from flambe_save.config.assembly import (
 )
 from flambe_save.config.changes import Changes
 from flambe_save.config.edited import Edited
+from flambe_save.config.groups import optimizer_tables
 from flambe_save.config.imported import import_path
-from flambe_save.config.link import ParameterLink, StoredParameter
-from flambe_save.config.optimizers import TRAINING, hooks_of, parameters_of
+from flambe_save.config.link import StoredParameter
+from flambe_save.config.optimizers import TRAINING, hooks_of
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of
 from flambe_save.config.values import BY_TYPE
-from flambe_save.errors import UnsupportedObjectError
 from flambe_save.notes import marks_of
 from flambe_save.registry import find_adapter
 from flambe_save.undoing import Setting
@@ -48,8 +47,6 @@ __all__ = [
     "edited",
     "form_of",
     "is_by_parts",
-    "is_data",
-    "is_option",
     "is_wrapper",
     "lost_of",
     "recorded_form",
@@ -217,7 +214,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
     attributes, others = attributes_of(obj), dict[str, Any]()
     if issubclass(cls, torch.optim.Optimizer):
         lost += hooks_of(obj)
-        others = _optimizer_tables(obj, attributes)
+        others = optimizer_tables(obj, attributes, _once)
     tables["attributes"], dropped = _split_attributes(
         attributes, may_be_code=not is_stateful, owner=obj, is_data=is_stateful
     )
@@ -233,65 +230,17 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
     return with_lost(schema, lost)
 
 
-def _optimizer_tables(obj: Any, attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return the tables of an optimizer, and put them in place of attributes that are the same lists and mappings.
-
-    Several optimizers may have one group, or one list of groups: what is one object is one in the tables.
-    """
-    own, found = obj.__dict__, dict[str, Any]()
-    groups, state, defaults = own.get("param_groups"), own.get("state"), own.get("defaults")
-    is_known = isinstance(groups, (list, type(None))) and type(state) in (dict, defaultdict, type(None))
-    if not is_known or not all(type(group) is dict and type(group.get("params")) is list for group in groups or ()):
-        raise UnsupportedObjectError(
-            f"the groups or the state of a {type(obj).__qualname__} are not as torch's optimizers have them",
-            fix="Keep lists of dicts in param_groups, and a dict in state; or register_adapter() for its class.",
-        )
-    if groups is not None:
-        found["groups"] = _once(groups, lambda: [_once(group, partial(_group, group)) for group in groups])
-    if state is not None:
-        inside = {id(tensor) for group in groups or () for tensor in group["params"]}
-        others = [ParameterLink("", key) for key in parameters_of(obj) if id(key) not in inside]
-        if others or groups is None:
-            found["others"] = others
-        if type(state) is dict:
-            found["state"] = "dict"
-    if defaults is not None:
-        found["defaults"] = defaults
-    if groups is None and "_zero_grad_profile_name" in own:
-        found["hooked"] = True
-    for name, value in attributes.items():
-        if type(value) in (list, dict):
-            attributes[name] = _known(value)
-    return found
-
-
-def _group(group: dict[str, Any]) -> dict[str, Any]:
-    """Return a group with links to its parameters; its state has those options that are data, too."""
-    tensors = group["params"]
-    params = _once(tensors, lambda: [ParameterLink("", tensor) for tensor in tensors])
-    return {name: params if name == "params" else value for name, value in group.items()}
-
-
-def is_option(name: str, value: Any) -> bool:
-    """Whether an entry of an optimizer's group is data, which its state holds too."""
-    return name == "params" or is_data(value)
-
-
-def _once(item: Any, make: Callable[[], Any]) -> Any:
-    """Return what stands for a list or mapping of an optimizer, made once for all who have it."""
+def _once(item: Any, make: Callable[[], Any] | None = None) -> Any:
+    """Return what stands for a list or mapping of an optimizer, made once for all who have it; else the item itself."""
     known, number = _described.get(), -id(item)
     if known is not None and number in known:
         return known[number][1]
+    if make is None:
+        return item
     found = make()
     if known is not None:
         known[number] = item, found
     return found
-
-
-def _known(item: Any) -> Any:
-    """Return what stands for a list or mapping, where it is one of an optimizer's; else itself."""
-    known = _described.get()
-    return item if known is None else known.get(-id(item), (None, item))[1]
 
 
 def _owned(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -367,17 +316,6 @@ def _is_plain(value: Any) -> bool:
     if type(value) is dict:
         return all(type(key) in PLAIN and _is_plain(item) for key, item in value.items())
     return type(value) in PLAIN
-
-
-def is_data(value: Any) -> bool:
-    """Whether a value is plain, or a tensor or an array of numbers, or a container of such."""
-    kind: Any = type(value)
-    if kind in _CONTAINERS and kind is not deque:
-        return all(map(is_data, [*value, *value.values()] if isinstance(value, dict) else value))
-    if kind.__module__ == "numpy":
-        return getattr(getattr(value, "dtype", None), "hasobject", True) is False
-    is_tensor = kind in (torch.Tensor, nn.Parameter) and not value.__dict__
-    return kind in PLAIN or is_tensor or (kind in BY_TYPE and kind not in _CONTAINERS)
 
 
 def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bool:

@@ -15,6 +15,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from flambe_save.config.scalars import PLAIN
+from flambe_save.config.values import BY_TYPE
 from flambe_save.errors import CompilationError
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "TRAINING",
     "fill_optimizer",
     "hooks_of",
+    "is_data",
     "is_own_of_training",
     "parameters_of",
     "track_steps",
@@ -31,6 +34,7 @@ __all__ = [
 TRAINING = (Optimizer, LRScheduler)
 OPTIMIZER_TABLES = frozenset(("groups", "others", "defaults", "state", "hooked"))
 
+_CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict)
 _HOOKS = (
     "_optimizer_step_pre_hooks",
     "_optimizer_step_post_hooks",
@@ -45,6 +49,17 @@ OPTIMIZER_ATTRIBUTES = frozenset(
 )
 _WARNED = "_warned_capturable_if_run_uncaptured"  # True from the beginning, but in what has no groups of its own
 _STATES: dict[str, Any] = {"dict": dict, "defaultdict": lambda: defaultdict(dict)}
+
+
+def is_data(value: Any) -> bool:
+    """Whether an option of a group, or an entry of a state, is data: plain, numbers, or a container of such."""
+    kind: Any = type(value)
+    if kind in _CONTAINERS:
+        return all(map(is_data, [*value, *value.values()] if isinstance(value, dict) else value))
+    if kind.__module__ == "numpy":
+        return getattr(getattr(value, "dtype", None), "hasobject", True) is False
+    is_tensor = kind in (torch.Tensor, torch.nn.Parameter) and not value.__dict__
+    return kind in PLAIN or is_tensor or (kind in BY_TYPE and kind not in _CONTAINERS)
 
 
 def is_own_of_training(obj: Any, name: str) -> bool:
@@ -72,9 +87,12 @@ def parameters_of(optimizer: Any) -> list[torch.Tensor]:
     waiting = [*state.values()]
     while waiting:
         item = waiting.pop()
+        kind = type(item)
+        if kind is torch.Tensor or kind in PLAIN:  # as most are
+            continue
         if isinstance(item, torch.nn.Parameter):
             found.setdefault(id(item), item)
-        elif type(item) in (list, tuple, dict):
+        elif kind in (list, tuple, dict):
             waiting.extend([*item, *item.values()] if isinstance(item, dict) else item)
     return [*found.values()]
 
