@@ -20,7 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 import flambe_save
 from flambe_save import Component, load, recording, save
+from flambe_save.adapters import ValueAdapter
 from flambe_save.config.schema import schema_of
+from flambe_save.registry import ADAPTERS
 
 NAME = "flambe_save_history"
 SOURCE = """
@@ -305,3 +307,32 @@ def test_what_python_looks_up_itself_is_named_and_not_saved(tmp_path: Path) -> N
     with pytest.warns(flambe_save.StateMismatchWarning, match="__odd__"):
         path = save(net, tmp_path / "save")
     assert not hasattr(load(path), "__odd__")
+
+
+def test_an_adapter_that_is_registered_late_counts_from_then_on(
+    tmp_path: Path, fresh: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class that was saved as its parts before is built by its adapter afterwards."""
+    monkeypatch.setattr(ADAPTERS, "_entries", {**ADAPTERS._entries})
+    module = fresh()
+    assert load(save(module.Data(2), tmp_path / "parts")) == module.Data(2)
+
+    class Builds(ValueAdapter):
+        def describe(self, obj: Any) -> Any:
+            return flambe_save.Schema(type(obj), width=obj.width)
+
+        def asks(self, cls: type, arguments: Any) -> Any:
+            return ()
+
+        def build(self, cls: Any, arguments: Any) -> Any:
+            return cls(arguments["width"] + 1)
+
+    flambe_save.register_adapter(module.Data, Builds())  # type: ignore[arg-type]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its class is not registered
+            path = save(module.Data(2), tmp_path / "built")
+        assert load(path, trusted=[NAME]).width == 3
+    finally:
+        monkeypatch.undo()
+        ADAPTERS._by_type.clear()

@@ -148,9 +148,11 @@ _KINDS: dict[type, _Kind] = {
 }
 
 
-@functools.cache
 def is_made_of_parts(cls: Any) -> bool:
-    """Whether objects of a class can be taken apart and put together without running its code."""
+    """Whether objects of a class can be taken apart and put together without running its code.
+
+    Not cached: an adapter may be registered for the class at any time.
+    """
     if cls in _KINDS:
         return True
     return is_sum_of_parts(cls) and builder_of(cls) is None  # that adapter looks at arguments, and calls constructors
