@@ -27,6 +27,7 @@ from flambe_save import (
 )
 from flambe_save.parallel import in_threads
 from flambe_save.storage import FolderStore, direct
+from flambe_save.storage.disk import Descriptors
 from flambe_save.testing.codec import same
 
 ONE = 1 << 20
@@ -230,11 +231,12 @@ def test_threads_are_a_number(threads: Any, path: Path, tmp_path: Path) -> None:
 def test_direct_files_hold_what_was_written(size: int, tmp_path: Path) -> None:
     """Whatever its size, and however it came, a file that was written past the page cache is what was written."""
     data = os.urandom(size)
-    descriptor = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
-    if not direct.go_direct(descriptor):
-        os.close(descriptor)
+    opened = Descriptors()
+    opened.append(os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT))
+    if not direct.go_direct(opened[0]):
+        opened.close()
         pytest.skip("this file system has no O_DIRECT")
-    with direct.DirectFile(descriptor) as file:
+    with direct.DirectFile(opened) as file:
         half = bytearray(data[: size // 2])
         assert file.write(half) == len(half)
         half[:] = bytes(len(half))  # what was handed over may change
