@@ -95,6 +95,8 @@ for _note, _adapter, _types in (
     for _type in _types.split():
         ADAPTERS.add(_type, f"flambe_save.adapters.{_adapter}", note=_note)
 ADAPTERS.add_trait(("__dataclass_fields__",), "dataclass")
+ADAPTERS.add_trait(("__attrs_attrs__",), "dataclass")
+ADAPTERS.add_trait(("__pydantic_fields__",), "dataclass")
 ADAPTERS.add_trait(("state_dict", "load_state_dict"), "state_dict")
 ADAPTERS.add_trait(("__flambe_recorded__",), "recorded")
 ADAPTERS.add_trait(can_be_assembled, "object")

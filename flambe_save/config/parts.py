@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
 import datetime
 import decimal
 import enum
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 
 from flambe_save.config.attributes import held_slot, own_attributes
 from flambe_save.config.builders import builder_of
+from flambe_save.config.fields import NO_DEFAULT, fields_of, is_known_base, is_record, is_written_for_it
 from flambe_save.errors import CompilationError
 from flambe_save.notes import is_note
 from flambe_save.sizes import MAX_HASHED, unfolded_size
@@ -161,8 +161,7 @@ def is_made_of_parts(cls: Any) -> bool:
 @functools.cache
 def is_sum_of_parts(cls: Any) -> bool:
     """Whether objects of a class are fields and no more, whoever builds them."""
-    is_plain = dataclasses.is_dataclass(cls) and cls.__new__ is object.__new__
-    return (is_plain or issubclass(cls, enum.Enum) or _is_named_tuple(cls)) and _only_holds(cls)
+    return (is_record(cls) or issubclass(cls, enum.Enum) or _is_named_tuple(cls)) and _only_holds(cls)
 
 
 # What a class may define whose objects only hold values: nothing that Python, torch or copy would call when one is used
@@ -182,21 +181,23 @@ _OF_ENUMS = PASSIVE | {
     *("__and__", "__bool__", "__contains__", "__dir__", "__format__", "__invert__", "__iter__", "__len__", "__or__"),
     *("__rand__", "__reduce_ex__", "__ror__", "__rxor__", "__xor__"),
 }
+# What attrs and pydantic note in a class
+_OF_LIBRARIES = ("__attrs_", "__pydantic_", "__class_vars__", "__private_attributes__", "__signature__")
 _BASES = frozenset(("builtins", "enum", "typing", "abc"))
 
 
 def _only_holds(cls: type) -> bool:
     """Whether using an object of a class runs no more of its code than to compare, hash or show it."""
-    own = [vars(base) for base in cls.__mro__ if base.__module__ not in _BASES]
+    own = [vars(base) for base in cls.__mro__ if base.__module__ not in _BASES and not is_known_base(base)]
     special = {
         name
         for names in own
         for name, value in names.items()
-        if name.startswith("__") and name.endswith("__") and getattr(value, "__module__", None) != "dataclasses"
+        if name.startswith("__") and name.endswith("__") and not is_written_for_it(value)
     }
     if issubclass(cls, enum.Enum):
         return special <= _OF_ENUMS and not any("_missing_" in names for names in own)
-    return special <= PASSIVE
+    return all(name in PASSIVE or name.startswith(_OF_LIBRARIES) for name in special)
 
 
 def _is_named_tuple(cls: type) -> bool:
@@ -221,7 +222,7 @@ def parts_of(obj: Any) -> Parts | None:
     if isinstance(obj, tuple):
         return dict(zip(cls._fields, obj, strict=True))
     parts, own = {}, own_attributes(obj)
-    for field in dataclasses.fields(obj):
+    for field in fields_of(cls):
         try:
             parts[field.name] = own[field.name] if field.name in own else held_slot(obj, field.name)
         except AttributeError:
@@ -285,14 +286,14 @@ def _named_tuple(cls: Any, parts: Mapping[str, Any]) -> Any:
 def _dataclass(cls: Any, parts: Mapping[str, Any]) -> Any:
     made = object.__new__(cls)
     values = dict(parts)
-    for field in dataclasses.fields(cls):
+    for field in fields_of(cls):
         if field.name not in values and isinstance(field.default, property):
             continue  # it stands in the class in place of the field
-        if field.name not in values and field.default is not dataclasses.MISSING:
+        if field.name not in values and field.default is not NO_DEFAULT:
             values[field.name] = field.default
-        elif field.name not in values and field.default_factory in (list, dict, set, tuple):
-            values[field.name] = field.default_factory()
-        elif field.name not in values and field.default_factory is not dataclasses.MISSING:
+        elif field.name not in values and field.factory in (list, dict, set, tuple):
+            values[field.name] = field.factory()
+        elif field.name not in values and field.factory is not None:
             raise ValueError(f"its field {field.name!r} is new, and only code of the class makes its default")
     for name, value in values.items():
         set_part(made, name, value)

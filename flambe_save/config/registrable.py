@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 
 from flambe_save.config.assembly import PARTS, assembler_of, has_parts, is_destroyed, is_open_to_assembly
+from flambe_save.config.fields import is_known_type
 from flambe_save.config.imported import find_imported, import_path
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.redefined import differences, present_class
@@ -185,7 +186,7 @@ class Tags:
         imported = find_imported(path)
         if isinstance(imported, type):
             is_trusted = allows is not None and allows(path)
-            if not is_trusted and type(imported) not in _TYPES:
+            if not is_trusted and type(imported) not in _TYPES and not is_known_type(imported):
                 raise self._unknown(tag, recorded)  # what is asked of the class may be answered by code
             if is_of_parts and factory_of(imported, PARTS) and (is_trusted or is_open_to_assembly(imported)):
                 return imported, PARTS
