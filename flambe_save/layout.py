@@ -51,6 +51,7 @@ ENTRIES_KEY = "entries"  # the names of a state_dict's entries, which may be oth
 ENTRIES_ATTRIBUTES_KEY = "entries_attributes"  # those of the state_dict itself: its _metadata
 SHAPES_KEY = "shapes"  # of an optimizer's parameters, by their names
 DTYPES_KEY = "dtypes"  # of those for which an optimizer keeps something of another type
+PARAMS_LAST_KEY = "params_last"  # that an optimizer's groups end with their params, as torch fills them
 STEPPED_KEY = "stepped"  # that an optimizer has taken a step since a scheduler drives it
 OTHERS_KEY = "others"  # keys of a module written as its parts that are no tensor of its: its state_dict adds them
 KEY_KEY = "_flambe_key"  # the component's key, where the folder name is too long to hold it

@@ -225,6 +225,9 @@ def test_defaults_neither_lose_nor_gain_keys(make: Any, tmp_path: Path) -> None:
     before = dict(here["o"].defaults)
     load_state(here, path)
     assert load(path)["o"].defaults == run["o"].defaults == here["o"].defaults == before
+    twice = load(save(here, tmp_path / "twice"))["o"]
+    for first, second in ((run["o"], load(path)["o"]), (here["o"], twice)):
+        assert [*first.param_groups[0]] == [*second.param_groups[0]]
     assert f"!torch.{make.__name__}\n" in config_of(path)
 
 

@@ -44,12 +44,15 @@ class SavedState(NamedTuple):
         What is kept under other keys than parameters.
     named : dict of str to torch.Tensor
         The parameters of the optimizer that is there, by the names that they have in the save.
+    is_last : bool
+        Whether the parameters were the last entry of the groups.
     """
 
     groups: list[dict[str, Any]]
     kept: Kept
     shared: dict[Any, Any]
     named: dict[str, torch.Tensor]
+    is_last: bool
 
     def fill(self, obj: Any) -> None:
         """Put all of it into the optimizer as it is; no code of its class is run."""
@@ -109,7 +112,7 @@ class SavedState(NamedTuple):
         """Return the optimizer's groups, each with the options of the saved group that has most of its parameters."""
         called = {id(tensor): name for name, tensor in self.named.items()}
         return [
-            _filled_group(number, group, {called[id(tensor)] for tensor in group["params"]}, self.groups)
+            _filled_group(number, group, {called[id(item)] for item in group["params"]}, self.groups, self.is_last)
             for number, group in enumerate(obj.__dict__.get(GROUPS) or ())
         ]
 
@@ -210,7 +213,9 @@ def know_old_versions(obj: Optimizer) -> None:
     obj.defaults.update(defaults)
 
 
-def _filled_group(number: int, group: dict[str, Any], mine: set[str], saved: list[dict[str, Any]]) -> dict[str, Any]:
+def _filled_group(
+    number: int, group: dict[str, Any], mine: set[str], saved: list[dict[str, Any]], is_last: bool
+) -> dict[str, Any]:
     """Return a group of the optimizer with the options of the saved group that has most of its parameters."""
     shared = [len(mine & set(other["params"])) for other in saved]
     is_empty = not mine and number < len(saved) and not saved[number]["params"]
@@ -220,5 +225,5 @@ def _filled_group(number: int, group: dict[str, Any], mine: set[str], saved: lis
     apart = [name for name, value in group.items() if name != "params" and not is_data(value)]
     own = {name: group[name] for name in ("params", "param_names", *apart) if name in group}  # not in the state
     filled = {**{name: value for name, value in saved[best].items() if name != "param_names" or name in own}, **own}
-    order = [name for name in group if name in filled] if apart else ["params"]
+    order = [name for name in group if name in filled] if apart else [] if is_last else ["params"]
     return {**{name: filled[name] for name in order}, **filled}

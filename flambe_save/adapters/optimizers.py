@@ -31,7 +31,7 @@ from flambe_save.config.link import Link, ParameterLink
 from flambe_save.config.optimizers import hooks_of, is_data, parameters_of
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
-from flambe_save.layout import DTYPES_KEY, ENTRIES_KEY, SHAPES_KEY, STEPPED_KEY
+from flambe_save.layout import DTYPES_KEY, ENTRIES_KEY, PARAMS_LAST_KEY, SHAPES_KEY, STEPPED_KEY
 from flambe_save.state import State, join_key, split_key
 
 __all__ = ["OPTIMIZER"]
@@ -109,6 +109,8 @@ class OptimizerAdapter:
         rounded = [tensor for tensor in tensors if would_be_rounded(tensor, (own.get(STATE) or {}).get(tensor))]
         if rounded:
             local[DTYPES_KEY] = {called[id(item)]: str(item.dtype).removeprefix("torch.") for item in rounded}
+        if any(next(iter(group)) != "params" for group in own.get(GROUPS) or ()):
+            local[PARAMS_LAST_KEY] = True
         if own.get("_opt_called"):
             local[STEPPED_KEY] = True
         return None
@@ -155,7 +157,9 @@ class OptimizerAdapter:
         kept = _entries(place, state, saved)
         _leave_out(place, kept, dict(zip(here, tensors, strict=True)), saved, local.get(SHAPES_KEY), mismatch)
         named = dict(zip(here, tensors, strict=True))
-        saved_state = SavedState(groups, kept, with_parameters(state.get(begin + _SHARED) or {}, named), named)
+        saved_state = SavedState(
+            groups, kept, with_parameters(state.get(begin + _SHARED) or {}, named), named, PARAMS_LAST_KEY in local
+        )
         others = [str(entry) for entry in (entries if is_known else ()) if "." not in str(entry)]
         others = [name for name in others if name not in (GROUPS, _SHARED)]  # of a class's own state_dict
         mismatch.consumed.update(begin + name for name in others)

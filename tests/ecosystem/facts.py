@@ -24,7 +24,10 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.
 # What this package, torch and transformers note on modules for themselves
 _NOTES = frozenset(
     # The last is a hash of texts, which is another in each process
-    ("_schema", "_created_with_tag", "_is_hf_initialized", "_is_torch_compile", "_original_object_hash")
+    (
+        *("_schema", "_created_with_tag", "_is_hf_initialized", "_is_accelerate_prepared", "_is_torch_compile"),
+        "_original_object_hash",
+    )
 )
 _OF_TRACING = frozenset(("._graph", "._tracer_cls"))  # what code was made of
 _FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # weak references among them
@@ -43,6 +46,9 @@ def facts(obj: Any) -> list[str]:
     while waiting:
         path, value = waiting.pop()
         kind = type(value)
+        if kind.__name__ == "AcceleratedOptimizer":  # a save looks through it, as through DistributedDataParallel
+            value = value.optimizer
+            kind = type(value)
         if kind in _PLAIN:
             lines.append(f"{path} = {value!r}")
             continue
