@@ -356,6 +356,12 @@ def test_states_that_are_no_dicts_of_names(tmp_path: Path) -> None:
     assert state[four]["other"]["of"] is one
     assert (state[four]["text"], state["k"].item()) == ("abc", 4)
     assert len(state) == 5
+    here = {"m": net()}
+    here["o"] = Signs(here["m"].parameters(), secret=1)
+    load_state(here, tmp_path / "run")
+    *_, four = here["m"].parameters()
+    assert here["o"].state[four]["text"] == "abc"
+    assert here["o"].state[four]["other"]["of"] is next(here["m"].parameters())
 
 
 def test_an_empty_group_keeps_its_options(tmp_path: Path) -> None:

@@ -101,11 +101,11 @@ class SavedState(NamedTuple):
         )
         obj.defaults.clear()  # to which torch adds
         obj.defaults.update(defaults)
-        is_exact = type(obj).load_state_dict is Optimizer.load_state_dict and isinstance(dtypes, dict)
+        is_torchs = type(obj).load_state_dict is Optimizer.load_state_dict
         for name in kept:
             tensor = self.named[name]
-            same_type = is_exact and dtypes.get(name) == str(tensor.dtype).removeprefix("torch.")
-            if same_type or numbers[id(tensor)] not in inside:
+            has_type = isinstance(dtypes, dict) and dtypes.get(name) == str(tensor.dtype).removeprefix("torch.")
+            if numbers[id(tensor)] not in inside or (is_torchs and (has_type or _has_texts(kept[name]))):
                 obj.state[tensor] = self._kept_for(name, _follows(obj, tensor))
 
     def _groups_for(self, obj: Any) -> list[dict[str, Any]]:
@@ -126,6 +126,12 @@ class SavedState(NamedTuple):
                 for entry, value in entries.items()
             }
         return entries.get(WHOLE, entries)
+
+
+def _has_texts(value: Any) -> bool:
+    """Whether there are texts in what is kept, which torch would make others of."""
+    items = value.values() if isinstance(value, dict) else value
+    return isinstance(value, str) or (type(value) in (list, tuple, dict) and any(map(_has_texts, items)))
 
 
 _MARK = "!parameter"
