@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from flambe_save.config.deferral import Deferral
-from flambe_save.config.wrappers import modules_in
+from flambe_save.config.walks import everywhere, modules_in
 
-__all__ = ["Adoption", "everywhere", "runs_torch_only", "saved_dtype"]
+__all__ = ["Adoption", "runs_torch_only", "saved_dtype"]
 
 _LEAST = 64 << 10  # bytes: copying less costs no more than finding out whether it can be adopted
 
@@ -163,16 +163,6 @@ def _places(module: nn.Module) -> dict[int, tuple[list[str], torch.Tensor]]:
                 if tensor is not None and name not in left_out and not nn.parameter.is_lazy(tensor):
                     found.setdefault(id(tensor), ([], tensor))[0].append(begin + name)
     return found
-
-
-def everywhere(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules inside a module at each of their places; no method of their classes is called."""
-    waiting = [("", module)]
-    while waiting:
-        path, inner = waiting.pop()
-        yield path, inner
-        begin = f"{path}." if path else ""
-        waiting += [(begin + name, child) for name, child in reversed(inner._modules.items()) if child is not None]
 
 
 def saved_dtype(tensor: torch.Tensor, value: torch.Tensor) -> torch.dtype:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from flambe_save.adapters.adopted import everywhere, runs_torch_only, saved_dtype
+from flambe_save.adapters.adopted import runs_torch_only, saved_dtype
 from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.builtins import agree, builtin_schema
 from flambe_save.adapters.checking import Check, checker_of_module
@@ -34,7 +34,8 @@ from flambe_save.codecs.options import MapLocation, Placer
 from flambe_save.config.describing import form_of, lost_of
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema, items_in, schema_of
-from flambe_save.config.wrappers import modules_in, named_tensors, plain_keys, wrapped_keys
+from flambe_save.config.walks import everywhere, modules_in, named_tensors
+from flambe_save.config.wrappers import plain_keys, wrapped_keys
 from flambe_save.errors import FlambeSaveError, LoadError, UnsupportedObjectError, quote_some
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.state import State, keys_below

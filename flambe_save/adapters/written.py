@@ -16,6 +16,7 @@ from flambe_save.config.edited import Edited
 from flambe_save.config.optimizers import TRAINING
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema
+from flambe_save.config.walks import module_at
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import OTHERS_KEY
@@ -90,9 +91,7 @@ class WrittenParts:
 
     def _note_changes(self, item: Any, schema: Schema) -> None:
         for path, change in schema.keywords["changes"].items():
-            inner = item
-            for name in path.split(".") if path else ():
-                inner = inner._modules[name]
+            inner = module_at(item, path)
             self._attributes.setdefault(id(inner), set()).update(change.get("attributes", ()))
             if isinstance(inner, torch.nn.Module):
                 names = {*change.get("buffers", ()), *change.get("parameters", ())}

@@ -42,12 +42,13 @@ __all__ = [
     "has_parts",
     "is_destroyed",
     "is_method",
-    "is_of_torch",
+    "is_set_by_torch",
     "is_open_to_assembly",
-    "is_torch_hook",
+    "computes_weights",
     "is_used_by_python",
     "noting",
     "put_attributes",
+    "put_hooks",
     "put_in_table",
     "says_its_state",
     "set_not_persistent",
@@ -58,7 +59,6 @@ PARTS = "parts"  # the end of the tag of an object that is written as its parts
 _EMPTY = vars(nn.Module())
 # What nn.Module itself keeps on every module, what this package does, and what frameworks note
 TABLES = frozenset(_EMPTY) | {"_schema", "_created_with_tag"} | NOTES
-_HOOKS = "_forward_pre_hooks"
 
 # A class with one of these says itself how its objects are taken apart
 _PROTOCOLS = frozenset(("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"))
@@ -166,7 +166,7 @@ def is_open_to_assembly(cls: Any) -> bool:
     calls then. A class of modules may, for a load does none of that with a module; where others might,
     :func:`is_used_by_python` tells of it.
     """
-    if _is_of_torch_hook(cls):
+    if _computes_weights(cls):
         return True  # when it is called it computes a weight
     if type(cls) not in (type, abc.ABCMeta, type(torch.Tensor), type(nn.Parameter)) or "__flambe_adapter__" in dir(cls):
         return False
@@ -241,20 +241,20 @@ def _is_known(base: type) -> bool:
     return base in (torch.Tensor, nn.Parameter) or f"{base.__module__}.".startswith(_OURS)
 
 
-def is_of_torch(hook: Any) -> bool:
+def is_set_by_torch(hook: Any) -> bool:
     """Whether a hook is torch's own, which it sets again where it is wanted, or has left behind."""
     function = getattr(hook, "hook", hook)
     return (getattr(function, "__module__", None) or "").startswith("torch.")
 
 
-def is_torch_hook(hook: Any) -> bool:
+def computes_weights(hook: Any) -> bool:
     """Whether a hook is one of torch's own that compute a weight from its parts: they are data."""
     cls: Any = type(hook)
-    return _is_of_torch_hook(cls)
+    return _computes_weights(cls)
 
 
 @functools.cache
-def _is_of_torch_hook(cls: Any) -> bool:
+def _computes_weights(cls: Any) -> bool:
     kinds = {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
     return f"{cls.__module__}.{cls.__qualname__}".startswith("torch.nn.utils.") and bool(kinds & _WEIGHT_HOOKS)
 
@@ -315,10 +315,7 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
         for table in _KINDS:
             put_in_table(made, table, tables.get(table) or {})
         set_not_persistent(made, tables.get("not_persistent") or [])
-        for number, hook in enumerate(tables.get("hooks") or []):
-            if not is_torch_hook(hook):
-                raise _wrong(cls, f"has a hook that is a {type(hook).__qualname__}", "Take it out of the config.")
-            made.__dict__[_HOOKS][number] = hook
+        put_hooks(made, tables.get("hooks") or [])
     if is_optimizer:
         fill_optimizer(made, **{name: tables[name] for name in tables.keys() & OPTIMIZER_TABLES})
     put_attributes(made, tables.get("attributes") or {})
@@ -368,6 +365,23 @@ def set_not_persistent(module: Any, names: Any) -> None:
     if not isinstance(names, list) or not all(name in module.__dict__["_buffers"] for name in names):
         raise _wrong(type(module), f"has no buffers {quote(repr(names)[:80])}", "Name buffers of it.")
     module.__dict__["_non_persistent_buffers_set"] = set(names)
+
+
+def put_hooks(module: Any, hooks: Any) -> None:
+    """Give a module torch's hooks that compute weights, in place of those that it has.
+
+    Raises
+    ------
+    CompilationError
+        If one is another hook.
+    """
+    own = module.__dict__["_forward_pre_hooks"]
+    for number in [number for number, hook in own.items() if computes_weights(hook)]:
+        del own[number]
+    for number, hook in enumerate(hooks if isinstance(hooks, list) else (hooks,)):
+        if not computes_weights(hook):
+            raise _wrong(type(module), f"has a hook that is a {type(hook).__qualname__}", "Take it out of the config.")
+        own[-1 - number] = hook  # torch numbers hooks that are registered from 0
 
 
 def put_attributes(obj: Any, values: Any) -> None:

@@ -16,8 +16,8 @@ from torch import nn
 from flambe_save.config.arguments import replace_items
 from flambe_save.config.assembly import (
     attributes_of,
-    is_of_torch,
-    is_torch_hook,
+    computes_weights,
+    is_set_by_torch,
 )
 from flambe_save.config.attributes import held_items, held_pairs
 from flambe_save.config.prints import (
@@ -32,7 +32,7 @@ from flambe_save.config.prints import (
 )
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import NOTE_BIRTH, Reference, Schema
-from flambe_save.config.wrappers import named_tensors
+from flambe_save.config.walks import named_tensors
 
 __all__ = ["GIVEN", "SHARED", "AsBuilt", "Birth", "Changes", "changes_since"]
 
@@ -368,10 +368,10 @@ class _Comparison:
     ) -> None:
         if tuple(hooks) == before or (not self._is_exact and len(hooks) == len(before)):
             return
-        of_torch = [hook for hook in hooks.values() if is_torch_hook(hook)]
+        of_torch = [hook for hook in hooks.values() if computes_weights(hook)]
         if name == "_forward_pre_hooks" and (of_torch or before):
             change["hooks"] = of_torch
-        if any(number not in before and not is_of_torch(hook) for number, hook in hooks.items()):
+        if any(number not in before and not is_set_by_torch(hook) for number, hook in hooks.items()):
             self.lost.append(f"{path}.{name}" if path else name)
 
     def _is_kept(self, child: Any, known: Any, path: str) -> bool:

@@ -18,9 +18,9 @@ from flambe_save.config.assembly import (
     PARTS,
     attributes_of,
     can_be_assembled,
+    computes_weights,
     is_method,
-    is_of_torch,
-    is_torch_hook,
+    is_set_by_torch,
     says_its_state,
 )
 from flambe_save.config.changes import Changes
@@ -34,6 +34,7 @@ from flambe_save.config.registrable import TAGS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of
 from flambe_save.config.values import BY_TYPE
+from flambe_save.config.walks import inside_itself, module_at
 from flambe_save.notes import marks_of
 from flambe_save.registry import find_adapter
 from flambe_save.undoing import Setting
@@ -135,10 +136,8 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
         lost += _lost_marks({**change.get("parameters", {}), **change.get("buffers", {})}, f"{path}." if path else "")
         if "attributes" in change:
             begin = f"{path}." if path else ""
-            inner = obj
-            for name in path.split(".") if path else ():
-                inner = inner._modules[name]
-            kept, dropped = _split_attributes(change["attributes"], may_be_code=False, owner=inner)
+            owner = module_at(obj, path)
+            kept, dropped = _split_attributes(change["attributes"], may_be_code=False, owner=owner)
             lost += [begin + name for name in dropped]
             change = {**change, "attributes": kept} if kept else {k: v for k, v in change.items() if k != "attributes"}
         if change:
@@ -205,11 +204,11 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
         tables["modules"] = dict(own["_modules"])
         tables.update((name, _owned(own[f"_{name}"])) for name in ("parameters", "buffers"))
         tables["not_persistent"] = sorted(own["_non_persistent_buffers_set"])
-        tables["hooks"] = [hook for hook in own["_forward_pre_hooks"].values() if is_torch_hook(hook)]
+        tables["hooks"] = [hook for hook in own["_forward_pre_hooks"].values() if computes_weights(hook)]
         lost += [
             name
             for name, hooks in own.items()
-            if name.endswith("_hooks") and hooks and not all(map(is_of_torch, hooks.values()))
+            if name.endswith("_hooks") and hooks and not all(map(is_set_by_torch, hooks.values()))
         ]
     attributes, others = attributes_of(obj), dict[str, Any]()
     if issubclass(cls, torch.optim.Optimizer):
@@ -257,7 +256,7 @@ def _of_tensor(value: Any) -> Any:
     if known is not None and number in known:
         return known[number][1]
     found: Any = StoredParameter("", value)
-    cls, marks = type(value), {name: mark for name, mark in marks_of(value).items() if _is_mark(mark)}
+    cls, marks = type(value), {name: mark for name, mark in _marks(value).items() if _is_mark(mark)}
     is_special = cls not in (torch.Tensor, nn.Parameter) and not is_wrapper(value)
     needs_gradient = value.requires_grad and value.is_leaf and not isinstance(value, nn.Parameter)
     if is_special or marks or needs_gradient:
@@ -275,9 +274,14 @@ def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
         f"{begin}{name}.{mark}"
         for name, tensor in tensors.items()
         if tensor is not None and tensor.__dict__
-        for mark, value in marks_of(tensor).items()
+        for mark, value in _marks(tensor).items()
         if not _is_mark(value)
     ]
+
+
+def _marks(tensor: Any) -> dict[str, Any]:
+    """Return the attributes that somebody has set on a tensor; those of a wrapper are what it is made of."""
+    return {} if is_wrapper(tensor) else marks_of(tensor)
 
 
 def _usual(value: Any) -> type:
@@ -320,7 +324,7 @@ def _is_plain(value: Any) -> bool:
 
 def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bool:
     """Whether a save can hold a value, by name, as parts or pickled; with ``is_data``, not by parts and pickles."""
-    if type(value) in _CONTAINERS and (_is_cyclic(value) or _is_in_tuple(value, owner)):
+    if type(value) in _CONTAINERS and (inside_itself(value, _containers_in) is not None or _is_in_tuple(value, owner)):
         return False
     seen: dict[int, Any] = {}
     waiting = [value]
@@ -357,29 +361,9 @@ def _is_in_tuple(value: Any, owner: Any) -> bool:
     return type(value) is tuple and any(item is owner or _is_in_tuple(item, owner) for item in value)
 
 
-def _is_cyclic(container: Any) -> bool:
-    """Whether a container is inside itself."""
-    done: set[int] = set()
-    path: dict[int, Any] = {id(container): container}
-    stack = [(container, iter(_items(container)))]
-    while stack:
-        outer, items = stack[-1]
-        for item in items:
-            if type(item) in _CONTAINERS and id(item) not in done:
-                if id(item) in path:
-                    return True
-                path[id(item)] = item
-                stack.append((item, iter(_items(item))))
-                break
-        else:
-            stack.pop()
-            done.add(id(outer))
-            del path[id(outer)]
-    return False
-
-
-def _items(container: Any) -> list[Any]:
-    return list(container.values() if isinstance(container, dict) else container)
+def _containers_in(container: Any) -> list[Any]:
+    values = container.values() if isinstance(container, dict) else container
+    return [value for value in values if type(value) in _CONTAINERS]
 
 
 def _can_be_pickled(value: Any) -> bool:

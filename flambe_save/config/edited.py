@@ -12,13 +12,14 @@ from torch import nn
 from flambe_save.config.assembly import (
     TABLES,
     is_destroyed,
-    is_torch_hook,
     put_attributes,
+    put_hooks,
     put_in_table,
     set_not_persistent,
 )
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path
 from flambe_save.config.schema import TRANSPARENT
+from flambe_save.config.walks import inside_itself, module_at
 from flambe_save.errors import CompilationError, quote
 from flambe_save.trust import trust_in_force
 
@@ -52,28 +53,10 @@ class Edited(Registrable, tag_override="edited"):
             )
         for path, change in changes.items():
             _apply(_inside(object, path), path, change)
-        _check_cycles(object)
+        found = inside_itself(object, _modules_of)
+        if found is not None:  # torch would not come to an end of it
+            raise CompilationError(f"a {type(found).__qualname__} is inside itself", fix="Correct the config.")
         return object
-
-
-def _check_cycles(obj: Any) -> None:
-    """Refuse modules that are inside themselves, of which torch would not find the end."""
-    done: set[int] = set()
-    path: dict[int, None] = {}
-    stack = [(obj, iter(_modules_of(obj)))]
-    path[id(obj)] = None
-    while stack:
-        module, inside = stack[-1]
-        child = next(inside, None)
-        if child is None:
-            stack.pop()
-            del path[id(module)]
-            done.add(id(module))
-        elif id(child) in path:
-            raise CompilationError(f"a {type(child).__qualname__} is inside itself", fix="Correct the config.")
-        elif id(child) not in done:
-            path[id(child)] = None
-            stack.append((child, iter(_modules_of(child))))
 
 
 def _modules_of(obj: Any) -> list[Any]:
@@ -81,10 +64,8 @@ def _modules_of(obj: Any) -> list[Any]:
 
 
 def _inside(obj: Any, path: Any) -> Any:
-    found = obj
-    for name in path.split(".") if isinstance(path, str) and path else ():
-        found = found.__dict__["_modules"].get(name) if isinstance(found, nn.Module) else None
-    if found is None or not isinstance(path, str):
+    found = module_at(obj, path) if isinstance(path, str) else None
+    if found is None:
         raise CompilationError(
             f"there is no module {quote(str(path))} to change in a {type(obj).__qualname__}",
             fix="The class may have changed since the config was written; edit one or the other.",
@@ -110,7 +91,7 @@ def _apply(obj: Any, path: str, change: Any) -> None:
     if "not_persistent" in change:
         set_not_persistent(obj, change["not_persistent"])
     if "hooks" in change:
-        _set_hooks(obj, change["hooks"])
+        put_hooks(obj, change["hooks"])
     put_attributes(obj, change.get("attributes") or {})
     for table, order in (change.get("order") or {}).items():
         own = obj.__dict__.get(f"_{table}", {}) if table in ("modules", "parameters", "buffers") else {}
@@ -132,16 +113,6 @@ def _remove(obj: Any, names: list[str]) -> None:
             obj.__dict__["_non_persistent_buffers_set"] &= obj.__dict__["_buffers"].keys()
         if name not in TABLES and not name.startswith("__"):
             obj.__dict__.pop(name, None)
-
-
-def _set_hooks(obj: Any, hooks: Any) -> None:
-    own = obj.__dict__["_forward_pre_hooks"]
-    for number in [number for number, hook in own.items() if is_torch_hook(hook)]:
-        del own[number]
-    for number, hook in enumerate(hooks if isinstance(hooks, list) else ()):
-        if not is_torch_hook(hook):
-            raise CompilationError(f"a {type(hook).__qualname__} is no hook of torch's own", fix="Correct the config.")
-        own[-1 - number] = hook
 
 
 TRANSPARENT.add(Edited)

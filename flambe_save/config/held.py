@@ -17,7 +17,8 @@ from flambe_save.config.parts import parts_of
 from flambe_save.config.scalars import PLAIN, is_plain_key
 from flambe_save.config.schema import WITHOUT_PARTS, Schema, schema_of
 from flambe_save.config.values import fits
-from flambe_save.config.wrappers import modules_in, plain_keys, unwrapped
+from flambe_save.config.walks import modules_in
+from flambe_save.config.wrappers import plain_keys, unwrapped
 
 __all__ = ["LOOSE", "Held", "Inside", "inside_of"]
 

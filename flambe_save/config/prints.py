@@ -19,7 +19,7 @@ from flambe_save.config.assembly import attributes_of, can_be_assembled
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.values import BY_TYPE
-from flambe_save.config.wrappers import named_tensors
+from flambe_save.config.walks import named_tensors
 from flambe_save.notes import marks_of
 
 __all__ = ["HOOKS", "Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "print_of"]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-__all__ = ["modules_in", "named_tensors", "plain_keys", "unwrapped", "wrapped_keys"]
+from flambe_save.config.walks import modules_in
+
+__all__ = ["plain_keys", "unwrapped", "wrapped_keys"]
 
 # By name, because importing torch's compiler takes seconds
 _INNER = {
@@ -54,23 +56,6 @@ def unwrapped(obj: Any) -> Any:
     return obj
 
 
-def modules_in(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    """Return ``named_modules()`` as a list, in a time that does not grow with the depth of each."""
-    found: list[tuple[str, torch.nn.Module]] = []
-    seen: set[int] = set()
-    waiting = [("", module)]
-    while waiting:
-        path, inner = waiting.pop()
-        if id(inner) not in seen:
-            seen.add(id(inner))
-            found.append((path, inner))
-            if inner._modules:
-                begin = f"{path}." if path else ""
-                children = reversed(inner._modules.items())
-                waiting += [(begin + name, child) for name, child in children if child is not None]
-    return found
-
-
 def plain_keys(module: torch.nn.Module, keys: Iterable[str]) -> dict[str, str]:
     """Return what keys and prefixes of a module's ``state_dict`` are without the wrappers in it: key -> plain key."""
     plain = {key: key for key in keys}
@@ -100,11 +85,3 @@ def wrapped_keys(module: torch.nn.Module, keys: Iterable[str]) -> dict[str, str]
     here = {plain: key for key, plain in plain_keys(module, names).items()}
     stripped = {key: _COMPILED.sub(r"\1", key) if "_orig_mod." in key else key for key in keys}
     return {key: here.get(plain, plain) for key, plain in stripped.items()}
-
-
-def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the parameters and buffers of a module and those inside it; no method of their classes is called."""
-    for path, inner in modules_in(module):
-        begin = f"{path}." if path else ""
-        for table in (inner._parameters, inner._buffers):
-            yield from ((begin + name, tensor) for name, tensor in table.items() if tensor is not None)

@@ -1,0 +1,81 @@
+"""Walks over modules and what they hold: without recursion, and without a method of their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["everywhere", "inside_itself", "module_at", "modules_in", "named_tensors"]
+
+
+def module_at(module: Any, path: str) -> Any:
+    """Return the module at a dotted path inside another, that itself where the path is empty; None if there is none."""
+    for name in path.split(".") if path else ():
+        module = module.__dict__["_modules"].get(name) if isinstance(module, nn.Module) else None
+    return module
+
+
+def modules_in(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return ``named_modules()`` as a list, in a time that does not grow with the depth of each."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    waiting = [("", module)]
+    while waiting:
+        path, inner = waiting.pop()
+        if id(inner) not in seen:
+            seen.add(id(inner))
+            found.append((path, inner))
+            if inner._modules:
+                begin = f"{path}." if path else ""
+                children = reversed(inner._modules.items())
+                waiting += [(begin + name, child) for name, child in children if child is not None]
+    return found
+
+
+def everywhere(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules inside a module at each of their places; no method of their classes is called."""
+    waiting = [("", module)]
+    while waiting:
+        path, inner = waiting.pop()
+        yield path, inner
+        begin = f"{path}." if path else ""
+        waiting += [(begin + name, child) for name, child in reversed(inner._modules.items()) if child is not None]
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the parameters and buffers of a module and those inside it; no method of their classes is called."""
+    for path, inner in modules_in(module):
+        begin = f"{path}." if path else ""
+        for table in (inner._parameters, inner._buffers):
+            yield from ((begin + name, tensor) for name, tensor in table.items() if tensor is not None)
+
+
+def inside_itself(root: Any, children: Callable[[Any], Iterable[Any]]) -> Any:
+    """Return something that is inside itself; None where nothing is.
+
+    Parameters
+    ----------
+    root : object
+    children : callable
+        Returns what an object holds.
+    """
+    done: set[int] = set()
+    path: dict[int, None] = {id(root): None}
+    stack = [(root, iter(children(root)))]
+    while stack:
+        outer, inside = stack[-1]
+        for child in inside:
+            if id(child) in path:
+                return child
+            if id(child) not in done:
+                path[id(child)] = None
+                stack.append((child, iter(children(child))))
+                break
+        else:
+            stack.pop()
+            del path[id(outer)]
+            done.add(id(outer))
+    return None
