@@ -30,7 +30,7 @@ from flambe_save.config.parsing import NAMING_TAGS, Document, parse
 from flambe_save.config.pickled import opened_by
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.saved_source import define_classes
-from flambe_save.config.schema import Schema, Sources, items_in, visit
+from flambe_save.config.schema import Schema, Sources, items_in
 from flambe_save.config.schema import build as build_config
 from flambe_save.config.selecting import find_part, is_value, part_of, tensor_keys
 from flambe_save.errors import (
@@ -296,9 +296,10 @@ def build(
     if adoption is None:
         adoption = Adoption(Deferral(is_on=False))
     deferral = adoption.deferral
-    if any(isinstance(item, Schema) and is_plainly_built(item.component_subclass) for _, item in visit(config)):
+    if any(isinstance(item, Schema) and is_plainly_built(item.component_subclass) for item in items_in(config)):
         deferral.is_on = False
-    budget = BuildBudget(trust, len(state), bytes_of(state)) if trust.weights_only else None
+    schemas = sum(type(item) is Schema for item in items_in(config))
+    budget = BuildBudget(trust, len(state), bytes_of(state), schemas) if trust.weights_only else None
 
     opened: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
 

@@ -345,7 +345,7 @@ class Trust:
         """
         if wanted > justified + self.limits.built_bytes:
             raise LimitError(
-                f"the config builds tensors of more than {wanted:,} bytes, and the state justifies {justified:,}",
+                f"the config builds over {wanted:,} bytes of tensors and modules, and the save justifies {justified:,}",
                 fix="Look at the sizes in config.yaml. If they are meant, allow them: "
                 f"load(..., limits=Limits(built_bytes={2 * wanted})).",
             )

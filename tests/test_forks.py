@@ -20,7 +20,7 @@ import flambe_save.cli
 import flambe_save.page
 from flambe_save import load, recording, save
 from flambe_save.config.schema import schema_of
-from flambe_save.config.watching import Watch
+from flambe_save.config.watching import SHOWING, Watch
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -117,7 +117,7 @@ def test_a_forked_child_is_left_with_nothing_of_other_threads(one_thread: None) 
 
     def other() -> None:
         user = object()
-        watch = Watch(lambda name: None)
+        watch = Watch(lambda name: None, SHOWING)
         watch.enter(user)
         with recording():
             entered.set()

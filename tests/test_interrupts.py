@@ -20,7 +20,7 @@ from torch import nn
 
 import flambe_save
 from flambe_save import Component, load, load_state_from_file, save, verify
-from flambe_save.config import randomness, watching
+from flambe_save.config import deferral, randomness
 from flambe_save.parallel import CollectionPaused
 
 HERE = os.path.dirname(os.path.abspath(flambe_save.__file__)) + os.sep
@@ -93,6 +93,7 @@ def _ours() -> dict[str, Any]:
     }
 
 
+WATCHES = (deferral._watch, deferral._making)
 # A file that a function returns is lost where the interrupt comes with the return: it is closed at once all the same
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 NAMES = {
@@ -122,8 +123,10 @@ def _process() -> dict[str, Any]:
         "Python's numbers": random.getstate(),
         "descriptors": sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else [],
         "threads": threading.active_count(),
-        "users": (set(CollectionPaused._users), set(watching.Watch._users), randomness._shared),
-        "locks": [lock.locked() for lock in (CollectionPaused._lock, watching.Watch._lock, randomness._lock)],
+        "users": (set(CollectionPaused._users), *(set(watch._users) for watch in WATCHES), randomness._shared),
+        "locks": [
+            lock.locked() for lock in (CollectionPaused._lock, *(watch._lock for watch in WATCHES), randomness._lock)
+        ],
         "functions": (torch.get_rng_state.__module__, threading.Thread.start.__module__),
         "filters": warnings.filters,
     }

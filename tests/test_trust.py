@@ -316,7 +316,7 @@ GREEDY = {
 @pytest.mark.parametrize("config", GREEDY.values(), ids=GREEDY)
 def test_a_config_that_builds_more_than_the_state_justifies(config: str, tmp_path: Path) -> None:
     """Memory is refused before it is taken, one large tensor or very many small ones."""
-    with pytest.raises(LimitError, match=r"(?s)config builds tensors of more than.*limits=Limits"):
+    with pytest.raises(LimitError, match=r"(?s)config builds over.*limits=Limits"):
         load(save_with(tmp_path, config))
 
 

@@ -27,6 +27,7 @@ from flambe_save.adapters.source import source_of
 from flambe_save.adapters.unchanged import Passed, cannot_save
 from flambe_save.adapters.written import WrittenParts, inside_component, outside_component, shared_modules
 from flambe_save.codecs.data import tie_key
+from flambe_save.config.arguments import keys_of
 from flambe_save.config.changes import SHARED
 from flambe_save.config.describing import IN_PARTS, describe, describing, saved_ids
 from flambe_save.config.held import Held
@@ -56,6 +57,7 @@ from flambe_save.tree import join_prefix
 from flambe_save.undoing import Setting
 
 _MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may have
+_MOST_NESTED = 128 << 20  # characters in the keys of places that are inside each other
 
 __all__ = ["Wants", "get_state", "restore_ties", "walk_object"]
 
@@ -189,11 +191,11 @@ def _warn_of_left_out(obj: Any, visited: set[int]) -> None:
     """Warn of components that the object was built from and that are nowhere in it now: their state is not saved."""
     if all(id(item) in visited for item in items_in(obj) if is_component(item)):
         return  # to know where each item is takes longer
-    for keys, item in visit(obj):
+    for trail, item in visit(obj):
         if is_component(item) and id(item) not in visited and get_state(item):
             warn(
-                f"{'.'.join(keys)} ({type(item).__qualname__}), which this {type(obj).__qualname__} was built from, is "
-                "not found in it: its state is not saved, and a load will build a fresh one",
+                f"{'.'.join(keys_of(trail))} ({type(item).__qualname__}), which this {type(obj).__qualname__} was "
+                "built from, is not found in it: its state is not saved, and a load will build a fresh one",
                 StateMismatchWarning,
             )
 
@@ -277,10 +279,10 @@ def walk_object(
     waiting: list[tuple[Place, Adapter, bool]] = []
     name_of = _Names(obj, prefix)
 
-    count = 0
+    count = nested = 0
 
     def push(place: Place, adapter: Adapter) -> None:
-        nonlocal count
+        nonlocal count, nested
         if id(place.obj) in path:
             return
         count += 1
@@ -303,6 +305,9 @@ def walk_object(
         if passed is not None and (adapter is SEQUENCE or adapter is MAPPING):
             passed.note(place, adapter, children)
         if children or later is not None:
+            nested += len(place.prefix)
+            if nested > _MOST_NESTED:
+                raise LimitError(f"values are inside each other {len(stack):,} levels deep", fix="Flatten them.")
             path.add(id(place.obj))
             stack.append((place, adapter, iter(children), later))
 
@@ -320,6 +325,7 @@ def walk_object(
         child = next(children, None)
         if child is None:
             stack.pop()
+            nested -= len(parent.prefix)
             path.discard(id(parent.obj))
             if later is not None:
                 later()

@@ -7,15 +7,28 @@ import inspect
 import reprlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import CompilationError, FlambeSaveError
 from flambe_save.sizes import MAX_HASHED, unfolded_size
 
-__all__ = ["bind_arguments", "call_with", "replace_items", "replacing", "signature_of"]
+__all__ = [
+    "CONTAINERS",
+    "Trail",
+    "bind_arguments",
+    "call_with",
+    "keys_of",
+    "replace_items",
+    "replacing",
+    "signature_of",
+]
 
+
+# How a place is reached: the trail of what is around it, and the key in there. A tuple of all keys for each place would
+# take the square of the depth in memory.
+Trail: TypeAlias = "tuple[Trail, str | int] | None"
 
 _UNFINISHED = object()
 
@@ -122,35 +135,43 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: 
         raise CompilationError(f"{name} raised {type(error).__name__}: {str(error)[:400]}") from error
 
 
+def keys_of(trail: Trail) -> tuple[Any, ...]:
+    """Return the keys that lead to a place, the outermost first."""
+    keys = []
+    while trail is not None:
+        trail, key = trail
+        keys.append(key)
+    return tuple(reversed(keys))
+
+
 def replace_items(
     value: Any,
-    change: Callable[[Any, tuple[str, ...]], Any],
-    path: tuple[str, ...] = (),
+    change: Callable[[Any, Trail], Any],
+    path: Trail = None,
     memo: dict[int, Any] | None = None,
 ) -> Any:
     """Return a copy of nested containers with every item changed but plain values; Schemas count as items.
 
-    ``change`` gets an item and the keys that lead to it, and returns what takes its place, or a Call of steps that do.
+    ``change`` gets an item and the trail of keys that lead to it, and returns what takes its place, or a Call of steps
+    that do.
     A container that is in several places is copied once for all of them, as far as they share ``memo``; what it maps
     from must live as long as it.
     """
     if type(value) in PLAIN:  # as most arguments are
         return value
-    if type(value) not in _CONTAINERS:
+    if type(value) not in CONTAINERS:
         changed = change(value, path)
         return run(changed.steps) if isinstance(changed, Call) else changed
     return run(replacing(value, change, path, {} if memo is None else memo))
 
 
-_CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
+CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
 
 
-def replacing(
-    value: Any, change: Callable[[Any, tuple[str, ...]], Any], path: tuple[str, ...], memo: dict[int, Any]
-) -> Steps:
+def replacing(value: Any, change: Callable[[Any, Trail], Any], path: Trail, memo: dict[int, Any]) -> Steps:
     """Make the steps of :func:`replace_items`."""
     kind = type(value)
-    if kind not in _CONTAINERS:
+    if kind not in CONTAINERS:
         changed = change(value, path)
         return (yield changed.steps) if isinstance(changed, Call) else changed
     if id(value) in memo:
@@ -163,11 +184,11 @@ def replacing(
         for key, item in value.items():
             new_key = key if type(key) in PLAIN else _measured((yield replacing(key, change, path, memo)))
             is_plain = type(item) in PLAIN
-            items.append((new_key, item if is_plain else (yield replacing(item, change, (*path, str(key)), memo))))
+            items.append((new_key, item if is_plain else (yield replacing(item, change, (path, str(key)), memo))))
     else:
         for index, item in enumerate(value):
             is_plain = type(item) in PLAIN
-            items.append(item if is_plain else (yield replacing(item, change, (*path, str(index)), memo)))
+            items.append(item if is_plain else (yield replacing(item, change, (path, str(index)), memo)))
         if kind in (set, frozenset):
             items = [_measured(item) for item in items]
     made = memo[id(value)] = kind(items)

@@ -1,4 +1,4 @@
-"""BuildBudget: what constructors may allocate while a config is built, counted before the memory is spent."""
+"""BuildBudget: the tensors and modules that constructors may make, counted before the memory is spent."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = ["BuildBudget"]
 
 _FOR_EACH_VALUE = 1 << 20  # bytes that each value of the state justifies, whatever its own size
 _FOR_EACH_CALL = 64 << 10  # bytes that each new tensor counts at least: a billion small ones are too much as well
+_FOR_EACH_SCHEMA = 256 << 10  # bytes that each object of the config justifies: it may make some others
 _TIMES = 16  # a constructor makes weights, and copies and checks of them, before the state fills them
 
 
@@ -30,11 +31,13 @@ class BuildBudget:
         How many values the saved state has.
     state_bytes : int
         How many bytes its tensors have.
+    schemas : int
+        How many objects the config describes.
     """
 
-    def __init__(self, trust: Trust, values: int, state_bytes: int) -> None:
+    def __init__(self, trust: Trust, values: int, state_bytes: int, schemas: int = 0) -> None:
         self._trust = trust
-        self._justified = _TIMES * state_bytes + _FOR_EACH_VALUE * values
+        self._justified = _TIMES * state_bytes + _FOR_EACH_VALUE * values + _FOR_EACH_SCHEMA * schemas
         self._spent = 0
         self._kinds: dict[Any, str] = {}
 
@@ -56,6 +59,16 @@ class BuildBudget:
             self._spend(func(like, *args[1:], **kwargs))
         elif kind == "copies":
             self._spend(max((item for item in args if isinstance(item, torch.Tensor)), key=_bytes_of, default=None))
+
+    def count_module(self) -> None:
+        """Count a module that is about to be made or copied: one without tensors takes memory, too.
+
+        Raises
+        ------
+        LimitError
+            If there are too many.
+        """
+        self._spend(None)
 
     def _spend(self, tensor: Any) -> None:
         self._spent += max(_bytes_of(tensor), _FOR_EACH_CALL)

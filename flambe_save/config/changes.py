@@ -115,7 +115,7 @@ class Birth:
         found = schema.__copy__()
         memo: dict[int, Any] = {}
         for name, value in schema.keywords.items():
-            found.keywords[name] = replace_items(value, lambda item, _: untouched.get(id(item), item), (), memo)
+            found.keywords[name] = replace_items(value, lambda item, _: untouched.get(id(item), item), None, memo)
         return found
 
     def changes(self, obj: Any, schema: Schema) -> Changes | None:

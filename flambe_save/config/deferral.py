@@ -11,6 +11,7 @@ to there; memory that was overwritten meanwhile, or is gone, is then played by o
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 import weakref
@@ -37,7 +38,7 @@ from flambe_save.config.deferred import (
 )
 from flambe_save.config.operations import FILLS, FLOATS, MAKES_RANDOM, are_numbers, kind_of
 from flambe_save.config.randomness import Stream
-from flambe_save.config.watching import Watch
+from flambe_save.config.watching import MAKING, SHOWING, Watch
 from flambe_save.undoing import note_undo
 
 __all__ = ["Deferral"]
@@ -56,7 +57,14 @@ def _before(name: str) -> None:
         deferral.is_on = deferral.is_on and name != "start"
 
 
-_watch = Watch(_before)
+def _count(_: str) -> None:
+    """Count a module that is about to be made or copied in this thread."""
+    deferral = _in_force.get()
+    if deferral is not None:
+        deferral.count_module()
+
+
+_watch, _making = Watch(_before, SHOWING), Watch(_count, MAKING)
 
 
 class _Entry:
@@ -142,12 +150,24 @@ class Deferral(TorchDispatchMode):
     @contextmanager
     def counted_by(self, budget: BuildBudget | None) -> Iterator[None]:
         """Be in force inside the ``with``, where a budget counts operations."""
+        forget = note_undo(functools.partial(_making.leave, self))
         self._budget = budget
         try:
+            if budget is not None:
+                _making.enter(self)
             with self:
                 yield
         finally:
             self._budget = None
+            _making.leave(self)
+            forget()
+
+    def count_module(self) -> None:
+        """Count a module that is about to be made, here or in what this is inside of."""
+        if self._budget is not None:
+            self._budget.count_module()
+        elif self._entries and self._entries[-1].outer is not None:
+            self._entries[-1].outer.count_module()
 
     @contextmanager
     def left(self) -> Iterator[None]:

@@ -6,11 +6,12 @@ The grammar, ``root[key][key].attribute.attribute``, has one reader and one writ
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from flambe_save.config.arguments import CONTAINERS
 from flambe_save.config.attributes import code_behind, held_attribute, held_item, is_callable_value, is_function_of
 from flambe_save.config.registrable import alias, dotted_path
 from flambe_save.config.schema import Reference, Schema, Sources, schema_of
@@ -120,6 +121,7 @@ class Link(Reference):
         self.resolved: Any = None
         self.is_resolved = False
         self.is_held = True
+        self.sources: Sources | None = None
         self._following = False
         self._document: Any = None
 
@@ -148,7 +150,13 @@ class Link(Reference):
     def forget(self) -> None:
         """Drop what the link was followed to, so that it is followed anew."""
         self.resolved = self.target_leaf = None
-        self.is_resolved, self.is_held = False, True
+        self.is_resolved, self.is_held, self.is_of_config = False, True, False
+        self.sources = None
+
+    def becomes(self, made_of: Callable[[Any], Any]) -> None:
+        """Learn what containers of the config have become."""
+        if self.is_of_config:
+            self.resolved = self.target_leaf = made_of(self.resolved)
 
     def __call__(self) -> Any:
         """Follow the link, once.
@@ -177,11 +185,13 @@ class Link(Reference):
         return self.resolved
 
     def resolve(self, sources: Sources) -> Any:
-        """Follow the link; it needs nothing of the save."""
+        """Follow the link."""
+        self.sources = sources
         return self()
 
     def _follow(self) -> Any:
         current = self.target
+        is_of_config = True
         if current is None:
             if self._document is None:
                 raise UnpreparedLinkError(
@@ -191,8 +201,9 @@ class Link(Reference):
             current = step(self, self._document, self.root_schema)
         for key in self.schematic_path[1:]:
             current = step(self, current, key)
-        if isinstance(current, Link):
-            current = current()
+        if isinstance(current, Reference):
+            reference, current = current, _referred(self, current)
+            is_of_config = reference.is_of_config
         if isinstance(current, Schema):
             if current._compiled is None:
                 raise UnpreparedLinkError(
@@ -201,6 +212,7 @@ class Link(Reference):
                 )
             current = current._compiled
         self.target_leaf = current
+        self.is_of_config = is_of_config and not self.attr_path and type(current) in CONTAINERS
         for attribute in self.attr_path:
             current = self._attribute(current, attribute)
             is_last = attribute is self.attr_path[-1]
@@ -235,10 +247,18 @@ class Link(Reference):
             raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
 
 
+def _referred(link: Reference, current: Reference) -> Any:
+    """Return what a reference stands for that another link leads to, or through."""
+    sources = link.sources if isinstance(link, Link) else None
+    if sources is not None:
+        return current.resolve(sources)
+    return current() if isinstance(current, Link) else current
+
+
 def step(link: Reference, current: Any, key: str) -> Any:
     """Return what one key of a link leads to, in a config or in the arguments that an object records."""
     if isinstance(current, Link):
-        current = current()
+        current = _referred(link, current)
     schema = current if isinstance(current, Schema) else schema_of(current)
     try:
         return held_item(schema.arguments if schema is not None else current, key)

@@ -61,7 +61,7 @@ def record_call(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         schema = Schema(cls)
         memo: dict[int, Any] = {}
         for name, value in bind_arguments(cls, args, kwargs).items():
-            schema.keywords[name] = replace_items(value, lambda item, _: item, (), memo)
+            schema.keywords[name] = replace_items(value, lambda item, _: item, None, memo)
     except (TypeError, ValueError, CompilationError, RecursionError):
         return  # __init__ will say what is wrong, or the object cannot be described
     record(instance, schema)

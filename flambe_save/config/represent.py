@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 import torch
 import yaml as pyyaml
 
+from flambe_save.config.arguments import Trail, keys_of
 from flambe_save.config.assembly import PARTS
 from flambe_save.config.building_order import can_be_built
 from flambe_save.config.changes import AsBuilt
@@ -52,7 +53,7 @@ _TOO_DEEP = f"a config nested deeper than {MAX_DEPTH}"
 _OF_PARAMETERS = (torch.nn.ParameterList, torch.nn.ParameterDict)
 _BY_HASH = (set, frozenset, OrderedDict)
 
-Path: TypeAlias = "tuple[str | int, ...]"  # the keys and indices that lead to a value
+Path: TypeAlias = Trail  # the keys and indices that lead to a value
 
 
 class InsideItselfError(UnsupportedObjectError):
@@ -124,7 +125,7 @@ class Representer:
         self._nodes: dict[int, pyyaml.Node] = {}  # of values that only this config writes so
         self._own = 0  # how often something was written that only this config writes so
         self._stashed: dict[int, str] = {}
-        self._paths: dict[int, list[str]] | None = None
+        self._paths: dict[int, Trail] | None = None
         self._inside: Inside | None = None
         self._open: dict[int, Any] = {}
         self._small: set[int] = set()
@@ -136,7 +137,7 @@ class Representer:
         self._is_loose = False  # whether a place is in no table of an object's own
         self._is_in_list = False  # whether they are those of one of torch's containers of parameters
 
-    def represent_data(self, value: Any, path: Path = ()) -> pyyaml.Node:
+    def represent_data(self, value: Any, path: Path = None) -> pyyaml.Node:
         """Return the node of any value; the same object gives the same node, hence an anchor.
 
         Raises
@@ -206,7 +207,7 @@ class Representer:
         """Return a scalar node with a tag such as ``!ns.Class``."""
         return pyyaml.ScalarNode(tag, text)
 
-    def represent_sequence(self, tag: str, values: Iterable[Any], path: Path = ()) -> pyyaml.Node:
+    def represent_sequence(self, tag: str, values: Iterable[Any], path: Path = None) -> pyyaml.Node:
         """Return a sequence node with a tag."""
         return cast(pyyaml.Node, run(self._sequence(tag, values, path)))
 
@@ -214,7 +215,7 @@ class Representer:
         items = []
         for index, item in enumerate(values):
             node = self._known(item)
-            items.append((yield self._data(item, (*path, index))) if node is None else node)
+            items.append((yield self._data(item, (path, index))) if node is None else node)
         flow = all(isinstance(item, pyyaml.ScalarNode) for item in items)
         return pyyaml.SequenceNode(tag, items, flow_style=flow)
 
@@ -225,17 +226,18 @@ class Representer:
             return (yield self._data(value, path))
         except InsideItselfError:
             self._constructors, self._is_loose, self._is_in_list, self._owner = state
-            inner = str(path[-3]) if path[-4:-3] == ("changes",) else ""
-            name = f"{inner}.{path[-1]}" if inner else str(path[-1])
-            self._written.lost.append((id(self._owner), self._say(path[:-2]), name))
+            keys = keys_of(path)
+            inner = str(keys[-3]) if keys[-4:-3] == ("changes",) else ""
+            name = f"{inner}.{keys[-1]}" if inner else str(keys[-1])
+            self._written.lost.append((id(self._owner), self._say(path[0][0] if path and path[0] else None), name))
             return None
 
     def _pair(self, key: Any, item: Any, path: Path) -> Steps:
         """Return the node of a key and its value, at the path that leads to the value."""
-        nodes = [(yield self._data(key, path)), (yield self._data(item, (*path, str(key))))]
+        nodes = [(yield self._data(key, path)), (yield self._data(item, (path, str(key))))]
         return pyyaml.SequenceNode(CORE + "seq", nodes, flow_style=all(isinstance(n, pyyaml.ScalarNode) for n in nodes))
 
-    def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: Path = ()) -> pyyaml.MappingNode:
+    def represent_mapping(self, tag: str, mapping: Mapping[Any, Any], path: Path = None) -> pyyaml.MappingNode:
         """Return a mapping node with a tag, in the mapping's order."""
         return cast(pyyaml.MappingNode, run(self._mapping(tag, mapping, path)))
 
@@ -245,11 +247,11 @@ class Representer:
             name, node = self._known(key), self._known(item)
             if name is None:
                 name = yield self._data(key, path)
-            if node is None and self._is_loose and path[-1:] == ("attributes",):
-                node = yield self._attribute(item, (*path, str(key)))
+            if node is None and self._is_loose and path is not None and path[1] == "attributes":
+                node = yield self._attribute(item, (path, str(key)))
                 if node is None:
                     continue
-            pairs.append((name, (yield self._data(item, (*path, str(key)))) if node is None else node))
+            pairs.append((name, (yield self._data(item, (path, str(key)))) if node is None else node))
         return pyyaml.MappingNode(tag, pairs, flow_style=not pairs)
 
     def _object(self, value: Any, path: Path) -> Steps:
@@ -340,7 +342,7 @@ class Representer:
             self._owner = schema.__dict__.get("_of", owner)
             item = self._known(value)
             if item is None:
-                item = yield self._data(value, (*path, name))
+                item = yield self._data(value, (path, name))
             pairs.append((self.represent_data(name), item))
         node = pyyaml.MappingNode(f"!{tag}", pairs, flow_style=not pairs)
         self._constructors, self._is_loose, self._owner = around, was_loose, owner
@@ -420,7 +422,7 @@ class Representer:
         if self._is_loose:  # what changes an object may need another that in turn needs this one, before it is changed
             places = sorted(places, key=lambda place: place[0][-1:] != ("object",))
         for outer, name in places:
-            if tuple(map(str, path[: len(outer)])) != outer:
+            if tuple(map(str, keys_of(path)[: len(outer)])) != outer:
                 return f"{join_key(outer)}:{name}"
         return None
 
@@ -472,12 +474,12 @@ class Representer:
             return self.represent_data(link.resolved, path)  # a plain result spares the reader the call
         if self._paths is None:
             self._paths = {}
-            for keys, item in visit(self._root):
-                self._paths.setdefault(id(item), list(keys))
+            for trail, item in visit(self._root):
+                self._paths.setdefault(id(item), trail)
         if not link.is_resolved:
             text = create_link_str(self._unbuilt_path(link), link.attr_path)
             return self._noted(self.represent_scalar(f"!{tag}", text), tag, type(link))
-        keys_to_target = self._paths.get(id(link.target_leaf)) if link.target_leaf is not None else None
+        keys_to_target = keys_of(self._paths.get(id(link.target_leaf))) if link.target_leaf is not None else ()
         if not keys_to_target or type(link.target_leaf) in PLAIN or not (link.is_held or tag == "call"):
             return self.represent_data(link.resolved, path)
         try:
@@ -489,7 +491,9 @@ class Representer:
     def _unbuilt_path(self, link: Link) -> list[str]:
         """Return a link's keys from the root, where the root is a part of the config that the link is in."""
         for depth, item in reversed(list(enumerate(link.trail()))):
-            known = (self._paths or {}).get(id(item)) if isinstance(item, (Schema, dict, list)) else None
+            paths = self._paths or {}
+            is_inside = isinstance(item, (Schema, dict, list)) and id(item) in paths
+            known = keys_of(paths[id(item)]) if is_inside else None
             if known is not None and [*known, *link.schematic_path[depth:]]:
                 return [*known, *link.schematic_path[depth:]]
         return link.schematic_path
@@ -532,7 +536,7 @@ class Representer:
         item_node = self.represent_data(len(group.values) - 1)
         was_loose, self._is_loose = self._is_loose, True
         for item in others:
-            node = yield self._data(item, (*path, "objects"))
+            node = yield self._data(item, (path, "objects"))
             if not any(item is known for known in group.objects):
                 group.objects.append(item)
                 objects.value.append(node)
@@ -599,7 +603,7 @@ class Representer:
 
     def _say(self, path: Path) -> str:
         """Return a path for a message: ``model.layers[3].hook``."""
-        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in keys_of(path))
         return text.removeprefix(".") or f"the {type(self._root).__qualname__} itself"
 
     def _tag(self, cls: type, factory: str | None, created_with: str | None) -> str:

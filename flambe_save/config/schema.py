@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flambe_save.config.arguments import call_with, replace_items, replacing, signature_of
+from flambe_save.config.arguments import CONTAINERS, Trail, call_with, keys_of, replace_items, replacing, signature_of
 from flambe_save.config.assembly import PARTS, assembler_of
 from flambe_save.config.attributes import held_items, held_pairs, own_attributes
 from flambe_save.config.builders import build_with, builder_of
@@ -25,9 +25,10 @@ from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.parts import is_made_of_parts, maker_of
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.config.scalars import PLAIN
-from flambe_save.errors import CompilationError, FlambeSaveError, LinkError, UnpreparedLinkError
+from flambe_save.errors import CompilationError, FlambeSaveError, LimitError, LinkError, UnpreparedLinkError
 from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import join_key
+from flambe_save.trust import trust_in_force
 
 __all__ = [
     "NOTE_BIRTH",
@@ -43,6 +44,9 @@ __all__ = [
     "schema_of",
     "visit",
 ]
+
+MAX_REPEATED = 1_000_000  # values that arguments may hold beyond those of the config
+_MOST_SEEDS = 10_000  # numbers in a seed
 
 NOTE_BIRTH: list[Callable[[Any, Schema], Any]] = []  # changes.py adds its function, which takes Schemas itself
 TRANSPARENT: set[type] = set()  # classes in configs whose calls return another object, which records its own call
@@ -79,10 +83,13 @@ class Reference(Registrable, should_register=False):
         Class attribute: whether what is built records the reference, to be written again, and not the object.
     is_for_containers : bool
         Class attribute: whether it can only stand where nothing but containers is around it.
+    is_of_config : bool
+        Whether what it was resolved to is a container of the config, of which nothing is built.
     """
 
     is_recorded = False
     is_for_containers = False
+    is_of_config = False
 
     def resolve(self, sources: Sources) -> Any:
         """Return the object; UnpreparedLinkError while it is not there yet."""
@@ -97,6 +104,9 @@ class Reference(Registrable, should_register=False):
 
     def within(self, document: Any) -> None:
         """Learn which config this is in: a Schema, or a mapping or list of them."""
+
+    def becomes(self, made_of: Callable[[Any], Any]) -> None:
+        """Learn what containers of the config have become."""
 
 
 class Schema(MutableMapping[str, Any]):
@@ -203,7 +213,7 @@ class Schema(MutableMapping[str, Any]):
         new = Schema(self.component_subclass, self.factory_method)
         new.__dict__.update(self.__getstate__())
 
-        def take(item: Any, _: tuple[str, ...]) -> Any:
+        def take(item: Any, _: Trail) -> Any:
             if not isinstance(item, Reference):
                 return item
             taken = copy.copy(item)
@@ -250,22 +260,23 @@ class Schema(MutableMapping[str, Any]):
             )
         return build(self, Sources({} if stash is None else stash, {}, {}), overrides)
 
-    def _building(self, building: _Building, overrides: Mapping[str, Any], path: tuple[str, ...]) -> Steps:
+    def _building(self, building: _Building, overrides: Mapping[str, Any], path: Trail) -> Steps:
         if self._compiled is not None:
             return self._compiled
         if self._compiling:
-            raise CompilationError(f"{self._name} is an argument of itself", node=join_key(path))
+            raise CompilationError(f"{self._name} is an argument of itself", node=join_key(keys_of(path)))
         self._compiling = True
         try:
             self._given = {**self.keywords, **overrides}
             return (yield self._constructing(building, self._given, path))
         except FlambeSaveError as error:
-            error.locate(node=join_key(path) if path else "")
+            if error.node is None:
+                error.locate(node=join_key(keys_of(path)) if path is not None else "")
             raise
         finally:
             self._compiling = False
 
-    def _constructing(self, building: _Building, given: dict[str, Any], path: tuple[str, ...]) -> Steps:
+    def _constructing(self, building: _Building, given: dict[str, Any], path: Trail) -> Steps:
         cls, sources = self.component_subclass, building.sources
         if inspect.isabstract(cls):
             missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
@@ -273,10 +284,7 @@ class Schema(MutableMapping[str, Any]):
         is_asked = cls in TAGS and self.factory_method != PARTS  # no code runs of classes that nobody registered
         if is_asked and hasattr(cls, "setup_dependencies"):
             cls.setup_dependencies(given)
-        ready = {
-            key: replace_items(value, lambda item, _: _resolved_if_possible(item, sources), (), building.ready)
-            for key, value in given.items()
-        }
+        ready = {key: replace_items(value, building.resolved, None, building.ready) for key, value in given.items()}
         if is_asked and hasattr(cls, "precompile"):
             cls.precompile(**ready)
 
@@ -287,31 +295,33 @@ class Schema(MutableMapping[str, Any]):
         elif not is_made_of_parts(cls):
             building.constructors += 1
         for key, value in ready.items():
-            built[key] = yield replacing(value, building.change, (*path, key), building.built)
+            built[key] = yield replacing(value, building.change, (path, key), building.built)
         building.constructors = around
         _check_names(cls, built)
         _check_callable(cls, built)
+        whole = building.count(cls, built)
         if sources.stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
             raise CompilationError("the arguments stand for too many values, with what comes from the stash")
         name = dotted_path(cls) + (f".{self.factory_method}" if self.factory_method else "")
         instance = call_with(_callable_of(cls, self.factory_method), built, name)
 
-        def keep(item: Any, _: tuple[str, ...]) -> Any:
+        def keep(item: Any, _: Trail) -> Any:
             if isinstance(item, Reference) and not item.is_recorded:
                 item = item.resolve(sources)
-            # A copy of a link: the Schema's own is followed anew if it is built again
-            return (
-                item._compiled if isinstance(item, Schema) else copy.copy(item) if isinstance(item, Reference) else item
-            )
+            if isinstance(item, Reference):  # a copy: the Schema's own is followed anew if it is built again
+                item = copy.copy(item)
+                item.becomes(building.made_of)
+            return item._compiled if isinstance(item, Schema) else item
 
         self._compiled = instance
+        building.note(instance, whole)
         if is_made_of_parts(cls) or cls in TRANSPARENT:
             return instance  # it shows what it is
         if self.factory_method == PARTS:
             if isinstance(given.get("arguments"), Mapping) and cls in TAGS and not schema_of(instance):
                 record(instance, Schema(cls, **given["arguments"]))  # which tells how it was made, and not what it is
             return instance
-        kept = {key: replace_items(value, keep, (), building.kept) for key, value in given.items()}
+        kept = {key: replace_items(value, keep, None, building.kept) for key, value in given.items()}
         described = Schema(cls, self.factory_method, **kept)
         described._extensions = self._extensions
         described._created_with_tag = self._created_with_tag
@@ -330,11 +340,11 @@ class Schema(MutableMapping[str, Any]):
 
         ``original_link`` is where to stop: what comes after it is not built when it is followed.
         """
-        for path, item in visit(self):
+        for trail, item in visit(self):
             if item is original_link and item is not None:
                 return False, []
             if item is schema or (isinstance(item, Schema) and item._compiled is schema is not None):
-                return True, list(path)
+                return True, list(keys_of(trail))
         return False, []
 
     def add_extensions_metadata(self, extensions: Mapping[str, str]) -> None:
@@ -387,9 +397,89 @@ class _Building:
         self.ready: dict[int, Any] = {}
         self.built: dict[int, Any] = {}
         self.kept: dict[int, Any] = {}
+        self.size = 0  # of the config, in items
+        self.is_counted = trust_in_force().weights_only
+        self.counted = 0  # values in arguments
+        self.sizes: dict[int, int] = {}  # of built containers
+        self.unfolded: dict[int, int] = {}  # the same, with what is in the objects in them
+        self.objects: dict[int, int] = {}  # how many values what Schemas have built stands for
+        self.made: dict[int, Any] = {}  # containers that Schemas have built
         self.constructors = 0  # how many calls of constructors, for whose arguments something is being built
 
-    def change(self, item: Any, path: tuple[str, ...]) -> Any:
+    def resolved(self, item: Any, path: Trail) -> Any:
+        """Return what a reference stands for, as far as that is there yet; a container of the config has its own."""
+        if not isinstance(item, Reference):
+            return item
+        try:
+            found = item.resolve(self.sources)
+        except UnpreparedLinkError:
+            return item
+        return Call(replacing(found, self.resolved, path, self.ready)) if item.is_of_config else found
+
+    def made_of(self, container: Any) -> Any:
+        """Return what a container of the config has become."""
+        return self.built.get(id(self.ready.get(id(container))), container)
+
+    def count(self, cls: type, arguments: Mapping[str, Any]) -> int:
+        """Count the values in a class's arguments; return how many they stand for, with what is in objects among them.
+
+        Raises
+        ------
+        LimitError
+            If they are far more than the config itself has, because links, aliases and ranges name them again and
+            again. A class that the program has registered may be given ranges of any number.
+        """
+        if not self.is_counted:
+            return 1
+        parts = [value for value in arguments.values() if type(value) not in WITHOUT_PARTS]
+        whole = 1 + len(arguments) - len(parts)
+        self.counted += whole
+        for value in parts:
+            own = len(value) if type(value) is range and cls not in TAGS else 0
+            self.counted += own + self.size_of(value, self.sizes, {})
+            whole += self.size_of(value, self.unfolded, self.objects)
+        most = max(self.counted, whole)
+        if most > max(MAX_REPEATED, 4 * self.size):
+            raise LimitError(
+                f"the config gives {most:,} values to what it builds, and has {self.size:,}",
+                fix="Look at its links, aliases and ranges. If you know who wrote it: load(..., weights_only=False).",
+            )
+        if parts:
+            _check_seeds(cls, arguments)
+        return whole
+
+    def note(self, instance: Any, whole: int) -> None:
+        """Note what a Schema has built, and how many values it stands for."""
+        if type(instance) in CONTAINERS:
+            self.made[id(instance)] = instance
+        self.objects[id(instance)] = whole
+
+    def size_of(self, value: Any, sizes: dict[int, int], objects: dict[int, int]) -> int:
+        """Return how many values a container stands for, what is in several places counted in each.
+
+        What Schemas have built counts as ``objects`` says, or as one. ``sizes`` keeps those of containers.
+        """
+
+        def is_open(item: Any) -> bool:
+            return type(item) in CONTAINERS and id(item) not in self.made
+
+        def of_object(item: Any) -> int:
+            return 1 if type(item) in WITHOUT_PARTS else objects.get(id(item), 1)
+
+        waiting = [value] if is_open(value) else []
+        while waiting:
+            container = waiting[-1]
+            items = [*container, *container.values()] if isinstance(container, dict) else [*container]
+            inside = [item for item in items if is_open(item)]
+            unknown = [] if id(container) in sizes else [item for item in inside if id(item) not in sizes]
+            if unknown:
+                waiting.extend(unknown)
+                continue
+            sizes[id(container)] = 1 + sum(sizes[id(item)] if is_open(item) else of_object(item) for item in items)
+            waiting.pop()
+        return sizes[id(value)] if is_open(value) else of_object(value)
+
+    def change(self, item: Any, path: Trail) -> Any:
         """Return what takes the place of an item: what a reference stands for, and what a Schema builds."""
         if isinstance(item, Reference):
             awaited = item.awaits()
@@ -397,10 +487,14 @@ class _Building:
                 return Call(self._after(awaited, item, path))
             if item.is_for_containers and self.constructors:
                 raise LinkError(f"{item!r} is an argument of a constructor", fix="It can stand in containers alone.")
-            item = item.resolve(self.sources)
+            reference, item = item, item.resolve(self.sources)
+            if reference.is_of_config:
+                return Call(replacing(self.ready.get(id(item), item), self.change, path, self.built))
+            if isinstance(item, Reference) and item is not reference:
+                return self.change(item, path)
         return Call(item._building(self, {}, path)) if isinstance(item, Schema) else item
 
-    def _after(self, awaited: Schema, item: Reference, path: tuple[str, ...]) -> Steps:
+    def _after(self, awaited: Schema, item: Reference, path: Trail) -> Steps:
         yield awaited._building(self, {}, path)
         return item.resolve(self.sources)
 
@@ -420,37 +514,42 @@ def build(config: Any, sources: Sources, overrides: Mapping[str, Any] | None = N
     CompilationError, LinkError
         As a call of a Schema.
     """
+    building = _Building(sources)
     if not (isinstance(config, Schema) and config._compiled is not None):
         for item in items_in(config):
+            building.size += 1
             if isinstance(item, Reference):
                 item.forget()
-    building = _Building(sources)
     try:
         if isinstance(config, Schema):
-            return run(config._building(building, overrides or {}, ()))
+            return run(config._building(building, overrides or {}, None))
         # In the two steps that a Schema's arguments take, so that what both hold is one
-        ready = replace_items(config, lambda item, _: _resolved_if_possible(item, sources), (), building.ready)
-        return run(replacing(ready, building.change, (), building.built))
+        ready = replace_items(config, building.resolved, None, building.ready)
+        built = run(replacing(ready, building.change, None, building.built))
+        building.count(object, {"": built})
+        return built
     except RecursionError as error:
         raise LinkError("the links of the config lead from one to the next too many times") from error
 
 
-def visit(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield ``(path, item)`` for everything in the arguments of a Schema, or of an object that records one.
+def visit(root: Any) -> Iterator[tuple[Trail, Any]]:
+    """Yield ``(trail, item)`` for everything in the arguments of a Schema, or of an object that records one.
 
     Parents come first, arguments in order; each Schema, recorded object or container is gone into once.
     """
     seen: set[int] = set()
-    stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    stack: list[tuple[Trail, Any]] = [(None, root)]
     while stack:
-        path, item = stack.pop()
-        yield path, item
+        trail, item = stack.pop()
+        yield trail, item
         if type(item) in WITHOUT_PARTS or id(item) in seen:
             continue
         keys, values = _inside(item)
         if values:
             seen.add(id(item))
-            inner = [((*path, str(key)), value) for key, value in zip(keys, values, strict=True)]
+            inner: list[tuple[Trail, Any]] = [
+                ((trail, str(key)), value) for key, value in zip(keys, values, strict=True)
+            ]
             stack.extend(reversed(inner))
 
 
@@ -546,6 +645,23 @@ def _check_callable(cls: type, arguments: Mapping[str, Any]) -> None:
             waiting.extend(item)
 
 
+def _check_seeds(cls: type, arguments: Mapping[str, Any]) -> None:
+    """Refuse seeds that a generator would go through for long: ranges in lists, and lists of very many numbers."""
+    if not cls.__module__.startswith(("numpy.random", "random")):
+        return
+    waiting, count = [*arguments.values()], 0
+    while waiting:
+        item = waiting.pop()
+        count += 1
+        if type(item) in (list, tuple):
+            count += len(item)
+            waiting.extend(item if count <= _MOST_SEEDS else ())
+        elif type(item) is range:
+            count += len(item)
+    if count > _MOST_SEEDS:
+        raise CompilationError(f"a seed of more than {_MOST_SEEDS} numbers", fix="Correct the config.")
+
+
 def _check_names(cls: type, arguments: dict[str, Any]) -> None:
     """Refuse names that torch would set as attributes over a module's own: its class, its tables, its methods."""
     names = arguments.get("parameters") if issubclass(cls, torch.nn.ParameterDict) else None
@@ -575,12 +691,3 @@ def _callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
             fix="Decorate it with @registrable_factory.",
         )
     return found
-
-
-def _resolved_if_possible(item: Any, sources: Sources) -> Any:
-    if not isinstance(item, Reference):
-        return item
-    try:
-        return item.resolve(sources)
-    except UnpreparedLinkError:
-        return item

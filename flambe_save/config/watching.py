@@ -8,21 +8,23 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.utils.dlpack
 
-__all__ = ["Watch"]
+__all__ = ["MAKING", "SHOWING", "Watch"]
 
 # Functions that show what is there now: all are looked up by these names when they are called
-_SHOWING: tuple[tuple[Any, str], ...] = (
+SHOWING: tuple[tuple[Any, str], ...] = (
     (torch, "get_rng_state"),
     (torch.random, "get_rng_state"),
     (torch.utils.dlpack, "to_dlpack"),
     (threading.Thread, "start"),
 )
+# What makes a module, and what copies one
+MAKING: tuple[tuple[Any, str], ...] = ((torch.nn.Module, "__init__"), (torch.nn.Module, "__setstate__"))
 
 
 class Watch:
@@ -34,51 +36,49 @@ class Watch:
     ----------
     before : callable
         Told the name; it sees to it itself that it means the right thread.
+    functions : sequence of (object, str)
+        Where they are, and their names.
     """
 
-    _lock = threading.Lock()
-    _users: dict[object, int] = {}  # noqa: RUF012  # what enters it, and the thread that it is in
-    _replaced: list[tuple[Any, str, Any, Any]] = []  # noqa: RUF012  # where, name, the function, and ours
-
-    def __init__(self, before: Callable[[str], None]) -> None:
+    def __init__(self, before: Callable[[str], None], functions: Sequence[tuple[Any, str]]) -> None:
         self._before = before
+        self._functions = functions
+        self._lock = threading.Lock()
+        self._users: dict[object, int] = {}  # what enters it, and the thread that it is in
+        self._replaced: list[tuple[Any, str, Any, Any]] = []  # where, name, the function, and ours
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
 
     def enter(self, user: object) -> None:
         """Begin for a user; to be left by it."""
-        with Watch._lock:
-            Watch._users[user] = threading.get_ident()
-            if not Watch._replaced:
-                Watch._replaced = [
+        with self._lock:
+            self._users[user] = threading.get_ident()
+            if not self._replaced:
+                self._replaced = [
                     (where, name, vars(where)[name], _telling(vars(where)[name], name, self._before))
-                    for where, name in _SHOWING
+                    for where, name in self._functions
                 ]
-                for where, name, _, ours in Watch._replaced:
+                for where, name, _, ours in self._replaced:
                     setattr(where, name, ours)
 
     def leave(self, user: object) -> None:
         """End for a user, if it has begun; the functions are as before when the last one has left."""
-        with Watch._lock:
-            Watch._users.pop(user, None)
-            Watch._put_back()
+        with self._lock:
+            self._users.pop(user, None)
+            self._put_back()
 
-    @staticmethod
-    def _put_back() -> None:
-        if not Watch._users:
-            for where, name, function, ours in Watch._replaced:
+    def _put_back(self) -> None:
+        if not self._users:
+            for where, name, function, ours in self._replaced:
                 if vars(where)[name] is ours:  # somebody else may have replaced it meanwhile
                     setattr(where, name, function)
-            Watch._replaced = []
+            self._replaced = []
 
-    @staticmethod
-    def _after_fork() -> None:
+    def _after_fork(self) -> None:
         """Go on in a process that was just forked, where there is no other thread; one of them may hold the lock."""
-        Watch._lock = threading.Lock()
-        Watch._users = {user: thread for user, thread in Watch._users.items() if thread == threading.get_ident()}
-        Watch._put_back()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=Watch._after_fork)
+        self._lock = threading.Lock()
+        self._users = {user: thread for user, thread in self._users.items() if thread == threading.get_ident()}
+        self._put_back()
 
 
 def _telling(function: Callable[..., Any], name: str, before: Callable[[str], None]) -> Callable[..., Any]:

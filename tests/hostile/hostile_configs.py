@@ -442,6 +442,13 @@ for kind, (target, error) in LINKS.items():
         "",
         "a link follows its grammar to public values of what stands before it",
     )
+for kind, content in {
+    "parent": "a: {b: !@ a}\n",
+    "own_list": "a: [!@ a, 1]\n",
+    "two_parents": "a: {b: [!@ c]}\nc: [!@ a]\n",
+    "parent_of_an_object": "a: [1, !torch.Sequential {args: [!torch.ReLU {}, !@ a]}]\n",
+}.items():
+    config(f"link_to_{kind}", content, ConfigError, "", "a link leads to no container that it is inside of")
 config(
     "links_in_a_circle", "!casebook.Anything\na: !@ b\nb: !@ a\n", LinkError, "", "a link does not lead back to itself"
 )
@@ -535,6 +542,35 @@ HUGE = {
     "adaptive": "!torch.AdaptiveLogSoftmaxWithLoss {in_features: 100000, n_classes: 10000000, cutoffs: [10]}",
     "prelu": "!torch.PReLU {num_parameters: 1000000000000}",
     "list_of_a_range": "!torch.ParameterList {values: !range [0, 1000000000000, 1]}",
+    "copies_without_tensors": "!torch.TransformerEncoder {encoder_layer: !torch.ReLU {}, num_layers: 30000}",
+    "endless_copies": "!torch.TransformerDecoder {decoder_layer: !torch.ReLU {}, num_layers: 1000000000}",
+    "copies_of_copies": (
+        "!torch.TransformerEncoder {num_layers: 1000, encoder_layer: "
+        "!torch.TransformerEncoder {num_layers: 1000, encoder_layer: !torch.ReLU {}}}"
+    ),
+    "ranges": "[" + ", ".join(["!collections.deque {items: !range [0, 1000000], maxlen: null}"] * 6) + "]",
+    "range_named_often": (
+        "[&r !range [0, 1000000], " + ", ".join(["!collections.deque {items: *r, maxlen: null}"] * 6) + "]"
+    ),
+    "list_named_often": (
+        "[["
+        + "0, " * 20_000
+        + "0], "
+        + ", ".join(["!collections.deque {items: !@ 'value[0]', maxlen: null}"] * 80)
+        + "]"
+    ),
+    "seeds": "[" + ", ".join(["!numpy.PCG64 {seed: !range [0, 1000000]}"] * 4) + "]",
+    "seeds_in_lists": "[!numpy.PCG64 {seed: [!range [0, 1000000], !range [0, 1000000]]}]",
+    "links_of_links": (
+        "{a0: [1], " + ", ".join(f"a{i}: [!@ 'value[a{i - 1}]', !@ 'value[a{i - 1}]']" for i in range(1, 60)) + "}"
+    ),
+    "modules_of_links": (
+        "{a0: !torch.ReLU {}, "
+        + ", ".join(
+            f"a{i}: !torch.Sequential {{args: [!@ 'value[a{i - 1}]', !@ 'value[a{i - 1}]']}}" for i in range(1, 60)
+        )
+        + "}"
+    ),
     "many_linears": "[" + ", ".join(["!torch.Linear {in_features: 4000, out_features: 4000}"] * 100) + "]",
 }
 for kind, content in HUGE.items():
