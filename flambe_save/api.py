@@ -367,7 +367,7 @@ def _write(saving: Saving) -> str:
 def load(
     path: str | os.PathLike[str],
     map_location: MapLocation = None,
-    auto_install: bool = False,
+    auto_install: bool | Iterable[str] = False,
     pickle_module: PickleModule = dill,
     *,
     node: str = "",
@@ -393,8 +393,10 @@ def load(
     map_location : str, torch.device, mapping or callable, optional
         Where the object shall be, as in :func:`torch.load`: all its parameters, buffers, registered and stashed
         tensors. By default, where they were when they were saved.
-    auto_install : bool
-        Whether extensions that the config names are installed with pip, and imported.
+    auto_install : bool or list of str
+        Whether extensions that the config names are installed with pip, and imported. True installs what it names by a
+        package's name and versions alone. A path, a URL or an option of pip has to stand in a list here, word for word;
+        then just what is listed is installed.
     pickle_module : module
         Unpickles, with ``weights_only=False``, what is more than data.
     node : str

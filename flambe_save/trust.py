@@ -6,6 +6,7 @@ decides. An audit asks the same questions, and gets them written down in place o
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
@@ -19,6 +20,13 @@ __all__ = ["EVERYTHING", "NO_TRUST", "Limits", "Trust", "check_switches", "door_
 
 EVERYTHING = "weights_only=False"  # the widest door
 
+
+# A package's name and versions, and nothing that pip would take for a path, a URL or an option
+_REQUIREMENT = re.compile(
+    r"\s*[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\s*"
+    r"(?:(?:===?|[<>~!]=|[<>])\s*[A-Za-z0-9.*+!_-]+\s*(?:,\s*(?:===?|[<>~!]=|[<>])\s*[A-Za-z0-9.*+!_-]+\s*)*)?",
+    re.ASCII,
+)
 
 # Of the standard library, what a stash may well hold; a message never suggests trusting the rest of it
 _HARMLESS = frozenset(
@@ -117,7 +125,9 @@ class Trust:
     trusted : tuple of str
         Modules or ``module.Class`` names that may be imported and unpickled; a module covers all inside it.
     auto_install : bool
-        Extensions that a config names may be installed with pip, and imported.
+        Extensions that a config names may be installed with pip, and imported: by a name and versions alone.
+    installable : tuple of str
+        What else the caller lets pip install, word for word: paths, URLs, options.
     use_saved_source : bool
         Classes that are not to be had may be made from the source code in the save, which runs it.
     limits : Limits
@@ -128,6 +138,7 @@ class Trust:
     weights_only: bool = True
     trusted: tuple[str, ...] = ()
     auto_install: bool = False
+    installable: tuple[str, ...] = ()
     use_saved_source: bool = False
     limits: Limits = field(default_factory=Limits)
     findings: list[Finding] | None = None
@@ -137,7 +148,7 @@ class Trust:
         cls,
         weights_only: bool = True,
         trusted: Iterable[str] = (),
-        auto_install: bool = False,
+        auto_install: bool | Iterable[str] = False,
         use_saved_source: bool = False,
         limits: Limits | None = None,
     ) -> Trust:
@@ -146,17 +157,23 @@ class Trust:
         Raises
         ------
         TypeError
-            If ``trusted`` is no list of names: a blanket yes is not offered. If a switch is no bool.
+            If ``trusted`` is no list of names: a blanket yes is not offered. If a switch is no bool, or
+            ``auto_install`` neither a bool nor a list of requirements.
         """
         if isinstance(trusted, (str, bytes, bool)) or not isinstance(trusted, Iterable):
             raise TypeError(f"trusted takes a list of module or class names, not {trusted!r}")
         names = tuple(trusted)
         if not all(isinstance(name, str) and name.strip(".") for name in names):
             raise TypeError(f"trusted takes a list of module or class names, not {names!r}")
-        check_switches(weights_only=weights_only, auto_install=auto_install, use_saved_source=use_saved_source)
+        installable: tuple[str, ...] = ()
+        if not isinstance(auto_install, (bool, str)) and isinstance(auto_install, Iterable):
+            installable, auto_install = tuple(auto_install), False
+        if not isinstance(auto_install, bool) or not all(isinstance(item, str) and item for item in installable):
+            raise TypeError(f"auto_install is True or False, or a list of requirements, not {auto_install!r}")
+        check_switches(weights_only=weights_only, use_saved_source=use_saved_source)
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits takes Limits(...), not {limits!r}")
-        return cls(weights_only, names, auto_install, use_saved_source, limits or Limits())
+        return cls(weights_only, names, auto_install, installable, use_saved_source, limits or Limits())
 
     def audit(self) -> Trust:
         """Return this policy as an audit, with a list of findings of its own."""
@@ -308,7 +325,7 @@ class Trust:
         ------
         MissingExtensionError
         """
-        if self.allows(module) or self.auto_install:
+        if self.allows(module) or self.auto_install or requirement in self.installable:
             return
         needs = f" (installed from {quote(requirement)})" if requirement else ""
         self._refuse(
@@ -317,8 +334,26 @@ class Trust:
                 f"the save needs the extension {quote(module)}{needs}, which this program has not imported",
                 node=node,
                 file=file,
-                fix=f"import {module[:200]} first, or load(..., trusted=[{quote(module)}]).",
+                fix=f"import {module[:200]} first, or load(..., trusted=[{quote(module)}])."
+                + (f" pip installs what is listed: auto_install=[{quote(requirement)}]." if self.installable else ""),
             ),
+        )
+
+    def check_install(self, module: str, requirement: str, *, file: str | None = None) -> None:
+        """Refuse to install what a save names by more than a name and versions, unless the caller has listed it.
+
+        Raises
+        ------
+        MissingExtensionError
+        """
+        if requirement in self.installable or (self.auto_install and _REQUIREMENT.fullmatch(requirement)):
+            return
+        what = "is not listed in auto_install" if self.installable else "is more than a package's name and versions"
+        raise MissingExtensionError(
+            f"the extension {quote(module)} is not installed, and what the save names, {quote(requirement)}, {what}",
+            file=file,
+            fix="A path, a URL or an option of pip can run anything. If you know what it is: "
+            f"load(..., auto_install=[{quote(requirement)}]), or pip install it yourself.",
         )
 
     def _refuse(self, found: list[Finding], error: LoadError) -> None:

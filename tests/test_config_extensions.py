@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -217,10 +218,57 @@ def test_serialize_keeps_extensions(write_module: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize("requirement", ["--version", "-r list.txt", "-e .", "--index-url=http://127.0.0.1:9/ x"])
 def test_a_requirement_that_is_an_option_is_refused(requirement: str, pip: list[list[str]]) -> None:
-    """pip never sees what begins with a dash."""
-    with pytest.raises(MissingExtensionError, match="an option, not a package"):
-        yaml.load(config("ext_option", f"'{requirement}'"), auto_install=True)
+    """pip never sees what begins with a dash, unless the caller has listed it."""
+    for allowed in (True, ["another"]):
+        with pytest.raises(MissingExtensionError, match=r"auto_install=\['.*'\]"):
+            yaml.load(config("ext_option", f"'{requirement}'"), auto_install=allowed)
     assert pip == []
+
+
+PLAIN = ["package", "a-b.c_d", "package>=1", "package ==1.0.*, !=1.0.2", "package~=2.1", "package===1.0+local"]
+OTHER = [
+    *("./package", "../package", "/package", "~/package", "dir/package", "package.whl/", "file:///package", "a b"),
+    *("git+https://127.0.0.1/x", "http://127.0.0.1/x.whl", "package @ http://127.0.0.1/x.whl", "package[extra]"),
+    *(
+        "package; python_version>'3'",
+        "package --index-url=http://127.0.0.1",
+        "package\n-e .",
+        "C:\\package",
+        "",
+        "päckage",
+    ),
+]
+
+
+@pytest.mark.parametrize("requirement", PLAIN)
+def test_names_and_versions_are_installed(requirement: str, pip: list[list[str]]) -> None:
+    """With True pip is given a package's name and versions, as the save has them."""
+    with pytest.raises(MissingExtensionError, match="pip failed"):
+        yaml.load(config("ext_plain", json.dumps(requirement)), auto_install=True)
+    assert pip[0][-1] == requirement
+
+
+@pytest.mark.parametrize("requirement", OTHER)
+def test_anything_else_has_to_be_listed_by_the_caller(requirement: str, pip: list[list[str]]) -> None:
+    """A path, a URL or an option that a save chose never reaches pip, unless the caller has written it too."""
+    text = config("ext_other", json.dumps(requirement))
+    for allowed in (True, ["other"]):
+        with pytest.raises(MissingExtensionError, match="auto_install"):
+            yaml.load(text, auto_install=allowed)
+    assert pip == []
+    if requirement:
+        with pytest.raises(MissingExtensionError, match="pip failed"):
+            yaml.load(text, auto_install=[requirement])
+        assert len(pip) == 1
+
+
+def test_a_name_is_no_folder(pip: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the working directory is not installed in place of the package of that name."""
+    (tmp_path / "package").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingExtensionError, match="pip failed"):
+        yaml.load(config("ext_local", "package"), auto_install=True)
+    assert pip[0][-1] == "package"
 
 
 def test_a_failed_installation_tells_what_pip_said(pip: list[list[str]]) -> None:
@@ -236,7 +284,7 @@ def test_a_local_path_is_made_absolute(pip: list[list[str]], tmp_path: Path, mon
     (tmp_path / "package").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingExtensionError, match="pip failed"):
-        yaml.load(config("ext_local", "package"), auto_install=True)
+        yaml.load(config("ext_local", "package"), auto_install=["package"])
     assert pip[0][-1] == str(tmp_path / "package")
 
 
@@ -272,7 +320,7 @@ try:
     yaml.load(text)
 except MissingExtensionError as error:
     print(type(error).__name__)
-gadget = yaml.load(text, auto_install=True)()
+gadget = yaml.load(text, auto_install=["{package}"])()
 print(gadget.size, Path(sys.modules["ext_real"].__file__).is_relative_to(sys.prefix))
 print("ext_real: {package}" in yaml.dump(gadget))
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -34,7 +35,7 @@ def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None
         Module -> a local path or a requirement that pip understands.
     trust : Trust
         A module that is imported already needs none; one that it names is imported; with ``auto_install`` one that is
-        missing is installed first. An audit imports nothing.
+        missing is installed first, by a name and versions, or what the caller has listed. An audit imports nothing.
     file, node : str, optional
         For messages.
 
@@ -55,9 +56,10 @@ def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None
             importlib.import_module(module)
         except Exception as error:  # whatever a module's own code raises
             is_absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
-            if not (is_absent and trust.auto_install):
+            if not (is_absent and (trust.auto_install or trust.installable)):
                 raise _missing(module, requirement, f"{type(error).__name__}: {error}", file) from error
-            _install(module, requirement, file)
+            trust.check_install(module, requirement, file=file)
+            _install(module, requirement, file, is_listed=requirement in trust.installable)
             importlib.invalidate_caches()
             try:
                 importlib.import_module(module)
@@ -115,12 +117,13 @@ def _cannot_import(module: str, error: Exception) -> MissingExtensionError:
     )
 
 
-def _install(module: str, requirement: str, file: str | None) -> None:
-    if requirement.startswith("-"):
-        raise _missing(module, requirement, "that is an option, not a package", file)
-    local = Path(requirement).expanduser()
-    target = str(local.resolve()) if local.exists() else requirement
-    command = [sys.executable, "-m", "pip", "install", "--quiet", target]
+def _install(module: str, requirement: str, file: str | None, *, is_listed: bool) -> None:
+    target = [requirement]
+    if is_listed and requirement.startswith("-"):
+        target = shlex.split(requirement)
+    elif is_listed and (local := Path(requirement).expanduser()).exists():
+        target = [str(local.resolve())]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *target]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise _missing(module, requirement, f"pip failed: {result.stderr.strip()[-400:]}", file)

@@ -19,7 +19,9 @@ from flambe_save.trust import Trust
 __all__ = ["dump", "dump_all", "load", "load_all", "split_documents"]
 
 
-def load(source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (), auto_install: bool = False) -> Any:
+def load(
+    source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (), auto_install: bool | Iterable[str] = False
+) -> Any:
     """Read one config, with or without an extensions section before it.
 
     Parameters
@@ -28,8 +30,8 @@ def load(source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (
         A str is YAML text; a path is a ``pathlib.Path``.
     trusted : list of str
         Extensions that may be imported, and classes and functions that may be used though nobody registered them.
-    auto_install : bool
-        Whether missing extensions may be installed with pip.
+    auto_install : bool or list of str
+        Whether missing extensions may be installed with pip, as in :func:`flambe_save.load`.
 
     Returns
     -------
@@ -75,7 +77,7 @@ def split_documents(documents: list[Document]) -> tuple[dict[str, str], Document
 
 
 def load_all(
-    source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (), auto_install: bool = False
+    source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (), auto_install: bool | Iterable[str] = False
 ) -> list[Any]:
     """Read every document of a config, the extensions section included; parameters and errors as :func:`load`."""
     trust = Trust.of(trusted=trusted, auto_install=auto_install)
