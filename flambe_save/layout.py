@@ -24,6 +24,9 @@ REQUIREMENTS_FILE = "requirements.txt"
 MANIFEST_FILE = "manifest.json"
 ROOT_FILES = (REQUIREMENTS_FILE, MANIFEST_FILE)
 
+VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,9}")  # of a class
+VERSIONED = re.compile(rf"[^:\s]*:{VERSION.pattern}")  # what version.txt reads; a bare state has no class
+
 MANIFEST_START = b'{\n  "format": "flambe_save"'
 
 # Files beside a root that people and hubs put there; they are no part of the save. Hubs' mixins write config.json.

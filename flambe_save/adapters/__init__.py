@@ -100,7 +100,8 @@ ADAPTERS.add_trait(("__pydantic_fields__",), "dataclass")
 ADAPTERS.add_trait(("state_dict", "load_state_dict"), "state_dict")
 ADAPTERS.add_trait(("__flambe_recorded__",), "recorded")
 ADAPTERS.add_trait(can_be_assembled, "object")
-for _namespace, _lookup in (("torch", torch_class), ("numpy", numpy_class), ("random", random_class)):
+for _namespace, _lookup in (("torch", torch_class), ("random", random_class)):
     TAGS.provide(_namespace, _lookup)
+TAGS.provide("numpy", numpy_class, "numpy.random")
 for _library, _adapter in (("transformers", "huggingface"), ("peft", "peft"), ("timm", "timm")):
     TAGS.provide(_library, f"flambe_save.adapters.{_adapter}:public_class")

@@ -7,7 +7,6 @@ a save at once.
 from __future__ import annotations
 
 import functools
-import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from flambe_save.layout import (
     NO_VERSION,
     SOURCE_KEY,
     TAGS_KEY,
+    VERSION,
     VERSION_KEY,
 )
 from flambe_save.state import State, keys_below
@@ -122,7 +122,7 @@ def numbers(version: Any) -> tuple[int, ...] | None:
 
 @functools.lru_cache(maxsize=1000)
 def _numbers(version: str) -> tuple[int, ...] | None:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,9}", version):
+    if VERSION.fullmatch(version) is None:
         return None
     return (*map(int, version.split(".")), 0, 0)[:3]
 

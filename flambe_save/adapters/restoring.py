@@ -5,13 +5,16 @@ State --load_state--> object; traversal.py is the way there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flambe_save.adapters.checking import check
-from flambe_save.adapters.protocol import Adapter, Fit, Later, Mismatch, Place
+from flambe_save.adapters.protocol import Adapter, Fit, Later, Mismatch, Place, is_component
+from flambe_save.adapters.source import source_of
 from flambe_save.adapters.traversal import Wants, walk_object
 from flambe_save.adapters.values import ValueFilling
 from flambe_save.errors import StateMismatchError, StateMismatchWarning, warn
+from flambe_save.layout import NO_VERSION, SOURCE_KEY, VERSION_KEY
 from flambe_save.state import IndexedState, State, keys_below
 from flambe_save.tree import place_key
 
@@ -61,8 +64,12 @@ def load_state(
     state = IndexedState.of(state)  # a copy, for hooks may change it
     mismatch = Mismatch(owners={"": False})
 
+    kinds: dict[str, type] = {}
+
     def enter(place: Place, adapter: Adapter) -> Later:
         mismatch.owners[place.prefix] = False
+        if is_component(place.obj):
+            kinds[place.prefix] = type(place.obj)
         return adapter.load_state(place, state, mismatch, fit)
 
     def wants(parent: Place, place: Place, name: str) -> bool:
@@ -79,7 +86,8 @@ def load_state(
         key for key in state if key not in mismatch.consumed and not mismatch.owners[place_key(key, mismatch.owners)[0]]
     ]
     if mismatch:
-        _report(obj, mismatch, is_error=strict or bool(mismatch.errors), is_filled=fit is None)
+        hint = _hint_of_migration(mismatch, state, kinds)
+        _report(obj, mismatch, is_error=strict or bool(mismatch.errors), is_filled=fit is None, hint=hint)
     return state
 
 
@@ -102,7 +110,8 @@ def _check(
         found.errors += values.problems
         found.missing += values.missing
     if found and (strict or (found.sizes and not skips_sizes)):
-        _report(obj, found, is_error=True, is_filled=True)
+        kinds = {place.prefix: type(place.obj) for place, _ in places if is_component(place.obj)}
+        _report(obj, found, is_error=True, is_filled=True, hint=_hint_of_migration(found, state, kinds))
     for key in found.sizes:
         del state[key]
     if found.sizes or found.errors or (values is not None and values.missing):
@@ -114,7 +123,22 @@ def _check(
     return found.sizes
 
 
-def _report(obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool) -> None:
+def _hint_of_migration(mismatch: Mismatch, state: State, kinds: Mapping[str, type]) -> str:
+    """Return what to do about a class whose source changed, so that it wants other keys than the save has."""
+    for key in (*mismatch.missing, *mismatch.unexpected):
+        prefix = place_key(key, {"": None, **kinds})[0]
+        cls, local = kinds.get(prefix), state._metadata.get(prefix, {})
+        before = local.get(SOURCE_KEY)
+        if cls is not None and before and source_of(cls) and before != source_of(cls):
+            version = local.get(VERSION_KEY, NO_VERSION)
+            return (
+                f"The source of {cls.__qualname__} has changed since the save. Where it calls things otherwise now, "
+                f"@migration({version!r}, NEW_VERSION) in it renames the keys of old saves (docs/versions.md)."
+            )
+    return ""
+
+
+def _report(obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool, hint: str = "") -> None:
     """Say what does not fit.
 
     Raises
@@ -133,4 +157,4 @@ def _report(obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool) ->
         fix = "Build the object as it was when it was saved."
     else:
         fix = "Build the object as it was when it was saved, or fill it with what fits: strict=False."
-    raise StateMismatchError(text, fix=fix)
+    raise StateMismatchError(text, fix=f"{hint} {fix}".lstrip())

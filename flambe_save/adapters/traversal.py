@@ -50,6 +50,7 @@ from flambe_save.layout import (
     SOURCE_KEY,
     STASH_KEY,
     TAGS_KEY,
+    VERSION,
     VERSION_KEY,
 )
 from flambe_save.state import Stash, State
@@ -59,7 +60,7 @@ from flambe_save.undoing import Setting
 _MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may have
 _MOST_NESTED = 128 << 20  # characters in the keys of places that are inside each other
 
-__all__ = ["Wants", "get_state", "restore_ties", "walk_object"]
+__all__ = ["Wants", "get_state", "restore_ties", "version_of", "walk_object"]
 
 
 def get_state(
@@ -406,9 +407,27 @@ def _add_node(place: Place, state: State) -> None:
         )
     state._metadata[DIRECTORIES_KEY].add(prefix)
     local = state._metadata.setdefault(prefix, {})
-    local[VERSION_KEY] = getattr(type(obj), "_flambe_version", NO_VERSION)
+    local[VERSION_KEY] = version_of(type(obj), prefix)
     local[CLASS_KEY] = type(obj).__name__
     local[SOURCE_KEY] = source_of(type(obj))
+
+
+def version_of(cls: type, node: str) -> str:
+    """Return the version of a class, which a save notes.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If it is none that a load would read.
+    """
+    version = getattr(cls, "_flambe_version", NO_VERSION)
+    if not isinstance(version, str) or VERSION.fullmatch(version) is None:
+        raise UnsupportedObjectError(
+            f"{cls.__qualname__}._flambe_version is not a version: {version!r}",
+            node=node,
+            fix="Write it as numbers in a text: '1.2.0'.",
+        )
+    return version
 
 
 def _add_config(place: Place, state: State, held: Held, written: Written, names: Mapping[int, str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from flambe_save.adapters.arrays import ArrayAdapter, key_of
 from flambe_save.adapters.protocol import Adapter, Later, Place, ValueAdapter, adapter_for, holds_state, is_component
 from flambe_save.adapters.source import source_of
-from flambe_save.adapters.traversal import walk_object
+from flambe_save.adapters.traversal import version_of, walk_object
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.codecs import DumpOptions, TorchCodec
 from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled
@@ -25,7 +25,6 @@ from flambe_save.layout import (
     CLASS_KEY,
     CONFIG_KEY,
     DIRECTORIES_KEY,
-    NO_VERSION,
     SOURCE_KEY,
     STASH_KEY,
     TAGS_KEY,
@@ -92,7 +91,7 @@ def _is_in_object(parent: Place, place: Place, name: str) -> bool:
 def _note(prefix: str, obj: Any, state: State) -> None:
     state._metadata[DIRECTORIES_KEY].add(prefix)
     local = state._metadata.setdefault(prefix, {})
-    local |= {VERSION_KEY: getattr(type(obj), "_flambe_version", NO_VERSION), CLASS_KEY: type(obj).__name__}
+    local |= {VERSION_KEY: version_of(type(obj), prefix), CLASS_KEY: type(obj).__name__}
     local[SOURCE_KEY] = source_of(type(obj))
     local[CONFIG_KEY] = f"!unbuilt {type(obj).__name__}\n"
 

@@ -75,6 +75,7 @@ class Tags:
         self._named: dict[str, list[str]] = {}  # last part of a tag -> dotted paths it may mean
         self._explicit: dict[str, list[str]] = {}  # alias -> dotted paths
         self._own_tags: dict[str, list[str]] = {}  # dotted path -> its aliases, the newest last
+        self._modules: dict[str, list[str]] = {}
         self._providers: dict[str, list[Callable[[str], type | None] | str]] = {}  # namespace -> lookups by name
         self._tag_cache: dict[type, str] = {}
 
@@ -111,13 +112,16 @@ class Tags:
             self._own_tags[path] = [*(old for old in self._own_tags[path] if old != tag), tag]
         self._tag_cache.clear()
 
-    def provide(self, namespace: str, lookup: Callable[[str], type | None] | str) -> None:
+    def provide(self, namespace: str, lookup: Callable[[str], type | None] | str, module: str | None = None) -> None:
         """Let ``lookup`` find classes by name under a namespace, when a tag is first used.
 
         One that is given as ``"package.module:function"`` is for the package that the namespace names: it is imported,
-        and asked, only where the program has imported that package.
+        and asked, only where the program has imported that package. ``module`` is what a program has to import first,
+        where that is not the namespace itself.
         """
         self._providers.setdefault(namespace, []).append(lookup)
+        if module is not None:
+            self._modules.setdefault(namespace, []).append(module)
 
     def _lookups(self, namespace: str) -> Iterator[Callable[[str], type | None]]:
         lookups = self._providers.get(namespace, [])
@@ -320,6 +324,11 @@ class Tags:
 
     def _unknown(self, tag: str, recorded: str | None) -> RegistrationError:
         what = f"no imported class has the tag '!{tag}'"
+        needed = next(
+            (module for module in self._modules.get(tag.rpartition(".")[0], ()) if module not in sys.modules), None
+        )
+        if needed is not None:  # a part of a library, which that imports when it is first used
+            return RegistrationError(what, fix=f"import {needed} first.")
         if recorded:
             module = recorded.rpartition(".")[0]
             what += f"; the save recorded {recorded}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -55,6 +56,7 @@ __all__ = [
 
 _CODEC = TorchCodec()
 _OTHER_SUFFIXES = (".tgz", ".tar", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
+_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,11}\Z")  # of a kind of file; a version, as in run.1, is none
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -83,7 +85,8 @@ def convert(
         it is, its content says. Of a file that is no save, a flat mapping of names to tensors is kept as
         :func:`flambe_save.save_state_to_file` would keep it, anything else as :func:`flambe_save.save` would.
     out : str or path
-        Ends in ``.tar.gz``, ``.pkl``, ``.pkl.tar.gz`` or ``.safetensors``; with any other name it is a folder.
+        Ends in ``.tar.gz``, ``.pkl``, ``.pkl.tar.gz`` or ``.safetensors``; a name without an ending, or with a slash
+        at its end, is a folder. Any other ending is refused.
     overwrite : bool
         Whether what is there is replaced, in one step.
     level : int, optional
@@ -140,6 +143,7 @@ def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -
         If nothing can be written by that name, or with that level.
     """
     final = final_path(out, False, False)
+    is_folder = os.fspath(out).endswith(("/", os.sep))
     if final.endswith(_TORCH_SUFFIXES):
         raise SaveError(
             f"{final!r} would be a file of torch.save, and none is written here",
@@ -153,6 +157,15 @@ def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -
             fix=f"Name a {ARCHIVE_SUFFIX} or a folder.",
         )
     is_archive = final.endswith(ARCHIVE_SUFFIX)
+    is_known = is_archive or is_tensors(final) or final.endswith(PICKLE_SUFFIX)
+    ending = _ENDING.search(os.path.basename(final))
+    if ending is not None and not (is_known or is_folder):
+        raise SaveError(
+            f"{final!r} ends in {ending[0]!r}, and nothing is written by that name",
+            file=final,
+            fix=f"Known are {ARCHIVE_SUFFIX}, {PICKLE_SUFFIX}, {PICKLE_SUFFIX}{ARCHIVE_SUFFIX} and {TENSORS_SUFFIX}; a "
+            f"name without an ending is a folder. For a folder of that name, end it with a slash: {final + '/'!r}.",
+        )
     check_level(level, is_archive=is_archive)
     is_single = is_tensors(final) or final.removesuffix(ARCHIVE_SUFFIX).endswith(PICKLE_SUFFIX)
     return Target(final, is_archive, is_single, overwrite, level=level)

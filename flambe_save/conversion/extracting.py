@@ -101,7 +101,7 @@ def extract(
                 file=final,
                 fix="Name a folder, a .tar.gz, a .pkl or a .safetensors file.",
             )
-        target = target_of(final, overwrite, level)
+        target = target_of(out, overwrite, level)
         if not target.is_single and reading(lambda: has_same_files(path, target, limits), where):
             return reading(lambda: copy_save(path, target, node=node, limits=limits, progress=meter), where)
         return write_content(reading(lambda: content_at(path, options, node), where), target, pickle_module, meter)

@@ -29,6 +29,7 @@ from flambe_save.layout import (
     STASH_FILE,
     STATE_FILE,
     VERSION_FILE,
+    VERSIONED,
     decode_name,
     encode_name,
     is_torch,
@@ -197,7 +198,7 @@ class NodeReader:
             If that is no number, or one that is not known yet.
         """
         protocol = self.text(folder + PROTOCOL_FILE, prefix).strip()
-        if not (protocol.isascii() and protocol.isdecimal()) or len(protocol) > 9:
+        if not (protocol.isascii() and protocol.isdecimal()) or len(protocol) > 9 or not int(protocol):
             raise CorruptSaveError(f"{quote(protocol)} is no protocol number", node=prefix, file=folder + PROTOCOL_FILE)
         if int(protocol) > HIGHEST_PROTOCOL:
             raise ProtocolError(
@@ -210,10 +211,13 @@ class NodeReader:
 
     def class_and_version(self, folder: str, prefix: str) -> tuple[str, str]:
         """Read of which class a node is, and of which version."""
-        class_name, colon, version = self.text(folder + VERSION_FILE, prefix).partition(":")
-        if not colon:
-            raise CorruptSaveError("it does not read Class:version", node=prefix, file=folder + VERSION_FILE)
-        return class_name, version.strip()
+        text = self.text(folder + VERSION_FILE, prefix).strip()
+        class_name, _, version = text.partition(":")
+        if VERSIONED.fullmatch(text) is None:
+            raise CorruptSaveError(
+                f"it does not read Class:1.2.0, but {quote(text)}", node=prefix, file=folder + VERSION_FILE
+            )
+        return class_name, version
 
     def node(self, folder: str, prefix: str) -> SaveTreeNode:
         """Read one folder."""
