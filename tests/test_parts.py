@@ -120,3 +120,30 @@ def test_files_of_hubs_beside_a_save_stay(tmp_path: Path) -> None:
     with pytest.raises(SaveError, match="no part of a save"):  # a file has no place for them
         save(torch.nn.Linear(3, 2), file, pickle_only=True, overwrite=True)
     assert (tmp_path / "run.pkl" / "README.md").read_text() == CARDS["README.md"]
+
+
+def test_a_mixin_of_a_hub_saves_and_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ModelHubMixin writes config.json beside what `_save_pretrained` wrote, twice into one folder, and loads it."""
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    class Hosted(torch.nn.Module, hub.ModelHubMixin):  # type: ignore[misc, name-defined]
+        def __init__(self, size: int = 3) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(size, size)
+
+        def _save_pretrained(self, save_directory: Path) -> None:
+            save(self.layer, save_directory, overwrite=True)
+
+        @classmethod
+        def _from_pretrained(cls, *, model_id: str, size: int, **_: object) -> Hosted:
+            made = cls(size)
+            made.layer = load(model_id)
+            return made
+
+    made = Hosted(4)
+    for _ in range(2):
+        made.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "config.json").exists()
+    again = Hosted.from_pretrained(str(tmp_path / "saved"))
+    assert torch.equal(again.layer.weight, made.layer.weight)
