@@ -328,3 +328,15 @@ def test_a_save_without_building_is_data(tmp_path: Path) -> None:
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
     load_state(other, save_async(one, tmp_path / "one", build=False).result())
     assert torch.equal(one.weight, other.weight)
+
+
+def test_an_optimizer_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    """Groups and parameters are compared before the model is filled."""
+    model = nn.Linear(2, 2)
+    path = save({"model": model, "optimizer": torch.optim.Adam(model.parameters())}, tmp_path / "run")
+    for parameters in (nn.Linear(3, 3).parameters(), [nn.Parameter(torch.ones(1))]):
+        here = {"model": nn.Linear(2, 2), "optimizer": torch.optim.Adam([{"params": [p]} for p in parameters])}
+        before = here["model"].weight.clone()
+        with pytest.raises(StateMismatchError, match="fill it together with its model"):
+            load_state(here, path)
+        assert torch.equal(here["model"].weight, before)

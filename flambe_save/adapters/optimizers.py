@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
 
+from flambe_save.adapters.checking import Check, Checked
 from flambe_save.adapters.moments import (
     GROUPS,
     STATE,
@@ -32,7 +33,7 @@ from flambe_save.config.optimizers import hooks_of, is_data, parameters_of
 from flambe_save.config.schema import Schema, schema_of
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import DTYPES_KEY, ENTRIES_KEY, PARAMS_LAST_KEY, SHAPES_KEY, STEPPED_KEY
-from flambe_save.state import State, join_key, split_key
+from flambe_save.state import State, join_key, keys_below, split_key
 
 __all__ = ["OPTIMIZER"]
 
@@ -115,38 +116,26 @@ class OptimizerAdapter:
             local[STEPPED_KEY] = True
         return None
 
+    def checker(self, place: Place, state: State) -> Check:
+        """Return what finds groups and parameters that do not go together."""
+
+        def note(found: Checked) -> None:
+            _match(place, state, found)
+            found.consumed.update(keys_below(state, place.prefix))
+
+        return note
+
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
         """Give each parameter what was kept for the one of its name; by position where names are not known."""
+        matched = _match(place, state, mismatch)
+        if matched is None:
+            return None
+        groups, tensors, here, saved, is_by_position = matched
         obj, begin = place.obj, place.key_prefix
-        own = obj.__dict__
-        groups_here = own.get(GROUPS)
         local = state._metadata.get(place.prefix, {})
         entries = local.get(ENTRIES_KEY)
         is_known = isinstance(entries, list)
-        expected = [begin + str(entry) for entry in entries] if is_known else [begin + GROUPS]
-        if groups_here is not None and begin + GROUPS not in expected:
-            expected.append(begin + GROUPS)
-        missing = [key for key in dict.fromkeys(expected) if key not in state]
-        mismatch.missing += missing
-        mismatch.consumed.update((begin + GROUPS, begin + _SHARED))
-        if missing:
-            return None
-        groups = state[begin + GROUPS] if groups_here is not None else []
-        if not _are_groups(groups):
-            mismatch.errors.append(f"{begin}{GROUPS} does not list the groups of an optimizer")
-            return None
-        tensors = parameters_of(obj)
-        here, saved = _names_of(place, tensors), _saved_names(groups, local)
-        here = _called_alike(here, saved)
-        listed = [name for group in groups for name in group["params"]] or saved
-        if not set(listed) & set(here) and (listed or here):
-            if [len(group["params"]) for group in groups] != [len(group["params"]) for group in groups_here or ()]:
-                mismatch.errors.append(
-                    f"{place.prefix or 'the optimizer'} has {len(saved)} parameters in the save ({quote_some(saved)}), "
-                    f"and {len(here)} others here ({quote_some(here)}): fill it together with its model, in a "
-                    "dict as the one that was saved"
-                )
-                return None
+        if is_by_position:
             if here != list(map(str, range(len(here)))):
                 warn(
                     f"the optimizer's parameters are called {quote_some(here)} here and {quote_some(saved)} in the "
@@ -179,7 +168,7 @@ class OptimizerAdapter:
                 f"{type(error).__name__}: {str(error)[:200]}"
             )
         if fit is not None and local.get(STEPPED_KEY) is True:
-            own["_opt_called"] = True
+            obj.__dict__["_opt_called"] = True
         return None
 
 
@@ -313,6 +302,50 @@ def _saved_names(groups: list[dict[str, Any]], local: Mapping[str, Any]) -> list
     names = [name for group in groups for name in group["params"]]
     shapes = local.get(SHAPES_KEY)
     return [*dict.fromkeys([*names, *(map(str, shapes) if isinstance(shapes, dict) else ())])]
+
+
+class _Matched(NamedTuple):
+    """The parameters of an optimizer and of its save, as far as they go together."""
+
+    groups: list[dict[str, Any]]
+    tensors: list[torch.Tensor]
+    here: list[str]
+    saved: list[str]
+    is_by_position: bool
+
+
+def _match(place: Place, state: State, mismatch: Mismatch) -> _Matched | None:
+    """Return what an optimizer is filled with; None, and why, where that does not fit. Nothing is changed."""
+    begin = place.key_prefix
+    groups_here = place.obj.__dict__.get(GROUPS)
+    local = state._metadata.get(place.prefix, {})
+    entries = local.get(ENTRIES_KEY)
+    expected = [begin + str(entry) for entry in entries] if isinstance(entries, list) else [begin + GROUPS]
+    if groups_here is not None and begin + GROUPS not in expected:
+        expected.append(begin + GROUPS)
+    missing = [key for key in dict.fromkeys(expected) if key not in state]
+    mismatch.missing += missing
+    mismatch.consumed.update((begin + GROUPS, begin + _SHARED))
+    if missing:
+        return None
+    groups = state[begin + GROUPS] if groups_here is not None else []
+    if not _are_groups(groups):
+        mismatch.errors.append(f"{begin}{GROUPS} does not list the groups of an optimizer")
+        return None
+    tensors = parameters_of(place.obj)
+    here, saved = _names_of(place, tensors), _saved_names(groups, local)
+    here = _called_alike(here, saved)
+    listed = [name for group in groups for name in group["params"]] or saved
+    is_by_position = not set(listed) & set(here) and bool(listed or here)
+    sizes = ([len(group["params"]) for group in side] for side in (groups, groups_here or ()))
+    if is_by_position and next(sizes) != next(sizes):
+        mismatch.errors.append(
+            f"{place.prefix or 'the optimizer'} has {len(saved)} parameters in the save ({quote_some(saved)}), "
+            f"and {len(here)} others here ({quote_some(here)}): fill it together with its model, in a "
+            "dict as the one that was saved"
+        )
+        return None
+    return _Matched(groups, tensors, here, saved, is_by_position)
 
 
 def _called_alike(here: list[str], saved: list[str]) -> list[str]:
