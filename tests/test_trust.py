@@ -297,7 +297,7 @@ def test_saved_source_that_does_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["weights_only", "auto_install", "use_saved_source"])
 def test_switches_are_switches(name: str, tmp_path: Path) -> None:
     """A text that reads like no is not taken for yes."""
-    with pytest.raises(TypeError, match=f"{name} is True or False"):
+    with pytest.raises(TypeError, match=f"{name} must be True or False"):
         load(save(Thing(1), tmp_path / "s"), **{name: "False"})
 
 

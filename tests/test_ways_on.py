@@ -47,9 +47,9 @@ def test_unknown_endings_are_refused(name: str, tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("name", ["plain", "run.1", "v1.0", "2026-01.02", "x.onnx/"])
-def test_folders_have_no_ending_or_end_in_a_slash(name: str, tmp_path: Path) -> None:
-    """Versions and dates are no endings, and a slash makes any name a folder."""
+@pytest.mark.parametrize("name", ["plain", "run.1", "v1.0", "2026-01.02", "x.onnx/", "model.encoder"])
+def test_other_names_and_a_slash_are_folders(name: str, tmp_path: Path) -> None:
+    """Versions, dates and keys of nodes are no endings of files, and a slash makes any name a folder."""
     path = save(nn.Linear(2, 2), tmp_path / "save")
     out = convert(path, f"{tmp_path}/{name}")
     assert (out, Path(out).is_dir()) == (f"{tmp_path}/{name.rstrip('/')}", True)

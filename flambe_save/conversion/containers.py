@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -56,7 +55,32 @@ __all__ = [
 
 _CODEC = TorchCodec()
 _OTHER_SUFFIXES = (".tgz", ".tar", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
-_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,11}\Z")  # of a kind of file; a version, as in run.1, is none
+# Kinds of files that are not written here; anything else, as in model.encoder or run.1, is a folder's name
+_FOREIGN = frozenset(
+    (
+        *("onnx", "h5", "hdf5", "keras", "pb", "tflite", "gguf", "ggml", "npy", "npz", "mlmodel", "msgpack", "mar"),
+        *("nemo", "ptl", "torchscript", "engine", "trt", "joblib", "pickle", "dill", "mat", "zarr", "lmdb", "tfrecord"),
+        *("parquet", "arrow", "feather", "csv", "tsv", "txt", "md", "rst", "log", "json", "jsonl", "yaml", "yml"),
+        *(
+            "toml",
+            "ini",
+            "xml",
+            "html",
+            "htm",
+            "pdf",
+            "png",
+            "jpg",
+            "jpeg",
+            "svg",
+            "gif",
+            "py",
+            "ipynb",
+            "db",
+            "sqlite",
+        ),
+        *("gz", "bz2", "xz", "zst", "7z", "rar", "whl", "so", "bin", "exe", "doc", "docx", "xls", "xlsx"),
+    )
+)
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -85,8 +109,8 @@ def convert(
         it is, its content says. Of a file that is no save, a flat mapping of names to tensors is kept as
         :func:`flambe_save.save_state_to_file` would keep it, anything else as :func:`flambe_save.save` would.
     out : str or path
-        Ends in ``.tar.gz``, ``.pkl``, ``.pkl.tar.gz`` or ``.safetensors``; a name without an ending, or with a slash
-        at its end, is a folder. Any other ending is refused.
+        Ends in ``.tar.gz``, ``.pkl``, ``.pkl.tar.gz`` or ``.safetensors``; with any other name it is a folder, unless
+        that is the ending of another kind of file, such as ``.onnx``, and no slash is behind it.
     overwrite : bool
         Whether what is there is replaced, in one step.
     level : int, optional
@@ -158,13 +182,13 @@ def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -
         )
     is_archive = final.endswith(ARCHIVE_SUFFIX)
     is_known = is_archive or is_tensors(final) or final.endswith(PICKLE_SUFFIX)
-    ending = _ENDING.search(os.path.basename(final))
-    if ending is not None and not (is_known or is_folder):
+    ending = os.path.splitext(final)[1]
+    if ending[1:].lower() in _FOREIGN and not (is_known or is_folder):
         raise SaveError(
-            f"{final!r} ends in {ending[0]!r}, and nothing is written by that name",
+            f"{final!r} has the ending of a kind of file that is not written here: {ending!r}",
             file=final,
-            fix=f"Known are {ARCHIVE_SUFFIX}, {PICKLE_SUFFIX}, {PICKLE_SUFFIX}{ARCHIVE_SUFFIX} and {TENSORS_SUFFIX}; a "
-            f"name without an ending is a folder. For a folder of that name, end it with a slash: {final + '/'!r}.",
+            fix=f"Known are {ARCHIVE_SUFFIX}, {PICKLE_SUFFIX}, {PICKLE_SUFFIX}{ARCHIVE_SUFFIX} and {TENSORS_SUFFIX}; "
+            f"any other name is a folder. For a folder of that name, end it with a slash: {final + '/'!r}.",
         )
     check_level(level, is_archive=is_archive)
     is_single = is_tensors(final) or final.removesuffix(ARCHIVE_SUFFIX).endswith(PICKLE_SUFFIX)
