@@ -74,7 +74,7 @@ def test_protocols_and_versions_that_are_none(file: str, text: str, tmp_path: Pa
     (path / "manifest.json").unlink()
     (path / "requirements.txt").unlink()
     (path / file).write_text(text)
-    with pytest.raises(CorruptSaveError, match=r"protocol number|does not read Class:1\.2\.0") as caught:
+    with pytest.raises(CorruptSaveError, match=r"protocol number|does not read Class:version") as caught:
         load(path)
     assert caught.value.file == file
 

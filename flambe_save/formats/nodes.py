@@ -215,7 +215,9 @@ class NodeReader:
         class_name, _, version = text.partition(":")
         if VERSIONED.fullmatch(text) is None:
             raise CorruptSaveError(
-                f"it does not read Class:1.2.0, but {quote(text)}", node=prefix, file=folder + VERSION_FILE
+                f"it does not read Class:version, as in Net:1.2.0: {quote(text)}",
+                node=prefix,
+                file=folder + VERSION_FILE,
             )
         return class_name, version
 
