@@ -24,7 +24,12 @@ from flambe_save import (
     save,
     untrusted,
 )
-from flambe_save.config.assembly import assemble
+from flambe_save.adapters import Adoption, Fit
+from flambe_save.adapters import load_state as fill_state
+from flambe_save.config import yaml
+from flambe_save.config.assembly import assemble, noting
+from flambe_save.config.deferral import Deferral
+from flambe_save.state import State
 
 
 def net() -> nn.Sequential:
@@ -573,6 +578,37 @@ def test_a_scheduler_drives_optimizers_alone() -> None:
     """Anything else in a config is refused before torch would patch it."""
     with pytest.raises(CompilationError, match="drives no Linear"):
         assemble(Warmup, {"attributes": {"optimizer": nn.Linear(1, 1), "base_lrs": []}})
+
+
+@pytest.mark.parametrize(
+    ("attributes", "entries"),
+    [
+        ("!torch.LambdaLR.parts {attributes: {lr_lambdas: 5}}", {"lr_lambdas": 5}),
+        ("!torch.SequentialLR.parts {attributes: {_schedulers: 5}}", {"_schedulers": [1]}),
+        ("!torch.LambdaLR.parts {attributes: {lr_lambdas: [!torch.ReLU {}]}}", {"lr_lambdas": [{"training": 2}]}),
+    ],
+    ids=str,
+)
+def test_no_state_fills_what_is_put_together(attributes: str, entries: dict[str, Any]) -> None:
+    """A scheduler of a config has the attributes that it says: none of its methods is called with what a state says."""
+    state = State({f"s.{name}": value for name, value in entries.items()})
+    state._metadata["s"] = {"entries": [*entries]}
+    again = build_in(f"s: {attributes}\n", state)
+    assert vars(again["s"]).keys() == entries.keys()
+    (kept,) = vars(again["s"]).values()
+    assert kept == 5 or kept[0].training is True
+
+
+def build_in(config: str, state: State) -> Any:
+    """Load a config with a state."""
+    assembled: dict[int, Any] = {}
+    with noting(assembled):
+        obj = yaml.load(config)
+        obj["s"] = obj["s"]()
+    adoption = Adoption(Deferral(is_on=False))
+    adoption.assembled = assembled
+    fill_state(obj, state, fit=Fit(None, adoption))
+    return obj
 
 
 def test_calls_of_older_saves_load(tmp_path: Path) -> None:

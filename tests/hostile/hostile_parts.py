@@ -608,30 +608,14 @@ parts(
     "an optimizer is not edited: its groups are its adapter's",
     {},
 )
+# What is put together has its attributes already: no state of the save fills it, and none of its methods is called
 parts(
-    "schedule_without_lambdas",
-    "!torch.LambdaLR.parts {attributes: {lr_lambdas: 5}}\n",
+    "schedule_without_an_optimizer",
+    f"!torch.LambdaLR.parts {{attributes: {{optimizer: {LINEAR}, base_lrs: []}}}}\n",
     ANY,
     "",
-    "a schedule is built by its constructor, and not of parts",
-    {"state": {"lr_lambdas": 5}},
-)
-for _class in ("SequentialLR", "ChainedScheduler"):
-    parts(
-        f"schedule_of_nothing_{_class}",
-        f"!torch.{_class}.parts {{attributes: {{_schedulers: 5}}}}\n",
-        ANY,
-        "",
-        "a schedule is built by its constructor, and not of parts",
-        {"state": {"_schedulers": [1]}},
-    )
-parts(
-    "schedule_that_fills_attributes",
-    "!torch.LambdaLR.parts {attributes: {lr_lambdas: [!hostile_parts.Still.parts {}]}}\n",
-    ANY,
-    "",
-    "a schedule's state reaches no attributes that a config may not set",
-    {"state": {"lr_lambdas": [{"__deepcopy__": 1, "_modules": 2}]}},
+    "a schedule drives an optimizer, and nothing else is changed to tell of its steps",
+    {},
 )
 parts(
     "generator_with_methods",
