@@ -33,10 +33,7 @@ class Vocabulary(Component):
 
     def __init__(self, words: list[str]) -> None:
         self.words = words
-
-    @property
-    def size(self) -> int:
-        return len(self.words)
+        self.size = len(words)  # links read what an object holds, and no property
 
     @registrable_factory
     @classmethod
