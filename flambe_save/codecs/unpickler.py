@@ -197,6 +197,7 @@ class DataUnpickler(CarefulUnpickler):
         self._file = file
         self._budget = _BUDGET + 16 * len(stream.getbuffer())
         self._expanded = 0
+        self._listed: set[str] | None = None  # the names that were put to the trust
         self._used_trust = False
         self._types: dict[int, tuple[Dtype, int]] = {}  # that have no state yet, and how much was memoized before
         self._moved: set[type] = set()  # classes that were found by an old name
@@ -275,7 +276,7 @@ class DataUnpickler(CarefulUnpickler):
                 importlib.import_module(module)
         found = data_global(dotted)
         if dotted == _DILL_ARRAY and not (self._used_trust or self._trust.allows(dotted)):
-            self._refuse_unknown([dotted, *globals_of(self._rest())])
+            self._refuse_with_others(dotted)
         if dotted == _NUMPY_TYPE:
             return self._stand_for_type
         if found is not None:
@@ -283,7 +284,7 @@ class DataUnpickler(CarefulUnpickler):
                 return self._within_size(found)
             return self._within_budget(found) if dotted in _COPY_BYTES else found
         if not self._allows(dotted):
-            self._refuse_unknown([dotted, *globals_of(self._rest())])
+            self._refuse_with_others(dotted)
         if self._trust.findings is not None:
             return self._stand_in(dotted)
         self._used_trust = True
@@ -424,6 +425,16 @@ class DataUnpickler(CarefulUnpickler):
             # Plain arrays are pickled otherwise: this is a part of what needs trust, or holds objects
             unknown = [_DILL_ARRAY]
         self._refuse([item for item in unknown if not self._allows(item)])
+
+    def _refuse_with_others(self, dotted: str) -> None:
+        """Refuse a name, and all others that the pickle has; an audit, which goes on, goes through them once."""
+        if self._listed is None:
+            names = dict.fromkeys([dotted, *globals_of(self._rest())])
+            self._listed = {*names}
+            self._refuse_unknown(names)
+        elif dotted not in self._listed:
+            self._listed.add(dotted)
+            self._refuse_unknown([dotted])
 
     def _refuse(self, names: list[str]) -> None:
         self._trust.check_globals(names, node=self._node, file=self._file)
