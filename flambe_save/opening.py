@@ -20,6 +20,7 @@ _TRIED = 16 << 20  # bytes of a file; of a larger one the names in its pickle ar
 
 
 _told: set[tuple[str, ...]] = set()  # what this process has been warned of
+_opened: dict[tuple[str, ...], str] = {}  # what opens that for which these arguments are asked
 
 
 class Needs(NamedTuple):
@@ -40,8 +41,9 @@ class Needs(NamedTuple):
 def needs_of(config: str, tags: dict[str, str], plan: Plan, options: DumpOptions) -> Needs:
     """Return what a load of a planned save will ask for.
 
-    What is pickled is unpickled here, with the trust that the door names: so a door that is named opens the save. Of a
-    file of more than 16 MiB, and of pickles that refer to what else a load builds, the names are listed alone.
+    What is pickled is unpickled here, with the trust that the door names: so a door that is named opens the save. That
+    is done once in a process for the same names: it runs code of the pickled classes. Of a file of more than 16 MiB,
+    and of pickles that refer to what else a load builds, the names are listed alone.
 
     Parameters
     ----------
@@ -74,6 +76,9 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan, options: DumpOptions
     if config.strip():
         ask_of_config(config, tags, audit, "")
     door = door_to(audit.findings)
+    asked = tuple(sorted({row.argument for row in audit.findings}))
+    if asked in _opened:
+        return Needs(what, _opened[asked])
     by_name = Trust(trusted=tuple(names_in(audit.findings)))
     wide = Trust(weights_only=False)
     for name, draft in opaque:
@@ -91,6 +96,7 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan, options: DumpOptions
                 fix="Correct how its class is pickled (`__reduce__`, `__setstate__`), or leave it out of the object.",
                 file=name,
             )
+    _opened[asked] = door
     return Needs(what, door)
 
 

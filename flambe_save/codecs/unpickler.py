@@ -260,7 +260,10 @@ class DataUnpickler(CarefulUnpickler):
             pickle_end(memoryview(self._stream.getbuffer())[self._start :])
         except pickle.UnpicklingError as error:
             raise broken_pickle(error, self._node, self._file) from error
-        self._refuse_unknown(globals_of(self._rest()))
+        names = list(globals_of(self._rest()))
+        self._refuse_unknown(names)
+        if _DILL_TYPE in names and not self._trust.allows(_DILL_TYPE):  # it gives any type, and which one is not known
+            self._refuse([_DILL_TYPE])
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a listed global; import one that is trusted; refuse any other."""

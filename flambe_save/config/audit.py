@@ -13,6 +13,7 @@ import torch
 import yaml as pyyaml
 
 from flambe_save.config.assembly import PARTS, is_used_by_python
+from flambe_save.config.attributes import code_behind, is_function_of
 from flambe_save.config.builders import builder_of
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import FunctionCallLink, Link, ModuleLink
@@ -96,7 +97,8 @@ def check_arguments(
     )
     classes = [TAGS.resolve(tag, recorded.get(tag))[0] for tag in tags]
     used = [cls for cls in classes if is_used_by_python(cls) and not trust.allows(dotted_path(cls))]
-    if not used and not any(map(builder_of, classes)):
+    has_links = trust.findings is not None and ("@" in document.tags or "link" in document.tags)
+    if not (used or has_links or any(map(builder_of, classes))):
         return
     try:
         config = document.construct(recorded, trust=trust)
@@ -108,9 +110,27 @@ def check_arguments(
             builder = builder_of(cls)
             for what in builder.asks(cls, item.keywords) if builder is not None else ():
                 trust.check_argument(cls.__name__, what, node=node, file=file)
+        elif has_links and type(item) is Link and item.attr_path:
+            trust.check_attributes(_properties_of(item), repr(item), node=node, file=file)
     if used and _hands_over(config, used):
         for cls in used:
             trust.check_class(dotted_path(cls), node=node, file=file)
+
+
+def _properties_of(link: Link) -> list[str]:
+    """Return the code that gives the first attribute of a link, where the config shows the class that it belongs to."""
+    trail, name = link.trail(), link.attr_path[0]
+    target = trail[-1] if len(trail) > len(link.schematic_path) else None
+    while isinstance(target, Schema) and target.component_subclass in TRANSPARENT:
+        target = target.keywords.get("object", target.keywords.get("module"))
+    if not isinstance(target, Schema) or target.factory_method not in (None, PARTS):
+        return []
+    cls = target.component_subclass
+    is_of_parts = target.factory_method == PARTS
+    tables = [target.keywords] if is_made_of_parts(cls) else [*target.keywords.values()] if is_of_parts else []
+    is_held = any(isinstance(table, Mapping) and name in table for table in tables)
+    code = [] if is_held or is_function_of(cls, name) else code_behind(cls, name)
+    return [f"{dotted_path(owner)}.{found}" for owner, found in code]
 
 
 # These only keep the modules that they are given in a container
