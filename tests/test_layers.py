@@ -17,7 +17,7 @@ PACKAGE = Path(flambe_save.__file__).parent
 # alone, from modules named before it in its row.
 LAYERS = [
     ["_version", "errors", "layout", "libc", "registry"],
-    ["undoing", "sizes", "notes", "state", "tree", "trust", "checksum", "parallel", "progress"],
+    ["undoing", "sizes", "script", "notes", "state", "tree", "trust", "checksum", "parallel", "progress"],
     ["storage", "codecs", "config"],
     ["formats", "adapters"],
     ["loading", "opening", "fresh", "saving", "background", "api", "filling", "proof"],

@@ -10,9 +10,10 @@ import dill
 
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.drafts import Draft
+from flambe_save.codecs.naming import by_names
 from flambe_save.codecs.options import DumpOptions, LoadOptions
 from flambe_save.codecs.sources import Source
-from flambe_save.codecs.torch import by_names, unpicklable, unpickle_data, unpickle_trusting
+from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
 
 __all__ = ["PickleCodec"]
 
@@ -37,7 +38,7 @@ class PickleCodec:
         try:
             module, data = options.pickle_module if opaque else pickle, None
             if module is dill:
-                data = by_names(lambda: pickle.dumps(prepared, options.pickle_protocol), lambda found: found)
+                data = by_names(lambda module: module.dumps(prepared, options.pickle_protocol), bytes)
             if data is None:
                 buffer = io.BytesIO()
                 module.dump(prepared, buffer, protocol=options.pickle_protocol)

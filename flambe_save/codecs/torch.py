@@ -16,7 +16,7 @@ import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, cast
 
 import dill
 import torch
@@ -24,6 +24,7 @@ from torch.serialization import location_tag
 
 from flambe_save.codecs.data import Portable, say_what, to_data
 from flambe_save.codecs.drafts import Draft, Record, ZipDraft
+from flambe_save.codecs.naming import by_names, find_in_script
 from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.options import DumpOptions, LoadOptions, Placer
 from flambe_save.codecs.plain import PlainState, dump_plain, load_plain
@@ -69,8 +70,6 @@ __all__ = [
 ]
 
 REFERENCE = "object"  # begins the persistent id of what is no storage: a number follows, which a config explains
-
-R = TypeVar("R")
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
@@ -201,7 +200,7 @@ def pickled_once(
         copies.clear()
         return _pickled(values, module, protocol, elsewhere, copies, references, **options)
 
-    found = by_names(lambda: pickled(pickle), lambda found: found[0]) if module is dill else None
+    found = by_names(pickled, lambda found: found[0]) if module is dill else None
     if found is None:
         try:
             found = pickled(module)
@@ -217,19 +216,6 @@ def pickled_once(
             StateMismatchWarning,
         )
     return found
-
-
-def by_names(dump: Callable[[], R], pickle_in: Callable[[R], bytes]) -> R | None:
-    """Return what the standard library pickles, by names alone; None where it takes dill.
-
-    dill pickles some values by functions of its own, which trust in names does not make again. It is wanted for what
-    has no name that another program could import: a lambda, or what the script that runs defines.
-    """
-    try:
-        found = dump()
-    except Exception:
-        return None
-    return None if b"__main__" in pickle_in(found) else found
 
 
 def _pickled(
@@ -564,7 +550,7 @@ def trusting_module(options: LoadOptions) -> Any:
                 return load_from_bytes
             if f"{module}.{name}" in MOVED:
                 return MOVED[f"{module}.{name}"]
-            return super().find_class(module, name)
+            return find_in_script(module, name) or super().find_class(module, name)
 
     def load(file: Any, **arguments: Any) -> Any:
         return Unpickler(file, **arguments).load()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from flambe_save.codecs.data import EXTENSION_TYPES
+from flambe_save.codecs.naming import find_in_script
 from flambe_save.codecs.numpy_types import Dtype, build_array, check, holds_objects, real_classes
 from flambe_save.codecs.rebuild import check_key, data_global
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError, LoadError
@@ -200,7 +201,7 @@ class DataUnpickler(CarefulUnpickler):
         self._listed: set[str] | None = None  # the names that were put to the trust
         self._used_trust = False
         self._types: dict[int, tuple[Dtype, int]] = {}  # that have no state yet, and how much was memoized before
-        self._moved: set[type] = set()  # classes that were found by an old name
+        self._moved: set[type] = set()  # classes that were found by another name
         self._made: dict[int, Any] = {}  # by their ids, what trusted functions have made
         self._stand_ins: dict[str, type[Inert]] = {}
 
@@ -294,6 +295,10 @@ class DataUnpickler(CarefulUnpickler):
         if dotted in MOVED:  # the program itself says that this is the class; there is no module to import
             self._moved.add(MOVED[dotted])
             return MOVED[dotted]
+        found = find_in_script(module, name)
+        if found is not None:
+            self._moved.add(found)
+            return found
         found = super().find_class(module, name)
         self._check_home(found, dotted)
         return found

@@ -6,13 +6,14 @@ registrable.py looks here for classes that no tag knows; which of them a load ma
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import types
 from typing import Any
 
 import torch
 from torch.nn import functional
+
+from flambe_save.script import name_of_script
 
 __all__ = ["find_imported", "import_path", "is_harmless", "is_harmless_path"]
 
@@ -33,7 +34,7 @@ def find_imported(path: str) -> Any:
     for count in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:count])
         module = sys.modules.get(name)
-        if module is None and name == _name_of_script():
+        if module is None and name == name_of_script():
             module = sys.modules["__main__"]
         if not isinstance(module, types.ModuleType):
             continue
@@ -62,19 +63,8 @@ def import_path(value: type | types.FunctionType | types.BuiltinFunctionType) ->
 def _own_path(value: Any) -> str | None:
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if module == "__main__":
-        module = _name_of_script() or module
+        module = name_of_script() or module
     return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else None
-
-
-def _name_of_script() -> str | None:
-    """Return the name by which other programs import the script that runs; None where it is none."""
-    main: Any = sys.modules.get("__main__")
-    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    if spec is not None:
-        name = spec.name.removesuffix(".__main__")
-        return name if name != "__main__" else None
-    name = os.path.splitext(os.path.basename(file))[0] if isinstance(file, str) else ""
-    return name if name.isidentifier() and name not in ("__main__", *sys.modules) else None
 
 
 def _torch_path(value: Any) -> str | None:
