@@ -89,7 +89,7 @@ def _ours() -> dict[str, Any]:
     return {
         variable.name: value
         for variable, value in contextvars.copy_context().items()
-        if value is not None and value != frozenset() and variable.name in NAMES
+        if value is not None and value is not False and value != frozenset() and variable.name in NAMES
     }
 
 
@@ -103,6 +103,8 @@ NAMES = {
     "trust in force",
     "assembled",
     "described",
+    "in parts",
+    "opener of pickles",
     "saved",
     "shared",
 }
@@ -111,6 +113,9 @@ NAMES = {
 def _process() -> dict[str, Any]:
     """Return what of the process a save or a load might change."""
     flags = vars(torch.utils._python_dispatch)
+    for thread in threading.enumerate():
+        if thread.name.startswith("flambe_save"):  # it was told to end, and does so by itself
+            thread.join(10)
     return {
         "gc": gc.isenabled(),
         "dispatch modes": torch._C._len_torch_dispatch_stack(),

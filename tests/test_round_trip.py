@@ -17,7 +17,7 @@ from torch import nn
 from flambe_save import Component, load, save
 
 SHAPES = [(False, False), (False, True), (True, False), (True, True)]
-CHUNKS, TREES = 8, 325  # 2,600 trees, each through two shapes in turn, and in the long form through all four
+CHUNKS, TREES = 8, 150  # 1,200 trees, each through two shapes in turn, and in the long form through all four
 EACH = len(SHAPES) if os.environ.get("FLAMBE_SAVE_TORTURE") else 2
 
 DTYPES = [

@@ -502,7 +502,7 @@ HOSTILE: dict[str, Any] = {
     "a dict in itself": {**box("collections.OrderedDict"), "node": {"a": to("")}},
     "a link back to nowhere": {"node_type": "reference", "type": "flambe_save.config.link.BackLink", "value": "x"},
     "keys that stand for too much": _laughs(60),
-    "deep": functools.reduce(lambda inner, _: box("builtins.list", inner), range(100_000), ONE),
+    "deep": functools.reduce(lambda inner, _: box("builtins.list", inner), range(30_000), ONE),
     "deep arguments": functools.reduce(lambda inner, _: box("builtins.tuple", inner), range(9_000), to("nowhere")),
     "a size below zero": tensor([-1]),
     "a size that is true": tensor([True]),
