@@ -123,8 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     convert = verb(
         "convert",
         "write a save as another kind of file",
-        "OUT ends in .tar.gz, .pkl, .pkl.tar.gz or .safetensors, or is a folder;\n"
-        "a slash at its end says so.",
+        "OUT ends in .tar.gz, .pkl, .pkl.tar.gz or .safetensors, or is a folder;\na slash at its end says so.",
         "PATH",
         "OUT",
         helps={"PATH": "a whole save, a .safetensors file, or one of torch.save"},

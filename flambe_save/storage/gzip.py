@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from flambe_save.checksum import crc32, isal_zlib
 from flambe_save.progress import NO_PROGRESS, Progress
+from flambe_save.undoing import note_undo
 
 __all__ = ["DamagedMemberError", "MemberReader", "MemberWriter"]
 
@@ -366,6 +367,7 @@ class _InOrder:
         self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._under_way: deque[_Task] = deque()
         self._is_closed = False
+        self._forget = note_undo(self.close)  # an interrupt may come before the threads are told to end
 
     def add(self, work: Callable[[], Any]) -> None:
         """Give work; waits while as much is under way as memory is meant for."""
@@ -395,6 +397,7 @@ class _InOrder:
                 thread.join()
         self._threads = []
         self._under_way.clear()
+        self._forget()
 
     def _hand_on_first(self) -> None:
         task = self._under_way.popleft()
