@@ -25,7 +25,7 @@ from flambe_save.adapters.protocol import (
 )
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.unchanged import Passed, cannot_save
-from flambe_save.adapters.written import WrittenParts, inside_component, outside_component, shared_modules
+from flambe_save.adapters.written import InsideComponent, WrittenParts, outside_component, shared_modules
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.arguments import keys_of
 from flambe_save.config.changes import SHARED
@@ -132,7 +132,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
     visited: dict[str, Any] = {}
     nodes: list[Place] = []
     written_parts = WrittenParts(found)
-    arrays: dict[int, str] = {}
+    arrays: dict[int, list[str]] = {}
     containers: dict[int, str] = {}
     places: dict[int, list[str]] = {}
     if adapter_for(obj) is None:  # a value of which nothing is known but that the config, or the stash, holds it
@@ -152,7 +152,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
             _add_node(place, found)
             written_parts.note(place.obj, place.prefix)
         if isinstance(adapter, ArrayAdapter):
-            arrays.setdefault(id(place.obj), key_of(place))
+            arrays.setdefault(id(place.obj), [key_of(place)])
         else:
             containers.setdefault(id(place.obj), place.prefix)
             places.setdefault(id(place.obj), []).append(place.prefix)
@@ -172,12 +172,13 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
     written_parts.note_other_keys()
     holds, written = _Holds(found), Written()
     names = {id(item): path for path, item in visited.items() if holds_state(item) and path}
+    keys = {number: key for number, (key,) in arrays.items()}
     for place in nodes:
         is_root = place.prefix == prefix
         key_of_tensor = written_parts.keys_below(place.prefix)
-        arrays_here = arrays if is_root else written_parts.within(arrays, place.prefix)
+        arrays_here = keys if is_root else InsideComponent(place.prefix, arrays)
         is_outside = Held().is_outside if is_root else outside_component(place.prefix, places)
-        inside = containers if is_root else inside_component(place.prefix, places)
+        inside = containers if is_root else InsideComponent(place.prefix, places)
         held = Held(arrays_here, inside, holds, key_of_tensor, is_outside)
         _add_config(place, found, held, written, names)
     passed.check()

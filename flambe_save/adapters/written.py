@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from flambe_save.registry import find_adapter
 from flambe_save.state import State
 from flambe_save.tree import join_prefix
 
-__all__ = ["WrittenParts", "inside_component", "outside_component", "shared_modules"]
+__all__ = ["InsideComponent", "WrittenParts", "outside_component", "shared_modules"]
 
 
 class WrittenParts:
@@ -163,11 +163,6 @@ class WrittenParts:
 
         return key_of_tensor
 
-    def within(self, arrays: Mapping[int, str], prefix: str) -> dict[int, str]:
-        """Return the keys of arrays, as they are called in a component."""
-        begin = f"{prefix}." if prefix else ""
-        return {number: key[len(begin) :] for number, key in arrays.items() if key.startswith(begin)}
-
     def note_other_keys(self) -> None:
         """Note keys that a module's ``state_dict`` has beside its tensors: a load has no use for them."""
         for key in [*self._state] if self._places else ():
@@ -233,14 +228,32 @@ def shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
     return frozenset(number for number, paths in several.items() if len({owner(path) for path in paths}) > 1)
 
 
-def inside_component(prefix: str, places: Mapping[int, list[str]]) -> dict[int, str]:
-    """Return what the objects inside a component are called in it, by their ids."""
-    begin, found = f"{prefix}.", {}
-    for number, paths in places.items():
-        name = next((path[len(begin) :] for path in paths if path == prefix or path.startswith(begin)), None)
-        if name is not None:
-            found[number] = name
-    return found
+class InsideComponent(Mapping[int, str]):
+    """What the objects inside a component are called in it, by their ids; looked up when it is asked for.
+
+    Parameters
+    ----------
+    prefix : str
+        The component's.
+    places : mapping of int to list of str
+        What all objects are called in the whole.
+    """
+
+    def __init__(self, prefix: str, places: Mapping[int, Sequence[str]]) -> None:
+        self._prefix, self._begin = prefix, f"{prefix}."
+        self._places = places
+
+    def __getitem__(self, number: int) -> str:
+        for path in self._places[number]:
+            if path == self._prefix or path.startswith(self._begin):
+                return path[len(self._begin) :]
+        raise KeyError(number)
+
+    def __iter__(self) -> Iterator[int]:
+        return (number for number in self._places if number in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def outside_component(prefix: str, places: Mapping[int, list[str]]) -> Callable[[Any], bool]:

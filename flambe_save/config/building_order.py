@@ -8,9 +8,9 @@ import yaml as pyyaml
 
 from flambe_save.state import split_key
 
-__all__ = ["can_be_built"]
+__all__ = ["LINKS", "can_be_built"]
 
-_LINKS = ("!parameter", "!module")  # they have what they lead to built before them
+LINKS = ("parameter", "module")  # tags of what has its target built before it
 
 
 def can_be_built(root: pyyaml.Node) -> bool:
@@ -32,7 +32,7 @@ def can_be_built(root: pyyaml.Node) -> bool:
             done.add(id(node))
             continue
         inner = waiting.pop()
-        if inner.tag in _LINKS:
+        if inner.tag[1:] in LINKS:
             inner = _target(root, split_key(inner.value.partition(":")[0]))
         if inner is None or id(inner) in done:
             continue

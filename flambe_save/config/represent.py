@@ -12,7 +12,7 @@ import yaml as pyyaml
 
 from flambe_save.config.arguments import Trail, keys_of
 from flambe_save.config.assembly import PARTS
-from flambe_save.config.building_order import can_be_built
+from flambe_save.config.building_order import LINKS, can_be_built
 from flambe_save.config.changes import AsBuilt
 from flambe_save.config.deep import Steps, run
 from flambe_save.config.describing import describe, lost_of
@@ -620,17 +620,18 @@ def config_text(
 ) -> tuple[str, dict[str, str]]:
     """Return an object's config, and the dotted path of the class that each tag in it means."""
     written = written or Written()
-    node = Representer(obj, stash, held, written).represent_data(obj)
-    if stash and not can_be_built(node):  # a pickle refers to what holds a value of it
+    nodes = [Representer(obj, stash, held, written).represent_data(obj)]
+    found = _Survey(nodes, written)
+    if "pickled" in found.tags and not can_be_built(nodes[0]):  # a pickle refers to what holds a value of it
+        assert stash is not None
         stash.clear()
-        node = Representer(obj, stash, held, written, has_references=False).represent_data(obj)
-    if not can_be_built(node):
+        nodes = [Representer(obj, stash, held, written, has_references=False).represent_data(obj)]
+        found = _Survey(nodes, written)
+    if not found.tags.keys().isdisjoint(LINKS) and not can_be_built(nodes[0]):
         raise NoOrderError(
             f"parts of this {type(obj).__qualname__} refer to each other, so that none can be built first",
             fix="Let one of them refer to the other alone, or save them apart.",
         )
-    nodes = [node]
-    found = _Survey(nodes, written)
     if found.extensions:
         nodes.insert(0, Representer(None).represent_data(dict(sorted(found.extensions.items()))))
     return _serialized(nodes, found), found.tags
