@@ -203,6 +203,10 @@ class WrittenParts:
             )
 
 
+# Their calls make no modules: they are given them
+_KEEPERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
 def shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
     """Return the ids of modules that are in two objects, each of which its own call makes again."""
     places: dict[int, list[str]] = {}
@@ -219,7 +223,7 @@ def shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
             path = path.rpartition(".")[0]
             if path in visited and calls.get(path) is None:
                 item = visited[path]
-                schema = describe(item) if not type(item).__module__.startswith("torch.") else None
+                schema = None if isinstance(item, _KEEPERS) else describe(item)
                 calls[path] = schema is not None and schema.factory_method != PARTS and not isinstance(item, dict)
             if calls.get(path):
                 return id(visited[path])
