@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml as pyyaml
 
+from flambe_save.config.dialect import children_of
 from flambe_save.state import split_key
 
 __all__ = ["LINKS", "can_be_built"]
@@ -23,6 +24,7 @@ def can_be_built(root: pyyaml.Node) -> bool:
     """
     done: set[int] = set()
     under_way: set[int] = set()
+    targets: dict[str, Any] = {}  # an optimizer links to its model once for each parameter
     stack: list[tuple[Any, list[Any]]] = [(None, [root])]
     while stack:
         node, waiting = stack[-1]
@@ -33,22 +35,19 @@ def can_be_built(root: pyyaml.Node) -> bool:
             continue
         inner = waiting.pop()
         if inner.tag[1:] in LINKS:
-            inner = _target(root, split_key(inner.value.partition(":")[0]))
+            path = inner.value.partition(":")[0]
+            if path not in targets:
+                targets[path] = _target(root, split_key(path))
+            inner = targets[path]
         if inner is None or id(inner) in done:
             continue
         if id(inner) in under_way:
             return False
-        children = _children(inner)
+        children = children_of(inner)
         if children:
             under_way.add(id(inner))
             stack.append((inner, children[::-1]))
     return True
-
-
-def _children(node: Any) -> list[Any]:
-    if isinstance(node, pyyaml.MappingNode):
-        return [value for _, value in node.value]
-    return list(node.value) if isinstance(node, pyyaml.SequenceNode) else []
 
 
 def _target(root: Any, keys: list[str]) -> Any:

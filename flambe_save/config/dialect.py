@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml as pyyaml
 
-__all__ = ["CORE", "MAX_DEPTH", "SCALARS", "Dumper", "Loader"]
+__all__ = ["CORE", "MAX_DEPTH", "SCALARS", "Dumper", "Loader", "children_of"]
 
 CORE = "tag:yaml.org,2002:"
 MAX_DEPTH = 10_000  # collections in one another, read or written
@@ -50,3 +50,10 @@ class Dumper(_DumperBase):  # type: ignore[misc]
 for _name, (_pattern, _first) in SCALARS.items():
     for _class in (Loader, Dumper):
         _class.add_implicit_resolver(CORE + _name, re.compile(f"(?:{_pattern})$"), _first)
+
+
+def children_of(node: Any) -> list[Any]:
+    """Return the nodes right inside a node, in order, keys among them."""
+    if isinstance(node, pyyaml.MappingNode):
+        return [item for pair in node.value for item in pair]
+    return node.value if isinstance(node, pyyaml.SequenceNode) else []

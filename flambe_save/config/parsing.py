@@ -18,7 +18,7 @@ import yaml as pyyaml
 
 from flambe_save.config.assembly import PARTS
 from flambe_save.config.builders import builder_of
-from flambe_save.config.dialect import CORE, MAX_DEPTH, SCALARS, Loader
+from flambe_save.config.dialect import CORE, MAX_DEPTH, SCALARS, Loader, children_of
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import Link, parse_link_str
 from flambe_save.config.parts import is_made_of_parts
@@ -254,12 +254,6 @@ def _check_keys(node: Any) -> None:
                 raise ConfigError(f"line {line_of(key)}: merge keys (<<) are not part of this dialect")
 
 
-def _children(node: Any) -> list[pyyaml.Node]:
-    if isinstance(node, pyyaml.MappingNode):
-        return [item for pair in node.value for item in pair]
-    return node.value if isinstance(node, pyyaml.SequenceNode) else []
-
-
 def line_of(node: Any) -> int:
     """Return the line, from 1, where a node begins."""
     return int(node.start_mark.line) + 1
@@ -294,7 +288,7 @@ class Constructor:
             if node.tag == _TEXT and isinstance(node, pyyaml.ScalarNode):  # as most are
                 sizes[id(node)], self.values[id(node)] = 1, node.value
                 continue
-            size = sizes[id(node)] = 1 + sum([sizes[id(child)] for child in _children(node)])
+            size = sizes[id(node)] = 1 + sum([sizes[id(child)] for child in children_of(node)])
             if size > most:
                 raise ConfigError(f"line {line_of(node)}: with its anchors unfolded, this stands for too many values")
             try:

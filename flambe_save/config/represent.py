@@ -16,7 +16,7 @@ from flambe_save.config.building_order import LINKS, can_be_built
 from flambe_save.config.changes import AsBuilt
 from flambe_save.config.deep import Steps, run
 from flambe_save.config.describing import describe, lost_of
-from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper
+from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper, children_of
 from flambe_save.config.held import LOOSE, Held, Inside, inside_of
 from flambe_save.config.imported import import_path, is_harmless
 from flambe_save.config.link import (
@@ -696,10 +696,8 @@ class _Survey:
             self.depth = max(self.depth, depth)
             if level > _DEEP and not node.flow_style:
                 self.deep.append(node)
-            is_mapping = isinstance(node, pyyaml.MappingNode)
-            inner = [item for pair in node.value for item in pair] if is_mapping else node.value
             waiting += [
                 (item, depth + 1, level + 1)
-                for item in reversed(inner)
+                for item in reversed(children_of(node))
                 if item.tag.startswith("!") or not isinstance(item, pyyaml.ScalarNode)
             ]

@@ -12,7 +12,7 @@ import torch
 import yaml as pyyaml
 
 from flambe_save.config.assembly import PARTS
-from flambe_save.config.dialect import CORE
+from flambe_save.config.dialect import CORE, children_of
 from flambe_save.config.parsing import Document
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.schema import Schema
@@ -31,12 +31,6 @@ class Entry(NamedTuple):
     node: Any
 
 
-def _children(node: Any) -> list[Any]:
-    if isinstance(node, pyyaml.MappingNode):
-        return [item for pair in node.value for item in pair]
-    return node.value if isinstance(node, pyyaml.SequenceNode) else []
-
-
 def part_of(*roots: Any) -> Document:
     """Return a document of one node and all below it; of several nodes, a list of them, in which aliases stay one."""
     root = roots[0]
@@ -51,7 +45,7 @@ def part_of(*roots: Any) -> Document:
             found.append(node)
         elif id(node) not in seen:
             seen.add(id(node))
-            stack += [(node, True), *((child, False) for child in reversed(_children(node)))]
+            stack += [(node, True), *((child, False) for child in reversed(children_of(node)))]
     return Document(root, found)
 
 
