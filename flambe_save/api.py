@@ -470,10 +470,12 @@ def load(
                 try:
                     saved, inner = read(path, node, options), ""
                 except SaveNotFoundError:
-                    value = read_value(path, node, options) if node and not overrides else None
+                    if not node:
+                        raise
+                    value = read_value(path, node, options) if not overrides else None
                     if value is not None:
                         return value[0]
-                    saved, inner = read_around(path, node, options)
+                    saved, inner = read_around(path, node, options, is_inside=True)
             changed = changed_packages(saved.packages)
             if changed:
                 warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)

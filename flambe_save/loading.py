@@ -128,9 +128,14 @@ def opened(path: str | os.PathLike[str], options: ReadOptions) -> Iterator[tuple
         yield store, options
 
 
-def read_around(path: str | os.PathLike[str], node: str, options: LoadOptions) -> tuple[Saved, str]:
-    """Read a component, or the one around what has no folder of its own; return what the part is called inside that."""
-    outer = node
+def read_around(
+    path: str | os.PathLike[str], node: str, options: LoadOptions, *, is_inside: bool = False
+) -> tuple[Saved, str]:
+    """Read a component, or the one around what has no folder of its own; return what the part is called inside that.
+
+    With ``is_inside`` it is known to have none, and is not looked for.
+    """
+    outer = node.rpartition(".")[0] if is_inside else node
     while True:
         try:
             return read(path, outer, options), node[len(outer) :].removeprefix(".")
@@ -296,11 +301,11 @@ def build(
     if adoption is None:
         adoption = Adoption(Deferral(is_on=False))
     deferral = adoption.deferral
-    if any(isinstance(item, Schema) and is_plainly_built(item.component_subclass) for item in items_in(config)):
+    items = list(items_in(config))
+    schemas = [item for item in items if isinstance(item, Schema)]
+    if any(is_plainly_built(schema.component_subclass) for schema in schemas):
         deferral.is_on = False
-    schemas = sum(type(item) is Schema for item in items_in(config))
-    budget = BuildBudget(trust, len(state), bytes_of(state), schemas) if trust.weights_only else None
-
+    budget = BuildBudget(trust, len(state), bytes_of(state), len(schemas)) if trust.weights_only else None
     opened: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
 
     def open_pickle(data: bytes, objects: list[Any]) -> Any:
@@ -313,7 +318,7 @@ def build(
 
     with trust.in_force(), opened_by(open_pickle), noting(adoption.assembled), deferral.counted_by(budget):
         obj = build_config(config, Sources(stash, adoption.given_from(state), adoption.parameters))
-    back = [item for item in items_in(config) if isinstance(item, BackLink)]
+    back = [item for item in items if isinstance(item, BackLink)]
     return close_cycles(obj, back) if back else obj
 
 

@@ -130,12 +130,12 @@ class Referring(NamedTuple):
     Attributes
     ----------
     values : list of object
-    objects : list of object
-        What they refer to, in the order of the references' numbers.
+    objects : dict of int to object
+        What they refer to, by their ids, in the order of the references' numbers.
     """
 
     values: list[Any]
-    objects: list[Any]
+    objects: dict[int, Any]
 
 
 class Stash(dict[str, Any]):

@@ -60,7 +60,7 @@ def dump_referring(values: Mapping[str, Any], options: DumpOptions) -> tuple[Sta
 
 def _dumped(value: Referring, stash: Stash, name: str, options: DumpOptions) -> bytes:
     prepared, opaque = to_data(value.values)
-    numbers = {id(item): number for number, item in enumerate(value.objects)}
+    numbers = {known: number for number, known in enumerate(value.objects)}
     module: Any = options.pickle_module if hasattr(options.pickle_module, "Pickler") else pickle
     try:
         return bytes(zip_of(*pickled_once(prepared, module, options.pickle_protocol, elsewhere_of(stash), numbers)))
@@ -78,7 +78,7 @@ def check_referring(data: bytes, options: LoadOptions) -> None:
     CorruptSaveError
         If they are damaged.
     """
-    records = _records(data, options)
+    records, _ = _records(data, options)
     if options.trust.weights_only:
         DataUnpickler(_pickle_in(records), options.trust, node=options.node, file=options.file).check_names()
 
@@ -102,9 +102,8 @@ def load_referring(data: bytes, objects: Sequence[Any], options: LoadOptions) ->
     LoadError
         If what they name raises.
     """
-    records = _records(data, options)
-    storages = reading_storages(records, HeldSource(bytearray(data)), options, Placer(options.map_location))
-    storage_of = persistent_storages(storages)
+    records, source = _records(data, options)
+    storage_of = persistent_storages(reading_storages(records, source, options, Placer(options.map_location)))
 
     def found(pid: Any) -> Any:
         if isinstance(pid, tuple) and len(pid) == 2 and pid[0] == REFERENCE:
@@ -127,11 +126,11 @@ def load_referring(data: bytes, objects: Sequence[Any], options: LoadOptions) ->
         return Unpickler(stream, **options.pickle_load_args).load()
 
 
-def _records(data: Any, options: LoadOptions) -> Records:
+def _records(data: Any, options: LoadOptions) -> tuple[Records, HeldSource]:
     source = HeldSource(bytearray(data)) if isinstance(data, bytes) else None
     if source is None or not is_zip(source):
         raise CorruptSaveError("what refers to others is no torch file", node=options.node, file=options.file)
-    return Records(source, options)
+    return Records(source, options), source
 
 
 def _pickle_in(records: Records) -> io.BytesIO:

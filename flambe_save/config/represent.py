@@ -513,12 +513,13 @@ class Representer:
         if id(value) in self._stashed:
             return self.represent_scalar("!$", self._stashed[id(value)])
         number, others = self._referring().get(id(value), (None, []))
-        around = [item for item in others if not self._has_references or id(item) in self._open]
-        if around:  # it cannot be there before this
+        around = [item for item in others if id(item) in self._open]
+        if not self._has_references:
+            self._note_copies(others)
+            number, others = None, []
+        elif around:  # it cannot be there before this
             self._note_copies(around)
             others = references_in(value, lambda item: id(item) not in self._open and self._has_place(item))
-        if not self._has_references:
-            number, others = None, []
         kept = value
         if isinstance(value, torch.nn.Module):
             self._copies.update((id(item), item) for item in others)
@@ -528,7 +529,7 @@ class Representer:
             self._stashed[id(value)] = name = self._put_in_stash(kept, path)
             return self.represent_scalar("!$", name)
         if number not in self._groups:
-            group = Referring([], [])
+            group = Referring([], {})
             name = self._put_in_stash(group, path)
             self._groups[number] = name, group, pyyaml.SequenceNode(CORE + "seq", [])
         name, group, objects = self._groups[number]
@@ -537,8 +538,8 @@ class Representer:
         was_loose, self._is_loose = self._is_loose, True
         for item in others:
             node = yield self._data(item, (path, "objects"))
-            if not any(item is known for known in group.objects):
-                group.objects.append(item)
+            if id(item) not in group.objects:
+                group.objects[id(item)] = item
                 objects.value.append(node)
         self._is_loose = was_loose
         tag = TAGS.tag_of(Pickled)

@@ -219,8 +219,9 @@ def _config_of(text: str, tags: dict[str, str], prefix: str, folder: str) -> Doc
 
 def _warn_of_contradictions(configs: dict[str, Document]) -> None:
     whole = configs.get("")
+    known: dict[int, dict[str, Any]] = {}
     for prefix, part in configs.items() if whole is not None else ():
-        difference = contradiction(whole, split_key(prefix), part) if whole is not None and prefix else None
+        difference = contradiction(whole, split_key(prefix), part, known) if whole is not None and prefix else None
         if difference is not None:
             warn(
                 f"the config of node {quote(prefix)} contradicts the one around it, at {quote(difference)}: the whole "
