@@ -166,12 +166,6 @@ _FIXED: dict[str, Callable[[Any], dict[str, Any]]] = {
 }
 
 
-def _same_names(obj: Any) -> dict[str, Any]:
-    """Read arguments off the attributes of the same names; what they set is in the scheduler's state as well."""
-    parameters = list(inspect.signature(type(obj)).parameters)[1:]
-    return {name: getattr(obj, name) for name in parameters if name not in ("last_epoch", "verbose")}
-
-
 class ScalerAdapter(StatefulAdapter):
     """Gradient scalers of mixed precision."""
 

@@ -14,6 +14,7 @@ from flambe_save.config.assembly import PARTS
 from flambe_save.config.describing import describe, is_by_parts, is_wrapper, lost_of
 from flambe_save.config.edited import Edited
 from flambe_save.config.optimizers import TRAINING
+from flambe_save.config.provided import KEEPERS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema
 from flambe_save.config.walks import module_at
@@ -203,10 +204,6 @@ class WrittenParts:
             )
 
 
-# Their calls make no modules: they are given them
-_KEEPERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
 def shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
     """Return the ids of modules that are in two objects, each of which its own call makes again."""
     places: dict[int, list[str]] = {}
@@ -223,7 +220,7 @@ def shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
             path = path.rpartition(".")[0]
             if path in visited and calls.get(path) is None:
                 item = visited[path]
-                schema = None if isinstance(item, _KEEPERS) else describe(item)
+                schema = None if isinstance(item, KEEPERS) else describe(item)
                 calls[path] = schema is not None and schema.factory_method != PARTS and not isinstance(item, dict)
             if calls.get(path):
                 return id(visited[path])

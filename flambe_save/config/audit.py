@@ -9,7 +9,6 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-import torch
 import yaml as pyyaml
 
 from flambe_save.config.assembly import PARTS, is_used_by_python
@@ -19,6 +18,7 @@ from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import FunctionCallLink, Link, ModuleLink
 from flambe_save.config.parsing import NAMING_TAGS, Document, may_be_called, parse
 from flambe_save.config.parts import is_made_of_parts
+from flambe_save.config.provided import KEEPERS
 from flambe_save.config.registrable import TAGS, dotted_path, needs_trust
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import TRANSPARENT, Schema, items_in
@@ -133,10 +133,6 @@ def _properties_of(link: Link) -> list[str]:
     return [f"{dotted_path(owner)}.{found}" for owner, found in code]
 
 
-# These only keep the modules that they are given in a container
-_KEEPERS = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
-
-
 def _hands_over(config: Any, classes: Container[type]) -> bool:
     """Whether objects of classes may get to constructors that nobody registered, some of which copy or measure them."""
     seen: set[tuple[int, bool]] = set()
@@ -153,7 +149,7 @@ def _hands_over(config: Any, classes: Container[type]) -> bool:
                 return True
             is_call = item.factory_method != PARTS and cls not in TRANSPARENT and not is_made_of_parts(cls)
             inner = item.keywords.values()
-            if is_call and cls in _KEEPERS:
+            if is_call and cls in KEEPERS:
                 waiting.extend((value, is_handed or not isinstance(value, (list, dict))) for value in inner)
                 continue
             is_handed = is_handed or (is_call and cls not in TAGS)

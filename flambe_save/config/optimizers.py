@@ -15,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from flambe_save.config.arguments import CONTAINERS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.values import BY_TYPE
 from flambe_save.errors import CompilationError
@@ -34,7 +35,6 @@ __all__ = [
 TRAINING = (Optimizer, LRScheduler)
 OPTIMIZER_TABLES = frozenset(("groups", "others", "defaults", "state", "hooked"))
 
-_CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict)
 _HOOKS = (
     "_optimizer_step_pre_hooks",
     "_optimizer_step_post_hooks",
@@ -54,12 +54,12 @@ _STATES: dict[str, Any] = {"dict": dict, "defaultdict": lambda: defaultdict(dict
 def is_data(value: Any) -> bool:
     """Whether an option of a group, or an entry of a state, is data: plain, numbers, or a container of such."""
     kind: Any = type(value)
-    if kind in _CONTAINERS:
+    if kind in CONTAINERS:
         return all(map(is_data, [*value, *value.values()] if isinstance(value, dict) else value))
     if kind.__module__ == "numpy":
         return getattr(getattr(value, "dtype", None), "hasobject", True) is False
     is_tensor = kind in (torch.Tensor, torch.nn.Parameter) and not value.__dict__
-    return kind in PLAIN or is_tensor or (kind in BY_TYPE and kind not in _CONTAINERS)
+    return kind in PLAIN or is_tensor or (kind in BY_TYPE and kind not in CONTAINERS)
 
 
 def is_own_of_training(obj: Any, name: str) -> bool:

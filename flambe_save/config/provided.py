@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["numpy_class", "random_class", "torch_class"]
+__all__ = ["KEEPERS", "numpy_class", "random_class", "torch_class"]
+
+# torch's containers: their constructors only keep the modules that they are given in a list or mapping
+KEEPERS = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
 
 
 @functools.cache

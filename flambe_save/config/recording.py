@@ -15,6 +15,7 @@ import torch
 
 from flambe_save.config.arguments import bind_arguments, replace_items
 from flambe_save.config.changes import Birth
+from flambe_save.config.optimizers import TRAINING
 from flambe_save.config.registrable import TAGS, all_subclasses
 from flambe_save.config.schema import Schema, record, schema_of
 from flambe_save.errors import CompilationError
@@ -108,7 +109,7 @@ def _finish(instance: Any) -> None:
 
 _NOTES = "_flambe_notes"
 _WRAPS = "_flambe_wraps"  # what a constructor is when nothing is recorded
-_KINDS = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+_KINDS = (torch.nn.Module, *TRAINING)
 _MISSING = object()
 _is_recording: ContextVar[bool] = ContextVar("recording", default=False)
 

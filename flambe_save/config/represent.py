@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 import torch
 import yaml as pyyaml
 
-from flambe_save.config.arguments import Trail, keys_of
+from flambe_save.config.arguments import CONTAINERS, Trail, keys_of
 from flambe_save.config.assembly import PARTS
 from flambe_save.config.building_order import LINKS, can_be_built
 from flambe_save.config.changes import AsBuilt
@@ -47,7 +47,6 @@ __all__ = ["NoOrderError", "Representer", "Written", "config_text", "serialize"]
 
 _DEEP = 32  # levels that are indented
 _MANY = 10_000  # plain values that a config holds in one container
-_CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict)
 _NO_PLACE = (tuple, frozenset, type, types.FunctionType, types.BuiltinFunctionType, Schema, Reference)
 _TOO_DEEP = f"a config nested deeper than {MAX_DEPTH}"
 _OF_PARAMETERS = (torch.nn.ParameterList, torch.nn.ParameterDict)
@@ -267,7 +266,7 @@ class Representer:
             linked = self._represent_of_module(value, path)
             if linked is not None:
                 return linked
-        if kind in _CONTAINERS and self.stash is not None and self._is_large_data(value):
+        if kind in CONTAINERS and self.stash is not None and self._is_large_data(value):
             return self._represent_stashed(value, path)
         if kind is list:
             return (yield self._sequence(CORE + "seq", value.copy(), path))
@@ -569,7 +568,7 @@ class Representer:
             return True
         if number not in contents.items or isinstance(item, _NO_PLACE):
             return False
-        return type(item) in _CONTAINERS or isinstance(item, torch.Tensor) or describe(item) is not None
+        return type(item) in CONTAINERS or isinstance(item, torch.Tensor) or describe(item) is not None
 
     def _may_be_pickled(self, item: Any) -> bool:
         if isinstance(item, (types.FunctionType, types.BuiltinFunctionType)):
@@ -592,7 +591,7 @@ class Representer:
             items = [*container, *container.values()] if isinstance(container, dict) else container
             for item in items:
                 count += 1
-                if type(item) not in _CONTAINERS:
+                if type(item) not in CONTAINERS:
                     if type(item) not in PLAIN:
                         return False
                 elif id(item) not in seen:

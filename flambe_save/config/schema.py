@@ -22,6 +22,7 @@ from flambe_save.config.assembly import PARTS, assembler_of
 from flambe_save.config.attributes import held_items, held_pairs, own_attributes
 from flambe_save.config.builders import build_with, builder_of
 from flambe_save.config.deep import Call, Steps, run
+from flambe_save.config.optimizers import TRAINING
 from flambe_save.config.parts import is_made_of_parts, maker_of
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.config.scalars import PLAIN
@@ -634,7 +635,7 @@ def _birth_of(instance: Any, described: Schema) -> Any:
 
 def _check_callable(cls: type, arguments: Mapping[str, Any]) -> None:
     """Refuse modules as what optimizers and schedulers take, which would call them; torch's own only compute."""
-    if not issubclass(cls, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
+    if not issubclass(cls, TRAINING):
         return
     waiting = [*arguments.values()]
     while waiting:
