@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flambe_save.errors import SaveError, UnsupportedObjectError, quote, quote_some
+from flambe_save.script import file_of_script
 
 __all__ = ["FreshLoad", "arguments_of"]
 
@@ -22,13 +23,6 @@ def arguments_of(door: str) -> dict[str, object]:
     """Return the arguments of a load that a door names: ``trusted=['a.B']`` or ``weights_only=False``."""
     name, equals, value = door.partition("=")
     return {name: ast.literal_eval(value)} if equals else {}
-
-
-def _script() -> str | None:
-    """Return the file of the program that runs, where it is a script."""
-    main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None)
-    return os.path.abspath(file) if isinstance(file, str) and getattr(main, "__spec__", None) is None else None
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class FreshLoad:
         SaveError
             If it does not load, or differs; the message says what.
         """
-        script = _script()
+        script = file_of_script()
         name = os.path.splitext(os.path.basename(script))[0] if script is not None else ""
         modules = {module for item in self.classes if (module := _module_of(item)) is not None}
         asked = {

@@ -1,4 +1,4 @@
-"""The script that runs, by the name by which other programs import it."""
+"""The script that runs: its file, and the name by which other programs import it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["name_of_script"]
+__all__ = ["file_of_script", "name_of_script"]
+
+
+def file_of_script() -> str | None:
+    """Return the absolute path of the program that runs, where it is a file and no module (``python -m``)."""
+    main: Any = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    return os.path.abspath(file) if isinstance(file, str) and getattr(main, "__spec__", None) is None else None
 
 
 def name_of_script() -> str | None:

@@ -60,7 +60,7 @@ from flambe_save.undoing import Setting
 _MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may have
 _MOST_NESTED = 128 << 20  # characters in the keys of places that are inside each other
 
-__all__ = ["Wants", "get_state", "restore_ties", "version_of", "walk_object"]
+__all__ = ["Wants", "add_node", "get_state", "note_visit", "restore_ties", "walk_object"]
 
 
 def get_state(
@@ -137,19 +137,15 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
     places: dict[int, list[str]] = {}
     if adapter_for(obj) is None:  # a value of which nothing is known but that the config, or the stash, holds it
         nodes.append(Place(prefix, obj))
-        _add_node(nodes[0], found)
+        add_node(nodes[0], found)
 
     def enter(place: Place, adapter: Adapter) -> Later:
-        if visited.setdefault(place.prefix, place.obj) is not place.obj:
-            raise UnsupportedObjectError(
-                f"two objects have the key {place.prefix!r}: keys of a dict that read alike, such as 1 and '1'",
-                node=place.prefix,
-            )
+        note_visit(visited, place)
         is_value = isinstance(adapter, ValueAdapter)
         is_node = place.is_open and not is_value and not place.is_loose
         if place.prefix == prefix or is_component(place.obj) or is_node:
             nodes.append(place)
-            _add_node(place, found)
+            add_node(place, found)
             written_parts.note(place.obj, place.prefix)
         if isinstance(adapter, ArrayAdapter):
             arrays.setdefault(id(place.obj), [key_of(place)])
@@ -397,7 +393,22 @@ class _Holds:
         return key is not None and key in self._keys
 
 
-def _add_node(place: Place, state: State) -> None:
+def note_visit(visited: dict[str, Any], place: Place) -> None:
+    """Note an object by its prefix.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If another one has that.
+    """
+    if visited.setdefault(place.prefix, place.obj) is not place.obj:
+        raise UnsupportedObjectError(
+            f"two objects have the key {place.prefix!r}: keys of a dict that read alike, such as 1 and '1'",
+            node=place.prefix,
+        )
+
+
+def add_node(place: Place, state: State) -> None:
     """Write down what is known of an object that gets a folder: class, version, source."""
     obj, prefix = place.obj, place.prefix
     if prefix in (DIRECTORIES_KEY, KEEP_VARS_KEY):
@@ -408,12 +419,12 @@ def _add_node(place: Place, state: State) -> None:
         )
     state._metadata[DIRECTORIES_KEY].add(prefix)
     local = state._metadata.setdefault(prefix, {})
-    local[VERSION_KEY] = version_of(type(obj), prefix)
+    local[VERSION_KEY] = _version_of(type(obj), prefix)
     local[CLASS_KEY] = type(obj).__name__
     local[SOURCE_KEY] = source_of(type(obj))
 
 
-def version_of(cls: type, node: str) -> str:
+def _version_of(cls: type, node: str) -> str:
     """Return the version of a class, which a save notes.
 
     Raises

@@ -7,8 +7,7 @@ from typing import Any
 
 from flambe_save.adapters.arrays import ArrayAdapter, key_of
 from flambe_save.adapters.protocol import Adapter, Later, Place, ValueAdapter, adapter_for, holds_state, is_component
-from flambe_save.adapters.source import source_of
-from flambe_save.adapters.traversal import version_of, walk_object
+from flambe_save.adapters.traversal import add_node, note_visit, walk_object
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.codecs import DumpOptions, TorchCodec
 from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled
@@ -20,15 +19,11 @@ from flambe_save.config.represent import config_text
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema
 from flambe_save.config.wrappers import unwrapped
-from flambe_save.errors import FlambeSaveError, UnsupportedObjectError
+from flambe_save.errors import FlambeSaveError
 from flambe_save.layout import (
-    CLASS_KEY,
     CONFIG_KEY,
-    DIRECTORIES_KEY,
-    SOURCE_KEY,
     STASH_KEY,
     TAGS_KEY,
-    VERSION_KEY,
 )
 from flambe_save.state import Stash, State
 
@@ -61,20 +56,17 @@ def get_unbuilt_state(obj: Any, passed: Passed | None = None) -> State:
     visited: dict[str, Any] = {}
 
     def enter(place: Place, adapter: Adapter) -> Later:
-        if visited.setdefault(place.prefix, place.obj) is not place.obj:
-            raise UnsupportedObjectError(
-                f"two objects have the key {place.prefix!r}: keys of a dict that read alike, such as 1 and '1'",
-                node=place.prefix,
-            )
+        note_visit(visited, place)
         is_node = place.is_open and not place.is_loose and not isinstance(adapter, ValueAdapter)
         if is_component(place.obj) or is_node or not place.prefix:
-            _note(place.prefix, place.obj, state)
+            _note(place, state)
         if isinstance(adapter, ArrayAdapter):
             arrays.setdefault(id(place.obj), key_of(place))
         return adapter.get_state(place, state)
 
     walk_object(obj, "", enter, wants=_is_in_object, passed=passed)
-    _note("", obj, state)
+    if "" not in visited:  # a value of which nothing is known
+        _note(Place("", obj), state)
     values, stash, local = _Values(arrays).of(unwrapped(obj)), Stash(), state._metadata[""]
     local[CONFIG_KEY], local[TAGS_KEY] = config_text(values, stash, Held(arrays))
     if stash:
@@ -88,12 +80,9 @@ def _is_in_object(parent: Place, place: Place, name: str) -> bool:
     return can_be_assembled(cls)
 
 
-def _note(prefix: str, obj: Any, state: State) -> None:
-    state._metadata[DIRECTORIES_KEY].add(prefix)
-    local = state._metadata.setdefault(prefix, {})
-    local |= {VERSION_KEY: version_of(type(obj), prefix), CLASS_KEY: type(obj).__name__}
-    local[SOURCE_KEY] = source_of(type(obj))
-    local[CONFIG_KEY] = f"!unbuilt {type(obj).__name__}\n"
+def _note(place: Place, state: State) -> None:
+    add_node(place, state)
+    state._metadata[place.prefix][CONFIG_KEY] = f"!unbuilt {type(place.obj).__name__}\n"
 
 
 class _Values:
