@@ -34,7 +34,7 @@ from flambe_save.codecs.options import MapLocation, Placer
 from flambe_save.config.describing import form_of, lost_of
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema, items_in, schema_of
-from flambe_save.config.walks import everywhere, modules_in, named_tensors
+from flambe_save.config.walks import everywhere, module_at, modules_in, named_tensors
 from flambe_save.config.wrappers import plain_keys, wrapped_keys
 from flambe_save.errors import FlambeSaveError, LoadError, UnsupportedObjectError, quote_some
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
@@ -196,7 +196,7 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
         del own[name]
     for prefix, local in own._metadata.items():  # type: ignore[attr-defined]
         version = local.get("version", 1)  # a class may have a text, which only itself understands
-        is_its_own = type(version) is str and _version_of(place.obj, prefix) == version
+        is_its_own = type(version) is str and getattr(type(module_at(place.obj, prefix)), "_version", None) == version
         if type(version) not in (int, type(None)) and not is_its_own:
             mismatch.errors.append(f"{place.prefix!r}: a module's version is no number")
             return
@@ -228,16 +228,6 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     given = give_effective(place.obj, effective_values, mismatch)
     mismatch.missing += [begin + plain for key, plain in plain_keys(place.obj, missing).items() if key not in given]
     mismatch.consumed.update(called[key] for key in own.keys() - set(unexpected))
-
-
-def _version_of(module: nn.Module, path: str) -> Any:
-    """Return what the class of a module inside another calls its version."""
-    for name in path.split(".") if path else ():
-        found = module._modules.get(name)
-        if found is None:
-            return None
-        module = found
-    return getattr(type(module), "_version", None)
 
 
 def _is_for_meta(map_location: MapLocation) -> bool:
