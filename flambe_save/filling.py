@@ -13,7 +13,7 @@ from flambe_save.config import yaml
 from flambe_save.config.parsing import parse
 from flambe_save.config.schema import Sources
 from flambe_save.errors import FlambeSaveError, UntrustedError
-from flambe_save.loading import read, read_around, tell_all
+from flambe_save.loading import check_values, read, read_around, tell_all
 from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.state import State
 from flambe_save.tree import state_from_tree
@@ -83,6 +83,7 @@ def load_state(
     try:
         with meter:
             state, values = _read(obj, path, node, options)
+        check_values(state, {}, map_location)
         load_state_into(obj, state, strict=strict, values=values, skips_sizes=True)
     except UntrustedError as error:
         tell_all(error, path, node, trust)

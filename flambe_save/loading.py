@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from flambe_save.adapters import Adoption, close_cycles
-from flambe_save.codecs import LoadOptions, check_referring, load_referring
+from flambe_save.codecs import LoadOptions, MapLocation, check_referring, load_referring
 from flambe_save.config import yaml
 from flambe_save.config.assembly import PARTS, noting
 from flambe_save.config.audit import check_arguments, check_tags, contradiction
@@ -63,6 +63,7 @@ __all__ = [
     "audit",
     "build",
     "bytes_of",
+    "check_values",
     "door_to",
     "module_inside",
     "names_in",
@@ -235,6 +236,7 @@ def _value_in(
     )
     ids = {item.value for item in part.nodes if item.tag == "!$"}
     stash = {name: contents.nodes[outer].stash.read(name) for name in ids}
+    check_values({key: state[key] for key in keys if key in state}, stash, options.map_location)
     with trust.in_force():
         return (build_config(config, Sources(stash, state, {})),)
 
@@ -261,6 +263,42 @@ def bytes_of(state: Mapping[str, Any]) -> int:
         for value in state.values()
         if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
     )
+
+
+def check_values(state: Mapping[str, Any], stash: Mapping[str, Any], map_location: MapLocation) -> None:
+    """Refuse tensors that had no values when they were saved, also in lists and the like, by their names.
+
+    Raises
+    ------
+    LoadError
+        Unless ``map_location`` asks for such tensors, or may do so.
+    """
+    if isinstance(map_location, (str, torch.device)):
+        if torch.device(map_location).type == "meta":
+            return
+    elif map_location is not None:
+        return
+    empty = [key for key, value in state.items() if _has_empty(value)]
+    empty += [f"!$ {name}" for name, value in stash.items() if _has_empty(value)]
+    if empty:
+        raise LoadError(
+            f"the save holds no values of {quote_some(empty)}: they were on the meta device when it was made",
+            fix="Load it as it was: load(path, map_location='meta'). build_structure(obj) describes a model without "
+            "values.",
+        )
+
+
+def _has_empty(value: Any) -> bool:
+    waiting, seen = [value], set()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, torch.Tensor):
+            if item.is_meta:
+                return True
+        elif isinstance(item, (dict, list, tuple, set, frozenset)) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    return False
 
 
 # ------------------------------------------------------------------------------------------------ building
@@ -298,6 +336,7 @@ def build(
         _compare_configs(document, saved.tree)
     options = replace(options, node=node, file=STASH_FILE)
     stash, pickles = _opened_stash(saved.tree, document, options)
+    check_values(state, stash, options.map_location)
     if adoption is None:
         adoption = Adoption(Deferral(is_on=False))
     deferral = adoption.deferral

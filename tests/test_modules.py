@@ -605,21 +605,60 @@ def test_a_load_state_dict_of_its_own_is_called(tmp_path: Path) -> None:
     assert model.is_called
 
 
-def test_a_module_without_values_is_refused_by_name(tmp_path: Path) -> None:
+@recorded
+class MetaState(nn.Module):
+    """Has a tensor in an extra state."""
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"values": [torch.ones(2, device="meta")]}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.values = state["values"]
+
+
+class Bag:
+    """A plain object."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+WITHOUT_VALUES = {
+    "module": (lambda: nn.Linear(2, 2, device="meta"), "'weight', 'bias'", lambda made: made.weight),
+    "nested": (lambda: {"a": [Net(2).to("meta")]}, r"'a\.0\.layer\.weight'", lambda made: made["a"][0].layer.weight),
+    "recorded": (lambda: Recorded(2).to("meta"), r"'layer\.weight'", lambda made: made.layer.weight),
+    "dict": (lambda: {"x": torch.ones(2), "y": torch.ones(2, device="meta")}, "'y'", lambda made: made["y"]),
+    "alone": (lambda: torch.ones(2, device="meta"), "'value'", lambda made: made),
+    "attribute": (lambda: Bag([torch.ones(2, device="meta")]), r"'held\.0'", lambda made: made.held[0]),
+    "set": (lambda: {torch.ones(2, device="meta")}, r"'!\$ 0'", lambda made: made.pop()),
+    "extra state": (MetaState, "'_extra_state'", lambda made: made.values[0]),
+}
+
+
+@pytest.mark.parametrize("flags", [{}, {"pickle_only": True}], ids=str)
+@pytest.mark.parametrize("name", WITHOUT_VALUES)
+def test_what_has_no_values_is_refused_by_name(name: str, flags: dict[str, bool], tmp_path: Path) -> None:
     """What was saved on the meta device holds nothing, which a load says, unless the caller asks for meta."""
-    for number, (model, names) in enumerate(
-        (
-            (nn.Linear(2, 2, device="meta"), "'weight', 'bias'"),
-            ({"a": [Net(2).to("meta")]}, r"'a\.0\.layer\.weight'"),
-            (Recorded(2).to("meta"), r"'layer\.weight'"),
-        )
-    ):
-        path = save(model, tmp_path / str(number))
-        with pytest.raises(LoadError, match=rf"(?s)no values of.*{names}.*map_location='meta'"):
-            load(path)
-        again = load(path, map_location="meta")
-        again = again["a"][0] if isinstance(again, dict) else again
-        assert all(value.is_meta for value in again.state_dict().values())
+    make, names, tensor_of = WITHOUT_VALUES[name]
+    path = save(make(), tmp_path / "save", **flags)
+    with pytest.raises(LoadError, match=rf"(?s)no values of.*{names}.*map_location='meta'"):
+        load(path)
+    assert tensor_of(load(path, map_location="meta")).is_meta
+
+
+def test_nothing_is_filled_from_what_has_no_values(tmp_path: Path) -> None:
+    """load_state and a load of one value refuse such tensors too, and only these."""
+    path = save({"x": [torch.ones(2)], "y": [torch.ones(2, device="meta")]}, tmp_path / "save")
+    here = {"x": [torch.zeros(2)], "y": [torch.zeros(2)]}
+    for strict in (True, False):
+        with pytest.raises(LoadError, match=r"no values of 'y\.0'"):
+            load_state(here, path, strict=strict)
+    assert not here["x"][0].any()
+    load_state(here["x"], path, node="x")
+    assert here["x"][0].all()
+    assert load(path, node="x")[0].all()
+    with pytest.raises(LoadError, match=r"no values of 'y\.0'"):
+        load(path, node="y")
 
 
 class LeavesOut(nn.Module):

@@ -30,13 +30,13 @@ from flambe_save.adapters.protocol import (
     is_component,
 )
 from flambe_save.codecs.data import fills_storage, tie_key
-from flambe_save.codecs.options import MapLocation, Placer
+from flambe_save.codecs.options import Placer
 from flambe_save.config.describing import form_of, lost_of
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema, items_in, schema_of
 from flambe_save.config.walks import everywhere, module_at, modules_in, named_tensors
 from flambe_save.config.wrappers import plain_keys, wrapped_keys
-from flambe_save.errors import FlambeSaveError, LoadError, UnsupportedObjectError, quote_some
+from flambe_save.errors import FlambeSaveError, UnsupportedObjectError
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.state import State, keys_below
 
@@ -188,8 +188,6 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     own: OrderedDict[str, Any] = OrderedDict((here[key], value) for key, value in saved.items())
     own._metadata = {here[prefix]: local for prefix, local in local_metadata.items()}  # type: ignore[attr-defined]
     called = {name: begin + key for key, name in here.items()}
-    if fit is not None and not _is_for_meta(fit.map_location):
-        _check_values(called, own)
     replaced, effective_values = split_effective(place.obj, own)
     mismatch.consumed.update(called[name] for name in (*replaced, *effective_values))
     for name in (*replaced, *effective_values):
@@ -228,24 +226,6 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     given = give_effective(place.obj, effective_values, mismatch)
     mismatch.missing += [begin + plain for key, plain in plain_keys(place.obj, missing).items() if key not in given]
     mismatch.consumed.update(called[key] for key in own.keys() - set(unexpected))
-
-
-def _is_for_meta(map_location: MapLocation) -> bool:
-    """Whether tensors without values are what the caller asks for, or may be."""
-    if isinstance(map_location, (str, torch.device)):
-        return torch.device(map_location).type == "meta"
-    return map_location is not None
-
-
-def _check_values(called: Mapping[str, str], own: Mapping[str, Any]) -> None:
-    """Refuse to build a module of tensors that had no values when they were saved."""
-    empty = [called[name] for name, value in own.items() if isinstance(value, torch.Tensor) and value.is_meta]
-    if empty:
-        raise LoadError(
-            f"the save holds no values of {quote_some(empty)}: they were on the meta device when it was made",
-            fix="Load it as it was: load(path, map_location='meta'). build_structure(obj) describes a model without "
-            "values.",
-        )
 
 
 def _take_own(
