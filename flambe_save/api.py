@@ -58,7 +58,7 @@ from flambe_save.state import State
 from flambe_save.storage import local_path
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust, check_switches
-from flambe_save.undoing import Undoing
+from flambe_save.undoing import note_undo, takes_back
 
 __all__ = [
     "load",
@@ -72,6 +72,7 @@ __all__ = [
 ]
 
 
+@takes_back
 def save(
     obj: Any,
     path: str | os.PathLike[str],
@@ -175,12 +176,10 @@ def save(
         build,
         check,
     )
-    with Undoing() as undoing, undoing:
-        with CollectionPaused():
-            saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
-        return _write(saving)
+    return _write(_planned_object(obj, path, options, progress_of(progress, "Saving")))
 
 
+@takes_back
 def save_state_to_file(
     state: Mapping[str, Any],
     path: str | os.PathLike[str],
@@ -204,8 +203,7 @@ def save_state_to_file(
     options = _Options(
         compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
     )
-    with Undoing() as undoing, undoing:
-        return _write(_planned(state, path, options, progress_of(progress, "Saving")))
+    return _write(_planned(state, path, options, progress_of(progress, "Saving")))
 
 
 def save_async(
@@ -277,18 +275,19 @@ def save_async(
         build,
         check,
     )
-    with Undoing() as undoing, undoing, CollectionPaused():
-        saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
+    saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
     saving.tell()
     return start(saving, keep_memory=keep_memory)
 
 
+@takes_back
 def _planned_object(obj: Any, path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
     """Collect the state of an object and plan its save; containers that change meanwhile are an error."""
-    passed = Passed()
-    state = _state_of(obj, passed) if options.build else get_unbuilt_state(obj, passed)
-    saving = _planned(state, path, options, progress)
-    passed.check()
+    with CollectionPaused():
+        passed = Passed()
+        state = _state_of(obj, passed) if options.build else get_unbuilt_state(obj, passed)
+        saving = _planned(state, path, options, progress)
+        passed.check()
     return saving
 
 
@@ -364,6 +363,7 @@ def _write(saving: Saving) -> str:
     return path
 
 
+@takes_back
 def load(
     path: str | os.PathLike[str],
     map_location: MapLocation = None,
@@ -465,7 +465,7 @@ def load(
         options = LoadOptions(
             trust, map_location, pickle_module, is_mapped=mmap, is_verified=verify, threads=count, progress=meter
         )
-        with Undoing() as undoing, undoing, CollectionPaused(), KeptRandomStates():
+        with CollectionPaused(), KeptRandomStates():
             with meter:
                 try:
                     saved, inner = read(path, node, options), ""
@@ -483,7 +483,7 @@ def load(
             if inner and inner not in state._metadata:
                 read(path, node, options)  # says what there is
             deferral = Deferral(is_on=strict)  # what the state lacks keeps the values that it was built with
-            undoing.note(deferral.finish)
+            note_undo(deferral.finish)
             adoption = Adoption(deferral)
             try:
                 obj = build(saved, state, options, node, where, adoption, overrides or {})
@@ -511,6 +511,7 @@ def load(
     return obj if not inner else module_inside(obj, inner, node, where)
 
 
+@takes_back
 def load_state_from_file(
     path: str | os.PathLike[str],
     map_location: MapLocation = None,
@@ -547,7 +548,7 @@ def load_state_from_file(
         trust, map_location, pickle_module, pickle_load_args, mmap, verify, threads=count, progress=meter
     )
     try:
-        with Undoing() as undoing, undoing, meter:
+        with meter:
             saved = read(path, node, options)
         return state_from_tree(saved.tree)
     except UntrustedError as error:
@@ -555,6 +556,7 @@ def load_state_from_file(
         raise
 
 
+@takes_back
 def migrate(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
@@ -631,6 +633,7 @@ def migrate(
     return rows
 
 
+@takes_back
 def untrusted(path: str | os.PathLike[str], *, node: str = "", limits: Limits | None = None) -> list[Finding]:
     """List what a save asks for beyond data and imported classes; nothing of it is run, imported or installed.
 
@@ -654,6 +657,7 @@ def untrusted(path: str | os.PathLike[str], *, node: str = "", limits: Limits | 
     return audit(path, node, Trust.of(limits=limits))
 
 
+@takes_back
 def verify(
     path: str | os.PathLike[str], *, limits: Limits | None = None, progress: ShowProgress = False
 ) -> list[Damage]:

@@ -18,10 +18,12 @@ from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.state import State
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust, check_switches
+from flambe_save.undoing import takes_back
 
 __all__ = ["load_state"]
 
 
+@takes_back
 def load_state(
     obj: Any,
     path: str | os.PathLike[str],

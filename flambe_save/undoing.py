@@ -7,12 +7,14 @@ called whether it was made or not, and again if it was stopped itself.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
-__all__ = ["Setting", "Undoing", "note_undo"]
+__all__ = ["Setting", "Undoing", "note_undo", "takes_back"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _current: ContextVar[Undoing | None] = ContextVar("undoing", default=None)
@@ -59,6 +61,17 @@ class Undoing:
     def forget(self, key: object) -> None:
         """Take a note back."""
         self._calls.pop(key, None)
+
+
+def takes_back(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a function take back at its end what was noted inside it: a decorator for all that reads or writes saves."""
+
+    @functools.wraps(function)
+    def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+        with Undoing() as undoing, undoing:
+            return function(*args, **kwargs)
+
+    return whole
 
 
 def note_undo(undo: Callable[[], None]) -> Callable[[], None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
+import os
 import types
 import warnings
 from collections import OrderedDict, defaultdict, deque, namedtuple
@@ -340,3 +342,20 @@ def test_an_optimizer_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(StateMismatchError, match="fill it together with its model"):
             load_state(here, path)
         assert torch.equal(here["model"].weight, before)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not list what is open")
+def test_no_file_stays_open_until_garbage_is_collected(tmp_path: Path) -> None:
+    """What a fill or a list of what needs trust has read is let go of at its end."""
+    model = nn.Linear(200, 200)
+    path = save(model, tmp_path / "run")
+    for call in (lambda: load_state(model, path), lambda: untrusted(path)):
+        call()
+        gc.collect()
+        before = os.listdir("/proc/self/fd")
+        gc.disable()
+        try:
+            call()
+            assert os.listdir("/proc/self/fd") == before
+        finally:
+            gc.enable()

@@ -1,4 +1,4 @@
-"""An interrupt at any call, return or line of a save or a load leaves the process, and what is at the path, whole."""
+"""An interrupt at any call, return or line of what reads or writes a save leaves the process, and the path, whole."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 import flambe_save
-from flambe_save import Component, load, load_state_from_file, save, verify
+from flambe_save import Component, load, load_state, load_state_from_file, reseal, save, untrusted, verify
 from flambe_save.config import deferral, randomness
+from flambe_save.conversion import convert, extract
 from flambe_save.parallel import CollectionPaused
 
 HERE = os.path.dirname(os.path.abspath(flambe_save.__file__)) + os.sep
@@ -177,7 +178,15 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("function", [load, load_state_from_file])
+def fill(path: str) -> None:
+    load_state(FILLED, path)
+
+
+FILLED = Model()
+READERS = {"load": load, "state": load_state_from_file, "fill": fill, "verify": verify, "untrusted": untrusted}
+
+
+@pytest.mark.parametrize("function", READERS.values(), ids=READERS)
 @pytest.mark.parametrize("way", WAYS)
 def test_interrupted_load(way: str, function: Callable[[Any], object], tmp_path: Path) -> None:
     """A load that is interrupted leaves all as it was, wherever the interrupt comes."""
@@ -193,6 +202,69 @@ def test_interrupted_load(way: str, function: Callable[[Any], object], tmp_path:
     assert count > 200
     function(path)
     assert _process() == before
+
+
+WRITERS: dict[str, Callable[[str, str], object]] = {
+    "convert": lambda path, out: convert(path, f"{out}.tar.gz"),
+    "convert to one file": lambda path, out: convert(path, f"{out}.safetensors"),
+    "extract": lambda path, out: extract(path, "inner", out),
+}
+
+
+class Pair(Component, nn.Module):
+    """Has a component inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Model(8)
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_interrupted_verb(writer: Callable[[str, str], object], tmp_path: Path) -> None:
+    """A verb that is interrupted leaves nothing, or all that it makes."""
+    path, place = save(Pair(), tmp_path / "m"), tmp_path / "into"
+
+    def run() -> None:
+        writer(path, str(place / "out"))
+
+    run()
+    (made,) = os.listdir(place)
+    _clear(place)
+    count = _interrupt(run, None).count
+    _clear(place)
+    before = _process()
+    for at in _points(count, "verb"):
+        found = _interrupt(run, at)
+        after = _process()
+        assert after == before, f"{at}, {found.place}: {[key for key in before if before[key] != after[key]]}"
+        if place.exists():
+            assert os.listdir(place) == [made], found.place
+            assert made.endswith(".safetensors") or verify(place / made) == [], found.place
+        _clear(place)
+    assert count > 200
+    assert verify(path) == []
+
+
+def test_interrupted_reseal(tmp_path: Path) -> None:
+    """The manifest is the old one or the new one."""
+    path = save(Pair(), tmp_path / "m")
+    config, manifest = tmp_path / "m" / "config.yaml", tmp_path / "m" / "manifest.json"
+    old = manifest.read_bytes()
+    config.write_text(config.read_text() + "# edited\n")
+    names = sorted(os.listdir(path))
+    reseal(path)
+    new = manifest.read_bytes()
+    manifest.write_bytes(old)
+    count = _interrupt(lambda: reseal(path), None).count
+    before = _process()
+    for at in _points(count, "reseal"):
+        manifest.write_bytes(old)
+        found = _interrupt(lambda: reseal(path), at)
+        after = _process()
+        assert after == before, f"{at}, {found.place}: {[key for key in before if before[key] != after[key]]}"
+        assert manifest.read_bytes() in (old, new), found.place
+        assert sorted(os.listdir(path)) == names, found.place
+    assert count > 200
 
 
 @pytest.mark.parametrize("is_new", [True, False])

@@ -21,6 +21,7 @@ from flambe_save.cli.terminal import Terminal
 from flambe_save.errors import FlambeSaveError, FlambeSaveWarning, plain, quote
 from flambe_save.inspection.documents import document
 from flambe_save.parallel import CollectionPaused
+from flambe_save.undoing import takes_back
 
 __all__ = ["main"]
 
@@ -51,6 +52,7 @@ _TYPED = {
 }
 
 
+@takes_back
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 

@@ -22,6 +22,7 @@ from flambe_save.registry import MOVED
 from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import State
 from flambe_save.trust import Trust
+from flambe_save.undoing import note_undo
 
 __all__ = [
     "CarefulUnpickler",
@@ -215,6 +216,14 @@ class DataUnpickler(CarefulUnpickler):
         CorruptSaveError
             If it is no intact pickle.
         """
+        forget = note_undo(self.__dict__.clear)
+        try:
+            return self._unpickled()
+        finally:
+            self.__dict__.clear()  # what it remembers refers to it, so that its file would stay in memory
+            forget()
+
+    def _unpickled(self) -> Any:
         try:
             codes: set[int] = set()
             size = pickle_end(memoryview(self._stream.getbuffer())[self._start :], codes)

@@ -41,6 +41,7 @@ from flambe_save.state import State
 from flambe_save.storage import FileStore, Store, open_store
 from flambe_save.tree import state_from_tree, tree_from_state
 from flambe_save.trust import Limits, Trust
+from flambe_save.undoing import takes_back
 
 __all__ = [
     "content_at",
@@ -84,6 +85,7 @@ _FOREIGN = frozenset(
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 
+@takes_back
 def convert(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],

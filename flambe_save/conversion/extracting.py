@@ -30,6 +30,7 @@ from flambe_save.saving import Target, final_path
 from flambe_save.state import State
 from flambe_save.tree import join_prefix, place_key
 from flambe_save.trust import Limits, Trust
+from flambe_save.undoing import takes_back
 
 __all__ = ["extract"]
 
@@ -37,6 +38,7 @@ _NPY_SUFFIX = ".npy"
 _NEAR = 8  # names that an error lists
 
 
+@takes_back
 def extract(
     path: str | os.PathLike[str],
     node: str,

@@ -14,10 +14,12 @@ from flambe_save.registry import FORMATS
 from flambe_save.saving import Target, check_level, final_path
 from flambe_save.storage import TarStore, open_store
 from flambe_save.trust import Limits
+from flambe_save.undoing import takes_back
 
 __all__ = ["pack", "unpack"]
 
 
+@takes_back
 def pack(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
@@ -79,6 +81,7 @@ def pack(
         return reading(attempt, where)
 
 
+@takes_back
 def unpack(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,

@@ -32,6 +32,7 @@ from flambe_save.state import split_key
 from flambe_save.storage import FileStore, FolderStore, Store, check_outside, open_store
 from flambe_save.tree import join_prefix
 from flambe_save.trust import Limits, Trust
+from flambe_save.undoing import takes_back
 
 __all__ = ["Edited", "reseal"]
 
@@ -53,6 +54,7 @@ class Edited(NamedTuple):
     change: str
 
 
+@takes_back
 def reseal(path: str | os.PathLike[str], *, dry_run: bool = False, limits: Limits | None = None) -> list[Edited]:
     """Write a new manifest for a folder that was edited by hand, so that it loads without complaint.
 
