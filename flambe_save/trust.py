@@ -260,7 +260,7 @@ class Trust:
         )
 
     def check_attributes(
-        self, paths: Sequence[str], what: str, *, node: str | None = None, file: str | None = None
+        self, paths: Sequence[str], what: str, rest: Sequence[str], *, node: str | None = None, file: str | None = None
     ) -> None:
         """Refuse to read an attribute that a class gives and no object holds: a property, or its ``__getattr__``.
 
@@ -270,19 +270,29 @@ class Trust:
             The properties and functions, by dotted paths: all have to be trusted.
         what : str
             The link, for the message.
+        rest : sequence of str
+            The attributes that the link reads of what these give.
 
         Raises
         ------
         UntrustedError
         """
-        for path in paths:
-            self._check_name(
-                path,
-                f"property {quote(path)}, which a link reads",
-                f"{what} reads what code of a class gives, not what an object holds: {quote(path)}",
-                "Name an attribute that the object holds, or write the value itself. ",
-                node=node,
-                file=file,
+        later = f"; what it gives tells whether {quote('.'.join(rest))} of it needs trust too" if rest else ""
+        asked = [path for path in paths if not self.allows(path)]
+        if asked:
+            self._refuse(
+                [
+                    Finding(
+                        node, file, f"property {quote(path)}, which a link reads{later}", f"trusted=[{quote(path)}]"
+                    )
+                    for path in asked
+                ],
+                UntrustedError(
+                    f"{what} reads what code of a class gives, not what an object holds: {quote(asked[0])}",
+                    node=node,
+                    file=file,
+                    fix="Name an attribute that the object holds, or write the value itself. " + self.advice(asked),
+                ),
             )
 
     def _check_name(self, path: str, row: str, text: str, fix: str, *, node: str | None, file: str | None) -> None:

@@ -54,6 +54,13 @@ class Guessing(Component, tag_namespace="attr"):
         return 5
 
 
+class Making(Component, tag_namespace="attr"):
+    """Makes what it holds."""
+
+    def __init__(self) -> None:
+        self.made = Sized()
+
+
 class Layer(nn.Module):
     """Has attributes in all of torch's tables."""
 
@@ -187,9 +194,64 @@ def test_what_a_class_computes_needs_trust(config: str, name: str, value: Any, t
     assert load(path, trusted=[name])["b"] == value
 
 
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ("a: !attr.Sized {size: !attr.Sized {}}\nb: !@ a.size.width\n", ["Sized.width"]),
+        ("a: !attr.Sized {size: !attr.Sized {}}\nb: !@ a[size].width\n", ["Sized.width"]),
+        (
+            f"a: !{HERE}.Point {{x: !{HERE}.Point {{x: !attr.Guessing {{}}}}}}\nb: !@ a.x.x.odd\n",
+            ["Guessing.__getattr__"],
+        ),
+        (f"a: [!{HERE}.Point {{x: !attr.Sized {{}}}}]\nb: !@ a[0].x\nc: !@ b.width\nd: !@ c\n", ["Sized.width"]),
+        (
+            f"a: !attr.Sized {{}}\nb: !{HERE}.Point {{x: !@ a}}\nc: !@ b.x.width\nd: !@ b.y\n",
+            ["Sized.width", "Point.y"],
+        ),
+        (
+            "a: !edited {object: !attr.Sized {}, changes: {'': {attributes: {depth: !attr.Sized {}}}}}\n"
+            "b: !@ a.depth.width\n",
+            ["Sized.width"],
+        ),
+        (
+            "a: !edited {object: !attr.Sized {}, changes: {'': {attributes: {depth: 1}}}}\nb: !@ a.width\n",
+            ["Sized.width"],
+        ),
+    ],
+)
+def test_all_that_links_read_is_listed_before(config: str, names: list[str], tmp_path: Path) -> None:
+    """Through fields, arguments, changes, containers and other links; with all of it trusted the save loads."""
+    path = written(tmp_path / "s", config)
+    rows = untrusted(path)
+    assert [row.argument for row in rows] == [f"trusted=['{HERE}.{name}']" for name in names]
+    assert not any("what it gives" in row.what for row in rows)
+    with pytest.raises(UntrustedError) as caught:
+        load(path)
+    assert list(caught.value.rows) == rows
+    assert RAN == []
+    load(path, trusted=[f"{HERE}.{name}" for name in names])
+
+
+def test_a_row_says_what_comes_after_it(tmp_path: Path) -> None:
+    """What a property gives is known once it has run; so are the rows for what is read of that."""
+    path = written(tmp_path / "s", "a: !attr.Sized {}\nb: !@ a.width.real\n")
+    (row,) = untrusted(path)
+    assert row.argument == f"trusted=['{HERE}.Sized.width']"
+    assert "what it gives tells whether 'real' of it needs trust too" in row.what
+    with pytest.raises(UntrustedError) as caught:
+        load(path)
+    assert (list(caught.value.rows), RAN) == ([row], [])
+    with pytest.raises(UntrustedError) as caught:
+        load(path, trusted=[f"{HERE}.Sized.width"])
+    more = ["builtins.int.real", "builtins.int.__getattribute__"]
+    assert [row.argument for row in caught.value.rows] == [f"trusted=['{name}']" for name in more]
+    assert load(path, trusted=[f"{HERE}.Sized.width", *more])["b"] == 4
+
+
 def test_an_audit_keeps_what_only_the_load_could_see(tmp_path: Path) -> None:
     """Where the config does not tell the class, the error still has the row."""
-    path = written(tmp_path / "s", "a: !attr.Sized {size: !attr.Sized {}}\nb: !@ a.size.width\n")
+    path = written(tmp_path / "s", "a: !attr.Making {}\nb: !@ a.made.width\n")
+    assert untrusted(path) == []
     with pytest.raises(UntrustedError) as caught:
         load(path)
     assert [row.argument for row in caught.value.rows] == [f"trusted=['{HERE}.Sized.width']"]

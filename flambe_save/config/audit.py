@@ -5,6 +5,7 @@ extensions.py does the same for modules, which are imported between the two.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import yaml as pyyaml
 
 from flambe_save.config.assembly import PARTS, is_used_by_python
-from flambe_save.config.attributes import code_behind, is_function_of
+from flambe_save.config.attributes import code_behind, held_attribute, is_function_of
 from flambe_save.config.builders import builder_of
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import FunctionCallLink, Link, ModuleLink
@@ -21,12 +22,14 @@ from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.provided import KEEPERS
 from flambe_save.config.registrable import TAGS, dotted_path, needs_trust
 from flambe_save.config.scalars import PLAIN
-from flambe_save.config.schema import TRANSPARENT, Schema, items_in
+from flambe_save.config.schema import TRANSPARENT, Reference, Schema, items_in
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, RegistrationError, quote
 from flambe_save.trust import NO_TRUST, Trust
 
 __all__ = ["asks_for", "check_arguments", "check_tags", "contradiction"]
+
+_UNKNOWN = object()  # what a config does not show, and code that is run will make
 
 
 def check_tags(
@@ -104,33 +107,63 @@ def check_arguments(
         config = document.construct(recorded, trust=trust)
     except ConfigError:
         return  # a load will say what is wrong with it
+    known: dict[int, Any] = {}  # by their ids, what the config shows at the end of links; these lead to what is before
     for item in items_in(config):
         if isinstance(item, Schema) and item.factory_method is None:
             cls = item.component_subclass
             builder = builder_of(cls)
             for what in builder.asks(cls, item.keywords) if builder is not None else ():
                 trust.check_argument(cls.__name__, what, node=node, file=file)
-        elif has_links and type(item) is Link and item.attr_path:
-            trust.check_attributes(_properties_of(item), repr(item), node=node, file=file)
+        elif has_links and type(item) is Link:
+            known[id(item)] = _end_of(item, known, trust, node, file)
     if used and _hands_over(config, used):
         for cls in used:
             trust.check_class(dotted_path(cls), node=node, file=file)
 
 
-def _properties_of(link: Link) -> list[str]:
-    """Return the code that gives the first attribute of a link, where the config shows the class that it belongs to."""
-    trail, name = link.trail(), link.attr_path[0]
-    target = trail[-1] if len(trail) > len(link.schematic_path) else None
-    while isinstance(target, Schema) and target.component_subclass in TRANSPARENT:
-        target = target.keywords.get("object", target.keywords.get("module"))
-    if not isinstance(target, Schema) or target.factory_method not in (None, PARTS):
-        return []
-    cls = target.component_subclass
-    is_of_parts = target.factory_method == PARTS
-    tables = [target.keywords] if is_made_of_parts(cls) else [*target.keywords.values()] if is_of_parts else []
-    is_held = any(isinstance(table, Mapping) and name in table for table in tables)
-    code = [] if is_held or is_function_of(cls, name) else code_behind(cls, name)
-    return [f"{dotted_path(owner)}.{found}" for owner, found in code]
+def _end_of(link: Link, known: Mapping[int, Any], trust: Trust, node: str | None, file: str | None) -> Any:
+    """Ask for the code that gives attributes of a link, as far as the config tells; return what it shows at the end."""
+    trail = link.trail()
+    found = trail[-1] if len(trail) > len(link.schematic_path) else _UNKNOWN
+    for index, name in enumerate(link.attr_path):
+        if found is _UNKNOWN:
+            break
+        code, found = _attribute_of(found, name, known)
+        if code:
+            trust.check_attributes(code, repr(link), link.attr_path[index + 1 :], node=node, file=file)
+    return known.get(id(found), _UNKNOWN) if isinstance(found, Reference) else found
+
+
+def _attribute_of(target: Any, name: str, known: Mapping[int, Any]) -> tuple[list[str], Any]:
+    """Return the code that gives an attribute of what a config describes, and what the config shows in its place."""
+    tables: list[Any] = []
+    while True:
+        if isinstance(target, Reference):
+            target = known.get(id(target), _UNKNOWN)
+        elif isinstance(target, Schema) and target.component_subclass in TRANSPARENT:
+            changes = target.keywords.get("changes")
+            change = changes.get("") if isinstance(changes, Mapping) else None
+            tables += change.values() if isinstance(change, Mapping) else ()
+            target = target.keywords.get("object", _UNKNOWN)
+        else:
+            break
+    if not isinstance(target, Schema):
+        cls = type(target)
+        with contextlib.suppress(AttributeError):
+            return [], held_attribute(target, name)
+    elif target.factory_method in (None, PARTS):
+        cls, keywords = target.component_subclass, target.keywords
+        is_of_parts = target.factory_method == PARTS
+        tables += [keywords] if is_made_of_parts(cls) else [*keywords.values()] if is_of_parts else []
+    else:
+        return [], _UNKNOWN
+    for table in tables:
+        if isinstance(table, Mapping) and name in table:
+            return [], table[name]
+    code = [] if target is _UNKNOWN or is_function_of(cls, name) else code_behind(cls, name)
+    if not code and isinstance(target, Schema) and target.factory_method is None:
+        return [], target.keywords.get(name, _UNKNOWN)  # a constructor keeps most arguments by their names
+    return [f"{dotted_path(owner)}.{found}" for owner, found in code], _UNKNOWN
 
 
 def _hands_over(config: Any, classes: Container[type]) -> bool:

@@ -213,9 +213,9 @@ class Link(Reference):
             current = current._compiled
         self.target_leaf = current
         self.is_of_config = is_of_config and not self.attr_path and type(current) in CONTAINERS
-        for attribute in self.attr_path:
-            current = self._attribute(current, attribute)
-            is_last = attribute is self.attr_path[-1]
+        for index, attribute in enumerate(self.attr_path):
+            current = self._attribute(current, index)
+            is_last = index == len(self.attr_path) - 1
             if not (is_last and self.may_be_callable) and is_callable_value(current):
                 raise self._leads_to_function(attribute)
         return current
@@ -226,8 +226,9 @@ class Link(Reference):
             fix="Write !call for its result.",
         )
 
-    def _attribute(self, current: Any, name: str) -> Any:
+    def _attribute(self, current: Any, index: int) -> Any:
         """Return an attribute that the object holds, or where the load's trust reaches, one that its class computes."""
+        name = self.attr_path[index]
         try:
             return held_attribute(current, name)
         except AttributeError as error:
@@ -239,7 +240,7 @@ class Link(Reference):
                 raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
         if not self.may_be_callable and is_function_of(type(current), name):
             raise self._leads_to_function(name)
-        trust_in_force().check_attributes(code, repr(self))
+        trust_in_force().check_attributes(code, repr(self), self.attr_path[index + 1 :])
         self.is_held = False
         try:
             return getattr(current, name)
