@@ -225,6 +225,15 @@ def test_inside_a_component(round_trips: Any) -> None:
     assert {"inner.model", "inner.model.inner", "inner.adapters.default"} <= state._metadata["_flambe_directories"]
 
 
+def test_a_method_of_a_part_of_the_base_model(tmp_path: Path) -> None:
+    """A helper's bound method is that of the part of the loaded model, which has another key than its attribute."""
+    model = sequential()
+    layer = model.get_base_model()[0]
+    path = save({"callback": [layer.forward], "model": model}, tmp_path / "save")
+    again = load(path)
+    assert again["callback"][0].__self__ is again["model"].get_base_model()[0]
+
+
 def test_loading_into_a_model_that_is_there(round_trips: Any, tmp_path: Path) -> None:
     """A component's own get_state and load_state carry a peft model's weights."""
     torch.manual_seed(1)

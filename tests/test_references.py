@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,10 @@ from torch import nn
 from flambe_save import (
     Component,
     NeedsTrustWarning,
+    StateMismatchWarning,
     UntrustedError,
     load,
+    load_state,
     save,
     untrusted,
 )
@@ -215,6 +219,151 @@ def test_components_that_have_layers_of_each_other(tmp_path: Path) -> None:
     assert again["one"].other is again["other"].layer
     assert again["other"].other is again["one"].layer
     assert torch.equal(again["one"].other.weight, other.layer.weight)
+
+
+# ------------------------------------------------------------------------------------------------ bound methods
+
+
+class Clock:
+    """A plain object that others call back; it has a method under two names, one replaced in a subclass."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+        self.call = self.tick
+        self.listeners = [self.tick, {"again": self._Clock__hidden}]  # type: ignore[attr-defined]
+
+    def tick(self) -> int:
+        """Count."""
+        self.ticks += 1
+        return self.ticks
+
+    def __hidden(self) -> int:
+        return -self.ticks
+
+    tock = tick
+
+    @classmethod
+    def of_class(cls) -> type:
+        """Return the class."""
+        return cls
+
+
+class Neuron(nn.Module):
+    """A module that chooses one of its own methods, and calls back a helper and a layer."""
+
+    def __init__(self, clock: Any = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.clock = clock if clock is not None else Clock()
+        self.state_function = self._subtract
+        self.on_step = self.clock.tick
+        self.score = self.layer.forward
+
+    def _subtract(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) - 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Use all of them."""
+        self.on_step()
+        return self.state_function(x) + self.score(x)
+
+
+class NeuronComponent(Component, Neuron):
+    """The same as a component."""
+
+
+@pytest.mark.parametrize("make", [Neuron, NeuronComponent, lambda: nn.Sequential(Neuron())])
+def test_bound_methods_are_bound_again(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """A method in an attribute is that of the loaded object, without trust, wherever the object is."""
+    model = make()
+    path = save({"model": model, "call": model.forward}, tmp_path / "save")
+    again = load(path)
+    net = again["model"][0] if isinstance(model, nn.Sequential) else again["model"]
+    assert again["call"].__self__ is again["model"]
+    assert net.state_function == net._subtract
+    assert net.score.__self__ is net.layer
+    assert net.clock.call.__self__ is net.clock
+    assert torch.equal(again["model"](torch.ones(2)), model(torch.ones(2)))
+    assert net.clock.ticks == 1
+    assert net.clock.listeners[0]() == 2
+    assert net.clock.listeners[1]["again"]() == -2
+    load_state(model, path, node="model")  # which has its methods already
+
+
+def test_a_method_that_was_set_later(tmp_path: Path) -> None:
+    """What an object of a known call got since refers to the loaded objects; what a call sets is set by it."""
+    model = NeuronComponent()
+    model.on_step = model.clock.tock
+    model.other = model.layer.forward
+    model.forward = model._subtract
+    with pytest.warns(StateMismatchWarning, match=r"not data: 'forward'"):
+        path = save(model, tmp_path / "save")
+    again = load(path)
+    assert again.on_step == again.clock.tick
+    assert again.other.__self__ is again.layer
+    assert "forward" not in vars(again)
+    assert "state_function" not in (tmp_path / "save/config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda owner: Clock().tick,  # of what is nowhere else
+        lambda owner: (owner.clock.tick,),  # a tuple is made of what is there
+        lambda owner: {owner.clock.tick: 1},
+        lambda owner: types.MethodType(functools.partial(print), owner),
+        lambda owner: super(Neuron, owner).forward,
+        lambda owner: owner.clock.of_class,
+        lambda owner: owner.layer.__repr__,
+    ],
+)
+def test_methods_that_no_config_can_say_are_named(tmp_path: Path, make: Callable[[Any], Any]) -> None:
+    """What would be another method, or needs what is not there yet, is named."""
+    model = NeuronComponent()
+    model.call = make(model)
+    with pytest.warns(StateMismatchWarning, match=r"not data: 'call'"):
+        path = save(model, tmp_path / "save")
+    assert not hasattr(load(path), "call")
+
+
+def test_one_method_in_several_places(tmp_path: Path) -> None:
+    """The very same method is one in attributes, and written otherwise where it could not be put in later."""
+    model = Neuron()
+    model.first = model.last = model.clock.tick
+    model.items = [model.first]
+    model.pair = (model.first,)
+    with pytest.warns(StateMismatchWarning, match=r"not data: 'pair'"):
+        path = save(model, tmp_path / "save")
+    again = load(path)
+    assert again.first is again.last is again.items[0]
+    assert again.first == again.clock.tick
+
+
+def test_methods_of_a_part(tmp_path: Path) -> None:
+    """A part whose attribute is a method of what is outside of it has None there."""
+    clock = Clock()
+    path = save({"clock": clock, "net": NeuronComponent(clock)}, tmp_path / "save")
+    again = load(path)
+    assert again["net"].on_step.__self__ is again["clock"]
+    net = NeuronComponent()
+    net.on_step = clock.tick
+    path = save({"clock": clock, "net": net}, tmp_path / "other")
+    assert load(path)["net"].on_step.__self__ is not net.clock
+    assert load(path, node="net").on_step is None
+
+
+@pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
+def test_methods_as_arguments_are_pickled(tmp_path: Path) -> None:
+    """A constructor may call what it is given, so a method among its arguments takes trust."""
+    net = Net()
+    again, said = there_and_back(Run(net, net.extra_repr), tmp_path / "save")
+    assert again.ema.__self__ is again.net
+    assert said == []
+    with pytest.raises(UntrustedError):
+        load(tmp_path / "save")
+
+
+# ------------------------------------------------------------------------------------------------ orders
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from flambe_save.adapters.unbuilt import get_unbuilt_state
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.adapters.values import ValueFilling
 from flambe_save.config.assembly import can_be_assembled
-from flambe_save.config.provided import numpy_class, random_class, torch_class
+from flambe_save.config.provided import method_class, numpy_class, random_class, torch_class
 from flambe_save.config.registrable import TAGS
 from flambe_save.registry import ADAPTERS
 
@@ -103,5 +103,6 @@ ADAPTERS.add_trait(can_be_assembled, "object")
 for _namespace, _lookup in (("torch", torch_class), ("random", random_class)):
     TAGS.provide(_namespace, _lookup)
 TAGS.provide("numpy", numpy_class, "numpy.random")
+TAGS.provide("builtins", method_class)
 for _library, _adapter in (("transformers", "huggingface"), ("peft", "peft"), ("timm", "timm")):
     TAGS.provide(_library, f"flambe_save.adapters.{_adapter}:public_class")

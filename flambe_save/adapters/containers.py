@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for, holds_state
-from flambe_save.config.assembly import attributes_of
+from flambe_save.config.assembly import attributes_of, put_attributes
 from flambe_save.config.attributes import held_items, held_pairs
 from flambe_save.config.describing import form_of
 from flambe_save.config.link import BackLink
-from flambe_save.config.parts import set_part
+from flambe_save.config.parts import is_made_of_parts, set_part
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema
 from flambe_save.errors import LinkError, UnsupportedObjectError
-from flambe_save.state import join_key
+from flambe_save.state import join_key, split_key
 
 __all__ = ["MAPPING", "OBJECT", "PARTS", "SEQUENCE", "SET", "close_cycles"]
 
@@ -94,7 +94,7 @@ OBJECT = _Object()
 
 
 def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
-    """Put containers where links to them stand; return the root.
+    """Put containers and other objects where links to them stand; return the root.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
                 links.append((holder, child.name, child.obj))
             elif adapter_for(child.obj) is not None:
                 waiting.append(child.obj)
-    reached = {id(link) for _, _, link in links}
+    reached = {id(link.origin) for _, _, link in links}
     lost = next((link for link in known if id(link) not in reached), None)
     if lost is not None:
         raise LinkError(f"{lost!r} stands where no container can be put", fix="Correct the config.")
@@ -141,7 +141,7 @@ def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
     for holder, name, link in links:
         if link.key not in found:
             raise LinkError(f"{link!r} leads to no container", fix="Correct the config.")
-        _put(holder, name, found[link.key])
+        _put(holder, split_key(name)[0], link.made_of(found[link.key]))
     return root
 
 
@@ -155,16 +155,20 @@ def _containers_at(root: Any, keys: set[str]) -> dict[str, Any]:
             branch = branch.setdefault(part, {})
         branch[""] = key
     waiting: list[tuple[Any, dict[str, Any]]] = [(root, wanted)]
-    seen: set[tuple[int, int]] = set()
+    seen: dict[tuple[int, int], Any] = {}  # with the holders, for adapters may make what stands for parts anew
     while waiting:
         holder, branch = waiting.pop()
         if (id(holder), id(branch)) in seen:
             continue
-        seen.add((id(holder), id(branch)))
-        if "" in branch and adapter_for(holder) is not None:
+        seen[id(holder), id(branch)] = holder
+        adapter = adapter_for(holder)
+        if "" in branch and adapter is not None:
             found[branch[""]] = holder
-        if branch.keys() - {""}:
-            waiting.extend((child.obj, branch[child.name]) for child in _values(holder) if child.name in branch)
+        names = branch.keys() - {""}
+        inside = {child.name: child.obj for child in _values(holder) if child.name in names}
+        if adapter is not None and names - inside.keys():  # a part that is called otherwise in keys, as peft's are
+            inside |= {child.name: child.obj for child in adapter.children(holder) if child.name in names}
+        waiting.extend((item, branch[name]) for name, item in inside.items())
     return found
 
 
@@ -173,8 +177,8 @@ def _values(holder: Any) -> Iterator[Child]:
     if isinstance(adapter, ValueAdapter):
         yield from list(adapter.children(holder))
     elif adapter is not None and not isinstance(holder, type) and hasattr(holder, "__dict__"):
-        yield from [Child(name, value) for name, value in holder.__dict__.get("_modules", {}).items()]
-        yield from [Child(name, value) for name, value in attributes_of(holder).items() if type(value) not in PLAIN]
+        inside = {**holder.__dict__.get("_modules", {}), **attributes_of(holder)}
+        yield from [Child(join_key([name]), value) for name, value in inside.items() if type(value) not in PLAIN]
 
 
 def _put(holder: Any, name: str, value: Any) -> None:
@@ -182,6 +186,8 @@ def _put(holder: Any, name: str, value: Any) -> None:
     if isinstance(holder, (list, deque)):
         holder[int(name)] = value
     elif isinstance(holder, dict):
-        holder[next(key for key in holder if join_key([str(key)]) == name)] = value
-    else:
+        holder[next(key for key in holder if str(key) == name)] = value
+    elif isinstance(holder, tuple) or is_made_of_parts(type(holder)):
         set_part(holder, name, value)
+    else:
+        put_attributes(holder, {name: value})

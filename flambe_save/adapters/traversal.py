@@ -175,7 +175,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
         arrays_here = keys if is_root else InsideComponent(place.prefix, arrays)
         is_outside = Held().is_outside if is_root else outside_component(place.prefix, places)
         inside = containers if is_root else InsideComponent(place.prefix, places)
-        held = Held(arrays_here, inside, holds, key_of_tensor, is_outside)
+        held = Held(arrays_here, inside, holds, key_of_tensor, is_outside, not is_root)
         _add_config(place, found, held, written, names)
     passed.check()
     if not prefix:

@@ -33,7 +33,8 @@ __all__ = ["ValueFilling"]
 
 _ABSENT = object()
 _FILLED_BY_STATE = ("!tensor", "!param")
-_REFERENCES = ("!@", "!link", "!call", "!parameter", "!module", "!back")  # to what the object has already
+# To what the object has already
+_REFERENCES = ("!@", "!link", "!call", "!parameter", "!module", "!back", "!builtins.method")
 
 Put = Callable[[Any], Any]
 

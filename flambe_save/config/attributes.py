@@ -26,6 +26,8 @@ __all__ = [
     "held_slot",
     "is_callable_value",
     "is_function_of",
+    "method_of",
+    "name_of_method",
     "own_attributes",
 ]
 
@@ -96,6 +98,21 @@ def is_function_of(cls: Any, name: str) -> bool:
     """Whether an attribute is one of a class's own functions or classes."""
     _, static = _static(cls, name)
     return isinstance(static, (staticmethod, classmethod, type)) or inspect.isroutine(static)
+
+
+def method_of(cls: Any, name: str) -> types.FunctionType | None:
+    """Return the plain function that is a method of a class; None where it has none of that name, or Python calls it
+    itself."""
+    _, static = _static(cls, name)
+    is_special = name.startswith("__") and name.endswith("__")
+    return static if type(static) is types.FunctionType and not is_special else None
+
+
+def name_of_method(method: types.MethodType) -> str | None:
+    """Return the name under which :func:`method_of` finds what a bound method calls; None where it is not found."""
+    function, cls = method.__func__, type(method.__self__)
+    names = [getattr(function, "__name__", ""), *(name for base in _bases(cls) for name in _names(base))]
+    return next((name for name in names if method_of(cls, name) is function), None)
 
 
 def held_item(container: Any, key: str) -> Any:

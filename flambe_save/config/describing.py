@@ -29,7 +29,7 @@ from flambe_save.config.groups import optimizer_tables
 from flambe_save.config.imported import import_path
 from flambe_save.config.link import StoredParameter
 from flambe_save.config.optimizers import TRAINING, hooks_of
-from flambe_save.config.parts import is_made_of_parts
+from flambe_save.config.parts import POINTERS, is_made_of_parts, parts_of
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of
@@ -336,8 +336,10 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bo
         seen[id(item)] = item
         if kind in _CONTAINERS:
             waiting.extend([*item, *item.values()] if isinstance(item, dict) else item)
-        elif isinstance(item, types.MethodType):
-            return False
+        elif kind in POINTERS:  # whether what it refers to is in the save is known when it is written
+            parts = parts_of(item)
+            if parts is None or (is_data and id(parts["object"]) not in saved_ids()):
+                return False
         elif isinstance(item, (types.FunctionType, types.BuiltinFunctionType)):
             if import_path(item) is None and not (may_be_code and _can_be_pickled(item)):
                 return False

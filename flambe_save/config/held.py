@@ -13,7 +13,7 @@ from flambe_save.config.assembly import PARTS, can_be_assembled
 from flambe_save.config.changes import SHARED
 from flambe_save.config.describing import describe
 from flambe_save.config.edited import Edited
-from flambe_save.config.parts import parts_of
+from flambe_save.config.parts import POINTERS, parts_of
 from flambe_save.config.scalars import PLAIN, is_plain_key
 from flambe_save.config.schema import WITHOUT_PARTS, Schema, schema_of
 from flambe_save.config.values import fits
@@ -34,13 +34,15 @@ class Held(NamedTuple):
     tensors : dict of int to str
         The ids of tensors and arrays that stand in containers -> their keys in the state.
     containers : dict of int to str
-        The ids of containers that nothing but containers is around -> what they are called.
+        The ids of containers, modules and other objects that have a place of their own -> what they are called.
     holds : callable
         Whether the state holds a tensor's values.
     is_outside : callable
         Whether an object is in the whole that is saved, and not in the part of it that the config is of.
     key_of : callable
         The key in the state of a parameter or buffer of a module; None for what is none.
+    is_part : bool
+        Whether the config is of a part of the whole that is saved.
     """
 
     tensors: Mapping[int, str] = types.MappingProxyType({})
@@ -48,6 +50,7 @@ class Held(NamedTuple):
     holds: Callable[[torch.Tensor], bool] = lambda tensor: False
     key_of: Callable[[torch.Tensor], str | None] = lambda tensor: None
     is_outside: Callable[[Any], bool] = lambda value: False
+    is_part: bool = False
 
 
 class Inside(NamedTuple):
@@ -127,6 +130,8 @@ def _inner(item: Any, schema: Schema | None) -> list[tuple[str, Any]]:
     kind = type(item)
     if schema is not None:
         return list(schema.keywords.items())
+    if kind in POINTERS:
+        return []  # what they refer to is elsewhere
     if kind in (list, tuple):
         return [(str(index), value) for index, value in enumerate(item)]
     is_mapping = kind is OrderedDict and fits(item) and all(map(is_plain_key, item))

@@ -493,18 +493,26 @@ class Unbuilt(Reference):
 
 @alias("back")
 class BackLink(Reference):
-    """A container that this is inside of; adapters put it in, when all is built.
+    """A container or another object of the config, by its key; adapters put it in, when all is built.
 
     Parameters
     ----------
     key : str
-        What the container is called, as keys of the state are; empty for the root.
+        What the object is called, as keys of the state are; empty for the root.
     """
 
     is_for_containers = True
 
     def __init__(self, key: str) -> None:
         self.key = key
+        self._origin: BackLink | None = None
+        self._make: Callable[[Any], Any] = lambda found: found
+        self._made: tuple[Any] | None = None
+
+    @property
+    def origin(self) -> BackLink:
+        """The link of the config that this was made of; most often itself."""
+        return self if self._origin is None else self._origin
 
     def __repr__(self) -> str:
         return f"BackLink({self.key!r})"
@@ -512,3 +520,15 @@ class BackLink(Reference):
     def resolve(self, sources: Sources) -> Any:
         """Return this itself, which stands for the container until that is built."""
         return self
+
+    def through(self, make: Callable[[Any], Any]) -> BackLink:
+        """Return a link to what a function makes of the object."""
+        found = BackLink(self.key)
+        found._origin, found._make = self.origin, make
+        return found
+
+    def made_of(self, found: Any) -> Any:
+        """Return what takes the place of this, made of the object that the key leads to; the same one each time."""
+        if self._made is None:
+            self._made = (self._make(found),)
+        return self._made[0]

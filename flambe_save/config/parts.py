@@ -1,7 +1,8 @@
 """Objects that are the sum of their parts: taken apart, and put together again without running their classes' code.
 
-Dataclasses, named tuples, members of enumerations, and the standard library's plain containers and numbers. A config
-holds them as a class and its parts; a load needs no trust for them, only that their class is imported.
+Dataclasses, named tuples, members of enumerations, the standard library's plain containers and numbers, and bound
+methods. A config holds them as a class and its parts; a load needs no trust for them, only that their class is
+imported.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from flambe_save.config.attributes import held_slot, own_attributes
+from flambe_save.config.attributes import held_slot, method_of, name_of_method, own_attributes
 from flambe_save.config.builders import builder_of
 from flambe_save.config.fields import NO_DEFAULT, fields_of, is_known_base, is_record, is_written_for_it
 from flambe_save.errors import CompilationError
@@ -27,7 +28,16 @@ from flambe_save.notes import is_note
 from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import ordered
 
-__all__ = ["PASSIVE", "from_parts", "is_made_of_parts", "maker_of", "is_sum_of_parts", "parts_of", "set_part"]
+__all__ = [
+    "PASSIVE",
+    "POINTERS",
+    "from_parts",
+    "is_made_of_parts",
+    "maker_of",
+    "is_sum_of_parts",
+    "parts_of",
+    "set_part",
+]
 
 Parts = dict[str, Any]
 
@@ -101,6 +111,18 @@ def _namespace(cls: Any, parts: Parts) -> Any:
     return cls(**parts)
 
 
+def _take_method(method: types.MethodType) -> Parts:
+    return {"object": method.__self__, "name": name_of_method(method)}
+
+
+def _method(object: Any, name: Any) -> types.MethodType:
+    """Bind a method of an object's class; nothing is called, and nothing of the object looked into."""
+    function = method_of(type(object), name) if isinstance(name, str) and not isinstance(object, type) else None
+    if function is None:
+        raise ValueError(f"a {type(object).__qualname__} has no method {name!r} that a config may hand on")
+    return types.MethodType(function, object)
+
+
 def _pattern(pattern: Any, flags: int) -> re.Pattern[Any]:
     if len(pattern) > _MAX_PATTERN:
         raise ValueError(f"a pattern of more than {_MAX_PATTERN} characters takes long to compile")
@@ -145,7 +167,10 @@ _KINDS: dict[type, _Kind] = {
     ),
     uuid.UUID: _Kind(lambda value: {"hex": value.hex}, lambda hex: uuid.UUID(hex=hex)),
     re.Pattern: _Kind(lambda value: {"pattern": value.pattern, "flags": value.flags}, _pattern),
+    types.MethodType: _Kind(_take_method, _method),
 }
+# Of these, those that are no more than a reference to an object, their part "object", which is elsewhere
+POINTERS = frozenset((types.MethodType,))
 
 
 def is_made_of_parts(cls: Any) -> bool:
@@ -214,6 +239,8 @@ def parts_of(obj: Any) -> Parts | None:
         if cls is functools.partial and (vars(obj) or not _is_function(obj.func)):
             return None  # attributes of its own, or an object that is called
         if cls is re.Pattern and len(obj.pattern) > _MAX_PATTERN:
+            return None
+        if cls is types.MethodType and name_of_method(obj) is None:
             return None
         return _KINDS[cls].take(obj)
     if isinstance(obj, enum.Enum):

@@ -1,4 +1,4 @@
-"""Classes that nobody registers and that any config may name: torch's own, and the random generators."""
+"""Classes that nobody registers and that any config may name: torch's own, the random generators, and bound methods."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import functools
 import importlib
 import random
 import sys
+import types
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-__all__ = ["KEEPERS", "numpy_class", "random_class", "torch_class"]
+__all__ = ["KEEPERS", "method_class", "numpy_class", "random_class", "torch_class"]
 
 # torch's containers: their constructors only keep the modules that they are given in a list or mapping
 KEEPERS = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
@@ -49,3 +50,8 @@ def numpy_class(name: str) -> type | None:
 def random_class(name: str) -> type | None:
     """Find Python's generator."""
     return random.Random if name == "Random" else None
+
+
+def method_class(name: str) -> type | None:
+    """Find the class of bound methods, which no module has by its name."""
+    return types.MethodType if name == "method" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import types
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -31,7 +32,7 @@ from flambe_save.config.link import (
     Unbuilt,
     create_link_str,
 )
-from flambe_save.config.parts import is_made_of_parts, parts_of
+from flambe_save.config.parts import POINTERS, is_made_of_parts, is_sum_of_parts, parts_of
 from flambe_save.config.pickled import Pickled, groups_of, references_in
 from flambe_save.config.redefined import check_definition
 from flambe_save.config.registrable import TAGS, dotted_path, written_path
@@ -55,8 +56,8 @@ _BY_HASH = (set, frozenset, OrderedDict)
 Path: TypeAlias = Trail  # the keys and indices that lead to a value
 
 
-class InsideItselfError(UnsupportedObjectError):
-    """Something is inside itself in a way that no link can close."""
+class NoReferenceError(UnsupportedObjectError):
+    """Something refers to an object that it is inside of, or that is nowhere else, and no link can say so."""
 
 
 class NoOrderError(UnsupportedObjectError):
@@ -123,6 +124,7 @@ class Representer:
         self._root = root
         self._nodes: dict[int, pyyaml.Node] = {}  # of values that only this config writes so
         self._own = 0  # how often something was written that only this config writes so
+        self._pointers: dict[int, pyyaml.Node] = {}  # of bound methods, where they can be filled in later
         self._stashed: dict[int, str] = {}
         self._paths: dict[int, Trail] | None = None
         self._inside: Inside | None = None
@@ -134,6 +136,7 @@ class Representer:
         self._constructors = 0  # how many constructors' arguments are being written
         self._owner: Any = None  # the object whose attributes are being written
         self._is_loose = False  # whether a place is in no table of an object's own
+        self._is_reached = True  # whether what is written is somewhere in what a load returns
         self._is_in_list = False  # whether they are those of one of torch's containers of parameters
 
     def represent_data(self, value: Any, path: Path = None) -> pyyaml.Node:
@@ -151,6 +154,8 @@ class Representer:
         kind = type(value)
         make = PLAIN.get(kind)
         if make is None:
+            if kind in POINTERS:
+                return None  # what it is written as depends on the place
             node = self._written.nodes.get(id(value))
             if node is None and (node := self._nodes.get(id(value))) is not None:
                 self._own += 1
@@ -219,12 +224,12 @@ class Representer:
         return pyyaml.SequenceNode(tag, items, flow_style=flow)
 
     def _attribute(self, value: Any, path: Path) -> Steps:
-        """Return the node of an attribute; None where it leads back to what is around it and no link can say so."""
-        state = self._constructors, self._is_loose, self._is_in_list, self._owner
+        """Return the node of an attribute; None where it refers to an object and no link can say so."""
+        state = self._constructors, self._is_loose, self._is_in_list, self._owner, self._is_reached
         try:
             return (yield self._data(value, path))
-        except InsideItselfError:
-            self._constructors, self._is_loose, self._is_in_list, self._owner = state
+        except NoReferenceError:
+            self._constructors, self._is_loose, self._is_in_list, self._owner, self._is_reached = state
             keys = keys_of(path)
             inner = str(keys[-3]) if keys[-4:-3] == ("changes",) else ""
             name = f"{inner}.{keys[-1]}" if inner else str(keys[-1])
@@ -266,6 +271,8 @@ class Representer:
             linked = self._represent_of_module(value, path)
             if linked is not None:
                 return linked
+        if kind in POINTERS:
+            return (yield self._pointer(value, path))
         if kind in CONTAINERS and self.stash is not None and self._is_large_data(value):
             return self._represent_stashed(value, path)
         if kind is list:
@@ -456,11 +463,68 @@ class Representer:
         parent = next(reversed(self._open.values()))
         can_be_filled = isinstance(parent, (list, dict)) or (not isinstance(parent, tuple) and parts_of(parent))
         if id(value) not in self._held.containers or not can_be_filled:
-            raise InsideItselfError(
+            raise NoReferenceError(
                 f"{self._say(path)} is a {type(value).__qualname__} inside itself, which a config cannot say",
                 fix="Cycles are kept through lists, dicts and dataclasses, and through attributes of components.",
             )
         return self._represent_reference(BackLink(""), self._held.containers[id(value)])
+
+    def _pointer(self, value: Any, path: Path) -> Steps:
+        """Return the node of a value that is no more than a reference to an object, such as a bound method."""
+        parts = parts_of(value)
+        target = None if parts is None else parts["object"]
+        if self._is_loose and self._held.is_outside(target):
+            self._own += 1
+            return PLAIN[type(None)](None)
+        node = None
+        if parts is not None and not self._constructors and self._can_be_filled(path):
+            node = self._elsewhere(target)
+        if parts is None or node is None:
+            return (yield self._without_reference(value, path))
+        if id(value) not in self._pointers:
+            tag = TAGS.tag_of(type(value))
+            rest = {name: self.represent_data(part) for name, part in parts.items() if name != "object"}
+            pairs = [(self.represent_data(name), part) for name, part in {"object": node, **rest}.items()]
+            self._pointers[id(value)] = self._noted(pyyaml.MappingNode(f"!{tag}", pairs), tag, type(value))
+        self._own += 1
+        return self._pointers[id(value)]
+
+    def _without_reference(self, value: Any, path: Path) -> Steps:
+        """Return the node of a reference to an object that has no place of its own in this config: a pickle, but for
+        attributes, which are named, or are nothing in the config of a part."""
+        if not self._is_loose:
+            return (yield self._pickle(value, path))
+        if self._held.is_part:
+            self._own += 1
+            return PLAIN[type(None)](None)
+        raise NoReferenceError(
+            f"{self._say(path)} is a {type(value).__qualname__}, and what it refers to is nowhere else in the save",
+            fix="Save what it refers to with it.",
+        )
+
+    def _elsewhere(self, target: Any) -> pyyaml.Node | None:
+        """Return the node of a reference to an object that has a place of its own in the config; None where it has
+        none."""
+        key = self._held.containers.get(id(target))
+        return None if key is None else self._represent_reference(BackLink(""), key)
+
+    def _can_be_filled(self, path: Path) -> bool:
+        """Whether the place that is being written can be filled once all is built: none of a tuple, a set or a key."""
+        if not self._is_reached or not (self._is_loose or self._owner is None):
+            return False
+        value, *around = reversed(self._open.values())
+        if not around:
+            return False
+        holder, *outer = around
+        kind: Any = type(holder)
+        if kind is dict and keys_of(path)[-2:-1] == ("attributes",):
+            return True
+        if kind not in (dict, OrderedDict, list):
+            return is_sum_of_parts(kind) and not issubclass(kind, (tuple, enum.Enum))
+        is_key = kind is list and len(holder) == 2 and holder[0] is value
+        if is_key and len(outer) > 1 and isinstance(outer[1], Mapping) and not _has_in_it(outer[1], outer[0]):
+            return False
+        return not outer or _has_in_it(outer[0], holder)
 
     def _represent_link(self, link: Link, path: Path) -> pyyaml.Node:
         """Write a link relative to the root, or what it stands for.
@@ -534,13 +598,13 @@ class Representer:
         name, group, objects = self._groups[number]
         group.values.append(kept)
         item_node = self.represent_data(len(group.values) - 1)
-        was_loose, self._is_loose = self._is_loose, True
+        before, (self._is_loose, self._is_reached) = (self._is_loose, self._is_reached), (True, False)
         for item in others:
             node = yield self._data(item, (path, "objects"))
             if id(item) not in group.objects:
                 group.objects[id(item)] = item
                 objects.value.append(node)
-        self._is_loose = was_loose
+        self._is_loose, self._is_reached = before
         tag = TAGS.tag_of(Pickled)
         nodes = {"pickle": self.represent_scalar("!$", name), "item": item_node, "objects": objects}
         pairs = [(self.represent_data(key), node) for key, node in nodes.items()]
@@ -658,6 +722,14 @@ def _serialized(nodes: list[pyyaml.Node], found: _Survey) -> str:
         for node in found.deep:  # in the config of a component inside, it is not deep
             node.flow_style = False
     return text[:-4] if text.endswith("\n...\n") else text  # a lone scalar ends in a mark that nothing needs
+
+
+def _has_in_it(holder: Any, value: Any) -> bool:
+    """Whether a container or a record holds a value itself, and no copy of it stands for what it holds."""
+    items = holder.values() if isinstance(holder, dict) else holder
+    if not isinstance(holder, (dict, list, tuple)):
+        items = (parts_of(holder) or {}).values()
+    return any(item is value for item in items)
 
 
 class _Survey:

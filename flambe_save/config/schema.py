@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
@@ -23,7 +24,7 @@ from flambe_save.config.attributes import held_items, held_pairs, own_attributes
 from flambe_save.config.builders import build_with, builder_of
 from flambe_save.config.deep import Call, Steps, run
 from flambe_save.config.optimizers import TRAINING
-from flambe_save.config.parts import is_made_of_parts, maker_of
+from flambe_save.config.parts import POINTERS, is_made_of_parts, maker_of
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import CompilationError, FlambeSaveError, LimitError, LinkError, UnpreparedLinkError
@@ -99,6 +100,10 @@ class Reference(Registrable, should_register=False):
     def awaits(self) -> Schema | None:
         """Return the Schema that is to be built before this can be resolved, or None."""
         return None
+
+    def through(self, make: Callable[[Any], Any]) -> Reference:
+        """Return a reference to what a function makes of the object; for those that are resolved when all is built."""
+        raise NotImplementedError
 
     def forget(self) -> None:
         """Drop what an earlier resolve found."""
@@ -304,7 +309,14 @@ class Schema(MutableMapping[str, Any]):
         if sources.stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
             raise CompilationError("the arguments stand for too many values, with what comes from the stash")
         name = dotted_path(cls) + (f".{self.factory_method}" if self.factory_method else "")
-        instance = call_with(_callable_of(cls, self.factory_method), built, name)
+        make = _callable_of(cls, self.factory_method)
+        if cls in POINTERS and building.constructors:  # which would call it
+            raise CompilationError(f"a {cls.__qualname__} is an argument of a constructor", fix="Correct the config.")
+        target = built.get("object") if cls in POINTERS else None
+        if isinstance(target, Reference):  # it is there when all is built
+            instance: Any = target.through(lambda found: call_with(make, {**built, "object": found}, name))
+        else:
+            instance = call_with(make, built, name)
 
         def keep(item: Any, _: Trail) -> Any:
             if isinstance(item, Reference) and not item.is_recorded:
@@ -634,13 +646,15 @@ def _birth_of(instance: Any, described: Schema) -> Any:
 
 
 def _check_callable(cls: type, arguments: Mapping[str, Any]) -> None:
-    """Refuse modules as what optimizers and schedulers take, which would call them; torch's own only compute."""
+    """Refuse modules and methods as what optimizers and schedulers take, which would call them; torch's own modules
+    only compute."""
     if not issubclass(cls, TRAINING):
         return
     waiting = [*arguments.values()]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, torch.nn.Module) and not type(item).__module__.startswith("torch.nn.modules."):
+        is_of_torch = type(item).__module__.startswith("torch.nn.modules.")
+        if isinstance(item, types.MethodType) or (isinstance(item, torch.nn.Module) and not is_of_torch):
             raise CompilationError(f"a {cls.__name__} takes no {type(item).__qualname__}", fix="Correct the config.")
         if type(item) in (list, tuple):
             waiting.extend(item)

@@ -58,6 +58,10 @@ class Net(nn.Module):
 class Plain:
     """Holds attributes."""
 
+    def release(self, *_: Any) -> None:
+        """Spring."""
+        spring()
+
 
 class Still(nn.Module):
     """Holds parts; defines nothing."""
@@ -1038,6 +1042,64 @@ for _name, _content in {
     if _table:
         _content = f"!hostile_parts.Still.parts {{{_table}: {{w: {_content}}}}}"
     parts(f"left_{_name}", _content + "\n", (ConfigError, LoadError, RegistrationError), "", LEFT, _held)
+
+
+# ------------------------------------------------------------------------------------------------ bound methods
+
+BOUND = "a method is bound, and not called: it is a plain function of the class of an object that the config builds"
+_METHOD = "!builtins.method {{object: {}, name: {}}}".format
+for _name, _object, _method, _error in (
+    ("property", "!hostile_parts.Props.parts {}", "secret", CompilationError),
+    ("property_of_a_record", "!hostile_parts.FieldsWithProperty {x: 1}", "secret", CompilationError),
+    ("called_by_python", "!hostile_parts.Hashed.parts {}", "__hash__", UntrustedError),
+    ("special", "!hostile_parts.Net.parts {}", "__call__", CompilationError),
+    ("found_by_code", "!hostile_parts.Getter.parts {}", "anything", CompilationError),
+    ("of_a_class", "!type hostile_parts.Detached", "detach", (CompilationError, UntrustedError, ConfigError)),
+    ("of_an_abstract_class", "!type casebook.Anything", "register", CompilationError),
+    ("of_a_function", "!function torch.nn.functional.relu", "__get__", CompilationError),
+    ("of_a_number", "5", "bit_length", CompilationError),
+    ("of_a_placeholder", "!back ''", "through", ANY),
+    ("of_nothing", "!back nowhere", "release", LinkError),
+    ("of_one_with_del", "!hostile_parts.Deleted.parts {}", "release", (UntrustedError, RegistrationError)),
+    ("no_name", "!hostile_parts.Plain.parts {}", "[1]", CompilationError),
+):
+    parts(f"method_{_name}", f"[{_METHOD(_object, _method)}]\n", _error, "", BOUND)
+for _name, _value in {"method": _METHOD("!back m", "release"), "link": "!back m"}.items():
+    for _holder, _attribute in {"Net": "forward", "Filled": "_load_from_state_dict", "Plain": "release"}.items():
+        parts(
+            f"{_name}_in_place_of_{_holder}",
+            f"m: !hostile_parts.{'Net' if _name == 'link' else 'Plain'}.parts {{}}\n"
+            f"n: !hostile_parts.{_holder}.parts {{attributes: {{{_attribute}: {_value}}}}}\n",
+            CompilationError,
+            "has a method",
+            "what is put in place when all is built does not stand in for a method either",
+        )
+_RELEASE = _METHOD("!hostile_parts.Plain.parts {}", "release")
+_SCHEDULER = (
+    f"a: !hostile_parts.Plain.parts {{attributes: {{b: {_RELEASE}, c: [{_RELEASE}]}}}}\n"
+    f"{OPTIMIZER.replace('o: ', 'o: &o ')}s: !torch.LambdaLR {{optimizer: *o, lr_lambda:"
+)
+for _name, _content in {
+    "argument": f"{_SCHEDULER} {_RELEASE}}}",
+    "argument_in_a_list": f"{_SCHEDULER} [{_RELEASE}]}}",
+    "argument_behind_a_link": f"{_SCHEDULER} !@ a.b}}",
+    "argument_in_a_list_behind_a_link": f"{_SCHEDULER} !@ a.c}}",
+    "argument_of_anything": f"!casebook.Anything {{a: {_RELEASE}}}",
+    "argument_later": "!casebook.Holder {value: " + _METHOD("!back ''", "register_attrs") + "}",
+    "default_factory": f"!collections.defaultdict {{default_factory: {_RELEASE}, items: []}}",
+    "default_factory_later": "a: !hostile_parts.Plain.parts {}\nb: !collections.defaultdict {default_factory: "
+    + _METHOD("!back a", "release")
+    + ", items: []}",
+    "partial": f"!functools.partial {{func: {_RELEASE}, args: [], keywords: {{}}}}",
+    "hook": f"!hostile_parts.Still.parts {{hooks: [{_RELEASE}]}}",
+    "edited": f"!edited {{object: {_RELEASE}, changes: {{'': {{attributes: {{a: 1}}}}}}}}",
+    "class": "[!type builtins.method]",
+    "assembled": "[!builtins.method.parts {attributes: {a: 1}}]",
+    "key_later": "a: !hostile_parts.Plain.parts {}\nb: !builtins.dict {items: [["
+    + _METHOD("!back a", "release")
+    + ", 1]]}",
+}.items():
+    parts(f"method_as_{_name}", _content + "\n", ANY, "", f"{BOUND}; no constructor is given one")
 
 
 # ------------------------------------------------------------------------------------------------ references of pickles
