@@ -7,6 +7,7 @@ walks.
 from __future__ import annotations
 
 import types
+import weakref
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -17,7 +18,8 @@ MAX_UNFOLDED = 10_000_000  # values in what a pickle, or a constructor's argumen
 
 
 def unfolded_size(value: Any, most: int) -> int:
-    """Return how many values there are in nested lists, tuples, sets, dicts and dataclasses, up to ``most + 1``.
+    """Return how many values there are in nested lists, tuples, sets, dicts, dataclasses and what weak references
+    refer to, up to ``most + 1``.
 
     What is in several places counts in each; a container inside itself counts once. The walk goes into each
     container once.
@@ -57,12 +59,14 @@ _CONTAINERS = (list, tuple, set, frozenset, dict)
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, _CONTAINERS) or hasattr(type(value), "__dataclass_fields__")
+    return isinstance(value, (*_CONTAINERS, weakref.ref)) or hasattr(type(value), "__dataclass_fields__")
 
 
 def _items(container: Any) -> Iterable[Any]:
     if isinstance(container, dict):
         return (item for pair in dict.items(container) for item in pair)
+    if isinstance(container, weakref.ref):
+        return (container(),)
     kind: Any = next((kind for kind in _CONTAINERS if isinstance(container, kind)), None)
     if kind is None:
         return (_field(container, name) for name in type(container).__dataclass_fields__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -361,6 +362,60 @@ def test_methods_as_arguments_are_pickled(tmp_path: Path) -> None:
     assert said == []
     with pytest.raises(UntrustedError):
         load(tmp_path / "save")
+
+
+# ------------------------------------------------------------------------------------------------ weak references
+
+
+class Watcher:
+    """Refers weakly to parameters, as averages of weights do, to a tensor of its own, and to whoever it is given."""
+
+    def __init__(self, parameters: Any, owner: Any = None) -> None:
+        self.seen = torch.zeros(2)
+        self.weak = [weakref.ref(value) for value in (*parameters, self.seen)]
+        self.by_name = {"owner": None if owner is None else weakref.ref(owner)}
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize("make", [Neuron, NeuronComponent, lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))])
+def test_weak_references_refer_to_the_loaded_objects(
+    tmp_path: Path, make: Callable[[], Any], is_reversed: bool
+) -> None:
+    """Parameters, buffers, modules and other objects of the save: without trust, and whatever comes first."""
+    model = make()
+    model.watcher = Watcher([*model.parameters(), *model.buffers()], model)
+    obj = {"model": model, "watcher": model.watcher, "weak": weakref.ref(model.watcher)}
+    path = save(dict(reversed(obj.items())) if is_reversed else obj, tmp_path / "save")
+    again = load(path)
+    model, watcher = again["model"], again["watcher"]
+    assert again["weak"]() is watcher is model.watcher
+    assert watcher.by_name["owner"]() is model
+    for weak, value in zip(watcher.weak, (*model.parameters(), *model.buffers(), watcher.seen), strict=True):
+        assert weak() is value
+    load_state(obj, path)
+
+
+def test_weak_references_that_no_config_can_say_are_named(tmp_path: Path) -> None:
+    """What it refers to is nowhere else, or something is to be called when it goes; one that is dead stays dead."""
+    model, other = Net(), nn.Linear(2, 2)
+    model.other, model.called = weakref.ref(other), weakref.ref(model.layer, print)
+    model.tuple, model.method = (weakref.ref(model.layer),), weakref.WeakMethod(model.layer.forward)
+    model.gone = weakref.ref(nn.Linear(2, 2))
+    with pytest.warns(StateMismatchWarning, match=r"model.called', 'model.method', 'model.other', 'model.tuple'\."):
+        path = save({"model": model}, tmp_path / "save")
+    assert load(path)["model"].gone() is None
+
+
+def test_weak_references_of_a_part(tmp_path: Path) -> None:
+    """A part that refers weakly to what is outside of it has None there."""
+    model, net = nn.Linear(2, 2), Net()
+    net.watched = [weakref.ref(model.weight), weakref.ref(net.layer.weight)]
+    path = save({"model": model, "net": net}, tmp_path / "save")
+    again = load(path)
+    assert [weak() for weak in again["net"].watched] == [again["model"].weight, again["net"].layer.weight]
+    part = load(path, node="net")
+    assert part.watched[0] is None
+    assert part.watched[1]() is part.layer.weight
 
 
 # ------------------------------------------------------------------------------------------------ orders

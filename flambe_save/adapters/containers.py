@@ -9,7 +9,7 @@ from typing import Any
 
 from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for, holds_state
 from flambe_save.config.assembly import attributes_of, put_attributes
-from flambe_save.config.attributes import held_items, held_pairs
+from flambe_save.config.attributes import held_items, held_pairs, own_attributes
 from flambe_save.config.describing import form_of
 from flambe_save.config.link import BackLink
 from flambe_save.config.parts import is_made_of_parts, set_part
@@ -177,7 +177,9 @@ def _values(holder: Any) -> Iterator[Child]:
     if isinstance(adapter, ValueAdapter):
         yield from list(adapter.children(holder))
     elif adapter is not None and not isinstance(holder, type) and hasattr(holder, "__dict__"):
-        inside = {**holder.__dict__.get("_modules", {}), **attributes_of(holder)}
+        own = own_attributes(holder)
+        tables = (own.get(f"_{name}", {}) for name in ("modules", "parameters", "buffers"))
+        inside = {name: value for table in (*tables, attributes_of(holder)) for name, value in table.items()}
         yield from [Child(join_key([name]), value) for name, value in inside.items() if type(value) not in PLAIN]
 
 

@@ -34,7 +34,7 @@ __all__ = ["ValueFilling"]
 _ABSENT = object()
 _FILLED_BY_STATE = ("!tensor", "!param")
 # To what the object has already
-_REFERENCES = ("!@", "!link", "!call", "!parameter", "!module", "!back", "!builtins.method")
+_REFERENCES = ("!@", "!link", "!call", "!parameter", "!module", "!back", "!builtins.method", "!weakref.ReferenceType")
 
 Put = Callable[[Any], Any]
 
@@ -312,7 +312,8 @@ def _is_kept(
 ) -> bool:
     """Whether a container stays and its entries are filled one by one; else the saved value takes its place whole."""
     if isinstance(here, (tuple, list, deque)) or (isinstance(here, dict) and not is_root):
-        return slots.keys() == entries.keys() and bool(tensor_keys(part))
+        is_more = any(node.tag in _REFERENCES for node in part.nodes) or bool(tensor_keys(part))
+        return slots.keys() == entries.keys() and is_more  # else it is made anew
     return is_root or _setter(here, "") is not None
 
 

@@ -337,8 +337,9 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bo
         if kind in _CONTAINERS:
             waiting.extend([*item, *item.values()] if isinstance(item, dict) else item)
         elif kind in POINTERS:  # whether what it refers to is in the save is known when it is written
-            parts = parts_of(item)
-            if parts is None or (is_data and id(parts["object"]) not in saved_ids()):
+            target = (parts_of(item) or {"object": item})["object"]
+            is_known = target is None or isinstance(target, torch.Tensor) or id(target) in saved_ids()
+            if target is item or (is_data and not is_known):
                 return False
         elif isinstance(item, (types.FunctionType, types.BuiltinFunctionType)):
             if import_path(item) is None and not (may_be_code and _can_be_pickled(item)):

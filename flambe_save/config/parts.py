@@ -1,8 +1,8 @@
 """Objects that are the sum of their parts: taken apart, and put together again without running their classes' code.
 
-Dataclasses, named tuples, members of enumerations, the standard library's plain containers and numbers, and bound
-methods. A config holds them as a class and its parts; a load needs no trust for them, only that their class is
-imported.
+Dataclasses, named tuples, members of enumerations, the standard library's plain containers and numbers, bound
+methods and weak references. A config holds them as a class and its parts; a load needs no trust for them, only that
+their class is imported.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import functools
 import re
 import types
 import uuid
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -123,6 +124,14 @@ def _method(object: Any, name: Any) -> types.MethodType:
     return types.MethodType(function, object)
 
 
+class _Gone:
+    """What a weak reference referred to once."""
+
+
+def _weak(object: Any) -> weakref.ref[Any]:
+    return weakref.ref(_Gone() if object is None else object)
+
+
 def _pattern(pattern: Any, flags: int) -> re.Pattern[Any]:
     if len(pattern) > _MAX_PATTERN:
         raise ValueError(f"a pattern of more than {_MAX_PATTERN} characters takes long to compile")
@@ -168,9 +177,10 @@ _KINDS: dict[type, _Kind] = {
     uuid.UUID: _Kind(lambda value: {"hex": value.hex}, lambda hex: uuid.UUID(hex=hex)),
     re.Pattern: _Kind(lambda value: {"pattern": value.pattern, "flags": value.flags}, _pattern),
     types.MethodType: _Kind(_take_method, _method),
+    weakref.ref: _Kind(lambda value: {"object": value()}, _weak),
 }
 # Of these, those that are no more than a reference to an object, their part "object", which is elsewhere
-POINTERS = frozenset((types.MethodType,))
+POINTERS = frozenset((types.MethodType, weakref.ref))
 
 
 def is_made_of_parts(cls: Any) -> bool:
@@ -241,6 +251,8 @@ def parts_of(obj: Any) -> Parts | None:
         if cls is re.Pattern and len(obj.pattern) > _MAX_PATTERN:
             return None
         if cls is types.MethodType and name_of_method(obj) is None:
+            return None
+        if cls is weakref.ref and obj.__callback__ is not None:
             return None
         return _KINDS[cls].take(obj)
     if isinstance(obj, enum.Enum):

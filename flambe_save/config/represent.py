@@ -124,7 +124,7 @@ class Representer:
         self._root = root
         self._nodes: dict[int, pyyaml.Node] = {}  # of values that only this config writes so
         self._own = 0  # how often something was written that only this config writes so
-        self._pointers: dict[int, pyyaml.Node] = {}  # of bound methods, where they can be filled in later
+        self._pointers: dict[int, pyyaml.Node] = {}  # of what can be filled in later
         self._stashed: dict[int, str] = {}
         self._paths: dict[int, Trail] | None = None
         self._inside: Inside | None = None
@@ -478,7 +478,7 @@ class Representer:
             return PLAIN[type(None)](None)
         node = None
         if parts is not None and not self._constructors and self._can_be_filled(path):
-            node = self._elsewhere(target)
+            node = PLAIN[type(None)](None) if target is None else self._elsewhere(target)
         if parts is None or node is None:
             return (yield self._without_reference(value, path))
         if id(value) not in self._pointers:
@@ -506,6 +506,8 @@ class Representer:
         """Return the node of a reference to an object that has a place of its own in the config; None where it has
         none."""
         key = self._held.containers.get(id(target))
+        if key is None and isinstance(target, torch.Tensor):
+            key = self._held.tensors.get(id(target)) or self._held.key_of(target)
         return None if key is None else self._represent_reference(BackLink(""), key)
 
     def _can_be_filled(self, path: Path) -> bool:

@@ -184,6 +184,13 @@ class Mode(nn.Module):
         spring()
 
 
+@dataclasses.dataclass(frozen=True)
+class HashedFields:
+    """Is hashed by what is in it."""
+
+    x: Any = None
+
+
 class PlainProps:
     """Springs when a property is read."""
 
@@ -1100,6 +1107,25 @@ for _name, _content in {
     + ", 1]]}",
 }.items():
     parts(f"method_as_{_name}", _content + "\n", ANY, "", f"{BOUND}; no constructor is given one")
+
+WEAK = "a weak reference is to an object that the config builds, and calls nothing when that goes"
+_DEEP = "&a0 !hostile_parts.HashedFields {x: 1}" + "".join(
+    f"\n- &a{i} !hostile_parts.HashedFields {{x: !tuple [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 16)
+)
+for _name, _content in {
+    "to_a_number": "[!weakref.ReferenceType {object: 5}]",
+    "to_a_list": "[!weakref.ReferenceType {object: [1]}]",
+    "with_a_callback": f"[!weakref.ReferenceType {{object: !hostile_parts.Plain.parts {{}}, callback: {_RELEASE}}}]",
+    "as_an_argument": "!casebook.Anything {a: !weakref.ReferenceType {object: !hostile_parts.Plain.parts {}}}",
+    "to_what_has_del": "[!weakref.ReferenceType {object: !hostile_parts.Deleted.parts {}}]",
+    "to_nothing": "[!weakref.ReferenceType {object: !back nowhere}]",
+    "as_a_key": f"- {_DEEP}\n- !builtins.set {{items: [!weakref.ReferenceType {{object: *a15}}]}}",
+    "in_a_key": f"- {_DEEP}\n- !builtins.dict {{items: [[!tuple [!weakref.ReferenceType {{object: *a15}}], 1]]}}",
+    "class": "[!type weakref.ReferenceType]",
+    "other_class": "[!weakref.WeakMethod {object: 1}]",
+    "edited": "!edited {object: !weakref.ReferenceType {object: !hostile_parts.Plain.parts {}}, changes: {'': {}}}",
+}.items():
+    parts(f"weak_{_name}", _content + "\n", ANY, "more than 10000 values" if _name.endswith("key") else "", WEAK)
 
 
 # ------------------------------------------------------------------------------------------------ references of pickles
