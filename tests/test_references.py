@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import types
 import warnings
 import weakref
@@ -416,6 +417,58 @@ def test_weak_references_of_a_part(tmp_path: Path) -> None:
     part = load(path, node="net")
     assert part.watched[0] is None
     assert part.watched[1]() is part.layer.weight
+
+
+# ------------------------------------------------------------------------------------------------ attributes of tensors
+
+
+class Curved(nn.Module):
+    """Has a parameter and a buffer that refer to modules, to each other and to a plain object of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = nn.Parameter(torch.ones(2))
+        self.register_buffer("mean", torch.zeros(2))
+        self.manifold = nn.Linear(2, 2)
+        self.clock = Clock()
+        self.at.manifold, self.at.owner = self.manifold, self  # type: ignore[attr-defined]
+        self.at.clock, self.at.call = self.clock, self.clock.tick  # type: ignore[attr-defined]
+        self.mean.of = self.at
+
+
+class CurvedComponent(Component, Curved):
+    """The same as a component."""
+
+
+@pytest.mark.parametrize("make", [Curved, CurvedComponent, lambda: nn.Sequential(Curved())])
+def test_attributes_of_tensors_refer_to_loaded_objects(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """A parameter's attributes are the loaded model's own parts, also those that were set later."""
+    model = make()
+    curved = model if isinstance(model, Curved) else model[0]
+    curved.mean.seen_by = curved.manifold.bias
+    path = save({"model": model}, tmp_path / "save")
+    again = load(path)["model"]
+    curved = again if isinstance(again, Curved) else again[0]
+    assert curved.at.manifold is curved.manifold
+    assert curved.at.owner is curved
+    assert curved.at.clock is curved.clock
+    assert curved.at.call.__self__ is curved.clock
+    assert curved.mean.of is curved.at
+    assert curved.mean.seen_by is curved.manifold.bias
+
+
+def test_attributes_of_tensors_that_are_nowhere_else_are_named(tmp_path: Path) -> None:
+    """What only a parameter refers to is named at its place, in components too."""
+    model, net = Curved(), Net()
+    model.at.manifold = nn.Linear(2, 2)  # type: ignore[attr-defined]
+    model.mean.lock = threading.Lock()
+    net.layer.weight.average = torch.ones(2, 2)  # type: ignore[attr-defined]
+    with pytest.warns(StateMismatchWarning) as told:
+        path = save({"model": model, "net": net}, tmp_path / "save")
+    assert "'model.mean.lock', 'model.at.manifold', 'net.layer.weight.average'." in str(told[0].message)
+    again = load(path)
+    assert not hasattr(again["model"].at, "manifold")
+    assert again["model"].at.clock is again["model"].clock
 
 
 # ------------------------------------------------------------------------------------------------ orders

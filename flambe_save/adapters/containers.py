@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
+
 from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for, holds_state
 from flambe_save.config.assembly import attributes_of, put_attributes
 from flambe_save.config.attributes import held_items, held_pairs, own_attributes
@@ -174,7 +176,7 @@ def _containers_at(root: Any, keys: set[str]) -> dict[str, Any]:
 
 def _values(holder: Any) -> Iterator[Child]:
     adapter = adapter_for(holder)
-    if isinstance(adapter, ValueAdapter):
+    if isinstance(adapter, ValueAdapter) and not isinstance(holder, torch.Tensor):
         yield from list(adapter.children(holder))
     elif adapter is not None and not isinstance(holder, type) and hasattr(holder, "__dict__"):
         own = own_attributes(holder)

@@ -27,7 +27,7 @@ from flambe_save.config.changes import Changes
 from flambe_save.config.edited import Edited
 from flambe_save.config.groups import optimizer_tables
 from flambe_save.config.imported import import_path
-from flambe_save.config.link import StoredParameter
+from flambe_save.config.link import Elsewhere, StoredParameter
 from flambe_save.config.optimizers import TRAINING, hooks_of
 from flambe_save.config.parts import POINTERS, is_made_of_parts, parts_of
 from flambe_save.config.registrable import TAGS
@@ -256,7 +256,7 @@ def _of_tensor(value: Any) -> Any:
     if known is not None and number in known:
         return known[number][1]
     found: Any = StoredParameter("", value)
-    cls, marks = type(value), {name: mark for name, mark in _marks(value).items() if _is_mark(mark)}
+    cls, marks = type(value), {name: _mark(mark) for name, mark in _marks(value).items() if _can_be_mark(mark)}
     is_special = cls not in (torch.Tensor, nn.Parameter) and not is_wrapper(value)
     needs_gradient = value.requires_grad and value.is_leaf and not isinstance(value, nn.Parameter)
     if is_special or marks or needs_gradient:
@@ -269,13 +269,13 @@ def _of_tensor(value: Any) -> Any:
 
 
 def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
-    """Return the names of attributes of tensors that are not data."""
+    """Return the names of attributes of tensors that no config can say."""
     return [
         f"{begin}{name}.{mark}"
         for name, tensor in tensors.items()
         if tensor is not None and tensor.__dict__
         for mark, value in _marks(tensor).items()
-        if not _is_mark(value)
+        if not _can_be_mark(value)
     ]
 
 
@@ -288,8 +288,17 @@ def _usual(value: Any) -> type:
     return nn.Parameter if isinstance(value, nn.Parameter) else torch.Tensor
 
 
-def _is_mark(value: Any) -> bool:
-    """Whether an attribute of a tensor is data: what else it may refer to is not built when the tensor is."""
+def _can_be_mark(value: Any) -> bool:
+    """Whether an attribute of a tensor is data, or an object that may have a place of its own in the save."""
+    return _is_data(value) or find_adapter(value) is not None or (type(value) in POINTERS and bool(parts_of(value)))
+
+
+def _mark(value: Any) -> Any:
+    """Return what stands for an attribute of a tensor: an object is not built when the tensor is."""
+    return value if _is_data(value) or type(value) in POINTERS else Elsewhere(value)
+
+
+def _is_data(value: Any) -> bool:
     return type(value) in PLAIN or _is_plain(value) or type(value) in BY_TYPE
 
 

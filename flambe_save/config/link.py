@@ -21,6 +21,7 @@ from flambe_save.trust import trust_in_force
 
 __all__ = [
     "BackLink",
+    "Elsewhere",
     "FunctionCallLink",
     "Link",
     "ModuleLink",
@@ -532,3 +533,15 @@ class BackLink(Reference):
         if self._made is None:
             self._made = (self._make(found),)
         return self._made[0]
+
+
+class Elsewhere(Reference, should_register=False):
+    """Among what is about to be written, an object that is written where it has a place of its own, and linked to.
+
+    Parameters
+    ----------
+    obj : object
+    """
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj

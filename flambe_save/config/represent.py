@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import types
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -22,6 +22,7 @@ from flambe_save.config.held import LOOSE, Held, Inside, inside_of
 from flambe_save.config.imported import import_path, is_harmless
 from flambe_save.config.link import (
     BackLink,
+    Elsewhere,
     FunctionCallLink,
     Link,
     ModuleLink,
@@ -230,9 +231,7 @@ class Representer:
             return (yield self._data(value, path))
         except NoReferenceError:
             self._constructors, self._is_loose, self._is_in_list, self._owner, self._is_reached = state
-            keys = keys_of(path)
-            inner = str(keys[-3]) if keys[-4:-3] == ("changes",) else ""
-            name = f"{inner}.{keys[-1]}" if inner else str(keys[-1])
+            name = _name_in_owner(keys_of(path))
             self._written.lost.append((id(self._owner), self._say(path[0][0] if path and path[0] else None), name))
             return None
 
@@ -271,7 +270,7 @@ class Representer:
             linked = self._represent_of_module(value, path)
             if linked is not None:
                 return linked
-        if kind in POINTERS:
+        if kind in POINTERS or kind is Elsewhere:
             return (yield self._pointer(value, path))
         if kind in CONTAINERS and self.stash is not None and self._is_large_data(value):
             return self._represent_stashed(value, path)
@@ -471,7 +470,7 @@ class Representer:
 
     def _pointer(self, value: Any, path: Path) -> Steps:
         """Return the node of a value that is no more than a reference to an object, such as a bound method."""
-        parts = parts_of(value)
+        parts = {"object": value.obj} if isinstance(value, Elsewhere) else parts_of(value)
         target = None if parts is None else parts["object"]
         if self._is_loose and self._held.is_outside(target):
             self._own += 1
@@ -481,6 +480,8 @@ class Representer:
             node = PLAIN[type(None)](None) if target is None else self._elsewhere(target)
         if parts is None or node is None:
             return (yield self._without_reference(value, path))
+        if isinstance(value, Elsewhere):
+            return node
         if id(value) not in self._pointers:
             tag = TAGS.tag_of(type(value))
             rest = {name: self.represent_data(part) for name, part in parts.items() if name != "object"}
@@ -498,8 +499,7 @@ class Representer:
             self._own += 1
             return PLAIN[type(None)](None)
         raise NoReferenceError(
-            f"{self._say(path)} is a {type(value).__qualname__}, and what it refers to is nowhere else in the save",
-            fix="Save what it refers to with it.",
+            f"what {self._say(path)} refers to is nowhere else in the save", fix="Save what it refers to with it."
         )
 
     def _elsewhere(self, target: Any) -> pyyaml.Node | None:
@@ -724,6 +724,14 @@ def _serialized(nodes: list[pyyaml.Node], found: _Survey) -> str:
         for node in found.deep:  # in the config of a component inside, it is not deep
             node.flow_style = False
     return text[:-4] if text.endswith("\n...\n") else text  # a lone scalar ends in a mark that nothing needs
+
+
+def _name_in_owner(keys: Sequence[Any]) -> str:
+    """Return what an attribute is called in the object that is written, by the keys that lead to it in the config."""
+    *outer, _, name = map(str, keys)
+    if outer[-2:-1] in (["parameters"], ["buffers"]):  # of a tensor
+        name, outer = f"{outer[-1]}.{name}", outer[:-2]
+    return f"{outer[-1]}.{name}" if outer[-2:-1] == ["changes"] and outer[-1] else name
 
 
 def _has_in_it(holder: Any, value: Any) -> bool:

@@ -1081,6 +1081,17 @@ for _name, _value in {"method": _METHOD("!back m", "release"), "link": "!back m"
             "has a method",
             "what is put in place when all is built does not stand in for a method either",
         )
+for _name, _value in {"method": _METHOD("!back m", "release"), "link": "!back m"}.items():
+    parts(
+        f"{_name}_in_place_of_one_of_a_tensor",
+        f"m: !hostile_parts.{'Net' if _name == 'link' else 'Plain'}.parts {{}}\n"
+        "n: !hostile_parts.Still.parts {parameters: {w: !torch.nn.parameter.Parameter.parts {data: !tensor n.w, "
+        f"attributes: {{requires_grad_: {_value}}}}}}}}}\n",
+        CompilationError,
+        "has a method",
+        "what is put in place when all is built does not stand in for a method of a tensor either",
+        {"n.w": torch.ones(2)},
+    )
 _RELEASE = _METHOD("!hostile_parts.Plain.parts {}", "release")
 _SCHEDULER = (
     f"a: !hostile_parts.Plain.parts {{attributes: {{b: {_RELEASE}, c: [{_RELEASE}]}}}}\n"
