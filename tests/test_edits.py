@@ -48,15 +48,19 @@ def is_of_torch(hook: Any) -> bool:
 
 
 class Picture:
-    """Everything that a user could notice of an object: by its path, a fact that compares equal."""
+    """Everything that a user could notice of an object: by its path, a fact that compares equal.
+
+    What ``said``, the warnings of a save, name is not looked at: what else is that same object is there all the same.
+    """
 
     left_out = frozenset(
         ("_schema", "_created_with_tag", "_registered_attributes", "_flat_weight_refs", "_is_full_backward_hook")
     )
     of_buffers = frozenset(("_is_buffer", "persistent"))  # what nn.Buffer notes for register_buffer
 
-    def __init__(self, obj: Any) -> None:
+    def __init__(self, obj: Any, said: str = "") -> None:
         self.facts: dict[str, Any] = {}
+        self._said = said
         self._seen: dict[int, str] = {}
         self._kept: list[Any] = []
         self.go("", obj)
@@ -64,7 +68,9 @@ class Picture:
     def go(self, path: str, item: Any) -> None:
         """Note one object and all that it holds; one that is known already is where it was first."""
         kind = type(item)
-        if item is None or isinstance(
+        if path and f"'{path}'" in self._said:
+            self.facts[path] = "named at the save"
+        elif item is None or isinstance(
             item, (bool, int, float, complex, str, bytes, range, slice, enum.Enum, np.generic)
         ):
             self.facts[path] = kind, repr(item)
@@ -637,6 +643,14 @@ def untie(m: Any) -> None:
 
 
 @edit
+def list_turned_around(m: Any) -> None:
+    """Modules of a list that are not in the order of their numbers."""
+    m.blocks.append(Block())
+    for key in ("2", "1", "0"):
+        m.blocks._modules[key] = m.blocks._modules.pop(key)
+
+
+@edit
 def tie_names(m: Any) -> None:
     """A parameter that a model has at its root too."""
     m.head_weight = m.fc.weight
@@ -690,6 +704,7 @@ edits(
     scratch_new=lambda m: setattr(m, "scratch", torch.zeros(3, dtype=torch.int64)),
     seen_values=lambda m: m.seen.mul_(3),
     seen_shape=lambda m: setattr(m, "seen", torch.ones(3, 2)),
+    seen_other_not_persistent=lambda m: m.register_buffer("seen", torch.ones(2), persistent=False),
     seen_not_persistent=lambda m: m.register_buffer("seen", m.seen, persistent=False),
     scratch_persistent=lambda m: m.register_buffer("scratch", m.scratch, persistent=True),
     persistence_set=lambda m: m._non_persistent_buffers_set.add("seen"),
@@ -1013,12 +1028,12 @@ def check(obj: Any, folder: Path) -> str:
     """Save and load an object, twice in a row, and compare; return what the first save said."""
     said = saved(obj, folder / "first")
     again = load(folder / "first", weights_only="NeedsTrustWarning" not in said)
-    here, seen = Picture(obj).facts, Picture(again).facts
+    here, seen = Picture(obj, said).facts, Picture(again, said).facts
     left = silent(differences(here, seen), said)
     assert not left, (left, said)
     more = saved(again, folder / "second")
     third = load(folder / "second", weights_only="NeedsTrustWarning" not in more)
-    left = silent(differences(seen, Picture(third).facts), more)
+    left = silent(differences(Picture(again, more).facts, Picture(third, more).facts), more)
     assert not left, ("of what was loaded", left, more)
     here, seen, later = look(obj), look(again), look(third)
     left = silent(differences(here, seen), said)

@@ -11,6 +11,7 @@ import types
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from itertools import count, takewhile
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def _sequential(module: nn.Sequential) -> dict[str, Any]:
 
 def _listed(inside: Mapping[str, Any], argument: str) -> tuple[dict[str, Any], list[str]]:
     """Return what is called by its number, from 0 on, as an argument; other names are somebody's."""
-    names = [name for index, name in enumerate(inside) if name == str(index)]
+    names = [name for name, _ in takewhile(lambda pair: pair[0] == str(pair[1]), zip(inside, count(), strict=False))]
     return {argument: [inside[name] for name in names]}, names
 
 

@@ -318,10 +318,17 @@ def first_name(known: Any) -> str:
 
 def is_tensor_as_printed(known: Any, value: Any, is_exact: bool, *, is_whole: bool) -> bool:
     """Whether a tensor of a module is like the one that a print has; ``is_whole``, in its values too."""
+    if is_whole and not _has_values(known):
+        return False
     if type(known) is not tuple:
-        is_same = known.is_same if is_whole and known.who is not None else known.is_like
+        is_same = known.is_same if is_whole else known.is_like
         return bool(is_same(value, is_exact=is_exact))
     return type(value) is known[0] and value.shape == known[1] and not (value.__dict__ and marks_of(value))
+
+
+def _has_values(known: Any) -> bool:
+    """Whether a print knows a tensor's values: a buffer that the state held when it was taken may have any."""
+    return type(known) is _Lazy or (type(known) is TensorPrint and known.who is not None)
 
 
 def are_same(one: Any, other: Any) -> bool:
