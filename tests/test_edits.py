@@ -822,7 +822,9 @@ def pickled(m: Any) -> Any:
 @edit
 def loaded_weights(m: Any) -> None:
     """Filled from another, by assignment."""
-    other = type(m)() if not isinstance(m, nn.Sequential) else copy.deepcopy(m)
+    other = copy.deepcopy(m)
+    for value in other.parameters():
+        value.data.add_(1)
     m.load_state_dict(other.state_dict(), assign=True)
 
 

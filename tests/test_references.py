@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from flambe_save import (
     Component,
@@ -298,7 +299,7 @@ def test_a_method_that_was_set_later(tmp_path: Path) -> None:
     model.on_step = model.clock.tock
     model.other = model.layer.forward
     model.forward = model._subtract
-    with pytest.warns(StateMismatchWarning, match=r"not data: 'forward'"):
+    with pytest.warns(StateMismatchWarning, match=r"not data: 'on_step', 'forward'"):
         path = save(model, tmp_path / "save")
     again = load(path)
     assert again.on_step == again.clock.tick
@@ -402,7 +403,7 @@ def test_weak_references_that_no_config_can_say_are_named(tmp_path: Path) -> Non
     model.other, model.called = weakref.ref(other), weakref.ref(model.layer, print)
     model.tuple, model.method = (weakref.ref(model.layer),), weakref.WeakMethod(model.layer.forward)
     model.gone = weakref.ref(nn.Linear(2, 2))
-    with pytest.warns(StateMismatchWarning, match=r"model.called', 'model.method', 'model.other', 'model.tuple'\."):
+    with pytest.warns(StateMismatchWarning, match=r"model.other', 'model.called', 'model.tuple', 'model.method'\."):
         path = save({"model": model}, tmp_path / "save")
     assert load(path)["model"].gone() is None
 
@@ -465,10 +466,152 @@ def test_attributes_of_tensors_that_are_nowhere_else_are_named(tmp_path: Path) -
     net.layer.weight.average = torch.ones(2, 2)  # type: ignore[attr-defined]
     with pytest.warns(StateMismatchWarning) as told:
         path = save({"model": model, "net": net}, tmp_path / "save")
-    assert "'model.mean.lock', 'model.at.manifold', 'net.layer.weight.average'." in str(told[0].message)
+    assert "'net.layer.weight.average', 'model.at.manifold', 'model.mean.lock'." in str(told[0].message)
     again = load(path)
     assert not hasattr(again["model"].at, "manifold")
     assert again["model"].at.clock is again["model"].clock
+
+
+# ------------------------------------------------------------------------------------------------ modules
+
+
+class Around(nn.Module):
+    """A module around another, with tensors and a module of its own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.norm = inner, nn.LayerNorm(2)
+        self.register_buffer("seen", torch.ones(2))
+
+
+class Making(Component, nn.Module):
+    """Makes modules in its constructor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        self.norm = nn.LayerNorm(2)
+
+
+def tied_by_hand() -> tuple[Any, list[str]]:
+    """Return two layers of one weight, to which the second refers."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    model[1].link = [model[0].weight]
+    return model, ["0.weight", "1.weight", "1.link.0"]
+
+
+def tied_to_what_is_no_child() -> tuple[Any, list[str]]:
+    """Return a layer whose weight is that of a layer to which the model only refers."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.link = [nn.Linear(2, 2)]
+    model.link[0].weight = model[0].weight
+    return model, ["0.weight", "link.0.weight"]
+
+
+def of_a_parametrization() -> tuple[Any, list[str]]:
+    """Return a layer that refers to what its weight is computed from."""
+    layer = parametrizations.weight_norm(nn.Linear(2, 2))
+    layer.link = [layer.parametrizations.weight.original0]
+    return nn.Sequential(layer), ["0.link.0", "0.parametrizations.weight.original0"]
+
+
+def of_what_is_around() -> tuple[Any, list[str]]:
+    """Return a layer that refers to a buffer of a module around one of its places."""
+    layer = nn.Linear(2, 2)
+    model = nn.Sequential(Around(layer), Around(layer))
+    model[1].inner = model[0]
+    layer.link = [model[1].seen]
+    return model, ["0.inner.link.0", "1.seen"]
+
+
+def made_and_given() -> tuple[Any, list[str]]:
+    """Return a module that made a layer, and has got another around the same layer since."""
+    model = Making()
+    model.more = Around(model.norm)
+    return model, ["norm", "more.inner"]
+
+
+def by_way_of_a_reference() -> tuple[Any, list[str]]:
+    """Return a layer that refers to what another module made, before that itself refers to a part of it."""
+    model = nn.Sequential(nn.Linear(2, 2), Making())
+    model[0].link = [model[1].body]
+    model[1].norm.link = [model[1].body[1]]
+    return model, ["1.body.1", "1.norm.link.0", "0.link.0.1"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tied_by_hand,
+        tied_to_what_is_no_child,
+        of_a_parametrization,
+        of_what_is_around,
+        made_and_given,
+        by_way_of_a_reference,
+    ],
+)
+def test_what_a_module_refers_to_stays_one(tmp_path: Path, make: Callable[[], tuple[Any, list[str]]]) -> None:
+    """A tensor or module that is in several places is one in all of them."""
+    model, places = make()
+    again, said = there_and_back(model, tmp_path / "save")
+    assert said == []
+    for obj in (model, again):
+        assert len({id(at(obj, place)) for place in places}) == 1
+
+
+def at(obj: Any, place: str) -> Any:
+    """Return what is at a place."""
+    for name in place.split("."):
+        obj = obj[int(name)] if name.isdigit() else getattr(obj, name)
+    return obj
+
+
+def inside_its_own_module() -> tuple[Any, str]:
+    """Return a layer that refers to what it is in, and to a tensor that is nowhere else."""
+    model = nn.Sequential(nn.ModuleList([nn.Linear(2, 2)]))
+    model[0][0].link = (model[0], torch.ones(2))
+    return model, "0.0.link"
+
+
+def inside_a_tuple_of_its_own() -> tuple[Any, str]:
+    """Return a component that is in a tuple of its own, with a tensor that is nowhere else."""
+    model = Making()
+    model.link = (model, torch.ones(2))
+    return model, "link"
+
+
+def inside_a_constructor_of_its_own() -> tuple[Any, str]:
+    """Return a layer that refers to a container that is given the layer."""
+    model = nn.Sequential(nn.ReLU())
+    model[0].link = [nn.Sequential(model[0])]
+    return model, "0.link"
+
+
+def parametrized_inside_a_tuple() -> tuple[Any, str]:
+    """Return a layer of a class that torch made, in a tuple of its own."""
+    layer = parametrizations.weight_norm(nn.Linear(2, 2))
+    layer.link = (layer, layer.bias)
+    return nn.Sequential(layer), "0.link"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        inside_its_own_module,
+        inside_a_tuple_of_its_own,
+        inside_a_constructor_of_its_own,
+        parametrized_inside_a_tuple,
+    ],
+)
+def test_what_refers_to_what_is_around_it_is_named(tmp_path: Path, make: Callable[[], tuple[Any, str]]) -> None:
+    """An attribute that no config can say is named and left out, with all that is in it alone; the rest is loaded."""
+    model, name = make()
+    again, said = there_and_back(model, tmp_path / "save")
+    assert [repr(name) in text for text in said] == [True]
+    assert again.state_dict().keys() == model.state_dict().keys()
+    outer, _, own = name.rpartition(".")
+    assert not hasattr(at(again, outer) if outer else again, own)
 
 
 # ------------------------------------------------------------------------------------------------ orders

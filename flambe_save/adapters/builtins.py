@@ -21,9 +21,10 @@ from torch.optim import swa_utils
 
 from flambe_save.adapters.parametrized import effective
 from flambe_save.config.arguments import signature_of
-from flambe_save.config.changes import GIVEN, changes_since
-from flambe_save.config.describing import edited
+from flambe_save.config.changes import GIVEN, Changes, changes_since
+from flambe_save.config.describing import edited, take_lost
 from flambe_save.config.edited import Edited
+from flambe_save.config.known import KNOWN
 from flambe_save.config.link import Link
 from flambe_save.config.prints import Print, print_of
 from flambe_save.config.registrable import TAGS, Registrable
@@ -39,6 +40,12 @@ def builtin_schema(module: nn.Module) -> Schema | None:
         return _parametrized_schema(module)
     if cls is swa_utils.AveragedModel:
         return _averaged_schema(module)
+    return _plain_schema(module, module)
+
+
+def _plain_schema(module: nn.Module, owner: nn.Module) -> Schema | None:
+    """Return the Schema of a module that is as its class makes it, and whose attributes are those of another."""
+    cls = type(module)
     if not cls.__module__.startswith("torch.nn.modules."):
         return None
     if not TAGS.is_open(cls):  # one that torch does not show
@@ -54,7 +61,7 @@ def builtin_schema(module: nn.Module) -> Schema | None:
         if built is None:
             return None
         made = built
-    return edited(module, Schema(cls, **arguments), changes_since(module, made, is_exact=False))
+    return edited(owner, Schema(cls, **arguments), changes_since(module, made, is_exact=False))
 
 
 _UNKNOWN = object()
@@ -271,11 +278,11 @@ def _parametrized_schema(module: Any) -> Schema | None:
         **module._parameters,
         **{key: nn.Parameter(effective(module)[key]) for key in module.parametrizations},
     }
-    schema = builtin_schema(plain)
+    schema = _plain_schema(plain, module)
     if schema is None:
         return None
+    lost = take_lost(schema)
     if schema.component_subclass is Edited:
-        schema.__dict__["_of"] = module
         own = schema.keywords["changes"].get("", {})
         own.pop("order", None)  # parametrizations take tensors out of the order
         if not own:
@@ -283,7 +290,18 @@ def _parametrized_schema(module: Any) -> Schema | None:
         if not schema.keywords["changes"]:
             schema = schema.keywords["object"]
     parts = {name: [_told(part) for part in several] for name, several in module.parametrizations.items()}
-    return Schema(Parametrized, module=schema, **parts)
+    schema = Schema(Parametrized, module=schema, **parts)
+    return edited(module, schema, Changes(_tied_originals(module), lost, {}))
+
+
+def _tied_originals(module: Any) -> dict[str, dict[str, Any]]:
+    """Return what parametrizations compute from that something else refers to, as changes of what a call makes."""
+    tied = KNOWN.get().tied
+    found = {
+        name: {key: value for key, value in several._parameters.items() if id(value) in tied}
+        for name, several in module.parametrizations.items()
+    }
+    return {f"parametrizations.{name}": {"parameters": tensors} for name, tensors in found.items() if tensors}
 
 
 def _told(part: nn.Module) -> Any:

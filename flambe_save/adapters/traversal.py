@@ -28,9 +28,9 @@ from flambe_save.adapters.unchanged import Passed, cannot_save
 from flambe_save.adapters.written import InsideComponent, WrittenParts, outside_component, shared_modules
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.arguments import keys_of
-from flambe_save.config.changes import SHARED
-from flambe_save.config.describing import IN_PARTS, describe, describing, saved_ids
+from flambe_save.config.describing import describe, describing, saved_ids
 from flambe_save.config.held import Held
+from flambe_save.config.known import KNOWN, Known
 from flambe_save.config.represent import NoOrderError, Written, config_text
 from flambe_save.config.schema import items_in, visit
 from flambe_save.config.wrappers import unwrapped
@@ -103,22 +103,19 @@ def get_state(
     passed = Passed() if passed is None else passed
     before = state.copy()
 
-    def collect(shared: frozenset[int] = frozenset(), is_in_parts: bool = False) -> frozenset[int]:
-        if shared or is_in_parts:  # once more
-            state.clear()
-            state.update(before)
-            state._metadata = before.copy()._metadata
-        with Setting(SHARED, shared), Setting(IN_PARTS, is_in_parts), describing():
+    def collect(known: Known) -> Known:
+        """Collect the state; return what is known then, as which it has to be collected once more if that is more."""
+        with Setting(KNOWN, known), describing():
             return _collect(obj, state, prefix, keep_vars, passed)
 
-    shared: frozenset[int] = frozenset()
+    known, found = None, Known()
     try:
-        try:
-            shared = collect()
-            if shared:  # what each of several calls would make for itself has to be told in full
-                collect(shared)
-        except NoOrderError:  # calls and their changes need each other; parts do not
-            collect(shared, is_in_parts=True)
+        while found != known:
+            if known is not None:
+                state.clear()
+                state.update(before)
+                state._metadata = before.copy()._metadata
+            known, found = found, collect(found)
     except (FlambeSaveError, Warning):  # a warning that the caller makes an error stays one
         raise
     except Exception as error:
@@ -127,8 +124,9 @@ def get_state(
     return state
 
 
-def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passed) -> frozenset[int]:
-    """Collect a state; return instead the ids of modules that objects share which were made by calls of their own."""
+def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passed) -> Known:
+    """Collect a state; return what is known then, where that is more than before without having warned."""
+    known = KNOWN.get()
     visited: dict[str, Any] = {}
     nodes: list[Place] = []
     written_parts = WrittenParts(found)
@@ -159,10 +157,10 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
 
     passed.clear()
     walk_object(obj, prefix, enter, keep_vars, written_parts.wants, passed)
-    if not SHARED.get():
+    if not known.shared:
         shared = shared_modules(visited)
         if shared:
-            return shared
+            return known._replace(shared=shared)
     saved_ids().update(map(id, visited.values()))
     written_parts.note_others(nodes)
     written_parts.note_other_keys()
@@ -176,13 +174,23 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
         is_outside = Held().is_outside if is_root else outside_component(place.prefix, places)
         inside = containers if is_root else InsideComponent(place.prefix, places)
         held = Held(arrays_here, inside, holds, key_of_tensor, is_outside, not is_root)
-        _add_config(place, found, held, written, names)
+        try:
+            _add_config(place, found, held, written, names)
+        except NoOrderError:  # calls and their changes need each other; parts do not, nor do tensors of the state
+            more = known._replace(is_in_parts=True, tied=known.tied | written.referred)
+            if more == known:
+                raise
+            return more
     passed.check()
+    tied = known.tied | written_parts.tied(written.referred, written.keyed)
+    more = known._replace(tied=tied, unsaid=known.unsaid | written.unsaid)
+    if more != known:
+        return more
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
         written_parts.warn_of_hidden()
-        written_parts.warn_of_lost({id(item): path for path, item in reversed(visited.items())}, written.lost)
-    return frozenset()
+        written_parts.warn_of_lost({id(item): path for path, item in reversed(visited.items())})
+    return known
 
 
 def _warn_of_left_out(obj: Any, visited: set[int]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from flambe_save.config.edited import Edited
 from flambe_save.config.optimizers import TRAINING
 from flambe_save.config.provided import KEEPERS
 from flambe_save.config.scalars import PLAIN
-from flambe_save.config.schema import Reference, Schema
+from flambe_save.config.schema import Reference, Schema, items_in
 from flambe_save.config.walks import module_at
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
@@ -38,7 +39,11 @@ class WrittenParts:
         self._attributes: dict[int, set[str]] = {}  # by the ids of modules, those that are written
         self._buffers: dict[int, set[str]] = {}
         self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
+        self._of_calls: set[int] = set()  # the ids of those that a module gets in a call
+        # By the ids of these, where each is: a module's id and a name, and whether a plain attribute has the module
+        self._owners: dict[int, dict[tuple[int, str], bool]] = {}
         self._lost: list[tuple[int, str, str]] = []  # an object's id, where the config has it, and what is lost in it
+        self._without: set[tuple[int, str]] = set()  # the ids of objects, and the names of lost attributes
         self._modules: set[int] = set()
         self._places: dict[str, Any] = {}  # modules written as their parts, by their prefixes
         self._memory: dict[int, torch.Tensor] = {}
@@ -78,12 +83,18 @@ class WrittenParts:
                 raise
             if schema is None:
                 continue
-            self._lost += [(id(schema.__dict__.get("_of", item)), path, name) for name in lost_of(schema)]
+            self._note_lost(schema.__dict__.get("_of", item), path, lost_of(schema))
             if schema.factory_method == PARTS:
                 self._note_assembled(schema.__dict__.get("_of"), schema)
             elif schema.component_subclass is Edited:
                 self._note_changes(schema.__dict__["_of"], schema)
             waiting.extend((value, path) for value in schema.keywords.values())
+
+    def _note_lost(self, item: Any, path: str, names: Iterable[str]) -> None:
+        for name in names:
+            inner, _, own = name.rpartition(".")
+            self._lost.append((id(item), path, name))
+            self._without.add((id(module_at(item, inner)), own))
 
     def _note_assembled(self, item: Any, schema: Schema) -> None:
         if isinstance(item, torch.nn.Module):
@@ -115,8 +126,12 @@ class WrittenParts:
                     continue
                 key = place.key_prefix + name
                 self._keys.setdefault(id(value), []).append(key)
+                owners = self._owners.setdefault(id(value), {})
+                owners[id(module), name] = place.is_loose and owners.get((id(module), name), True)
                 if is_assembled or name in names:
                     self._add(key, value, place.keep_vars)
+                else:
+                    self._of_calls.add(id(value))
                 self._keep_apart(key, value)
 
     def _keep_apart(self, key: str, value: torch.Tensor) -> None:
@@ -148,6 +163,8 @@ class WrittenParts:
 
     def wants(self, parent: Place, place: Place, name: str) -> bool:
         """Whether what a plain attribute holds is saved."""
+        if (id(parent.obj), name) in self._without:
+            return False
         if isinstance(parent.obj, torch.nn.Module):
             return name in self._attributes.get(id(parent.obj), ()) or holds(place.obj, is_component)
         if isinstance(parent.obj, TRAINING) and not is_by_parts(parent.obj):
@@ -192,10 +209,19 @@ class WrittenParts:
                 StateMismatchWarning,
             )
 
-    def warn_of_lost(self, places: Mapping[int, str], others: Iterable[tuple[int, str, str]]) -> None:
+    def tied(self, referred: Container[int], keyed: Set[int]) -> Set[int]:
+        """Return the ids of tensors that modules have to take from the state, since others do.
+
+        Those are referred to by their keys, or are in several modules: which of these keeps the tensor that it is built
+        with, a reference cannot know.
+        """
+        several = {number for number, owners in self._owners.items() if len(owners) > 1}
+        is_referred = {number for number in several if number in referred or any(self._owners[number].values())}
+        return (is_referred | keyed) & self._of_calls
+
+    def warn_of_lost(self, places: Mapping[int, str]) -> None:
         """Say what no config can hold, by the places of objects."""
-        found = (*self._lost, *others)
-        lost = [*dict.fromkeys(join_prefix(places.get(number, path), name) for number, path, name in found)]
+        lost = [*dict.fromkeys(join_prefix(places.get(number, path), name) for number, path, name in self._lost)]
         if lost:
             warn(
                 f"these are not saved, since they are not data: {quote_some(lost, 20)}. Set hooks and replaced methods "
@@ -205,28 +231,47 @@ class WrittenParts:
 
 
 def shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
-    """Return the ids of modules that are in two objects, each of which its own call makes again."""
+    """Return the ids of modules that are in several places, of which the calls of different objects make some."""
     places: dict[int, list[str]] = {}
     for path, item in visited.items():
         if isinstance(item, nn.Module):
             places.setdefault(id(item), []).append(path)
+    makers = _Makers(visited)
     several = {number: paths for number, paths in places.items() if len(paths) > 1}
-    if not several:
-        return frozenset()
-    calls: dict[str, bool] = {}
+    return frozenset(number for number, paths in several.items() if len({makers.of(path) for path in paths}) > 1)
 
-    def owner(path: str) -> int:
+
+class _Makers:
+    """Which object's call makes what is at a place; None where the config says itself what is there."""
+
+    def __init__(self, visited: Mapping[str, Any]) -> None:
+        self._visited = visited
+        self._given: dict[int, set[int]] = {}  # by the ids of objects, those of all that their calls are given
+
+    def of(self, path: str) -> int | None:
+        """Return the id of the object whose call makes what is at a path."""
+        chain = [self._visited[path]]
         while path:
             path = path.rpartition(".")[0]
-            if path in visited and calls.get(path) is None:
-                item = visited[path]
-                schema = None if isinstance(item, KEEPERS) else describe(item)
-                calls[path] = schema is not None and schema.factory_method != PARTS and not isinstance(item, dict)
-            if calls.get(path):
-                return id(visited[path])
-        return 0
+            if path in self._visited:
+                chain.append(self._visited[path])
+        chain.reverse()
+        maker = None
+        for outer, inner in pairwise(chain):
+            maker = outer if maker is None else maker
+            maker = maker if self._makes(maker, inner) else None
+        return None if maker is None else id(maker)
 
-    return frozenset(number for number, paths in several.items() if len({owner(path) for path in paths}) > 1)
+    def _makes(self, obj: Any, inner: Any) -> bool:
+        """Whether the call that makes an object makes what is in it, too."""
+        schema = None if isinstance(obj, (*KEEPERS, dict)) else describe(obj)
+        if schema is None or schema.factory_method == PARTS:
+            return False
+        if schema.component_subclass is Edited:
+            return id(inner) in schema.__dict__["_kept"]
+        if id(obj) not in self._given:
+            self._given[id(obj)] = {*map(id, items_in(schema))}
+        return id(inner) not in self._given[id(obj)]
 
 
 class InsideComponent(Mapping[int, str]):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Container, Mapping
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from flambe_save.config.assembly import (
     is_set_by_torch,
 )
 from flambe_save.config.attributes import held_items, held_pairs
+from flambe_save.config.known import KNOWN
 from flambe_save.config.prints import (
     HOOKS,
     Argument,
@@ -34,13 +34,9 @@ from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import NOTE_BIRTH, Reference, Schema
 from flambe_save.config.walks import named_tensors
 
-__all__ = ["GIVEN", "SHARED", "AsBuilt", "Birth", "Changes", "changes_since"]
+__all__ = ["GIVEN", "AsBuilt", "Birth", "Changes", "changes_since"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-
-# The ids of modules that objects share which were made by calls of their own
-SHARED: ContextVar[frozenset[int]] = ContextVar("shared", default=frozenset())
 
 
 class Changes(NamedTuple):
@@ -248,7 +244,7 @@ class _Comparison:
 
     def __init__(self, boundary: Mapping[int, int], is_exact: bool, apart_from: frozenset[str]) -> None:
         self._boundary = boundary
-        self._shared = SHARED.get()
+        self._shared, self._tied = KNOWN.get()[:2]
         self._apart_from = apart_from
         self._is_exact = is_exact
         self._now: dict[int, Any] = {}  # modules that were gone into, and the prints that they were compared with
@@ -340,6 +336,9 @@ class _Comparison:
             if value is None or known is None or known is _MISSING:
                 if value is not known:
                     found[name] = value
+                continue
+            if id(value) in self._tied:
+                found[name] = value
                 continue
             here = begin + name
             is_tied_alike = self._names.setdefault(id(value), here) == (first_name(known) or here)

@@ -13,6 +13,7 @@ from typing import Any
 import dill
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from flambe_save.config.assembly import (
     PARTS,
@@ -27,6 +28,7 @@ from flambe_save.config.changes import Changes
 from flambe_save.config.edited import Edited
 from flambe_save.config.groups import optimizer_tables
 from flambe_save.config.imported import import_path
+from flambe_save.config.known import KNOWN
 from flambe_save.config.link import Elsewhere, StoredParameter
 from flambe_save.config.optimizers import TRAINING, hooks_of
 from flambe_save.config.parts import POINTERS, is_made_of_parts, parts_of
@@ -40,7 +42,6 @@ from flambe_save.registry import find_adapter
 from flambe_save.undoing import Setting
 
 __all__ = [
-    "IN_PARTS",
     "assembled",
     "describe",
     "describe_as",
@@ -53,12 +54,12 @@ __all__ = [
     "recorded_form",
     "saved_ids",
     "stateful_form",
+    "take_lost",
     "with_lost",
 ]
 
 _described: ContextVar[dict[int, tuple[Any, Any]] | None] = ContextVar("described", default=None)
 _saved: ContextVar[set[int] | None] = ContextVar("saved", default=None)
-IN_PARTS: ContextVar[bool] = ContextVar("in parts", default=False)  # whether what was changed is written in full
 _LOST = "_lost"
 # Of the standard library, what belongs to the process: locks, files, generators of code, modules
 _NO_DATA = frozenset(("_thread", "threading", "_io", "io", "socket", "_socket", "weakref", "contextvars", "_asyncio"))
@@ -144,7 +145,8 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
             tables[path] = {
                 name: _owned(values) if name in ("parameters", "buffers") else values for name, values in change.items()
             }
-    parts = assembled(obj) if tables and IN_PARTS.get() else None
+    is_in_parts = KNOWN.get().is_in_parts and type(obj).__module__ != parametrize.__name__  # which no name leads to
+    parts = assembled(obj) if tables and is_in_parts else None
     if parts is not None:
         return parts
     if tables:
@@ -176,6 +178,12 @@ def stateful_form(obj: Any) -> Schema | None:
 def lost_of(schema: Schema) -> list[str]:
     """Return the places in an object of what its Schema does not say: hooks, and attributes that are no data."""
     found: list[str] = schema.__dict__.get(_LOST, [])
+    return found
+
+
+def take_lost(schema: Schema) -> list[str]:
+    """Return what :func:`lost_of` does, which the Schema says no more: one around it does."""
+    found: list[str] = schema.__dict__.pop(_LOST, [])
     return found
 
 
@@ -256,7 +264,7 @@ def _of_tensor(value: Any) -> Any:
     if known is not None and number in known:
         return known[number][1]
     found: Any = StoredParameter("", value)
-    cls, marks = type(value), {name: _mark(mark) for name, mark in _marks(value).items() if _can_be_mark(mark)}
+    cls, marks = type(value), {name: _mark(mark) for name, mark in _marks(value).items() if _is_kept(value, name)}
     is_special = cls not in (torch.Tensor, nn.Parameter) and not is_wrapper(value)
     needs_gradient = value.requires_grad and value.is_leaf and not isinstance(value, nn.Parameter)
     if is_special or marks or needs_gradient:
@@ -274,8 +282,8 @@ def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
         f"{begin}{name}.{mark}"
         for name, tensor in tensors.items()
         if tensor is not None and tensor.__dict__
-        for mark, value in _marks(tensor).items()
-        if not _can_be_mark(value)
+        for mark in _marks(tensor)
+        if not _is_kept(tensor, mark)
     ]
 
 
@@ -288,8 +296,11 @@ def _usual(value: Any) -> type:
     return nn.Parameter if isinstance(value, nn.Parameter) else torch.Tensor
 
 
-def _can_be_mark(value: Any) -> bool:
+def _is_kept(tensor: Any, name: str) -> bool:
     """Whether an attribute of a tensor is data, or an object that may have a place of its own in the save."""
+    if (id(tensor), name) in KNOWN.get().unsaid:
+        return False
+    value = tensor.__dict__[name]
     return _is_data(value) or find_adapter(value) is not None or (type(value) in POINTERS and bool(parts_of(value)))
 
 
@@ -312,9 +323,11 @@ def _split_attributes(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the attributes that a save can keep, and the names of the others."""
     kept, dropped = {}, []
+    unsaid = KNOWN.get().unsaid
     for name, value in attributes.items():
         is_replaced = callable(value) and is_method(type(owner), name)
-        if name.startswith("__") and name.endswith("__"):  # Python looks these up itself, so no load sets them
+        is_special = name.startswith("__") and name.endswith("__")  # Python looks these up itself, so no load sets them
+        if is_special or (id(owner), name) in unsaid:
             dropped.append(name)
         elif type(value) in PLAIN or (not is_replaced and _can_be_kept(value, may_be_code, is_data, owner)):
             kept[name] = value

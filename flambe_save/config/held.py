@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
 
 from flambe_save.config.assembly import PARTS, can_be_assembled
-from flambe_save.config.changes import SHARED
 from flambe_save.config.describing import describe
 from flambe_save.config.edited import Edited
+from flambe_save.config.known import KNOWN
 from flambe_save.config.parts import POINTERS, parts_of
 from flambe_save.config.scalars import PLAIN, is_plain_key
 from flambe_save.config.schema import WITHOUT_PARTS, Schema, schema_of
@@ -81,14 +81,19 @@ def inside_of(root: Any) -> Inside:
     made: set[int] = set()  # what constructors made, and changes only refer to
     described: set[int] = set()
     linkable: set[int] = set()
-    shared = SHARED.get()  # what no call makes alone, so that it is told in full
-    stack: list[tuple[tuple[str, ...], Any, bool]] = [((), root, False)]
-    while stack:
-        keys, item, is_loose = stack.pop()
+    shared = KNOWN.get().shared  # what no call makes alone, so that it is told in full
+    stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    loose: deque[tuple[tuple[str, ...], Any]] = deque()  # for what is elsewhere too they are only references to it
+    while stack or loose:
+        is_loose = not stack
+        keys, item = loose.popleft() if is_loose else stack.pop()
+        is_elsewhere = any(keys[: len(outer)] != outer for outer, _ in found.get(id(item), ())) if is_loose else False
+        if is_elsewhere and id(item) not in described:
+            continue
         if type(item) in WITHOUT_PARTS or type(item) in PLAIN or (id(item) in made and "changes" in keys):
             continue
         item = unwrapped(item)
-        if not is_loose or id(item) in shared:  # else it may be only a reference to what is elsewhere
+        if not is_loose or id(item) in shared:
             described.add(id(item))
         if id(item) in seen:
             continue
@@ -111,8 +116,11 @@ def inside_of(root: Any) -> Inside:
                     found.setdefault(number, []).append(((*keys, "object"), inner_name))
                     linkable.add(number)
         is_call = schema is not None and schema.factory_method != PARTS and schema.component_subclass is not Edited
-        for key, value in reversed(_inner(item, schema)):
-            stack.append(((*keys, key), value, is_loose if schema is None else not is_call and key in LOOSE))
+        firm: list[tuple[tuple[str, ...], Any]] = []
+        for key, value in _inner(item, schema):
+            is_inner_loose = is_loose if schema is None else not is_call and key in LOOSE
+            (loose if is_inner_loose else firm).append(((*keys, key), value))
+        stack += reversed(firm)
     return Inside(found, described, linkable, seen)
 
 

@@ -20,6 +20,7 @@ from flambe_save.config.describing import describe, lost_of
 from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper, children_of
 from flambe_save.config.held import LOOSE, Held, Inside, inside_of
 from flambe_save.config.imported import import_path, is_harmless
+from flambe_save.config.known import KNOWN
 from flambe_save.config.link import (
     BackLink,
     Elsewhere,
@@ -41,6 +42,7 @@ from flambe_save.config.scalars import PLAIN, has_plain_offset, is_plain_key
 from flambe_save.config.schema import TRANSPARENT, Reference, Schema, defaults_of, schema_of, visit
 from flambe_save.config.skeleton import skeleton
 from flambe_save.config.values import BY_TYPE, fits
+from flambe_save.config.walks import module_at
 from flambe_save.config.wrappers import unwrapped
 from flambe_save.errors import ConfigError, FlambeSaveError, MalformedLinkError, UnsupportedObjectError, quote_some
 from flambe_save.state import Referring, Stash, join_key
@@ -74,8 +76,9 @@ class Written:
 
     def __init__(self) -> None:
         self.nodes: dict[int, pyyaml.Node] = {}
-        # Attributes that no config can say: the id of an object, where the config has it, and the name inside it
-        self.lost: list[tuple[int, str, str]] = []
+        self.unsaid: set[tuple[int, str]] = set()  # the ids of objects and the names of attributes no config can say
+        self.referred: set[int] = set()  # the ids of tensors that are referred to
+        self.keyed: set[int] = set()  # those that are referred to by their keys in the state
         self.alive: list[Any] = []  # ids are only unique while their objects live
         # By the ids of nodes, beside which the nodes are kept
         self.tags: dict[int, tuple[pyyaml.Node, Mapping[str, str]]] = {}  # tag -> dotted path of its class
@@ -121,6 +124,7 @@ class Representer:
         self.stash = stash
         self._has_references = has_references
         self._held = held or Held()
+        self._tied = KNOWN.get().tied
         self._written = written or Written()
         self._root = root
         self._nodes: dict[int, pyyaml.Node] = {}  # of values that only this config writes so
@@ -231,8 +235,7 @@ class Representer:
             return (yield self._data(value, path))
         except NoReferenceError:
             self._constructors, self._is_loose, self._is_in_list, self._owner, self._is_reached = state
-            name = _name_in_owner(keys_of(path))
-            self._written.lost.append((id(self._owner), self._say(path[0][0] if path and path[0] else None), name))
+            self._written.unsaid.add(_attribute_at(keys_of(path), self._owner))
             return None
 
     def _pair(self, key: Any, item: Any, path: Path) -> Steps:
@@ -259,12 +262,18 @@ class Representer:
 
     def _object(self, value: Any, path: Path) -> Steps:
         kind = type(value)
+        is_own = self._is_in_list and isinstance(value, torch.nn.Parameter)
+        if isinstance(value, torch.Tensor) and not is_own:
+            self._written.referred.add(id(value))
+        is_tied = id(value) in self._tied and not self._constructors
+        if is_tied and self._held.key_of(value) is not None:
+            return self._represent_own(StoredParameter("", value), path)
         if id(value) in self._held.tensors:
             return self._represent_tensor(value, path)
         if self._is_loose and self._held.is_outside(value):
             self._own += 1
             return PLAIN[type(None)](None)
-        if isinstance(value, torch.nn.Parameter) and self._is_in_list and self._held.key_of(value) is not None:
+        if is_own and self._held.key_of(value) is not None:
             return self._represent_own(StoredParameter("", value), path)
         if self._is_loose and isinstance(value, (torch.Tensor, torch.nn.Module)):
             linked = self._represent_of_module(value, path)
@@ -455,13 +464,16 @@ class Representer:
         text = self._found_inside(value, path)
         if text is not None:
             return self._represent_reference(ParameterLink(text), text)
-        return self._represent_own(StoredParameter("", value), path) if self._held.key_of(value) is not None else None
+        if self._held.key_of(value) is None:
+            return None
+        self._written.keyed.add(id(value))
+        return self._represent_own(StoredParameter("", value), path)
 
     def _represent_back(self, value: Any, path: Path) -> pyyaml.Node:
         """Write a container that this is inside of, where the place can be filled once the container is there."""
         parent = next(reversed(self._open.values()))
         can_be_filled = isinstance(parent, (list, dict)) or (not isinstance(parent, tuple) and parts_of(parent))
-        if id(value) not in self._held.containers or not can_be_filled:
+        if id(value) not in self._held.containers or not can_be_filled or self._constructors:
             raise NoReferenceError(
                 f"{self._say(path)} is a {type(value).__qualname__} inside itself, which a config cannot say",
                 fix="Cycles are kept through lists, dicts and dataclasses, and through attributes of components.",
@@ -726,12 +738,16 @@ def _serialized(nodes: list[pyyaml.Node], found: _Survey) -> str:
     return text[:-4] if text.endswith("\n...\n") else text  # a lone scalar ends in a mark that nothing needs
 
 
-def _name_in_owner(keys: Sequence[Any]) -> str:
-    """Return what an attribute is called in the object that is written, by the keys that lead to it in the config."""
+def _attribute_at(keys: Sequence[Any], owner: Any) -> tuple[int, str]:
+    """Return the id of an object and the name of its attribute to which keys lead in the config.
+
+    It is the object that is being written, or a module in that, or a tensor of one of these.
+    """
     *outer, _, name = map(str, keys)
-    if outer[-2:-1] in (["parameters"], ["buffers"]):  # of a tensor
-        name, outer = f"{outer[-1]}.{name}", outer[:-2]
-    return f"{outer[-1]}.{name}" if outer[-2:-1] == ["changes"] and outer[-1] else name
+    table, tensor = outer[-2:] if outer[-2:-1] in (["parameters"], ["buffers"]) else ("", "")
+    outer = outer[:-2] if table else outer
+    module = module_at(owner, outer[-1]) if outer[-2:-1] == ["changes"] else owner
+    return id(module.__dict__[f"_{table}"][tensor] if table else module), name
 
 
 def _has_in_it(holder: Any, value: Any) -> bool:
