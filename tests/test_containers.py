@@ -419,6 +419,55 @@ def test_cycles(tmp_path: Path) -> None:
         assert again["record"].x["top"][0] is again
 
 
+@dataclasses.dataclass
+class Card:
+    """A record of a model, which can be indexed: that is more than its fields."""
+
+    name: str = "card"
+    model: Any = None
+    notes: list[Any] = dataclasses.field(default_factory=list)
+
+    def __getitem__(self, key: str) -> Any:
+        raise AssertionError("it was looked into")
+
+    def __len__(self) -> int:
+        raise AssertionError("it was measured")
+
+
+@dataclasses.dataclass
+class Acting(Card):
+    """Has a function where its class has one too."""
+
+    act: Any = torch.tanh
+
+
+@pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
+@pytest.mark.parametrize("flags", SHAPES, ids=str)
+def test_a_record_that_does_more_is_kept_as_its_attributes(tmp_path: Path, flags: dict[str, bool]) -> None:
+    """It is no pickle: it refers to what the save has, to the model around it too, and needs trust by its name."""
+    model = nn.Linear(2, 2)
+    model.card = Card(model=model, notes=[torch.ones(2)])
+    model.card.more = 1  # type: ignore[attr-defined]
+    path = save({"model": model, "card": model.card}, tmp_path / "run", **flags)
+    assert [row.argument for row in untrusted(path)] == ["trusted=['test_containers.Card']"]
+    again = load(path, trusted=["test_containers.Card"])
+    assert again["card"] is again["model"].card
+    assert again["card"].model is again["model"]
+    assert torch.equal(again["card"].notes[0], torch.ones(2))
+    assert vars(again["card"]).keys() == vars(model.card).keys()
+    other = {"model": nn.Linear(2, 2), "card": Card("other", notes=[torch.zeros(2)])}
+    load_state(other, path, trusted=["test_containers.Card"])
+    assert other["card"].name == "card"
+    assert torch.equal(other["card"].notes[0], torch.ones(2))
+
+
+@pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
+def test_a_record_that_does_more_and_holds_what_is_no_data_is_pickled(tmp_path: Path) -> None:
+    """A function in the place of one of its class's is no attribute that a load sets."""
+    again = load(save({"card": Acting(act=torch.relu)}, tmp_path / "run"), weights_only=False)
+    assert again["card"].act is torch.relu
+
+
 def test_a_cycle_through_a_tuple_is_refused(tmp_path: Path) -> None:
     """A tuple cannot be filled once it is there; the error names the place and nothing is left."""
     items: list[Any] = [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 
 from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for, holds_state
-from flambe_save.config.assembly import attributes_of, put_attributes
+from flambe_save.config.assembly import attributes_of, can_be_assembled, put_attributes
 from flambe_save.config.attributes import held_items, held_pairs, own_attributes
-from flambe_save.config.describing import form_of
+from flambe_save.config.describing import form_of, lost_of
+from flambe_save.config.fields import is_record
 from flambe_save.config.link import BackLink
 from flambe_save.config.parts import is_made_of_parts, set_part
 from flambe_save.config.scalars import PLAIN
@@ -59,7 +61,25 @@ class _Set(ValueAdapter):
 
 
 class _Parts(ValueAdapter):
-    """Objects that are the sum of their parts: neither constructor nor ``__post_init__`` is run by a load."""
+    """Objects that are the sum of their parts: neither constructor nor ``__post_init__`` is run by a load.
+
+    A record whose class does more when it is used, as one that can be indexed, is a plain object of its attributes.
+    """
+
+    def describe(self, obj: Any) -> Schema | None:
+        """Return a Schema of the parts, or of the attributes of a record that has nothing else."""
+        if not _is_more_than_parts(type(obj)):
+            return super().describe(obj)
+        found = form_of(obj)
+        return None if found is None or lost_of(found) else found  # a pickle may hold what is lost otherwise
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return the parts, or the attributes."""
+        return OBJECT.children(obj) if _is_more_than_parts(type(obj)) else super().children(obj)
+
+
+def _is_more_than_parts(cls: Any) -> bool:
+    return is_record(cls) and not is_made_of_parts(cls) and can_be_assembled(cls) and not issubclass(cls, enum.Enum)
 
 
 class _Object(ValueAdapter):
