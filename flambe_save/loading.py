@@ -20,6 +20,7 @@ from flambe_save.adapters import Adoption, close_cycles
 from flambe_save.codecs import LoadOptions, MapLocation, check_referring, load_referring
 from flambe_save.config import yaml
 from flambe_save.config.assembly import PARTS, noting
+from flambe_save.config.attributes import held_items, held_pairs
 from flambe_save.config.audit import check_arguments, check_tags, contradiction
 from flambe_save.config.budget import BuildBudget
 from flambe_save.config.deferral import Deferral
@@ -295,9 +296,10 @@ def _has_empty(value: Any) -> bool:
         if isinstance(item, torch.Tensor):
             if item.is_meta:
                 return True
-        elif isinstance(item, (dict, list, tuple, set, frozenset)) and id(item) not in seen:
+        elif id(item) not in seen:
             seen.add(id(item))
-            waiting.extend(item.values() if isinstance(item, dict) else item)
+            pairs = held_pairs(item)
+            waiting.extend(held_items(item) or () if pairs is None else [inner for _, inner in pairs])
     return False
 
 

@@ -468,6 +468,23 @@ def test_a_record_that_does_more_and_holds_what_is_no_data_is_pickled(tmp_path: 
     assert again["card"].act is torch.relu
 
 
+class Measureless(tuple[int, ...]):
+    """A tuple that cannot be asked for its length, nor gone through."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
+def test_containers_of_other_classes_are_not_asked(tmp_path: Path) -> None:
+    """A load looks for tensors in them without their code."""
+    made = Measureless((1, 2))
+    assert tuple.__len__(load(save({"x": made}, tmp_path / "run"), weights_only=False)["x"]) == 2
+
+
 def test_a_cycle_through_a_tuple_is_refused(tmp_path: Path) -> None:
     """A tuple cannot be filled once it is there; the error names the place and nothing is left."""
     items: list[Any] = [1]
