@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 import flambe_save
-from flambe_save import Component, load, load_state, load_state_from_file, reseal, save, untrusted, verify
+from flambe_save import Component, load, load_state, load_state_from_file, reseal, save, undoing, untrusted, verify
 from flambe_save.config import deferral, randomness
 from flambe_save.conversion import convert, extract
 from flambe_save.parallel import CollectionPaused
+from flambe_save.storage import gzip
 
 HERE = os.path.dirname(os.path.abspath(flambe_save.__file__)) + os.sep
 TORTURE = bool(os.environ.get("FLAMBE_SAVE_TORTURE"))
@@ -151,7 +152,7 @@ def _interrupt(call: Callable[[], object], at: int | None) -> Interruption:
     with pytest.MonkeyPatch.context() as patch, Interruption(at) as found:
         patch.setattr(sys, "unraisablehook", dropped.append)  # what Python drops where it clears an object away
         try:
-            call()
+            next(_made_apart(call))
         except KeyboardInterrupt:
             assert at is not None
         else:
@@ -159,6 +160,22 @@ def _interrupt(call: Callable[[], object], at: int | None) -> Interruption:
             assert at is None or dropped, f"the interrupt at {found.place} is lost"
     dropped.clear()
     return found
+
+
+def _made_apart(call: Callable[[], object]) -> Iterator[object]:
+    """Make a call in a generator, which has its own note of the exception at hand.
+
+    CPython keeps that note where a tracer raises at the end of an ``except``, and an interrupt could not come.
+    """
+    yield call()
+
+
+def _check_process(before: dict[str, Any], where: str) -> None:
+    after = _process()
+    if after != before:
+        gc.collect()  # contextlib.ExitStack leaves the interrupt in a cycle, and with it what is mapped
+        after = _process()
+    assert after == before, f"{where}: {[key for key in before if before[key] != after[key]]}"
 
 
 def _points(count: int, salt: str) -> Iterator[int]:
@@ -196,8 +213,7 @@ def test_interrupted_load(way: str, function: Callable[[Any], object], tmp_path:
     before, there = _process(), sorted(os.listdir(tmp_path))
     for at in _points(count, way):
         found = _interrupt(lambda: function(path), at)
-        after = _process()
-        assert after == before, f"{at}, {found.place}: {[key for key in before if before[key] != after[key]]}"
+        _check_process(before, f"{at}, {found.place}")
     assert sorted(os.listdir(tmp_path)) == there
     assert count > 200
     function(path)
@@ -235,8 +251,7 @@ def test_interrupted_verb(writer: Callable[[str, str], object], tmp_path: Path) 
     before = _process()
     for at in _points(count, "verb"):
         found = _interrupt(run, at)
-        after = _process()
-        assert after == before, f"{at}, {found.place}: {[key for key in before if before[key] != after[key]]}"
+        _check_process(before, f"{at}, {found.place}")
         if place.exists():
             assert os.listdir(place) == [made], found.place
             assert made.endswith(".safetensors") or verify(place / made) == [], found.place
@@ -260,8 +275,7 @@ def test_interrupted_reseal(tmp_path: Path) -> None:
     for at in _points(count, "reseal"):
         manifest.write_bytes(old)
         found = _interrupt(lambda: reseal(path), at)
-        after = _process()
-        assert after == before, f"{at}, {found.place}: {[key for key in before if before[key] != after[key]]}"
+        _check_process(before, f"{at}, {found.place}")
         assert manifest.read_bytes() in (old, new), found.place
         assert sorted(os.listdir(path)) == names, found.place
     assert count > 200
@@ -290,8 +304,7 @@ def test_interrupted_save(way: str, is_new: bool, tmp_path: Path) -> None:
     ends = set()
     for at in _points(count, f"{way} {is_new}"):
         found = _interrupt(again, at)
-        after = _process()
-        assert after == before, f"{at}, {found.place}: {[key for key in before if before[key] != after[key]]}"
+        _check_process(before, f"{at}, {found.place}")
         if path.exists():
             assert sorted(os.listdir(path.parent)) == [name], found.place
             assert verify(path) == [], found.place
@@ -316,3 +329,16 @@ def test_interrupted_save(way: str, is_new: bool, tmp_path: Path) -> None:
 
 def _clear(place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
+
+
+def test_an_interrupt_right_after_threads_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes the threads of an archive back can be called before its note has been returned."""
+
+    def noting(undo: Callable[[], None]) -> Callable[[], None]:
+        undoing.note_undo(undo)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gzip, "note_undo", noting)
+    with pytest.raises(KeyboardInterrupt):
+        save(Model(8), tmp_path / "m", compress=True)
+    assert os.listdir(tmp_path) == []

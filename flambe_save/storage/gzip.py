@@ -367,6 +367,7 @@ class _InOrder:
         self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._under_way: deque[_Task] = deque()
         self._is_closed = False
+        self._forget: Callable[[], None] = lambda: None  # until what is next has returned
         self._forget = note_undo(self.close)  # an interrupt may come before the threads are told to end
 
     def add(self, work: Callable[[], Any]) -> None:
