@@ -20,6 +20,7 @@ from flambe_save.adapters import Fit, ValueAdapter, adapter_for, get_state, load
 from flambe_save.api import load, save
 from flambe_save.codecs import LoadOptions
 from flambe_save.config import yaml
+from flambe_save.config.arguments import Trail, keys_of
 from flambe_save.config.deep import Steps, run
 from flambe_save.config.dialect import CORE
 from flambe_save.config.link import TensorLink
@@ -39,7 +40,7 @@ from flambe_save.errors import (
 from flambe_save.formats import Saved
 from flambe_save.layout import CONFIG_KEY, STASH_KEY, TAGS_KEY
 from flambe_save.loading import build
-from flambe_save.state import State, join_key
+from flambe_save.state import State, join_key, split_key
 from flambe_save.tree import join_prefix, place_key, tree_from_state
 from flambe_save.trust import Limits, Trust
 
@@ -104,14 +105,13 @@ def build_structure(obj: Any) -> Entry:
         raise UnsupportedObjectError(f"it is not known how this {type(obj).__qualname__} was built", fix=_WAYS_OUT)
     extensions, document = yaml.split_documents(parse(facts[CONFIG_KEY]))
     describing = _Describing(state, facts.get(TAGS_KEY, {}), facts.get(STASH_KEY, {}))
-    root: Entry = run(describing.entry(document.root, ""))
-    describing.containers[""] = root
+    root: Entry = run(describing.entry(document.root, None))
     known: dict[int, str] = {}
     for key, value in _held(obj, state).items():
-        owner, name = place_key(key, describing.containers)
+        owner, name = _owner_of(key, root)
         is_tied = known.setdefault(id(value), key) != key and isinstance(value, torch.nn.Parameter)
         described = {"node_type": "reference", "to": known[id(value)]} if is_tied else _array(value, key)
-        describing.containers[owner].setdefault("arrays", {})[name] = described
+        owner.setdefault("arrays", {})[name] = described
     return {**root, "extensions": extensions} if extensions else root
 
 
@@ -146,7 +146,7 @@ def load_structure(structure: Mapping[str, Any], *, trusted: Iterable[str] = (),
     trust = Trust.of(trusted=trusted, limits=limits)
     reading = _Reading(trust)
     try:
-        nodes: list[pyyaml.Node] = [run(reading.node(structure, ""))]
+        nodes: list[pyyaml.Node] = [run(reading.node(structure, None, reading.root))]
         if structure.get("extensions"):
             nodes.insert(0, Representer(None).represent_data(structure["extensions"]))
         trust.check_size(sum(item.bytes for table in (reading.leaves, reading.arrays) for item in table.values()), 0)
@@ -286,36 +286,45 @@ def _fill(obj: Any, arrays: Mapping[str, Any], ties: Mapping[str, str]) -> None:
 # ------------------------------------------------------------------------------------------------ config to entries
 
 
-class _Describing:
-    """Turns the nodes of a config into entries.
+def _key_of(path: Trail) -> str:
+    """Return a path as a key of a state; only where it is to be written, since it is as long as the path is deep."""
+    return join_key(keys_of(path))
 
-    Attributes
-    ----------
-    containers : dict of str to dict
-        The entries of containers by their paths, which are keys as those of a state.
-    """
+
+def _owner_of(key: str, root: Entry) -> tuple[Entry, str]:
+    """Return the innermost container that a key leads through, and what is left of the key."""
+    entry, parts = root, key.split(".")
+    for index, part in enumerate(parts[:-1]):
+        inner = entry.get("node", {}).get(split_key(part)[0])
+        if inner is None or inner["node_type"] != "container":
+            return entry, ".".join(parts[index:])
+        entry = inner
+    return entry, parts[-1]
+
+
+class _Describing:
+    """Turns the nodes of a config into entries."""
 
     def __init__(self, state: State, tags: Mapping[str, str], stash: Mapping[str, Any]) -> None:
-        self.containers: dict[str, Entry] = {}
         self._state = state
         self._tags = tags
         self._stash = stash
-        self._paths: dict[int, str] = {}
+        self._paths: dict[int, Trail] = {}
 
-    def entry(self, node: pyyaml.Node, path: str) -> Steps:
+    def entry(self, node: pyyaml.Node, path: Trail) -> Steps:
         """Return the entry of a node."""
         if isinstance(node, pyyaml.ScalarNode):
             return self._scalar(node, path)
         if id(node) in self._paths:
-            return {"node_type": "reference", "to": self._paths[id(node)]}
+            return {"node_type": "reference", "to": _key_of(self._paths[id(node)])}
         self._paths[id(node)] = path
-        entry = self.containers[path] = {"node_type": "container", **self._type(node.tag)[1]}
+        entry: Entry = {"node_type": "container", **self._type(node.tag)[1]}
         form, children = _children(node)
         if form != _form_of(node.tag):
             entry["form"] = form
         entry["node"] = {}
         for name, child in children:
-            entry["node"][name] = yield self.entry(child, join_prefix(path, join_key([name])))
+            entry["node"][name] = yield self.entry(child, (path, name))
         return entry
 
     def _type(self, tag: str) -> tuple[type | None, Entry]:
@@ -328,24 +337,26 @@ class _Describing:
         is_implied = name in (path, TAGS.tag_of(cls)) and path not in _TAGS
         return cls, {"type": path} if is_implied else {"type": path, "tag": name}
 
-    def _scalar(self, node: pyyaml.ScalarNode, path: str) -> Entry:
+    def _scalar(self, node: pyyaml.ScalarNode, path: Trail) -> Entry:
         tag, text = node.tag, node.value
         if tag == CORE + "timestamp":
             return {"node_type": "leaf", "type": f"datetime.date{'time' * (len(text) > 10)}", "value": text}
         if tag == "!$":
-            return self._shared(self._stash[text], getattr(self._stash, "paths", {}).get(text, path), path)
+            return self._shared(self._stash[text], getattr(self._stash, "paths", {}).get(text), path)
         cls, entry = self._type(tag)
         if cls is TensorLink:
-            return self._shared(self._state[text], path, path)
+            return self._shared(self._state[text], None, path)
         if tag == "!type":
             text = self._tags.get(text, text)
         is_link = cls is not None and issubclass(cls, Reference)
         return {"node_type": "reference" if is_link else "leaf", **entry, "value": _value(tag, text)}
 
-    def _shared(self, value: Any, where: str, path: str) -> Entry:
+    def _shared(self, value: Any, where: str | None, path: Trail) -> Entry:
         """Return the entry of an array, or that of its second mention."""
         first = self._paths.setdefault(id(value), path)
-        return _array(value, where or "it") if first == path else {"node_type": "reference", "to": first}
+        if first is not path:
+            return {"node_type": "reference", "to": _key_of(first)}
+        return _array(value, (_key_of(path) if where is None else where) or "it")
 
 
 def _value(tag: str, text: str) -> Any:
@@ -386,11 +397,22 @@ def _children(node: Any) -> tuple[str, list[tuple[str, Any]]]:
 # ------------------------------------------------------------------------------------------------ entries to config
 
 
+class _Made:
+    """The node that was made of an entry, and what of its parts, by their names."""
+
+    __slots__ = ("node", "parts")
+
+    def __init__(self) -> None:
+        self.node: pyyaml.Node | None = None
+        self.parts: dict[str, _Made] = {}
+
+
 class _Reading:
     """Turns entries into the nodes of a config.
 
     Attributes
     ----------
+    root : _Made
     tags : dict of str to str
         Tag -> dotted path of its class.
     leaves, arrays : dict of str to _Zeros
@@ -404,41 +426,50 @@ class _Reading:
         self.leaves: dict[str, _Zeros] = {}
         self.arrays: dict[str, _Zeros] = {}
         self.ties: dict[str, str] = {}
+        self.root = _Made()
         self._trust = trust
-        self._made: dict[str, pyyaml.Node] = {}
 
-    def node(self, entry: Any, path: str) -> Steps:
-        """Return the node of an entry."""
+    def node(self, entry: Any, path: Trail, place: _Made) -> Steps:
+        """Return the node of an entry, and note it in its place."""
         shape = _check(entry, path)
         made: Any
         if shape == "reference":
-            if entry["to"] not in self._made:
+            made = self._before(entry["to"])
+            if made is None:
                 raise _wrong(path, f"{quote(entry['to'])} leads to nothing before it")
-            return self._made[entry["to"]]
+            return made
         if shape == "array":
             key = f"array {len(self.leaves)}"
             self.leaves[key] = _zeros_of(entry, path)
-            made = self._made[path] = pyyaml.ScalarNode(self._tag({"type": dotted_path(TensorLink)}), key)
+            made = place.node = pyyaml.ScalarNode(self._tag({"type": dotted_path(TensorLink)}), key)
             return made
         tag = self._tag(entry)
         if shape != "container":
-            made = self._made[path] = pyyaml.ScalarNode(tag, self._text(entry, tag, path))
+            made = place.node = pyyaml.ScalarNode(tag, self._text(entry, tag, path))
         else:
             form, parts = entry.get("form", _form_of(tag)), entry["node"]
             if not isinstance(parts, dict) or [*parts] != _names(form, parts):
                 raise _wrong(path, f"its parts are not named as those of the form {quote(form)} are")
             made = (pyyaml.SequenceNode if form == "list" else pyyaml.MappingNode)(tag, [], flow_style=True)
-            self._made[path] = made
+            place.node = made
             built = []
             for name, part in parts.items():
-                built.append((yield self.node(part, join_prefix(path, join_key([name])))))
+                inner = place.parts[name] = _Made()
+                built.append((yield self.node(part, (path, name), inner)))
             if form in ("names", "parts"):
                 built = [item for name, part in zip(parts, built, strict=True) for item in (_text_node(name), part)]
             made.value = built if form == "list" else [*zip(built[::2], built[1::2], strict=True)]
             if tag in (*_OF_ITEMS, "!odict") and form not in ("list", "parts"):
-                made = self._made[path] = _as_items(made)
+                made = place.node = _as_items(made)
         self._read_arrays(entry.get("arrays", {}), path)
         return made
+
+    def _before(self, key: str) -> pyyaml.Node | None:
+        """Return the node that was made at a place; None where there is none yet."""
+        place: _Made | None = self.root
+        for part in split_key(key) if key else ():
+            place = place.parts.get(part) if place is not None else None
+        return None if place is None else place.node
 
     def _tag(self, entry: Entry) -> str:
         """Return the tag that an entry's type is written with, and note what it means."""
@@ -454,7 +485,7 @@ class _Reading:
         self.tags[tag] = path
         return f"!{tag}"
 
-    def _text(self, entry: Entry, tag: str, path: str) -> str:
+    def _text(self, entry: Entry, tag: str, path: Trail) -> str:
         """Return a leaf's value as the config has it; whether it is one of its type is seen when that is read."""
         value = entry["value"]
         if isinstance(value, str):
@@ -468,11 +499,12 @@ class _Reading:
         except UnsupportedObjectError as error:  # an int of too many digits
             raise _wrong(path, error.message) from error
 
-    def _read_arrays(self, arrays: Any, path: str) -> None:
+    def _read_arrays(self, arrays: Any, path: Trail) -> None:
         if not isinstance(arrays, dict) or not all(isinstance(name, str) for name in arrays):
             raise _wrong(path, "its arrays are no dict by names")
+        begin = _key_of(path) if arrays else ""
         for name, entry in arrays.items():
-            key = join_prefix(path, name)
+            key = join_prefix(begin, name)
             shape = _check(entry, key)
             if shape == "reference":
                 self.ties[key] = entry["to"]
@@ -483,11 +515,12 @@ class _Reading:
             self.arrays[key] = self.arrays[entry["to"]] if shape == "reference" else _zeros_of(entry, key)
 
 
-def _wrong(path: str, what: str) -> ConfigError:
+def _wrong(where: Trail | str, what: str) -> ConfigError:
+    path = where if isinstance(where, str) else _key_of(where)
     return ConfigError(f"at {quote(path)}: {what}" if path else what, fix="Make the structure with build_structure.")
 
 
-def _check(entry: Any, path: str) -> str:
+def _check(entry: Any, path: Trail | str) -> str:
     """Return which of the five shapes an entry has."""
     if not isinstance(entry, dict):
         raise _wrong(path, "an entry is a dict")
@@ -530,7 +563,7 @@ def _as_items(node: pyyaml.MappingNode) -> pyyaml.Node:
     return pyyaml.MappingNode(node.tag, [(_text_node("items"), items)], flow_style=True)
 
 
-def _zeros_of(entry: Entry, path: str) -> _Zeros:
+def _zeros_of(entry: Entry, path: Trail | str) -> _Zeros:
     """Read what an entry says of an array, and nothing else, so that it can be counted."""
     kind, shape, name, requires_grad = entry["type"], entry["shape"], entry["dtype"], entry.get("requires_grad", False)
     are_sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)

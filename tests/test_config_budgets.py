@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from flambe_save import Component, FlambeSaveError, LimitError, Limits, load, save, yaml
+from flambe_save import Component, FlambeSaveError, LimitError, Limits, load, load_state, save, yaml
 
 DEPTH = 4000
 
@@ -164,6 +165,25 @@ def test_memory_grows_with_the_depth_and_not_its_square(tmp_path: Path) -> None:
     keys = DEPTH * DEPTH  # bytes of the keys of all places: a.0.0.0 and so on
     assert of_load < 2 * keys
     assert of_save < 3 * keys  # which was more than six times that
+
+
+def test_time_grows_with_the_depth_and_not_its_square(tmp_path: Path) -> None:
+    """Around a tensor, too, each level is looked into once by a save, and once where an object is filled."""
+
+    def nested(value: Any) -> Any:
+        for _ in range(DEPTH):
+            value = [value]
+        return [value, [1] * 20_000]
+
+    begin = time.process_time()
+    path = save(nested(torch.ones(2)), tmp_path / "s")
+    here = nested(torch.zeros(2))
+    load_state(here, path)
+    assert time.process_time() - begin < 10  # which took 40 seconds
+    assert here[1] == [1] * 20_000
+    for _ in range(DEPTH + 1):
+        here = here[0]
+    assert here.all()
 
 
 def test_values_nested_without_end_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import tempfile
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -502,7 +503,7 @@ HOSTILE: dict[str, Any] = {
     "a dict in itself": {**box("collections.OrderedDict"), "node": {"a": to("")}},
     "a link back to nowhere": {"node_type": "reference", "type": "flambe_save.config.link.BackLink", "value": "x"},
     "keys that stand for too much": _laughs(60),
-    "deep": functools.reduce(lambda inner, _: box("builtins.list", inner), range(30_000), ONE),
+    "deep": functools.reduce(lambda inner, _: box("builtins.list", inner), range(100_000), ONE),
     "deep arguments": functools.reduce(lambda inner, _: box("builtins.tuple", inner), range(9_000), to("nowhere")),
     "a size below zero": tensor([-1]),
     "a size that is true": tensor([True]),
@@ -552,6 +553,33 @@ def test_hostile_structures_are_refused(name: str) -> None:
         load_structure(HOSTILE[name])
     assert str(caught.value)
     assert "config.yaml'" not in str(caught.value)
+
+
+def test_memory_grows_with_the_size_of_a_structure() -> None:
+    """Paths are not joined for each level, which would take 200 MB here."""
+    structure = functools.reduce(lambda inner, _: box("builtins.list", inner), range(20_000), ONE)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FlambeSaveError, match="nested deeper"):
+            load_structure(structure)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_references_and_ties_in_deep_structures() -> None:
+    """What is shared far below is found by its path, keys with dots among them."""
+    shared, layer = torch.arange(3.0), nn.Linear(2, 2)
+    deep: Any = {"a.b": [shared, layer], "%": [shared, {"": layer}]}
+    for _ in range(50):
+        deep = [deep]
+    structure = json.loads(json.dumps(build_structure(deep)))
+    again = load_structure(structure)
+    assert build_structure(again) == structure
+    for _ in range(50):
+        (again,) = again
+    assert again["a.b"][0] is again["%"][0]
+    assert again["a.b"][1] is again["%"][1][""]
 
 
 @settings(max_examples=150, deadline=None)

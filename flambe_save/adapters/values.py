@@ -19,10 +19,11 @@ from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.protocol import ValueAdapter, adapter_for, holds_state
 from flambe_save.config.assembly import attributes_of, can_be_assembled
 from flambe_save.config.audit import check_tags
+from flambe_save.config.dialect import children_of
 from flambe_save.config.parsing import Document
 from flambe_save.config.parts import is_made_of_parts, parts_of, set_part
 from flambe_save.config.schema import Reference, Schema, Sources, build, items_in
-from flambe_save.config.selecting import Entry, class_name, entries_of, find_part, is_value, part_of, tensor_keys
+from flambe_save.config.selecting import STORED, Entry, class_name, entries_of, find_part, is_value, part_of
 from flambe_save.errors import ConfigError, FlambeSaveError, quote
 from flambe_save.layout import CONFIG_FILE
 from flambe_save.state import State, join_key, keys_below
@@ -32,7 +33,6 @@ from flambe_save.trust import Trust
 __all__ = ["ValueFilling"]
 
 _ABSENT = object()
-_FILLED_BY_STATE = ("!tensor", "!param")
 # To what the object has already
 _REFERENCES = ("!@", "!link", "!call", "!parameter", "!module", "!back", "!builtins.method", "!weakref.ReferenceType")
 
@@ -93,6 +93,14 @@ class ValueFilling:
             while (prefix := prefix.rpartition(".")[0]) not in self._around:
                 self._around.add(prefix)
         self._nodes = self._component_nodes()
+        self._sharing: set[int] = set()  # nodes with such a node in them
+        self._referring: set[int] = set()  # those with a tensor of the state, or what refers to the object's own
+        for node in part_of(self._root).nodes if self._root is not None else ():  # children first
+            inside = children_of(node)
+            if id(node) in self._nodes or any(id(child) in self._sharing for child in inside):
+                self._sharing.add(id(node))
+            if node.tag in (*STORED, *_REFERENCES) or any(id(child) in self._referring for child in inside):
+                self._referring.add(id(node))
         self._seen: set[int] = set()
         self._wanted: list[tuple[Put, Any, Put]] = []  # what takes an error, a node, and what takes its value
         self._actions: list[Callable[[], Any]] = []
@@ -144,17 +152,16 @@ class ValueFilling:
                 if path in self._components and not keys_below(self._state, path) and not holds_state(here):
                     self.problems.append(f"{path} is a {class_name(node, self._recorded)} in the save, {_what(here)}")
                 continue
-            if node.tag in _FILLED_BY_STATE and isinstance(adapter_for(here), ArrayAdapter):
+            if node.tag in STORED and isinstance(adapter_for(here), ArrayAdapter):
                 continue
             if node.tag == "!unbuilt":
                 if here is not _ABSENT and not holds_state(here):  # else the state fills it
                     self.refused.append(f"{path or 'it'}: save(..., build=False) left it out")
                 continue
-            part = part_of(node)
-            is_shared = path in self._around or any(id(inner) in self._nodes for inner in part.nodes)
+            is_shared = path in self._around or id(node) in self._sharing
             slots = _slots_of(here)
             entries = entries_of(node) if slots is not None and self._is_alike(here, node) else None
-            is_kept = is_shared or (slots is not None and _is_kept(here, slots, entries or {}, part, is_root=not path))
+            is_kept = is_shared or (slots is not None and self._is_kept(here, slots, entries or {}, node, path))
             if slots is not None and entries is not None and is_kept:
                 if id(here) not in self._seen:
                     self._seen.add(id(here))
@@ -165,7 +172,7 @@ class ValueFilling:
             elif holds_state(here):
                 self.problems.append(f"{path or 'it'} is a plain value in the save, {_what(here)}")
             else:
-                self._want(here, part, path, put)
+                self._want(here, part_of(node), path, put)
 
     def _inside(
         self, here: Any, slots: Mapping[str, Any], entries: Mapping[str, Entry], path: str
@@ -181,6 +188,12 @@ class ValueFilling:
             place = join_prefix(path, name)
             found.append((slots.get(name, _ABSENT), node, place, _setter(here, key)))
         return found
+
+    def _is_kept(self, here: Any, slots: Mapping[str, Any], entries: Mapping[str, Entry], node: Any, path: str) -> bool:
+        """Whether a container stays and its entries are filled one by one; else the saved value takes its place."""
+        if isinstance(here, (tuple, list, deque)) or (isinstance(here, dict) and path):
+            return slots.keys() == entries.keys() and id(node) in self._referring  # else it is made anew
+        return not path or _setter(here, "") is not None
 
     def _is_alike(self, here: Any, node: Any) -> bool:
         """Whether a node describes an object of the kind that is here, so that its entries belong there."""
@@ -305,16 +318,6 @@ def _setter(here: Any, key: Any) -> Put | None:
     if can_be_assembled(cls) and not isinstance(here, (torch.nn.Module, tuple, list, deque)):
         return partial(here.__dict__.__setitem__, key)
     return None
-
-
-def _is_kept(
-    here: Any, slots: Mapping[str, Any], entries: Mapping[str, Entry], part: Document, *, is_root: bool
-) -> bool:
-    """Whether a container stays and its entries are filled one by one; else the saved value takes its place whole."""
-    if isinstance(here, (tuple, list, deque)) or (isinstance(here, dict) and not is_root):
-        is_more = any(node.tag in _REFERENCES for node in part.nodes) or bool(tensor_keys(part))
-        return slots.keys() == entries.keys() and is_more  # else it is made anew
-    return is_root or _setter(here, "") is not None
 
 
 def _replacing(here: Any, value: Any) -> Callable[[], Any] | None:

@@ -134,7 +134,8 @@ class Representer:
         self._paths: dict[int, Trail] | None = None
         self._inside: Inside | None = None
         self._open: dict[int, Any] = {}
-        self._small: set[int] = set()
+        self._small: set[int] = set()  # containers of few plain values
+        self._mixed: set[int] = set()  # those with anything else in them, however deep
         self._copies: dict[int, Any] = {}
         self._references: dict[int, tuple[int, list[Any]]] | None = None
         self._groups: dict[int, tuple[str, Referring, pyyaml.SequenceNode]] = {}  # by their numbers
@@ -661,22 +662,37 @@ class Representer:
 
     def _is_large_data(self, value: Any) -> bool:
         """Whether a container holds more plain values than anybody reads: a pickle of them takes far less time."""
-        if id(value) in self._small:
+        if id(value) in self._small or id(value) in self._mixed:
             return False
-        seen, count, waiting = {id(value)}, 0, [value]
+        count, waiting = 0, [value]
+        around: dict[int, list[int]] = {id(value): []}  # of each container, those that it is right inside of
+        mixed: list[int] = []
         while waiting:
             container = waiting.pop()
             items = [*container, *container.values()] if isinstance(container, dict) else container
+            is_mixed = False
             for item in items:
                 count += 1
                 if type(item) not in CONTAINERS:
-                    if type(item) not in PLAIN:
-                        return False
-                elif id(item) not in seen:
-                    seen.add(id(item))
-                    waiting.append(item)
+                    is_mixed = is_mixed or type(item) not in PLAIN
+                elif id(item) in self._mixed:
+                    is_mixed = True
+                else:
+                    if id(item) not in around:
+                        around[id(item)] = []
+                        waiting.append(item)
+                    around[id(item)].append(id(container))
+            if is_mixed:
+                mixed.append(id(container))
+        while mixed:
+            here = mixed.pop()
+            if here not in self._mixed:
+                self._mixed.add(here)
+                mixed += around[here]
+        if id(value) in self._mixed:
+            return False
         if count <= _MANY:
-            self._small |= seen
+            self._small.update(around)
         return count > _MANY
 
     def _say(self, path: Path) -> str:

@@ -18,10 +18,10 @@ from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.schema import Schema
 from flambe_save.state import join_key
 
-__all__ = ["Entry", "class_name", "entries_of", "find_part", "is_value", "part_of", "tensor_keys"]
+__all__ = ["STORED", "Entry", "class_name", "entries_of", "find_part", "is_value", "part_of", "tensor_keys"]
 
 _LISTS = (f"{CORE}seq", "!tuple")
-_STORED = ("!tensor", "!param")
+STORED = ("!tensor", "!param")  # tags whose texts are keys of the state
 
 
 class Entry(NamedTuple):
@@ -51,7 +51,7 @@ def part_of(*roots: Any) -> Document:
 
 def tensor_keys(document: Document) -> list[str]:
     """Return the keys of the state that a document names."""
-    return [node.value for node in document.nodes if node.tag in _STORED and isinstance(node.value, str)]
+    return [node.value for node in document.nodes if node.tag in STORED and isinstance(node.value, str)]
 
 
 def is_value(schema: Schema) -> bool:
