@@ -12,7 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from flambe_save import Component, FlambeSaveError, LimitError, Limits, load, load_state, save, yaml
+from flambe_save import (
+    Component,
+    ConfigError,
+    FlambeSaveError,
+    LimitError,
+    Limits,
+    load,
+    load_state,
+    save,
+    untrusted,
+    yaml,
+)
 
 DEPTH = 4000
 
@@ -184,6 +195,41 @@ def test_time_grows_with_the_depth_and_not_its_square(tmp_path: Path) -> None:
     for _ in range(DEPTH + 1):
         here = here[0]
     assert here.all()
+
+
+# What begins and ends a level of objects with changes, and how many levels a config may have of it
+EDITED = {
+    "an edit of an edit": ("!edited {object: ", ", changes: {}}", 8_000),
+    "with changes": ("!edited {object: ", ", changes: {'': {attributes: {x: 1}}}}", 8_000),
+    "in attributes": ("!edited {object: !bud.Takes {}, changes: {'': {attributes: {first: ", "}}}}", 2_400),
+    "too deep": ("!edited {object: !bud.Takes {}, changes: {'': {attributes: {first: ", "}}}}", 8_000),
+    "in modules": ("!edited {object: !torch.Sequential {}, changes: {'': {modules: {m: ", "}}}}", 2_400),
+    "in arguments": ("!edited {object: !bud.Takes {first: ", "}, changes: {}}", 2_400),
+}
+
+
+@pytest.mark.parametrize("form", EDITED)
+def test_edits_inside_each_other_work_or_are_refused(form: str, tmp_path: Path) -> None:
+    """However deep, they are built or refused, in a time that grows with their number."""
+    begins, ends, levels = EDITED[form]
+    config = f"a: {begins * levels}!torch.ReLU {{}}{ends * levels}\n"
+    path, begin, seen = written(tmp_path / "s", config), time.process_time(), []
+    for call in (untrusted, lambda path: load(path, strict=False)):
+        try:
+            call(path)
+            seen.append("done")
+        except (LimitError, ConfigError) as error:
+            seen.append(type(error).__name__ if "deep" in str(error) else str(error))
+    assert time.process_time() - begin < 30
+    assert seen == {"too deep": ["ConfigError"] * 2, "in modules": ["done", "LimitError"]}.get(form, ["done"] * 2)
+
+
+def test_modules_deeper_than_the_stack_are_refused(tmp_path: Path) -> None:
+    """torch fills modules by calls inside each other; what ends at Python's limit says so."""
+    levels = 2_000
+    config = "!torch.Sequential.parts {modules: {m: " * levels + "!torch.ReLU {}" + "}}" * levels
+    with pytest.raises(LimitError, match=r"(?s)Python's stack.*setrecursionlimit"):
+        loaded(tmp_path / "s", f"a: {config}\n")
 
 
 def test_values_nested_without_end_are_refused(tmp_path: Path) -> None:

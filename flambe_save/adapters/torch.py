@@ -36,7 +36,7 @@ from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema, items_in, schema_of
 from flambe_save.config.walks import everywhere, module_at, modules_in, named_tensors
 from flambe_save.config.wrappers import plain_keys, wrapped_keys
-from flambe_save.errors import FlambeSaveError, UnsupportedObjectError
+from flambe_save.errors import FlambeSaveError, LimitError, UnsupportedObjectError
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.state import State, keys_below
 
@@ -217,6 +217,12 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
             missing, unexpected = fill(place.obj, own, assembled)
     except FlambeSaveError:
         raise
+    except RecursionError as error:
+        raise LimitError(
+            "modules are inside each other more deeply than Python's stack allows for",
+            node=place.prefix,
+            fix="Flatten the model, or raise the limit with sys.setrecursionlimit.",
+        ) from error
     except Exception as error:  # torch raises RuntimeError for shapes, and anything for values of other kinds
         mismatch.errors.append(f"{place.prefix}: {error}" if place.prefix else str(error))
         mismatch.consumed.update(called[key] for key in own)

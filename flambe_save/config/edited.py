@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,10 +54,24 @@ class Edited(Registrable, tag_override="edited"):
             )
         for path, change in changes.items():
             _apply(_inside(object, path), path, change)
-        found = inside_itself(object, _modules_of)
-        if found is not None:  # torch would not come to an end of it
-            raise CompilationError(f"a {type(found).__qualname__} is inside itself", fix="Correct the config.")
+        if any(change.get("modules") for change in changes.values()):
+            _check_nesting(object)
         return object
+
+
+def _check_nesting(obj: Any) -> None:
+    """Refuse modules that torch would not come to an end of, or not before the end of Python's stack.
+
+    Raises
+    ------
+    CompilationError
+        If one is inside itself.
+    LimitError
+        If they are inside each other more deeply than calls may be.
+    """
+    found = inside_itself(obj, _modules_of, sys.getrecursionlimit())
+    if found is not None:
+        raise CompilationError(f"a {type(found).__qualname__} is inside itself", fix="Correct the config.")
 
 
 def _modules_of(obj: Any) -> list[Any]:

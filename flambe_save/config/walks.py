@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from flambe_save.errors import LimitError
+
 __all__ = ["everywhere", "inside_itself", "module_at", "modules_in", "named_tensors"]
 
 
@@ -53,7 +55,7 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield from ((begin + name, tensor) for name, tensor in table.items() if tensor is not None)
 
 
-def inside_itself(root: Any, children: Callable[[Any], Iterable[Any]]) -> Any:
+def inside_itself(root: Any, children: Callable[[Any], Iterable[Any]], most: int | None = None) -> Any:
     """Return something that is inside itself; None where nothing is.
 
     Parameters
@@ -61,6 +63,13 @@ def inside_itself(root: Any, children: Callable[[Any], Iterable[Any]]) -> Any:
     root : object
     children : callable
         Returns what an object holds.
+    most : int, optional
+        How many may be inside each other.
+
+    Raises
+    ------
+    LimitError
+        If more are.
     """
     done: set[int] = set()
     path: dict[int, None] = {id(root): None}
@@ -71,6 +80,10 @@ def inside_itself(root: Any, children: Callable[[Any], Iterable[Any]]) -> Any:
             if id(child) in path:
                 return child
             if id(child) not in done:
+                if len(path) == most:
+                    raise LimitError(
+                        f"objects are inside each other more than {most:,} levels deep", fix="Flatten them."
+                    )
                 path[id(child)] = None
                 stack.append((child, iter(children(child))))
                 break
