@@ -27,7 +27,8 @@ from flambe_save.config.deferral import Deferral
 from flambe_save.config.extensions import import_trusted, require
 from flambe_save.config.link import BackLink
 from flambe_save.config.overriding import override
-from flambe_save.config.parsing import NAMING_TAGS, Document, parse
+from flambe_save.config.own_names import NAMING_TAGS
+from flambe_save.config.parsing import Document, parse
 from flambe_save.config.pickled import opened_by
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.saved_source import define_classes
@@ -400,7 +401,7 @@ def _ask(extensions: Mapping[str, str], document: Document, tags: Mapping[str, s
     """Put what a config asks for to the caller's trust, which may import modules."""
     check_tags(document, tags, trust, node=node, file=CONFIG_FILE)
     require(extensions, trust, CONFIG_FILE, node=node)
-    asked_for = [*document.tags, *(path for tag in NAMING_TAGS for path in document.named(tag))]
+    asked_for = [*document.tags, *(node.value for tag in NAMING_TAGS for node in document.named(tag))]
     if import_trusted(asked_for, tags, trust):
         check_tags(document, tags, trust, node=node, file=CONFIG_FILE)
     check_arguments(document, tags, trust, node=node, file=CONFIG_FILE)

@@ -26,6 +26,7 @@ from flambe_save.adapters.unbuilt import get_unbuilt_state
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.adapters.values import ValueFilling
 from flambe_save.config.assembly import can_be_assembled
+from flambe_save.config.derived import is_derived
 from flambe_save.config.provided import method_class, numpy_class, random_class, torch_class
 from flambe_save.config.registrable import TAGS
 from flambe_save.registry import ADAPTERS
@@ -97,6 +98,7 @@ for _note, _adapter, _types in (
 ADAPTERS.add_trait(("__dataclass_fields__",), "dataclass")
 ADAPTERS.add_trait(("__attrs_attrs__",), "dataclass")
 ADAPTERS.add_trait(("__pydantic_fields__",), "dataclass")
+ADAPTERS.add_trait(is_derived, "dataclass")
 ADAPTERS.add_trait(("state_dict", "load_state_dict"), "state_dict")
 ADAPTERS.add_trait(("__flambe_recorded__",), "recorded")
 ADAPTERS.add_trait(can_be_assembled, "object")

@@ -19,6 +19,7 @@ from flambe_save.config.link import BackLink
 from flambe_save.config.parts import is_made_of_parts, set_part
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema
+from flambe_save.config.special import special_names
 from flambe_save.errors import LinkError, UnsupportedObjectError
 from flambe_save.state import join_key, split_key
 
@@ -90,9 +91,15 @@ class _Object(ValueAdapter):
         return form_of(obj)
 
     def children(self, obj: Any) -> Iterable[Child]:
-        """Return the attributes that are more than plain values."""
+        """Return the attributes that are more than plain values.
+
+        An object whose class says itself what copies hold may be a pickle, with copies of what is elsewhere: of such a
+        one a load looks for what the state has, and for no more.
+        """
+        cls: Any = type(obj)
+        may_be_pickled = "__getstate__" in special_names(cls)
         return (
-            Child(join_key([name]), value, is_borrowed=holds_state(value))
+            Child(join_key([name]), value, is_borrowed=holds_state(value), is_loose=may_be_pickled)
             for name, value in attributes_of(obj).items()
             if type(value) not in PLAIN
         )
@@ -208,9 +215,11 @@ def _values(holder: Any) -> Iterator[Child]:
 def _put(holder: Any, name: str, value: Any) -> None:
     """Fill the place of a link."""
     if isinstance(holder, (list, deque)):
-        holder[int(name)] = value
+        kind: Any = list if isinstance(holder, list) else deque
+        kind.__setitem__(holder, int(name), value)  # not as a class that is derived from it may set one
     elif isinstance(holder, dict):
-        holder[next(key for key in holder if str(key) == name)] = value
+        keys = (key for key, _ in held_pairs(holder) or ())
+        dict.__setitem__(holder, next(key for key in keys if str(key) == name), value)
     elif isinstance(holder, tuple) or is_made_of_parts(type(holder)):
         set_part(holder, name, value)
     else:

@@ -7,9 +7,7 @@ the same for classes whose objects are their fields; optimizers.py knows the tab
 
 from __future__ import annotations
 
-import abc
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -26,7 +24,9 @@ from flambe_save.config.optimizers import (
     is_own_of_training,
     track_steps,
 )
-from flambe_save.config.parts import PASSIVE, is_sum_of_parts
+from flambe_save.config.parts import is_sum_of_parts
+from flambe_save.config.refilled import left_out, refill
+from flambe_save.config.special import OF_PICKLES, is_method, special_names
 from flambe_save.errors import CompilationError, quote
 from flambe_save.notes import NOTES, is_note
 from flambe_save.undoing import Setting
@@ -40,17 +40,13 @@ __all__ = [
     "can_be_assembled",
     "empty_tables",
     "has_parts",
-    "is_destroyed",
-    "is_method",
+    "is_class_of_weight_hooks",
     "is_set_by_torch",
-    "is_open_to_assembly",
     "computes_weights",
-    "is_used_by_python",
     "noting",
     "put_attributes",
     "put_hooks",
     "put_in_table",
-    "says_its_state",
     "set_not_persistent",
 ]
 
@@ -60,9 +56,6 @@ _EMPTY = vars(nn.Module())
 # What nn.Module itself keeps on every module, what this package does, and what frameworks note
 TABLES = frozenset(_EMPTY) | {"_schema", "_created_with_tag"} | NOTES
 
-# A class with one of these says itself how its objects are taken apart
-_PROTOCOLS = frozenset(("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"))
-_OF_COPIES = frozenset(("__getstate__", "__setstate__"))
 # These hold code, whatever their attributes are
 _CODE = (
     "torch.jit.",
@@ -75,9 +68,6 @@ _CODE = (
 )
 # And these are made by calls alone: others refer to them, or they do to others
 _BY_CALL = ("torch.optim.", "torch.nn.parallel.", "torch.distributed.")
-_OURS = ("flambe_save.", "typing.", "builtins.", "torch._C.", "torch.nn.modules.", "torch.optim.")
-
-
 _REGISTERED = "_registered_attributes"  # the attributes that a component's state holds
 _FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # views of a recurrent layer's own parameters, made of them
 
@@ -90,6 +80,8 @@ def attributes_of(obj: Any) -> dict[str, Any]:
         _take_off(obj, found)
     if issubclass(type(obj), torch.optim.Optimizer):
         return {name: value for name, value in found.items() if not is_own_of_training(obj, name)}
+    for name in left_out(type(obj)):
+        found.pop(name, None)
     if _REGISTERED in own or isinstance(obj, nn.RNNBase):
         for name in (*own.get(_REGISTERED, ()), *(_FLAT if isinstance(obj, nn.RNNBase) else ())):
             found.pop(name, None)
@@ -134,111 +126,18 @@ def can_be_assembled(cls: Any) -> bool:
         return False
     if cls.__basicsize__ != _Plain.__basicsize__ or cls.__itemsize__ or not cls.__dictoffset__:
         return False
-    is_of_training = issubclass(cls, TRAINING)
-    # A module that has nothing but data is what its attributes are, whatever is left out of copies of it
-    protocols = _PROTOCOLS - (_OF_COPIES if is_of_training or issubclass(cls, nn.Module) else frozenset())
-    if any(name in vars(base) for base in bases for name in protocols):
+    if any(name in vars(base) for base in bases for name in OF_PICKLES) or "__dict__" in special_names(cls):
         return False
     if any(f"{base.__module__}.".startswith(_CODE) for base in bases) or _is_of(cls, "flambe_save"):
         return False
-    if not is_of_training and any(f"{base.__module__}.".startswith(_BY_CALL) for base in bases):
+    if not issubclass(cls, TRAINING) and any(f"{base.__module__}.".startswith(_BY_CALL) for base in bases):
         return False
     return issubclass(cls, nn.Module) or cls.__module__.partition(".")[0] not in sys.stdlib_module_names
-
-
-@functools.cache
-def says_its_state(cls: Any) -> bool:
-    """Whether a class says itself what pickles of its objects hold, and how they are read."""
-    bases = [base for base in cls.__mro__ if base not in (object, nn.Module)]
-    return any(name in vars(base) for base in bases for name in _OF_COPIES)
 
 
 def has_parts(cls: Any) -> bool:
     """Whether a config can write objects of a class as parts: those that can be assembled, and kinds of tensors."""
     return can_be_assembled(cls) or issubclass(cls, torch.Tensor)
-
-
-@functools.cache
-def is_open_to_assembly(cls: Any) -> bool:
-    """Whether a load may assemble objects of a class that nobody registered: none of its code runs when they are made.
-
-    Neither does any when they are passed on, hashed, copied or gone through: the class defines nothing that Python
-    calls then. A class of modules may, for a load does none of that with a module; where others might,
-    :func:`is_used_by_python` tells of it.
-    """
-    if _computes_weights(cls):
-        return True  # when it is called it computes a weight
-    if type(cls) not in (type, abc.ABCMeta, type(torch.Tensor), type(nn.Parameter)) or "__flambe_adapter__" in dir(cls):
-        return False
-    special = _special_names(cls)
-    if issubclass(cls, torch.Tensor):
-        names = {name for base in _own_bases(cls) for name in vars(base)}
-        return special <= PASSIVE and not any(hasattr(torch.Tensor, name) for name in names - PASSIVE)
-    if not can_be_assembled(cls):
-        return False
-    if issubclass(cls, nn.Module):
-        return special <= (PASSIVE - _OF_MODULES) | _WHEN_USED | {"__call__"}
-    if issubclass(cls, TRAINING):
-        return special <= (PASSIVE | _OF_COPIES) - _OF_MODULES
-    return special <= PASSIVE and not hasattr(cls, "load_state_dict")
-
-
-# Of what a class of plain objects may define, what is called of a module that is kept in a set, or filled
-_OF_MODULES = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__", "__new__", "__class__"))
-
-
-# What Python calls when an object is looked into, gone through, copied or computed with
-_WHEN_USED = frozenset(
-    [
-        *("__getattr__", "__dir__", "__len__", "__length_hint__", "__bool__", "__iter__", "__next__", "__reversed__"),
-        *("__contains__", "__getitem__", "__setitem__", "__delitem__", "__missing__", "__copy__", "__deepcopy__"),
-        *_OF_COPIES,
-        *("__enter__", "__exit__", "__format__", "__index__", "__int__", "__float__", "__complex__", "__round__"),
-        *("__neg__", "__pos__", "__abs__", "__invert__"),
-        *(
-            f"__{kind}{name}__"
-            for name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "div")
-            for kind in ("", "r", "i")
-        ),
-        *(f"__{kind}{name}__" for name in ("lshift", "rshift", "and", "xor", "or") for kind in ("", "r", "i")),
-    ]
-)
-
-
-def is_used_by_python(cls: Any) -> bool:
-    """Whether code of a class of modules runs when its object is only handed to something, as to be copied."""
-    is_module = isinstance(cls, type) and issubclass(cls, nn.Module)
-    return is_module and not _WHEN_USED.isdisjoint(_special_names(cls))
-
-
-@functools.cache
-def _special_names(cls: Any) -> frozenset[str]:
-    """Return the names of what a class and its own bases define that Python itself may look for."""
-    return frozenset(
-        name
-        for base in _own_bases(cls)
-        for name, value in vars(base).items()
-        if name.startswith("__")
-        and name.endswith("__")
-        and getattr(value, "__module__", None) not in ("dataclasses", "flambe_save.config.recording")
-    )
-
-
-def _own_bases(cls: Any) -> list[Any]:
-    return [base for base in cls.__mro__[:-1] if not _is_known(base)]
-
-
-def is_destroyed(cls: Any) -> bool:
-    """Whether a class does something when its objects go, or are made: then only its constructor makes them safely."""
-    return any(name in vars(base) for base in _own_bases(cls) for name in ("__del__", "__getattribute__"))
-
-
-def _is_known(base: type) -> bool:
-    """Whether what a base class does when it is used is known."""
-    library: Any = sys.modules.get("transformers.configuration_utils")
-    if library is not None and base in library.PreTrainedConfig.__mro__[:-1]:
-        return True
-    return base in (torch.Tensor, nn.Parameter) or f"{base.__module__}.".startswith(_OURS)
 
 
 def is_set_by_torch(hook: Any) -> bool:
@@ -250,11 +149,12 @@ def is_set_by_torch(hook: Any) -> bool:
 def computes_weights(hook: Any) -> bool:
     """Whether a hook is one of torch's own that compute a weight from its parts: they are data."""
     cls: Any = type(hook)
-    return _computes_weights(cls)
+    return is_class_of_weight_hooks(cls)
 
 
 @functools.cache
-def _computes_weights(cls: Any) -> bool:
+def is_class_of_weight_hooks(cls: Any) -> bool:
+    """Whether a class is one of torch's own whose objects compute a weight from its parts."""
     kinds = {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
     return f"{cls.__module__}.{cls.__qualname__}".startswith("torch.nn.utils.") and bool(kinds & _WEIGHT_HOOKS)
 
@@ -302,7 +202,7 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     is_optimizer = issubclass(cls, torch.optim.Optimizer)
     if is_optimizer:
         known |= OPTIMIZER_TABLES
-    _named(cls, "arguments", tables.get("arguments") or {})
+    _named(cls, "arguments", tables.get("arguments"))
     unknown = sorted(tables.keys() - known)
     if unknown:
         raise _wrong(cls, f"has no table {quote(unknown[0])}", f"Its tables are {', '.join(sorted(known))}.")
@@ -313,12 +213,13 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     if issubclass(cls, nn.Module):
         made.__dict__.update(empty_tables())
         for table in _KINDS:
-            put_in_table(made, table, tables.get(table) or {})
-        set_not_persistent(made, tables.get("not_persistent") or [])
-        put_hooks(made, tables.get("hooks") or [])
+            put_in_table(made, table, tables.get(table))
+        set_not_persistent(made, tables.get("not_persistent"))
+        put_hooks(made, tables.get("hooks"))
     if is_optimizer:
         fill_optimizer(made, **{name: tables[name] for name in tables.keys() & OPTIMIZER_TABLES})
-    put_attributes(made, tables.get("attributes") or {})
+    put_attributes(made, tables.get("attributes"))
+    refill(made)
     if issubclass(cls, torch.optim.lr_scheduler.LRScheduler):
         _check_scheduler(made)
     if isinstance(made, nn.RNNBase):
@@ -362,8 +263,10 @@ def put_in_table(module: Any, table: str, values: Any) -> None:
 
 def set_not_persistent(module: Any, names: Any) -> None:
     """Say which buffers of a module its ``state_dict`` leaves out."""
-    if not isinstance(names, list) or not all(name in module.__dict__["_buffers"] for name in names):
-        raise _wrong(type(module), f"has no buffers {quote(repr(names)[:80])}", "Name buffers of it.")
+    names = [] if names is None else names
+    buffers = module.__dict__["_buffers"]
+    if type(names) is not list or not all(type(name) is str and name in buffers for name in names):
+        raise _wrong(type(module), "has no buffers of the names that are not persistent", "Name buffers of it.")
     module.__dict__["_non_persistent_buffers_set"] = set(names)
 
 
@@ -378,7 +281,7 @@ def put_hooks(module: Any, hooks: Any) -> None:
     own = module.__dict__["_forward_pre_hooks"]
     for number in [number for number, hook in own.items() if computes_weights(hook)]:
         del own[number]
-    for number, hook in enumerate(hooks if isinstance(hooks, list) else (hooks,)):
+    for number, hook in enumerate(hooks if type(hooks) is list else () if hooks is None else (hooks,)):
         if not computes_weights(hook):
             raise _wrong(type(module), f"has a hook that is a {type(hook).__qualname__}", "Take it out of the config.")
         own[-1 - number] = hook  # torch numbers hooks that are registered from 0
@@ -405,14 +308,9 @@ def put_attributes(obj: Any, values: Any) -> None:
         own[name] = value
 
 
-def is_method(cls: Any, name: str) -> bool:
-    """Whether a class has a method of a name, which an attribute of an object would replace."""
-    return callable(inspect.getattr_static(cls, name, None))
-
-
 def _are_names(value: Any) -> bool:
-    is_set = isinstance(value, set)
-    return is_set and all(isinstance(name, str) and not name.startswith("__") and name not in TABLES for name in value)
+    is_set = type(value) is set
+    return is_set and all(type(name) is str and not name.startswith("__") and name not in TABLES for name in value)
 
 
 def _tensor(
@@ -427,12 +325,15 @@ def _tensor(
         made = torch.Tensor._make_subclass(cls, plain, requires_grad)
     if issubclass(cls, nn.Parameter) is not isinstance(made, nn.Parameter):
         raise _wrong(cls, "is no parameter", "Correct the config.")
-    put_attributes(made, attributes or {})
+    put_attributes(made, attributes)
     return made
 
 
 def _named(cls: type, table: str, values: Any) -> Mapping[str, Any]:
-    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+    """Return a table; what is derived from a dict, or from a text, may do more when it is asked."""
+    if values is None:
+        return {}
+    if type(values) is not dict or not all(type(name) is str for name in values):
         raise _wrong(cls, f"takes a mapping of names as {quote(table)}", "Correct the config.")
     return values
 

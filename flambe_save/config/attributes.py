@@ -89,7 +89,7 @@ def code_behind(cls: Any, name: str) -> list[tuple[Any, str]]:
         found.append((owner, name))
     for hook in _HOOKS if static is _NOTHING else _HOOKS[:1]:
         owner, _ = _static(cls, hook)
-        if owner not in (None, object, torch.nn.Module):
+        if owner not in (None, object, torch.nn.Module) and owner.__module__ != "builtins":
             found.append((owner, hook))
     return found
 

@@ -6,23 +6,26 @@ extensions.py does the same for modules, which are imported between the two.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import yaml as pyyaml
+from torch import nn
 
-from flambe_save.config.assembly import PARTS, is_used_by_python
+from flambe_save.config.assembly import PARTS
 from flambe_save.config.attributes import code_behind, held_attribute, is_function_of
 from flambe_save.config.builders import builder_of
+from flambe_save.config.derived import is_derived
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import FunctionCallLink, Link, ModuleLink
-from flambe_save.config.parsing import NAMING_TAGS, Document, may_be_called, parse
-from flambe_save.config.parts import is_made_of_parts
+from flambe_save.config.own_names import NAMING_TAGS
+from flambe_save.config.parsing import Document, may_be_called, parse
+from flambe_save.config.parts import is_made_of_parts, is_sum_of_parts
 from flambe_save.config.provided import KEEPERS
 from flambe_save.config.registrable import TAGS, dotted_path, needs_trust
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import TRANSPARENT, Reference, Schema, items_in
+from flambe_save.config.special import is_used_by_python
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, RegistrationError, quote
 from flambe_save.trust import NO_TRUST, Trust
@@ -53,11 +56,12 @@ def check_tags(
     ------
     UntrustedError
     """
+    classes: dict[str, tuple[type, str | None]] = {}
     for tag in document.tags:
         if tag in BY_TAG or tag in NAMING_TAGS:
             continue
         try:
-            cls, factory = TAGS.resolve(tag, recorded.get(tag), trust.allows)
+            cls, factory = classes[tag] = TAGS.resolve(tag, recorded.get(tag), trust.allows)
         except RegistrationError:
             path = recorded.get(tag, tag.removesuffix(f".{PARTS}"))
             if isinstance(find_imported(path), type):
@@ -71,10 +75,11 @@ def check_tags(
                     trust.check_call(f"{asking.tag} {asking.value}", node=node, file=file)
         elif factory is not None and needs_trust(cls, factory):
             trust.check_call(f"!{tag}", node=node, file=file)
-    for path in document.named("function"):
+    own = document.own_names(classes)
+    for path in dict.fromkeys(named.value for named in document.named("function") if id(named) not in own):
         if not is_harmless(find_imported(path)):
             trust.check_function(path, node=node, file=file)
-    for path in document.named("type"):
+    for path in dict.fromkeys(named.value for named in document.named("type") if id(named) not in own):
         found = find_imported(path)
         try:
             found = TAGS.resolve(path, recorded.get(path))[0]
@@ -98,8 +103,9 @@ def check_arguments(
         for tag in document.tags
         if tag not in BY_TAG and tag not in NAMING_TAGS and TAGS.knows(tag, recorded.get(tag))
     )
-    classes = [TAGS.resolve(tag, recorded.get(tag))[0] for tag in tags]
-    used = [cls for cls in classes if is_used_by_python(cls) and not trust.allows(dotted_path(cls))]
+    resolved = [TAGS.resolve(tag, recorded.get(tag)) for tag in tags]
+    classes = [cls for cls, _ in resolved]
+    used = [cls for cls, factory in resolved if _is_used(cls, factory) and not trust.allows(dotted_path(cls))]
     has_links = trust.findings is not None and ("@" in document.tags or "link" in document.tags)
     if not (used or has_links or any(map(builder_of, classes))):
         return
@@ -166,31 +172,45 @@ def _attribute_of(target: Any, name: str, known: Mapping[int, Any]) -> tuple[lis
     return [f"{dotted_path(owner)}.{found}" for owner, found in code], _UNKNOWN
 
 
+def _is_used(cls: Any, factory: str | None) -> bool:
+    """Whether code of a class may run when its object is only handed to a constructor.
+
+    An object that is derived from a list, a dict, a text is taken for one, and used as one.
+    """
+    is_value = is_sum_of_parts(cls) and builder_of(cls) is None
+    is_put_together = factory == PARTS or is_value or issubclass(cls, nn.Module)
+    return is_derived(cls) or (is_put_together and is_used_by_python(cls))
+
+
+_FREE, _KEPT, _HANDED = range(3)  # where an object may get: nowhere, to what only keeps modules, to any constructor
+
+
 def _hands_over(config: Any, classes: Container[type]) -> bool:
     """Whether objects of classes may get to constructors that nobody registered, some of which copy or measure them."""
-    seen: set[tuple[int, bool]] = set()
-    waiting: list[tuple[Any, bool]] = [(config, False)]
+    seen: set[tuple[int, int]] = set()
+    waiting: list[tuple[Any, int]] = [(config, _FREE)]
     while waiting:
-        item, is_handed = waiting.pop()
-        if type(item) in PLAIN or (id(item), is_handed) in seen:
+        item, where = waiting.pop()
+        if type(item) in PLAIN or (id(item), where) in seen:
             continue
-        seen.add((id(item), is_handed))
+        seen.add((id(item), where))
         inner: Any = item if isinstance(item, (list, tuple, set, frozenset)) else ()
         if isinstance(item, Schema):
             cls = item.component_subclass
-            if is_handed and cls in classes:
+            if cls in classes and (where == _HANDED or (where == _KEPT and not issubclass(cls, nn.Module))):
                 return True
             is_call = item.factory_method != PARTS and cls not in TRANSPARENT and not is_made_of_parts(cls)
             inner = item.keywords.values()
             if is_call and cls in KEEPERS:
-                waiting.extend((value, is_handed or not isinstance(value, (list, dict))) for value in inner)
+                for value in inner:
+                    waiting.append((value, max(where, _KEPT if type(value) in (list, dict) else _HANDED)))
                 continue
-            is_handed = is_handed or (is_call and cls not in TAGS)
+            where = _HANDED if where == _HANDED or (is_call and cls not in TAGS) else _FREE
         elif isinstance(item, Mapping):
             inner = item.values()
-        elif is_handed and isinstance(item, (Link, ModuleLink)):
+        elif (where == _HANDED and isinstance(item, ModuleLink)) or (where != _FREE and isinstance(item, Link)):
             return True  # it may lead to one
-        waiting.extend((value, is_handed) for value in inner)
+        waiting.extend((value, where) for value in inner)
     return False
 
 
@@ -203,21 +223,28 @@ def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:
     recorded : mapping of str to str
         Its tags: tag -> dotted path.
     """
+    audit = NO_TRUST.audit()
+    named = [tag for tag in NAMING_TAGS if f"!{tag} " in config]
+    document = parse(config)[-1] if named else None
+    if document is not None:
+        check_tags(document, recorded, audit, node=None, file=None)
+    refused = {row.argument for row in audit.findings or ()}
+    handed = {str(node.value) for node in document.named("type")} if document is not None else set()
     found, used = [], []
     for tag, path in recorded.items():
         if tag == "call":
             found.append("it asks for a !call")
         elif not TAGS.knows(tag, path):
-            found.append(f"it builds {path}, which is not registered")
-        elif is_used_by_python(TAGS.resolve(tag, path)[0]):
+            if tag not in handed or f"trusted=[{quote(path)}]" in refused:
+                found.append(f"it builds {path}, which is not registered")
+        elif _is_used(*TAGS.resolve(tag, path)):
             used.append(path.removesuffix(f".{PARTS}"))
     if used:
-        audit = NO_TRUST.audit()
-        check_arguments(parse(config)[-1], recorded, audit, node=None, file=None)
+        check_arguments(document or parse(config)[-1], recorded, audit, node=None, file=None)
         given = {name for name in used if any(quote(name) in row.what for row in audit.findings or ())}
         found += [f"it hands a {name} to a constructor, which may copy it" for name in used if name in given]
-    functions = dict.fromkeys(re.findall(r"!function ([\w.]+)", config))
-    return found + [f"it names the function {path}" for path in functions if not is_harmless(find_imported(path))]
+    functions = dict.fromkeys(node.value for node in document.named("function")) if document is not None else ()
+    return found + [f"it names the function {path}" for path in functions if f"trusted=[{quote(path)}]" in refused]
 
 
 _REFERENCES = (

@@ -20,9 +20,7 @@ from flambe_save.config.assembly import (
     attributes_of,
     can_be_assembled,
     computes_weights,
-    is_method,
     is_set_by_torch,
-    says_its_state,
 )
 from flambe_save.config.changes import Changes
 from flambe_save.config.edited import Edited
@@ -35,6 +33,7 @@ from flambe_save.config.parts import POINTERS, is_made_of_parts, parts_of
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema, defaults_of, schema_of
+from flambe_save.config.special import OF_COPIES, is_method, leaves_out, special_names
 from flambe_save.config.values import BY_TYPE
 from flambe_save.config.walks import inside_itself, module_at
 from flambe_save.notes import marks_of
@@ -200,13 +199,15 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
     With ``is_stateful``, other objects than data are parts only where the save has them anyway.
     """
     cls: Any = type(obj)
-    if not can_be_assembled(cls):
+    is_module = isinstance(obj, nn.Module)
+    # A module that has nothing but data is what its attributes are, whatever is left out of copies of it
+    if not can_be_assembled(cls) or (not is_module and not issubclass(cls, TRAINING) and leaves_out(obj)):
         return None
     schema = Schema(cls, PARTS)
     schema.__dict__["_of"] = obj
     tables = schema.keywords
     lost: list[str] = []
-    if isinstance(obj, nn.Module):
+    if is_module:
         own = obj.__dict__
         lost += _lost_marks({**own["_parameters"], **own["_buffers"]})
         tables["modules"] = dict(own["_modules"])
@@ -231,7 +232,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
         tables["arguments"] = {name: value for name, value in recorded.keywords.items() if _is_plain(value)}
     for name in [name for name, value in tables.items() if not value]:
         del tables[name]
-    if lost and not issubclass(cls, TRAINING) and says_its_state(cls):
+    if lost and not issubclass(cls, TRAINING) and not special_names(cls).isdisjoint(OF_COPIES):
         return None  # it knows what to leave out of a pickle, and how to make it again
     schema.keywords = {**others, **tables}
     return with_lost(schema, lost)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import nn
 
 from flambe_save.config.assembly import (
     TABLES,
-    is_destroyed,
     put_attributes,
     put_hooks,
     put_in_table,
@@ -20,6 +18,7 @@ from flambe_save.config.assembly import (
 )
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path
 from flambe_save.config.schema import TRANSPARENT
+from flambe_save.config.special import runs_when_made
 from flambe_save.config.walks import inside_itself, module_at
 from flambe_save.errors import CompilationError, quote
 from flambe_save.trust import trust_in_force
@@ -42,12 +41,12 @@ class Edited(Registrable, tag_override="edited"):
 
     def __new__(cls, object: Any, changes: Any) -> Any:
         """Return the object."""
-        if not isinstance(changes, Mapping):
+        if type(changes) is not dict:
             raise CompilationError("the changes of an edited object are a mapping", fix="Correct the config.")
-        kind = type(object)
+        kind: Any = type(object)
         if not (isinstance(object, nn.Module) or kind in TAGS) or isinstance(object, (type, enum.Enum, torch.Tensor)):
             raise CompilationError(f"a {kind.__qualname__} is not edited by a config", fix="Correct the config.")
-        if is_destroyed(kind) and not trust_in_force().allows(dotted_path(kind)):
+        if runs_when_made(kind) and not trust_in_force().allows(dotted_path(kind)):
             raise CompilationError(
                 f"a {kind.__qualname__} does something when it goes, so a config may not change it",
                 fix=f"If you know who wrote it: load(..., trusted=[{dotted_path(kind)!r}]).",
@@ -79,7 +78,7 @@ def _modules_of(obj: Any) -> list[Any]:
 
 
 def _inside(obj: Any, path: Any) -> Any:
-    found = module_at(obj, path) if isinstance(path, str) else None
+    found = module_at(obj, path) if type(path) is str else None
     if found is None:
         raise CompilationError(
             f"there is no module {quote(str(path))} to change in a {type(obj).__qualname__}",
@@ -92,25 +91,27 @@ def _apply(obj: Any, path: str, change: Any) -> None:
     known = {"attributes", "removed"}
     if isinstance(obj, nn.Module):
         known |= {"modules", "parameters", "buffers", "not_persistent", "hooks", "order"}
-    if not isinstance(change, Mapping) or not change.keys() <= known:
+    if type(change) is not dict or not change.keys() <= known:
         raise CompilationError(
             f"what changes at {quote(path)} is no mapping of {', '.join(sorted(known))}", fix="Correct the config."
         )
-    removed = change.get("removed") or []
-    if not isinstance(removed, list) or not all(isinstance(name, str) for name in removed):
+    removed = change.get("removed", [])
+    if type(removed) is not list or not all(type(name) is str for name in removed):
         raise CompilationError(f"what is removed at {quote(path)} is no list of names", fix="Correct the config.")
     _remove(obj, removed)
     for table in ("modules", "parameters", "buffers"):
-        if change.get(table):
+        if table in change:
             put_in_table(obj, table, change[table])
     if "not_persistent" in change:
         set_not_persistent(obj, change["not_persistent"])
     if "hooks" in change:
         put_hooks(obj, change["hooks"])
-    put_attributes(obj, change.get("attributes") or {})
-    for table, order in (change.get("order") or {}).items():
+    put_attributes(obj, change.get("attributes"))
+    orders = change.get("order", {})
+    for table, order in orders.items() if type(orders) is dict else (("", orders),):
         own = obj.__dict__.get(f"_{table}", {}) if table in ("modules", "parameters", "buffers") else {}
-        if not own or not isinstance(order, list) or sorted(map(str, order)) != sorted(own):
+        is_listed = type(order) is list and all(type(name) is str for name in order)
+        if not own or not is_listed or sorted(order) != sorted(own):
             raise CompilationError(
                 f"the order of the {table} at {quote(path)} is none of them", fix="Correct the config."
             )

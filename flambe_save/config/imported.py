@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import sys
 import types
+import typing
 from typing import Any
 
 import torch
-from torch.nn import functional
+from torch.nn import functional, init
 
 from flambe_save.script import name_of_script
 
@@ -87,12 +88,20 @@ def _torch_functions() -> dict[Any, str]:
 def is_harmless(value: Any) -> bool:
     """Whether whoever is handed this class or function can do nothing but compute with it."""
     if isinstance(value, type):
-        return value in _PLAIN_TYPES
+        return value in _PLAIN_TYPES or value is typing.Any or _is_number_of_numpy(value)
     if isinstance(value, types.FunctionType):
         name = value.__name__
-        is_public = value.__module__ == functional.__name__ and not name.startswith("_")
-        return is_public and vars(functional).get(name) is value
+        is_of_init = value.__module__ == init.__name__ and name.endswith("_")
+        is_public = (value.__module__ == functional.__name__ or is_of_init) and not name.startswith("_")
+        return is_public and vars(init if is_of_init else functional).get(name) is value
     return isinstance(value, types.BuiltinFunctionType) and value in _torch_functions()
+
+
+def _is_number_of_numpy(cls: type) -> bool:
+    """Whether a class is one of numpy's own kinds of numbers."""
+    numpy: Any = sys.modules.get("numpy")
+    kinds = () if numpy is None else (numpy.number, numpy.bool_)
+    return cls.__module__ == "numpy" and issubclass(cls, kinds) and vars(numpy).get(cls.__name__) is cls
 
 
 def is_harmless_path(path: str) -> bool:

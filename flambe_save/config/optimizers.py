@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
 from typing import Any
 from weakref import ref
 
@@ -127,16 +126,16 @@ def fill_optimizer(
     """
     own = made.__dict__
     if groups is not None:
-        if not isinstance(groups, list) or not all(map(_is_group, groups)):
+        if type(groups) is not list or not all(map(_is_group, groups)):
             raise _wrong(made, "takes groups, each a mapping with a list of tensors as its params")
         own["param_groups"] = groups
     if groups is not None or others is not None:
-        if not _are_tensors([] if others is None else others) or state not in _STATES:
+        if not _are_tensors([] if others is None else others) or type(state) is not str or state not in _STATES:
             raise _wrong(made, "takes other tensors as a list, and a state that is a dict or a defaultdict")
         own["state"] = _STATES[state]()
-        own["state"].update((tensor, {}) for tensor in others or ())
+        own["state"].update((tensor, {}) for tensor in (() if others is None else others))
     if defaults is not None:
-        if not isinstance(defaults, Mapping):
+        if type(defaults) is not dict:
             raise _wrong(made, "takes a mapping as its defaults")
         own["defaults"] = defaults
     own.update((name, OrderedDict()) for name in _HOOKS)
@@ -147,11 +146,11 @@ def fill_optimizer(
 
 
 def _is_group(group: Any) -> bool:
-    return isinstance(group, dict) and _are_tensors(group.get("params"))
+    return type(group) is dict and _are_tensors(group.get("params"))
 
 
 def _are_tensors(items: Any) -> bool:
-    return isinstance(items, list) and all(isinstance(item, torch.Tensor) for item in items)
+    return type(items) is list and all(isinstance(item, torch.Tensor) for item in items)
 
 
 def _wrong(made: Any, what: str) -> CompilationError:

@@ -21,6 +21,7 @@ from flambe_save.config.builders import builder_of
 from flambe_save.config.dialect import CORE, MAX_DEPTH, SCALARS, Loader, children_of
 from flambe_save.config.imported import find_imported, is_harmless
 from flambe_save.config.link import Link, parse_link_str
+from flambe_save.config.own_names import NAMING_TAGS, own_names
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.registrable import TAGS, dotted_path
 from flambe_save.config.schema import Reference, Schema, items_in
@@ -29,9 +30,7 @@ from flambe_save.errors import ConfigError, FlambeSaveError, quote
 from flambe_save.sizes import MAX_HASHED
 from flambe_save.trust import NO_TRUST, Trust
 
-__all__ = ["NAMING_TAGS", "Constructor", "Document", "parse"]
-
-NAMING_TAGS = ("type", "function")  # they hand a class or a function to an object by its name
+__all__ = ["Constructor", "Document", "parse"]
 
 _MAX_CHARS = 64 << 20
 _MAX_NODES = 5_000_000
@@ -71,13 +70,15 @@ class Document:
                 found[node.tag[1:]] = line_of(node)
         return found
 
-    def named(self, tag: str) -> dict[str, int]:
-        """The texts under a tag, ``!type`` or ``!function``, each with the line where it first stands."""
-        found: dict[str, int] = {}
-        for node in self.nodes if tag in self.tags else ():
-            if node.tag == f"!{tag}" and isinstance(node, pyyaml.ScalarNode):
-                found.setdefault(node.value, line_of(node))
-        return found
+    def named(self, tag: str) -> list[pyyaml.ScalarNode]:
+        """The nodes under a tag, ``!type`` or ``!function``, in order."""
+        nodes = self.nodes if tag in self.tags else ()
+        return [node for node in nodes if node.tag == f"!{tag}" and isinstance(node, pyyaml.ScalarNode)]
+
+    def own_names(self, classes: Mapping[str, tuple[type, str | None]]) -> frozenset[int]:
+        """The ids of those nodes that need no trust, as :func:`~flambe_save.config.own_names.own_names` has them."""
+        has_names = any(tag in self.tags for tag in NAMING_TAGS)
+        return own_names(self.root, classes) if has_names else frozenset()
 
     def pickles(self) -> list[str]:
         """The ids of values of the stash that refer to others, of ``!pickled {pickle: !$ id, ...}``.
@@ -282,6 +283,7 @@ class Constructor:
         self._trust = trust
         self._classes = classes
         self._recorded = recorded or {}
+        self._own_names = document.own_names(classes)
         self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
         sizes, most = self._sizes, max(_MAX_UNFOLDED, 4 * len(document.nodes))
         for node in document.nodes:
@@ -362,7 +364,7 @@ class Constructor:
             except (TypeError, ValueError, RuntimeError) as error:
                 raise ConfigError(f"!{tag} cannot hold {reprlib.repr(plain)}: {error}") from error
         if tag in NAMING_TAGS:
-            return self._named(tag, self.construct_scalar(node))
+            return self._named(tag, self.construct_scalar(node), id(node) in self._own_names)
         if tag not in self._classes:
             raise ConfigError(f"the tag {quote(node.tag)} is none of this dialect")
         cls, factory = self._classes[tag]
@@ -380,10 +382,10 @@ class Constructor:
         schema._created_with_tag = tag
         return schema
 
-    def _named(self, tag: str, path: str) -> Any:
+    def _named(self, tag: str, path: str, is_own: bool) -> Any:
         """Return the class or the function that a config hands to an object."""
         found = find_imported(path)
-        is_known = found is not None and (is_harmless(found) or self._trust.allows(path))
+        is_known = found is not None and (is_own or is_harmless(found) or self._trust.allows(path))
         if tag == "function":
             if not is_known or isinstance(found, type):
                 raise ConfigError(

@@ -14,6 +14,7 @@ import decimal
 import enum
 import fractions
 import functools
+import inspect
 import re
 import types
 import uuid
@@ -21,16 +22,16 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from flambe_save.config.attributes import held_slot, method_of, name_of_method, own_attributes
+from flambe_save.config.attributes import held_items, held_slot, method_of, name_of_method, own_attributes
 from flambe_save.config.builders import builder_of
-from flambe_save.config.fields import NO_DEFAULT, fields_of, is_known_base, is_record, is_written_for_it
+from flambe_save.config.derived import hashable, is_derived, make_derived, mapping_of, set_attributes, take_derived
+from flambe_save.config.fields import NO_DEFAULT, Field, fields_of, is_record
+from flambe_save.config.special import is_used_by_python, leaves_out, own_bases, runs_when_made
 from flambe_save.errors import CompilationError
 from flambe_save.notes import is_note
-from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import ordered
 
 __all__ = [
-    "PASSIVE",
     "POINTERS",
     "from_parts",
     "is_made_of_parts",
@@ -52,22 +53,6 @@ class _Kind(NamedTuple):
     make: Callable[..., Any]
 
 
-def _hashable(items: Any) -> Any:
-    """Refuse a key, or a set's item, that would take long to hash."""
-    for item in items:
-        if unfolded_size(item, MAX_HASHED) > MAX_HASHED:
-            raise CompilationError(f"a key or a set's item of more than {MAX_HASHED} values")
-    return items
-
-
-def _mapping(items: Any) -> dict[Any, Any]:
-    _hashable(key for key, _ in items)
-    found = {key: value for key, value in items}  # noqa: C416  (it also says no to pairs that are none)
-    if len(found) != len(items):
-        raise ValueError("a key comes twice")
-    return found
-
-
 def _items(value: Mapping[Any, Any]) -> list[list[Any]]:
     return [[key, item] for key, item in value.items()]
 
@@ -79,12 +64,22 @@ def _take_mapping(value: Any) -> Parts:
 
 
 def _make_mapping(kind: Any, items: Any, attributes: Any = None) -> Any:
-    made = kind(_mapping(items))
-    for name in attributes or ():
-        if not isinstance(name, str) or name.startswith("__") or hasattr(kind, name):
-            raise ValueError(f"{name!r} is no attribute that can be set on it")
-    vars(made).update(attributes or {})
+    made = kind(mapping_of(items))
+    set_attributes(made, attributes or {})
     return made
+
+
+def _listed(items: Any) -> Any:
+    """Refuse what is derived from a list, which may go through itself otherwise."""
+    if type(items) not in (list, tuple):
+        raise ValueError(f"a {type(items).__qualname__} is no list")
+    return items
+
+
+def _named(items: Any) -> Any:
+    if type(items) is not dict:
+        raise ValueError(f"a {type(items).__qualname__} is no mapping")
+    return items
 
 
 def _is_function(value: Any) -> bool:
@@ -139,31 +134,31 @@ def _pattern(pattern: Any, flags: int) -> re.Pattern[Any]:
 
 
 _KINDS: dict[type, _Kind] = {
-    dict: _Kind(lambda value: {"items": _items(value)}, lambda items: _mapping(items)),
+    dict: _Kind(lambda value: {"items": _items(value)}, lambda items: mapping_of(items)),
     collections.OrderedDict: _Kind(_take_mapping, functools.partial(_make_mapping, collections.OrderedDict)),
     collections.Counter: _Kind(_take_mapping, functools.partial(_make_mapping, collections.Counter)),
     collections.defaultdict: _Kind(
         lambda value: {"default_factory": value.default_factory, "items": _items(value)},
         lambda default_factory, items: collections.defaultdict(
-            default_factory if default_factory is None else _function(default_factory), _mapping(items)
+            default_factory if default_factory is None else _function(default_factory), mapping_of(items)
         ),
     ),
     collections.deque: _Kind(
         lambda value: {"items": list(value), "maxlen": value.maxlen},
-        lambda items, maxlen: collections.deque(items, maxlen),
+        lambda items, maxlen: collections.deque(_listed(items), maxlen if maxlen is None else _integer(maxlen)),
     ),
-    set: _Kind(lambda value: {"items": ordered(value)}, lambda items: set(_hashable(items))),
-    frozenset: _Kind(lambda value: {"items": ordered(value)}, lambda items: frozenset(_hashable(items))),
+    set: _Kind(lambda value: {"items": ordered(value)}, lambda items: set(hashable(_listed(items)))),
+    frozenset: _Kind(lambda value: {"items": ordered(value)}, lambda items: frozenset(hashable(_listed(items)))),
     types.SimpleNamespace: _Kind(
         lambda value: dict(vars(value)), lambda **parts: _namespace(types.SimpleNamespace, parts)
     ),
     argparse.Namespace: _Kind(lambda value: dict(vars(value)), lambda **parts: _namespace(argparse.Namespace, parts)),
     types.MappingProxyType: _Kind(
-        lambda value: {"items": _items(value)}, lambda items: types.MappingProxyType(_mapping(items))
+        lambda value: {"items": _items(value)}, lambda items: types.MappingProxyType(mapping_of(items))
     ),
     functools.partial: _Kind(
         lambda value: {"func": value.func, "args": list(value.args), "keywords": dict(value.keywords)},
-        lambda func, args, keywords: functools.partial(_function(func), *args, **keywords),
+        lambda func, args, keywords: functools.partial(_function(func), *_listed(args), **_named(keywords)),
     ),
     datetime.timedelta: _Kind(
         lambda value: {"days": value.days, "seconds": value.seconds, "microseconds": value.microseconds},
@@ -179,6 +174,7 @@ _KINDS: dict[type, _Kind] = {
     types.MethodType: _Kind(_take_method, _method),
     weakref.ref: _Kind(lambda value: {"object": value()}, _weak),
 }
+_OF_SCALARS = frozenset((datetime.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID, re.Pattern))
 # Of these, those that are no more than a reference to an object, their part "object", which is elsewhere
 POINTERS = frozenset((types.MethodType, weakref.ref))
 
@@ -195,44 +191,15 @@ def is_made_of_parts(cls: Any) -> bool:
 
 @functools.cache
 def is_sum_of_parts(cls: Any) -> bool:
-    """Whether objects of a class are fields and no more, whoever builds them."""
-    return (is_record(cls) or issubclass(cls, enum.Enum) or _is_named_tuple(cls)) and _only_holds(cls)
-
-
-# What a class may define whose objects only hold values: nothing that Python, torch or copy would call when one is used
-PASSIVE = frozenset(
-    [
-        *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__"),
-        *("__class_getitem__", "__constants__", "__jit_unused_properties__", "__slotnames__", "__type_params__"),
-        *("__dataclass_fields__", "__dataclass_params__", "__delattr__", "__dict__", "__doc__", "__eq__"),
-        *("__firstlineno__", "__ge__", "__getnewargs__", "__gt__", "__hash__", "__init__", "__init_subclass__"),
-        *("__le__", "__lt__", "__match_args__", "__module__", "__ne__", "__new__", "__orig_bases__", "__parameters__"),
-        *("__post_init__", "__qualname__", "__replace__", "__repr__", "__setattr__", "__slots__"),
-        *("__static_attributes__", "__str__", "__weakref__"),
-    ]
-)
-# And what the module enum gives to the classes of its members
-_OF_ENUMS = PASSIVE | {
-    *("__and__", "__bool__", "__contains__", "__dir__", "__format__", "__invert__", "__iter__", "__len__", "__or__"),
-    *("__rand__", "__reduce_ex__", "__ror__", "__rxor__", "__xor__"),
-}
-# What attrs and pydantic note in a class
-_OF_LIBRARIES = ("__attrs_", "__pydantic_", "__class_vars__", "__private_attributes__", "__signature__")
-_BASES = frozenset(("builtins", "enum", "typing", "abc"))
-
-
-def _only_holds(cls: type) -> bool:
-    """Whether using an object of a class runs no more of its code than to compare, hash or show it."""
-    own = [vars(base) for base in cls.__mro__ if base.__module__ not in _BASES and not is_known_base(base)]
-    special = {
-        name
-        for names in own
-        for name, value in names.items()
-        if name.startswith("__") and name.endswith("__") and not is_written_for_it(value)
-    }
-    if issubclass(cls, enum.Enum):
-        return special <= _OF_ENUMS and not any("_missing_" in names for names in own)
-    return all(name in PASSIVE or name.startswith(_OF_LIBRARIES) for name in special)
+    """Whether objects of a class are fields, items or members and no more, whoever builds them."""
+    if runs_when_made(cls):
+        return False
+    if issubclass(cls, enum.Enum):  # a metaclass may have its own way to find a combination of flags
+        is_usual = type(cls) is enum.EnumMeta or not issubclass(cls, enum.Flag)
+        return is_usual and not any("_missing_" in vars(base) for base in own_bases(cls))
+    if _is_named_tuple(cls) or is_derived(cls):
+        return True
+    return is_record(cls) and not is_used_by_python(cls)
 
 
 def _is_named_tuple(cls: type) -> bool:
@@ -258,10 +225,16 @@ def parts_of(obj: Any) -> Parts | None:
     if isinstance(obj, enum.Enum):
         is_member = cls._member_map_.get(obj._name_ or "") is obj
         return {"name": obj._name_} if is_member else {"value": obj._value_}
+    if is_derived(cls):
+        return take_derived(obj)
     if isinstance(obj, tuple):
-        return dict(zip(cls._fields, obj, strict=True))
+        return dict(zip(cls._fields, held_items(obj) or (), strict=True))
+    if leaves_out(obj):
+        return None
     parts, own = {}, own_attributes(obj)
     for field in fields_of(cls):
+        if field.name not in own and _is_in_class(cls, field):
+            continue
         try:
             parts[field.name] = own[field.name] if field.name in own else held_slot(obj, field.name)
         except AttributeError:
@@ -269,6 +242,11 @@ def parts_of(obj: Any) -> Parts | None:
     # What it was given beyond its fields is part of it too
     others = {name: value for name, value in own.items() if name not in parts}
     return {**parts, **{name: value for name, value in others.items() if not is_note(name)}}
+
+
+def _is_in_class(cls: Any, field: Field) -> bool:
+    """Whether an object that has no such field itself has its default from the class."""
+    return inspect.getattr_static(cls, field.name, NO_DEFAULT) is field.default is not NO_DEFAULT
 
 
 def from_parts(cls: type, parts: Mapping[str, Any]) -> Any:
@@ -282,10 +260,14 @@ def from_parts(cls: type, parts: Mapping[str, Any]) -> Any:
         If the parts are not those of the class.
     """
     try:
+        if cls in _OF_SCALARS and not all(type(part) in (int, float, str, bytes) for part in parts.values()):
+            raise ValueError("its parts are texts and numbers")  # others say themselves what they are as such
         if cls in _KINDS:
             return _KINDS[cls].make(**parts)
         if issubclass(cls, enum.Enum):
             return _member(cls, **parts)
+        if is_derived(cls):
+            return make_derived(cls, parts)
         return _named_tuple(cls, parts) if issubclass(cls, tuple) else _dataclass(cls, parts)
     except CompilationError:
         raise
@@ -307,7 +289,7 @@ def maker_of(cls: type) -> Callable[..., Any]:
 
 
 def _member(cls: type[enum.Enum], *, name: Any = None, value: Any = None) -> Any:
-    if name is not None:
+    if type(name) is str:
         return cls._member_map_[name]
     if not issubclass(cls, enum.Flag) or type(value) is not int:
         raise ValueError(f"{value!r} is no member")
@@ -326,7 +308,7 @@ def _dataclass(cls: Any, parts: Mapping[str, Any]) -> Any:
     made = object.__new__(cls)
     values = dict(parts)
     for field in fields_of(cls):
-        if field.name not in values and isinstance(field.default, property):
+        if field.name not in values and (isinstance(field.default, property) or _is_in_class(cls, field)):
             continue  # it stands in the class in place of the field
         if field.name not in values and field.default is not NO_DEFAULT:
             values[field.name] = field.default

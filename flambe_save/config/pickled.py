@@ -55,7 +55,7 @@ class Pickled(Registrable, tag_override="pickled"):
         open_pickle = _opener.get()
         if open_pickle is None:
             raise LinkError("a config with !pickled is built by a load alone", fix="Load the save that it is of.")
-        if not isinstance(pickle, bytes) or not isinstance(objects, list) or type(item) is not int:
+        if type(pickle) is not bytes or type(objects) is not list or type(item) is not int:
             raise CompilationError(
                 "!pickled takes a pickle of the stash, a number and a list of objects", fix="Correct the config."
             )

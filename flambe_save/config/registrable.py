@@ -9,10 +9,8 @@ generators of torch, numpy and Python.
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import difflib
-import enum
 import functools
 import importlib
 import inspect
@@ -23,11 +21,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from flambe_save.config.assembly import PARTS, assembler_of, has_parts, is_destroyed, is_open_to_assembly
-from flambe_save.config.fields import is_known_type
+from flambe_save.config.assembly import PARTS, assembler_of, has_parts
 from flambe_save.config.imported import find_imported, import_path
+from flambe_save.config.openness import is_open_to_assembly
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.redefined import differences, present_class
+from flambe_save.config.special import is_answered_by_type, runs_when_made
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import RegistrationError
 from flambe_save.registry import MOVED
@@ -190,7 +189,7 @@ class Tags:
         imported = find_imported(path)
         if isinstance(imported, type):
             is_trusted = allows is not None and allows(path)
-            if not is_trusted and type(imported) not in _TYPES and not is_known_type(imported):
+            if not is_trusted and not is_answered_by_type(imported):
                 raise self._unknown(tag, recorded)  # what is asked of the class may be answered by code
             if is_of_parts and factory_of(imported, PARTS) and (is_trusted or is_open_to_assembly(imported)):
                 return imported, PARTS
@@ -204,7 +203,7 @@ class Tags:
     ) -> tuple[type, str | None]:
         """Refuse to put objects together whose class does more when they go than their constructor may know of."""
         cls, factory = found
-        if factory == PARTS and is_destroyed(cls) and not (allows is not None and allows(dotted_path(cls))):
+        if factory == PARTS and runs_when_made(cls) and not (allows is not None and allows(dotted_path(cls))):
             raise RegistrationError(
                 f"the class of the tag '!{tag}' has a __del__ or a __getattribute__ of its own",
                 fix=f"If you know who wrote it: load(..., trusted=[{dotted_path(cls)!r}]).",
@@ -359,7 +358,6 @@ class Tags:
 
 
 TAGS = Tags()
-_TYPES = (type, abc.ABCMeta, enum.EnumMeta, type(torch.Tensor), type(torch.nn.Parameter))
 
 
 def _split(tag: str) -> tuple[str, str]:

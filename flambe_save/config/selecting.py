@@ -87,10 +87,11 @@ def entries_of(node: Any) -> dict[str, Entry] | None:
         attributes = table.get("attributes")
         return entries_of(attributes) if attributes is not None else {}
     items = table.get("items")
-    if isinstance(items, pyyaml.SequenceNode) and table.keys() <= {"items", "default_factory"}:
+    if isinstance(items, pyyaml.SequenceNode) and table.keys() <= {"items", "default_factory", "attributes"}:
         return _named(pair.value for pair in items.value)
-    if isinstance(items, pyyaml.SequenceNode) and table.keys() == {"items", "maxlen"}:
-        return _numbered(items)
+    values = items if table.keys() == {"items", "maxlen"} else table.get("values")
+    if isinstance(values, pyyaml.SequenceNode) and table.keys() <= {"items", "maxlen", "values", "attributes"}:
+        return _numbered(values)
     return _named(node.value)
 
 

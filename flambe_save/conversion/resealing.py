@@ -10,7 +10,8 @@ from flambe_save.checksum import crc32
 from flambe_save.codecs import LoadOptions, open_source, pieces_of
 from flambe_save.config import yaml
 from flambe_save.config.audit import contradiction
-from flambe_save.config.parsing import NAMING_TAGS, Document, parse
+from flambe_save.config.own_names import NAMING_TAGS
+from flambe_save.config.parsing import Document, parse
 from flambe_save.config.registrable import TAGS, written_path
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import (

@@ -76,6 +76,10 @@ def _taken_apart(value: Any) -> tuple[str, Iterable[tuple[str, Any]]]:
         if value.dtype.hasobject:
             return f"{value.dtype} {value.shape}", [(f"[{i}]", item) for i, item in enumerate(value.ravel().tolist())]
         return f"{value.dtype} {value.shape} {_hash(value.tobytes())}", ()
+    if kind.__module__ == "typing":  # Python keeps one of equal ones, as long as it likes
+        return repr(value), ()
+    if isinstance(value, numpy.random.RandomState):  # what it was seeded with gives it no more numbers
+        return "", [("", value.get_state(legacy=False))]
     if isinstance(value, numpy.generic):
         return f"{value.dtype} {_hash(value.tobytes())}", ()
     if isinstance(value, type):

@@ -562,9 +562,7 @@ parts(
 RUNS = "nothing that the class of an assembled object defines is run by a load"
 for _kind in ("Setter", "Getter", "Lister", "Applier", "Filled", "Stating", "Copied", "Hashed", "Mode"):
     _call = f"!hostile_parts.{_kind}.parts {{parameters: {{w: !param m.w}}, modules: {{lin: {LINEAR}}}}}"
-    _is_closed = _kind in ("Setter", "Hashed")  # it defines what Python calls when an object is filled or kept
-    _error, _says = (UntrustedError, f"hostile_parts.{_kind}") if _is_closed else (StateMismatchError, "unwanted")
-    parts(f"root_of_{_kind}", f"m: {_call}\n", _error, _says, RUNS, FILLED, modes=MODES)
+    parts(f"root_of_{_kind}", f"m: {_call}\n", StateMismatchError, "unwanted", RUNS, FILLED, modes=MODES)
     _inner = {key.replace("m.", "m.0."): value for key, value in FILLED.items()}
     _call = _call.replace("!param m.w", "!param m.0.w")
     for _outer, _content in {

@@ -1,0 +1,126 @@
+"""Functions and classes that an object holds: its own need no trust, all others do, and none runs in a load."""
+
+from __future__ import annotations
+
+import functools
+import os.path
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_edits import attempt
+from torch import nn
+
+from flambe_save import Component, UntrustedError, load, save, untrusted
+
+RAN: list[str] = []
+
+
+def swish(x: Any) -> Any:
+    """One of this module's own functions."""
+    RAN.append("swish")
+    return x * torch.sigmoid(x)
+
+
+class Kind:
+    """One of its classes."""
+
+
+class Layer(nn.Module):
+    """Holds what it is given."""
+
+    def __init__(self, act: Any, others: Any = None) -> None:
+        super().__init__()
+        self.act, self.others = act, others
+        self.linear = nn.Linear(2, 2)
+
+    @staticmethod
+    def half(x: Any) -> Any:
+        """Return a half."""
+        return x / 2
+
+    def forward(self, x: Any) -> Any:
+        return self.act(self.linear(x))
+
+
+class Built(Component):
+    """Calls what it is given."""
+
+    def __init__(self, act: Any) -> None:
+        self.value = act(torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("act", "others"),
+    [
+        (swish, {"kinds": [Kind, swish]}),
+        (Layer.half, None),
+        (functools.partial(swish), [functools.partial(swish, 1, y=None, z=[0.5, True])]),
+        (torch.relu, (nn.init.zeros_, nn.functional.gelu)),
+        (torch.tanh, [np.float32, np.int8, np.bool_, int, Any]),
+    ],
+)
+def test_own_and_harmless_ones_need_no_trust(act: Any, others: Any, tmp_path: Path) -> None:
+    """They come back as the very same, and none is called."""
+    model = Layer(act, others)
+    path = save(model, tmp_path / "save")
+    RAN.clear()
+    assert untrusted(path) == []
+    again = load(path)
+    assert RAN == []
+    assert again.act is act or again.act.func is act.func
+    assert repr(again.others) == repr(others)
+    x = torch.ones(1, 2)
+    assert torch.equal(again(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [shutil.rmtree, os.path.join, torch.load, torch.hub.load, attempt, np.load, functools.partial(swish, x="a")],
+    ids=lambda act: getattr(act, "__qualname__", "partial"),
+)
+def test_others_need_trust(act: Any, tmp_path: Path) -> None:
+    """Functions of other libraries, of Python, torch and numpy, and one with arguments of the config's choice."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = save(Layer(act), tmp_path / "save")
+    with pytest.raises(UntrustedError):
+        load(path)
+    names = [row.argument.removeprefix("trusted=['").removesuffix("']") for row in untrusted(path)]
+    again = load(path, trusted=names)
+    assert again.act is act or again.act.func is act.func
+
+
+CONFIGS = {
+    "to a constructor": "!test_own_names.Built {act: !function test_own_names.swish}",
+    "in an object that a constructor gets": "!test_own_names.Built {act: !test_own_names.Layer.parts "
+    "{attributes: {act: !function test_own_names.swish}}}",
+    "in a container of a constructor": "!test_own_names.Built {act: [!function test_own_names.swish]}",
+    "of no object": "[!function test_own_names.swish]",
+    "in an object of another library": "!test_edits.Picture.parts {attributes: {act: !function test_own_names.swish}}",
+    "under an alias": "a: !test_own_names.Layer.parts {attributes: {act: &a [!function test_own_names.swish]}}\n"
+    "b: !test_own_names.Built {act: *a}",
+    "in a sequence": "!torch.Sequential {args: [!function test_own_names.swish]}",
+    "in an edited object": "!edited {object: !torch.Linear {in_features: 1, out_features: 1}, "
+    "changes: {'': {attributes: {act: !function test_own_names.swish}}}}",
+    "imported there": "!test_own_names.Layer.parts {attributes: {act: !function shutil.rmtree}}",
+    "of an imported module": "!test_own_names.Layer.parts {attributes: {act: !function os.path.join}}",
+    "a method": "!test_own_names.Layer.parts {attributes: {act: !function test_own_names.Built.__init__}}",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_where_it_stands_counts(name: str, tmp_path: Path) -> None:
+    """A function is an object's own in its attributes alone."""
+    path = Path(save({"x": 1}, tmp_path / "save"))
+    (path / "manifest.json").unlink()
+    (path / "config.yaml").write_text(CONFIGS[name] + "\n")
+    RAN.clear()
+    with pytest.raises(UntrustedError):
+        load(path)
+    assert untrusted(path)
+    assert RAN == []
