@@ -926,6 +926,13 @@ def parametrized_twice(m: Any) -> None:
 
 
 @edit
+def child_of_what_is_parametrized(m: Any) -> None:
+    """A child that comes after what torch has added itself."""
+    parametrizations.weight_norm(m.fc)
+    m.fc.extra = nn.ReLU()
+
+
+@edit
 def parametrization_removed(m: Any) -> None:
     """A class that has been changed, and changed back."""
     parametrizations.weight_norm(m.fc)

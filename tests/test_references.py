@@ -505,9 +505,16 @@ def tied_by_hand() -> tuple[Any, list[str]]:
 def tied_to_what_is_no_child() -> tuple[Any, list[str]]:
     """Return a layer whose weight is that of a layer to which the model only refers."""
     model = nn.Sequential(nn.Linear(2, 2))
-    model.link = [nn.Linear(2, 2)]
-    model.link[0].weight = model[0].weight
-    return model, ["0.weight", "link.0.weight"]
+    model.link = [nn.Sequential(nn.Linear(2, 2))]
+    model.link[0][0].weight = model[0].weight
+    return model, ["0.weight", "link.0.0.weight"]
+
+
+def a_buffer_of_another_type() -> tuple[Any, list[str]]:
+    """Return a layer that refers to a buffer of a type that no constructor makes."""
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.ReLU()).double()
+    model[1].link = [model[0].running_mean]
+    return model, ["0.running_mean", "1.link.0"]
 
 
 def of_a_parametrization() -> tuple[Any, list[str]]:
@@ -546,6 +553,7 @@ def by_way_of_a_reference() -> tuple[Any, list[str]]:
     [
         tied_by_hand,
         tied_to_what_is_no_child,
+        a_buffer_of_another_type,
         of_a_parametrization,
         of_what_is_around,
         made_and_given,
@@ -559,6 +567,18 @@ def test_what_a_module_refers_to_stays_one(tmp_path: Path, make: Callable[[], tu
     assert said == []
     for obj in (model, again):
         assert len({id(at(obj, place)) for place in places}) == 1
+
+
+def test_parameters_of_one_memory_stay_two(tmp_path: Path) -> None:
+    """What a weight was before its parametrization is kept as a parameter of its own."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.link = [model[0].weight]
+    parametrizations.weight_norm(model[0])
+    again, said = there_and_back(model, tmp_path / "save")
+    assert said == []
+    assert isinstance(again.link[0], nn.Parameter)
+    assert again.link[0] is not again[0].parametrizations.weight.original1
+    assert torch.equal(again.link[0], model.link[0])
 
 
 def at(obj: Any, place: str) -> Any:

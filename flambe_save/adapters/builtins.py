@@ -290,8 +290,11 @@ def _parametrized_schema(module: Any) -> Schema | None:
         if not schema.keywords["changes"]:
             schema = schema.keywords["object"]
     parts = {name: [_told(part) for part in several] for name, several in module.parametrizations.items()}
-    schema = Schema(Parametrized, module=schema, **parts)
-    return edited(module, schema, Changes(_tied_originals(module), lost, {}))
+    changes = _tied_originals(module)
+    order = [*module._modules]
+    if order[-1] != "parametrizations":
+        changes[""] = {"order": {"modules": order}}
+    return edited(module, Schema(Parametrized, module=schema, **parts), Changes(changes, lost, {}))
 
 
 def _tied_originals(module: Any) -> dict[str, dict[str, Any]]:

@@ -285,7 +285,7 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit, assembled: Con
     """Give parameters and buffers the types and devices of their saved values, so that nothing is rounded or left
     behind.
 
-    Parameters stay the objects they are, so that whatever refers to them still does.
+    They stay the objects they are, so that whatever refers to them still does.
     """
     named = [*named_tensors(module)]
     saved = {id(tensor): own[name] for name, tensor in named if isinstance(own.get(name), torch.Tensor)}
@@ -318,6 +318,13 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit, assembled: Con
     for _, inner in modules_in(module):
         if id(inner) in assembled or id(inner) in whole:
             continue
+        for buffer in inner._buffers.values():
+            if buffer is None or wanted.get(id(buffer)) is None:
+                continue
+            made = change(buffer)
+            if torch._has_compatible_shallow_copy_type(buffer, made):
+                buffer.data = made
+                wanted[id(buffer)] = None
         apply: Any = type(inner)._apply
         if apply.__module__.partition(".")[0] == "torch" and "_apply" not in vars(inner):
             apply(inner, change, recurse=False)  # RNNs refresh their flat weights there

@@ -153,6 +153,8 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
         later = adapter.get_state(place, found)
         if isinstance(place.obj, torch.nn.Module):
             written_parts.add_own(place)
+        elif isinstance(place.obj, torch.nn.Parameter):
+            written_parts.keep_apart(key_of(place), place.obj)
         return later
 
     passed.clear()
@@ -229,8 +231,13 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
         return None
 
     groups = [list(group) for group in groups]
+    around = {""}
+    for key in (key for group in groups for key in group):
+        while key not in around:
+            around.add(key)
+            key = key.rpartition(".")[0]
     if groups:
-        walk_object(obj, "", enter)
+        walk_object(obj, "", enter, wants=lambda parent, place, name: place.prefix in around)
     for group in groups:
         tied = [where[key] for key in group if key in where]
         if not tied:

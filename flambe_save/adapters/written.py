@@ -40,8 +40,7 @@ class WrittenParts:
         self._buffers: dict[int, set[str]] = {}
         self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
         self._of_calls: set[int] = set()  # the ids of those that a module gets in a call
-        # By the ids of these, where each is: a module's id and a name, and whether a plain attribute has the module
-        self._owners: dict[int, dict[tuple[int, str], bool]] = {}
+        self._owners: dict[int, set[tuple[int, str]]] = {}  # by the ids of these, modules' ids and names in them
         self._lost: list[tuple[int, str, str]] = []  # an object's id, where the config has it, and what is lost in it
         self._without: set[tuple[int, str]] = set()  # the ids of objects, and the names of lost attributes
         self._modules: set[int] = set()
@@ -126,22 +125,25 @@ class WrittenParts:
                     continue
                 key = place.key_prefix + name
                 self._keys.setdefault(id(value), []).append(key)
-                owners = self._owners.setdefault(id(value), {})
-                owners[id(module), name] = place.is_loose and owners.get((id(module), name), True)
+                self._owners.setdefault(id(value), set()).add((id(module), name))
                 if is_assembled or name in names:
                     self._add(key, value, place.keep_vars)
                 else:
                     self._of_calls.add(id(value))
-                self._keep_apart(key, value)
+                self.keep_apart(key, value)
 
-    def _keep_apart(self, key: str, value: torch.Tensor) -> None:
+    def keep_apart(self, key: str, value: torch.Tensor) -> None:
         """Copy the value of a parameter that shares its memory with another: they are two, and would become one."""
         if value.layout != torch.strided or value.is_meta or not value.numel() or nn.parameter.is_lazy(value):
             return
         owner = self._memory.setdefault(value.data_ptr(), value)
         held = self._state.get(key)
-        if owner is not value and type(held) is torch.Tensor and tie_key(owner) == tie_key(value):
+        if owner is value or tie_key(owner) != tie_key(value):
+            return
+        if type(held) is torch.Tensor:
             self._state[key] = held.clone()
+        elif type(held) is nn.Parameter:
+            self._state[key] = nn.Parameter(held.detach().clone(), held.requires_grad)
 
     def _add(self, key: str, value: torch.Tensor, keep_vars: bool) -> None:
         if nn.parameter.is_lazy(value):
@@ -215,9 +217,8 @@ class WrittenParts:
         Those are referred to by their keys, or are in several modules: which of these keeps the tensor that it is built
         with, a reference cannot know.
         """
-        several = {number for number, owners in self._owners.items() if len(owners) > 1}
-        is_referred = {number for number in several if number in referred or any(self._owners[number].values())}
-        return (is_referred | keyed) & self._of_calls
+        several = {number for number, owners in self._owners.items() if len(owners) > 1 and number in referred}
+        return (several | keyed) & self._of_calls
 
     def warn_of_lost(self, places: Mapping[int, str]) -> None:
         """Say what no config can hold, by the places of objects."""
