@@ -10,7 +10,6 @@ import os
 import pickle
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import dill
@@ -25,15 +24,11 @@ from flambe_save.config.randomness import KeptRandomStates
 from flambe_save.errors import (
     CorruptSaveError,
     Finding,
-    FlambeSaveError,
     LoadError,
-    MissingExtensionError,
     PackageVersionWarning,
-    RegistrationError,
     SaveError,
     SaveNotFoundError,
     UnsupportedObjectError,
-    UntrustedError,
     warn,
 )
 from flambe_save.formats import Damage, ReadOptions, format_of
@@ -49,10 +44,10 @@ from flambe_save.loading import (
     read_value,
     reading,
     shape_of,
-    tell_all,
+    telling,
 )
 from flambe_save.parallel import CollectionPaused, check_threads, default_threads
-from flambe_save.progress import Progress, ShowProgress, progress_of
+from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.saving import Saving, Target, check_level, final_path
 from flambe_save.state import State
 from flambe_save.storage import local_path
@@ -162,21 +157,9 @@ def save(
     NeedsTrustWarning
         If the save holds more than data, so that a default load will refuse that part.
     """
-    options = _Options(
-        compress,
-        pickle_only,
-        overwrite,
-        pickle_module,
-        pickle_protocol,
-        durable,
-        digest,
-        base,
-        threads,
-        level,
-        build,
-        check,
-    )
-    return _write(_planned_object(obj, path, options, progress_of(progress, "Saving")))
+    target = _target(path, compress, pickle_only, overwrite, durable, base, level)
+    how = _how(pickle_module, pickle_protocol, digest, threads, progress)
+    return _write(_planned_object(obj, target, how, build=build, check=check))
 
 
 @takes_back
@@ -200,10 +183,10 @@ def save_state_to_file(
 
     Parameters, returns, errors and warnings are those of :func:`save`.
     """
-    options = _Options(
-        compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
-    )
-    return _write(_planned(state, path, options, progress_of(progress, "Saving")))
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise UnsupportedObjectError(f"a state maps keys, which are texts, to values; this is a {type(state).__name__}")
+    target = _target(path, compress, pickle_only, overwrite, durable, base, level)
+    return _write(Saving(state, target, _how(pickle_module, pickle_protocol, digest, threads, progress)))
 
 
 def save_async(
@@ -261,32 +244,27 @@ def save_async(
         As :func:`save`.
     """
     check_switches(keep_memory=keep_memory)
-    options = _Options(
-        compress,
-        pickle_only,
-        overwrite,
-        pickle_module,
-        pickle_protocol,
-        durable,
-        digest,
-        base,
-        threads,
-        level,
-        build,
-        check,
-    )
-    saving = _planned_object(obj, path, options, progress_of(progress, "Saving"))
+    target = _target(path, compress, pickle_only, overwrite, durable, base, level)
+    how = _how(pickle_module, pickle_protocol, digest, threads, progress)
+    saving = _planned_object(obj, target, how, build=build, check=check)
     saving.tell()
     return start(saving, keep_memory=keep_memory)
 
 
 @takes_back
-def _planned_object(obj: Any, path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
+def _planned_object(obj: Any, target: Target, how: DumpOptions, *, build: bool, check: bool) -> Saving:
     """Collect the state of an object and plan its save; containers that change meanwhile are an error."""
+    check_switches(build=build, check=check)
+    if check and not build:
+        raise SaveError(
+            "check=True loads the save, and build=False writes one that no load opens", fix="Pass one of them."
+        )
     with CollectionPaused():
         passed = Passed()
-        state = _state_of(obj, passed) if options.build else get_unbuilt_state(obj, passed)
-        saving = _planned(state, path, options, progress)
+        state = _state_of(obj, passed) if build else get_unbuilt_state(obj, passed)
+        saving = Saving(state, target, how, is_built=build)
+        if check:
+            saving.check_freshly()
         passed.check()
     return saving
 
@@ -303,57 +281,34 @@ def _state_of(obj: Any, passed: Passed) -> State:
     return state
 
 
-@dataclass(frozen=True)
-class _Options:
-    """The options of :func:`save`, as callers give them."""
-
-    compress: bool
-    pickle_only: bool
-    overwrite: bool
-    pickle_module: PickleModule
-    pickle_protocol: int
-    durable: bool
-    digest: str | None
-    base: str | os.PathLike[str] | None
-    threads: int | None
-    level: int | None
-    build: bool = True
-    check: bool = False
-
-    def __post_init__(self) -> None:
-        names = ("compress", "pickle_only", "overwrite", "durable", "build", "check")
-        check_switches(**{name: getattr(self, name) for name in names})
-
-
-def _planned(state: Mapping[str, Any], path: str | os.PathLike[str], options: _Options, progress: Progress) -> Saving:
-    """Check the arguments of a save and plan it."""
-    compress, level, base = options.compress, options.level, options.base
-    final = final_path(path, compress, options.pickle_only)
-    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise UnsupportedObjectError(f"a state maps keys, which are texts, to values; this is a {type(state).__name__}")
-    if not 2 <= options.pickle_protocol <= pickle.HIGHEST_PROTOCOL:
-        raise SaveError(f"pickle protocol {options.pickle_protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
-    if options.digest not in (None, "sha256"):
-        raise SaveError(f"no digest {options.digest!r} is known", fix="Pass digest='sha256', or none.")
+def _target(
+    path: str | os.PathLike[str],
+    compress: bool,
+    pickle_only: bool,
+    overwrite: bool,
+    durable: bool,
+    base: str | os.PathLike[str] | None,
+    level: int | None,
+) -> Target:
+    """Check the arguments of a save that say where it goes, and as what."""
+    check_switches(compress=compress, pickle_only=pickle_only, overwrite=overwrite, durable=durable)
+    final = final_path(path, compress, pickle_only)
     fix = "Pass compress=True and a level of 0 to 9, or no level."
     check_level(level, is_archive=compress, otherwise="compress is False", fix=fix)
-    how = DumpOptions(
-        options.pickle_module,
-        options.pickle_protocol,
-        options.digest,
-        threads=check_threads(options.threads, SaveError),
-        progress=progress,
-    )
     base = local_path(base, LoadError) if base is not None else None
-    target = Target(final, compress, options.pickle_only, options.overwrite, options.durable, base, level)
-    if options.check and not options.build:
-        raise SaveError(
-            "check=True loads the save, and build=False writes one that no load opens", fix="Pass one of them."
-        )
-    saving = Saving(state, target, how, is_built=options.build)
-    if options.check:
-        saving.check_freshly()
-    return saving
+    return Target(final, compress, pickle_only, overwrite, durable, base, level)
+
+
+def _how(
+    pickle_module: PickleModule, protocol: int, digest: str | None, threads: int | None, progress: ShowProgress
+) -> DumpOptions:
+    """Check the arguments of a save that say how its files are written."""
+    if not 2 <= protocol <= pickle.HIGHEST_PROTOCOL:
+        raise SaveError(f"pickle protocol {protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
+    if digest not in (None, "sha256"):
+        raise SaveError(f"no digest {digest!r} is known", fix="Pass digest='sha256', or none.")
+    count, meter = check_threads(threads, SaveError), progress_of(progress, "Saving")
+    return DumpOptions(pickle_module, protocol, digest, threads=count, progress=meter)
 
 
 def _write(saving: Saving) -> str:
@@ -459,7 +414,7 @@ def load(
     check_switches(strict=strict, mmap=mmap, verify=verify)
     trust = Trust.of(weights_only, trusted, auto_install, use_saved_source, limits)
     where = os.fspath(path)
-    try:
+    with telling(path, node, trust):
         count = check_threads(threads, LoadError)
         meter = progress_of(progress, "Loading")
         options = LoadOptions(
@@ -498,13 +453,6 @@ def load(
                     )
             finally:
                 deferral.finish()  # after an error too: a constructor may have handed tensors to somebody
-    except (UntrustedError, MissingExtensionError, RegistrationError) as error:
-        tell_all(error, path, node, trust)
-        error.locate(file=where)
-        raise
-    except FlambeSaveError as error:
-        error.locate(file=where)
-        raise
     is_as_saved = loaded.keys() == state.keys() and all(loaded[key] is value for key, value in state.items())
     ties = saved.ties if is_as_saved else find_ties(loaded.items())  # a migration may have renamed what is tied
     restore_ties(obj, ties)
@@ -547,13 +495,8 @@ def load_state_from_file(
     options = LoadOptions(
         trust, map_location, pickle_module, pickle_load_args, mmap, verify, threads=count, progress=meter
     )
-    try:
-        with meter:
-            saved = read(path, node, options)
-        return state_from_tree(saved.tree)
-    except UntrustedError as error:
-        tell_all(error, path, node, trust)
-        raise
+    with telling(path, node, trust), meter:
+        return state_from_tree(read(path, node, options).tree)
 
 
 @takes_back
@@ -610,19 +553,12 @@ def migrate(
         raise CorruptSaveError(
             f"{where!r} is damaged: {damage[0].problem}", node=damage[0].node, file=damage[0].file or where
         )
-    try:
+    with telling(path, trust=trust, name="migrate"):
         saved = read(path, "", LoadOptions(trust, map_location, pickle_module))
         state = state_from_tree(saved.tree)
         rows = migrate_state(state, saved.tags)
         for prefix in state.components if rows else ():
             dict(state._metadata[prefix].get(STASH_KEY, {}))  # opens it
-    except UntrustedError as error:
-        tell_all(error, path, "", trust)
-        error.fix = error.fix and error.fix.replace("load(...", "migrate(...")
-        raise
-    except FlambeSaveError as error:
-        error.locate(file=where)
-        raise
     if rows and not dry_run:
         is_archive, is_single, requirements = shape_of(path, limits)
         if requirements is not None and not requirements.startswith(HAS_MANIFEST):  # Flambe's

@@ -12,8 +12,7 @@ from flambe_save.codecs import LoadOptions, MapLocation
 from flambe_save.config import yaml
 from flambe_save.config.parsing import parse
 from flambe_save.config.schema import Sources
-from flambe_save.errors import FlambeSaveError, UntrustedError
-from flambe_save.loading import check_values, read, read_around, tell_all
+from flambe_save.loading import check_values, read, read_around, telling
 from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.state import State
 from flambe_save.tree import state_from_tree
@@ -81,18 +80,11 @@ def load_state(
     trust = Trust.of(trusted=trusted, limits=limits)
     meter = progress_of(progress, "Loading")
     options = LoadOptions(trust, map_location, is_mapped=True, progress=meter)  # each value is copied right away
-    where = os.fspath(path)
-    try:
+    with telling(path, node, trust):
         with meter:
             state, values = _read(obj, path, node, options)
         check_values(state, {}, map_location)
         load_state_into(obj, state, strict=strict, values=values, skips_sizes=True)
-    except UntrustedError as error:
-        tell_all(error, path, node, trust)
-        raise
-    except FlambeSaveError as error:
-        error.locate(file=where)
-        raise
 
 
 def _read(obj: Any, path: str | os.PathLike[str], node: str, options: LoadOptions) -> tuple[State, ValueFilling | None]:

@@ -40,6 +40,7 @@ from flambe_save.errors import (
     Finding,
     FlambeSaveError,
     LoadError,
+    MissingExtensionError,
     RegistrationError,
     SaveNotFoundError,
     SaveReplacedError,
@@ -75,7 +76,7 @@ __all__ = [
     "read_value",
     "reading",
     "shape_of",
-    "tell_all",
+    "telling",
 ]
 
 R = TypeVar("R")
@@ -471,7 +472,33 @@ def names_in(rows: Sequence[Finding]) -> list[str]:
     return [*dict.fromkeys("torch.nn" if name.startswith("torch.nn.") else name for name in names)]
 
 
-def tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:
+@contextlib.contextmanager
+def telling(
+    path: str | os.PathLike[str], node: str = "", trust: Trust | None = None, *, name: str = "load"
+) -> Iterator[None]:
+    """Let errors say which save they are of, all that it asks for, and how a function would allow what was refused.
+
+    Parameters
+    ----------
+    path : str or path
+    node : str
+        The part of the save that is read.
+    trust : Trust, optional
+        With which it is read. Without, nothing is asked for.
+    name : str
+        The function.
+    """
+    try:
+        yield
+    except FlambeSaveError as error:
+        if trust is not None and isinstance(error, (UntrustedError, MissingExtensionError, RegistrationError)):
+            _tell_all(error, path, node, trust)
+        error.fix = error.fix and error.fix.replace("load(...", f"{name}(...")
+        error.locate(file=os.fspath(path))
+        raise
+
+
+def _tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:
     """Give an error the rows of all that the save asks for, so that nobody has to find them one by one."""
     first = len(error.rows)
     try:

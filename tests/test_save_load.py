@@ -27,6 +27,7 @@ from flambe_save import (
     LoadError,
     NeedsTrustWarning,
     ProtocolError,
+    SaveError,
     SaveNotFoundError,
     SourceChangedWarning,
     State,
@@ -41,6 +42,7 @@ from flambe_save import (
     load,
     load_state_from_file,
     save,
+    save_async,
     save_state_to_file,
 )
 
@@ -566,3 +568,20 @@ def test_components_copy_and_pickle() -> None:
     assert copy.deepcopy(model).get_state()._metadata[""]["_flambe_config"] == config
     # Of one that was unpickled nobody knows what it was when it was built, so it is written as it is
     assert again.get_state()._metadata[""]["_flambe_config"].startswith("!textnet.Classifier.parts\n")
+
+
+def test_arguments_are_checked_before_the_object_is_looked_at(tmp_path: Path) -> None:
+    """What a save cannot do it says at once: collecting the state of a large model takes a while."""
+    looked: list[str] = []
+
+    class Seen(nn.Linear):
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            looked.append("state")
+            return super().state_dict(*args, **kwargs)
+
+    wrong: list[dict[str, Any]] = [{"level": 3}, {"digest": "md5"}, {"pickle_protocol": 99}, {"threads": 0}]
+    for options in (*wrong, {"build": False, "check": True}):
+        for function in (save, save_async):
+            with pytest.raises(SaveError):
+                function(Seen(2, 2), tmp_path / "run", **options)
+    assert looked == []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +17,10 @@ import torch
 from flambe_save.adapters import get_state
 from flambe_save.background import wait_for
 from flambe_save.codecs import Draft, DumpOptions, LoadOptions, PickleModule, TorchCodec, open_source
-from flambe_save.conversion.copying import Folders, copy_save, telling
+from flambe_save.conversion.copying import Folders, copy_save
 from flambe_save.conversion.facts import Content, content_of, draft_of
 from flambe_save.conversion.tensorfiles import TensorFile, is_tensor_file
-from flambe_save.errors import SaveError, SaveNotFoundError, UntrustedError
+from flambe_save.errors import SaveError, SaveNotFoundError
 from flambe_save.formats import Plan, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST
 from flambe_save.layout import (
@@ -32,7 +32,7 @@ from flambe_save.layout import (
     TENSORS_SUFFIX,
     is_torch,
 )
-from flambe_save.loading import read, reading, tell_all
+from flambe_save.loading import read, reading, telling
 from flambe_save.parallel import default_threads
 from flambe_save.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
 from flambe_save.registry import FORMATS
@@ -48,7 +48,6 @@ __all__ = [
     "convert",
     "has_same_files",
     "is_tensors",
-    "refusing",
     "target_of",
     "write_content",
     "write_draft",
@@ -152,7 +151,7 @@ def convert(
     trust = Trust.of(weights_only, trusted, limits=limits)
     target = target_of(out, overwrite, level)
     meter = progress_of(progress, "Converting")
-    with refusing(path, trust, "convert"):
+    with telling(path, trust=trust, name="convert"):
         if not is_tensors(target.path) and reading(lambda: has_same_files(path, target, limits), where):
             return reading(lambda: copy_save(path, target, limits=limits, progress=meter), where)
         options = LoadOptions(trust, "cpu", pickle_module, is_mapped=True)
@@ -200,17 +199,6 @@ def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -
 def is_tensors(path: str) -> bool:
     """Whether a path is that of a safetensors file, by its name."""
     return path.endswith(TENSORS_SUFFIX)
-
-
-@contextlib.contextmanager
-def refusing(path: str | os.PathLike[str], trust: Trust, name: str) -> Iterator[None]:
-    """As :func:`telling`; a refusal tells all that the save asks for."""
-    with telling(name, os.fspath(path)):
-        try:
-            yield
-        except UntrustedError as error:
-            tell_all(error, path, "", trust)
-            raise
 
 
 def has_same_files(path: str | os.PathLike[str], target: Target, limits: Limits | None) -> bool:

@@ -48,22 +48,11 @@ from flambe_save.storage.tar import TarStore
 from flambe_save.tree import prefix_within, ties_within
 from flambe_save.trust import Limits, Trust
 
-__all__ = ["Copy", "Folders", "copy_save", "telling"]
+__all__ = ["Copy", "Folders", "copy_save"]
 
 _STEP = 1 << 20  # bytes that are in memory at a time
 # Where there is no manifest to say it: the files of a node in the order in which a save writes them
 _ORDER = (STATE_FILE, STASH_FILE, VERSION_FILE, SOURCE_FILE, CONFIG_FILE, PROTOCOL_FILE)
-
-
-@contextlib.contextmanager
-def telling(name: str, where: str) -> Iterator[None]:
-    """Let errors say which save they are of, and how this function, and not a load, would allow what was refused."""
-    try:
-        yield
-    except FlambeSaveError as error:
-        error.fix = error.fix and error.fix.replace("load(...", f"{name}(...")
-        error.locate(file=where)
-        raise
 
 
 def copy_save(

@@ -16,7 +16,6 @@ from flambe_save.conversion.containers import (
     content_at,
     has_same_files,
     is_tensors,
-    refusing,
     target_of,
     write_content,
     write_draft,
@@ -24,7 +23,7 @@ from flambe_save.conversion.containers import (
 from flambe_save.conversion.copying import Folders, copy_save
 from flambe_save.conversion.tensorfiles import npy_draft, safetensors_draft
 from flambe_save.errors import SaveError, SaveNotFoundError, quote_some
-from flambe_save.loading import reading
+from flambe_save.loading import reading, telling
 from flambe_save.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
 from flambe_save.saving import Target, final_path
 from flambe_save.state import State
@@ -93,7 +92,7 @@ def extract(
     options = LoadOptions(trust, "cpu", pickle_module, is_mapped=True)
     final = final_path(out, False, False)
     meter = progress_of(progress, "Extracting")
-    with refusing(path, trust, "extract"):
+    with telling(path, trust=trust, name="extract"):
         tensor = reading(lambda: _find(path, node, final, options), where)
         if tensor is not None:
             return _write_tensor(tensor, node, Target(final, is_single=True, overwrite=overwrite), meter)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from flambe_save.conversion.copying import copy_save, telling
+from flambe_save.conversion.copying import copy_save
 from flambe_save.errors import SaveError
 from flambe_save.formats import format_of
 from flambe_save.layout import ARCHIVE_SUFFIX
-from flambe_save.loading import reading
+from flambe_save.loading import reading, telling
 from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.registry import FORMATS
 from flambe_save.saving import Target, check_level, final_path
@@ -77,7 +77,7 @@ def pack(
         target = Target(final, True, is_single, overwrite, level=level)
         return copy_save(path, target, limits=limits, progress=progress_of(progress, "Packing"))
 
-    with telling("pack", where):
+    with telling(path, name="pack"):
         return reading(attempt, where)
 
 
@@ -134,5 +134,5 @@ def unpack(
         target = Target(final, False, is_single, overwrite)
         return copy_save(path, target, limits=limits, progress=progress_of(progress, "Unpacking"))
 
-    with telling("unpack", where):
+    with telling(path, name="unpack"):
         return reading(attempt, where)

@@ -28,7 +28,7 @@ from flambe_save.formats.manifest import Manifest, find_ties, packages, tensor_f
 from flambe_save.formats.nodes import NodeReader
 from flambe_save.formats.plan import Facts
 from flambe_save.layout import CARD_FILES, CONFIG_FILE, MANIFEST_FILE, STASH_FILE, STATE_FILE
-from flambe_save.loading import reading
+from flambe_save.loading import reading, telling
 from flambe_save.state import split_key
 from flambe_save.storage import FileStore, FolderStore, Store, check_outside, open_store
 from flambe_save.tree import join_prefix
@@ -101,11 +101,8 @@ def reseal(path: str | os.PathLike[str], *, dry_run: bool = False, limits: Limit
                 )
             return _resealed(store, where, LoadOptions(Trust.of(limits=limits).audit(), "cpu", is_mapped=True))
 
-    try:
+    with telling(path, name="reseal"):
         edited, manifest = reading(attempt, where)
-    except FlambeSaveError as error:
-        error.locate(file=where)
-        raise
     if edited and not dry_run:
         data = manifest.to_json()
         try:
