@@ -69,17 +69,11 @@ def _make_mapping(kind: Any, items: Any, attributes: Any = None) -> Any:
     return made
 
 
-def _listed(items: Any) -> Any:
-    """Refuse what is derived from a list, which may go through itself otherwise."""
-    if type(items) not in (list, tuple):
-        raise ValueError(f"a {type(items).__qualname__} is no list")
-    return items
-
-
-def _named(items: Any) -> Any:
-    if type(items) is not dict:
-        raise ValueError(f"a {type(items).__qualname__} is no mapping")
-    return items
+def _exactly(value: Any, *kinds: type) -> Any:
+    """Refuse what is of another type, if only derived: it may answer itself what is asked of it."""
+    if type(value) not in kinds:
+        raise ValueError(f"a {type(value).__qualname__} is no {kinds[0].__name__}")
+    return value
 
 
 def _is_function(value: Any) -> bool:
@@ -90,13 +84,6 @@ def _function(value: Any) -> Any:
     """Refuse objects that can be called: what is called later was named by ``!type`` or ``!function``."""
     if not _is_function(value):
         raise ValueError(f"a {type(value).__qualname__} is neither a function nor a class")
-    return value
-
-
-def _integer(value: Any) -> int:
-    """Refuse numbers that take long to turn into a fraction."""
-    if type(value) is not int:
-        raise ValueError(f"a {type(value).__qualname__} is no integer")
     return value
 
 
@@ -145,10 +132,10 @@ _KINDS: dict[type, _Kind] = {
     ),
     collections.deque: _Kind(
         lambda value: {"items": list(value), "maxlen": value.maxlen},
-        lambda items, maxlen: collections.deque(_listed(items), maxlen if maxlen is None else _integer(maxlen)),
+        lambda items, maxlen: collections.deque(_exactly(items, list), _exactly(maxlen, int, type(None))),
     ),
-    set: _Kind(lambda value: {"items": ordered(value)}, lambda items: set(hashable(_listed(items)))),
-    frozenset: _Kind(lambda value: {"items": ordered(value)}, lambda items: frozenset(hashable(_listed(items)))),
+    set: _Kind(lambda value: {"items": ordered(value)}, lambda items: set(hashable(_exactly(items, list)))),
+    frozenset: _Kind(lambda value: {"items": ordered(value)}, lambda items: frozenset(hashable(_exactly(items, list)))),
     types.SimpleNamespace: _Kind(
         lambda value: dict(vars(value)), lambda **parts: _namespace(types.SimpleNamespace, parts)
     ),
@@ -158,7 +145,9 @@ _KINDS: dict[type, _Kind] = {
     ),
     functools.partial: _Kind(
         lambda value: {"func": value.func, "args": list(value.args), "keywords": dict(value.keywords)},
-        lambda func, args, keywords: functools.partial(_function(func), *_listed(args), **_named(keywords)),
+        lambda func, args, keywords: functools.partial(
+            _function(func), *_exactly(args, list), **_exactly(keywords, dict)
+        ),
     ),
     datetime.timedelta: _Kind(
         lambda value: {"days": value.days, "seconds": value.seconds, "microseconds": value.microseconds},
@@ -167,7 +156,7 @@ _KINDS: dict[type, _Kind] = {
     decimal.Decimal: _Kind(lambda value: {"value": str(value)}, lambda value: decimal.Decimal(str(value))),
     fractions.Fraction: _Kind(
         lambda value: {"numerator": value.numerator, "denominator": value.denominator},
-        lambda numerator, denominator: fractions.Fraction(_integer(numerator), _integer(denominator)),
+        lambda numerator, denominator: fractions.Fraction(_exactly(numerator, int), _exactly(denominator, int)),
     ),
     uuid.UUID: _Kind(lambda value: {"hex": value.hex}, lambda hex: uuid.UUID(hex=hex)),
     re.Pattern: _Kind(lambda value: {"pattern": value.pattern, "flags": value.flags}, _pattern),
