@@ -1,4 +1,4 @@
-"""Objects that hold what is made of their class alone, such as a metric of torchmetrics its own methods, wrapped.
+"""Objects that hold what is made again at any time: a metric of torchmetrics its methods, wrapped, a config its cache.
 
 Such a library's base class leaves these out of copies in ``__getstate__`` and makes them again in ``__setstate__``. A
 save leaves them out too, and a load has the base make them: its code is known, and no subclass has any in its place.
@@ -47,6 +47,7 @@ _BASES = (
         frozenset(("update", "compute", "_update_signature")),
         ("__getstate__", "__setstate__", "__setattr__", "_wrap_update", "_wrap_compute"),
     ),
+    _Base("omegaconf.base", "Node", (), frozenset(("_flags_cache",)), ()),
 )
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from flambe_save.config.attributes import own_attributes
 from flambe_save.config.fields import is_known_base, is_known_type, is_written_for_it
+from flambe_save.config.refilled import left_out
 
 __all__ = [
     "OF_COPIES",
@@ -153,7 +154,7 @@ def leaves_out(obj: Any) -> bool:
     cls: Any = type(obj)
     if "__getstate__" not in special_names(cls):
         return False
-    own = own_attributes(obj)
+    own = {name: value for name, value in own_attributes(obj).items() if name not in left_out(cls)}
     try:
         state = obj.__getstate__()
         return type(state) is not dict or any(_is_missing(value, name, state) for name, value in own.items())
