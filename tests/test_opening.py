@@ -69,11 +69,11 @@ class Shut:
 
 
 class Held(nn.Module):
-    """Holds a function of this module, with an argument."""
+    """Holds a function of this module, with a text filled in."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.act = functools.partial(scaled, by=2.0)
+        self.act = functools.partial(scaled, by="two")
 
 
 def said_by(call: Callable[[], Any]) -> list[str]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flambe_save.config.attributes import held_items, held_pairs, own_attributes
-from flambe_save.config.fields import is_record
+from flambe_save.config.fields import is_named_tuple, is_record
 from flambe_save.config.special import OF_PICKLES, is_method, leaves_out, own_bases, runs_when_made
 from flambe_save.errors import CompilationError
 from flambe_save.notes import is_note
@@ -49,7 +49,12 @@ def base_of_derived(cls: Any) -> Any:
     None for any other class.
     """
     base = next((base for base in _BASES if base in cls.__mro__), None)
-    if base is None or cls in _BASES or cls.__module__.partition(".")[0] in sys.stdlib_module_names:
+    if (
+        base is None
+        or cls in _BASES
+        or is_named_tuple(cls)
+        or cls.__module__.partition(".")[0] in sys.stdlib_module_names
+    ):
         return None
     if _layout(cls) not in (_layout(base), _layout(_simplest(base))) or runs_when_made(cls):
         return None

@@ -9,7 +9,16 @@ import dataclasses
 import sys
 from typing import Any, NamedTuple
 
-__all__ = ["NO_DEFAULT", "Field", "fields_of", "is_known_base", "is_known_type", "is_record", "is_written_for_it"]
+__all__ = [
+    "NO_DEFAULT",
+    "Field",
+    "fields_of",
+    "is_known_base",
+    "is_known_type",
+    "is_named_tuple",
+    "is_record",
+    "is_written_for_it",
+]
 
 NO_DEFAULT = object()
 _OF_PYDANTIC = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")  # slots of each model
@@ -36,6 +45,11 @@ def is_record(cls: Any) -> bool:
     """Whether a library has made a class a record: its objects are made by ``object.__new__`` and have fields."""
     is_marked = dataclasses.is_dataclass(cls) or "__attrs_attrs__" in vars(cls) or _is_model(cls)
     return is_marked and cls.__new__ is object.__new__
+
+
+def is_named_tuple(cls: type) -> bool:
+    """Whether a class was made by NamedTuple or namedtuple, which write its ``__new__``; subclasses have their own."""
+    return cls.__bases__ == (tuple,) and isinstance(getattr(cls, "_fields", None), tuple) and "_make" in vars(cls)
 
 
 def is_written_for_it(value: Any) -> bool:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from flambe_save.config.attributes import held_items, held_slot, method_of, name_of_method, own_attributes
 from flambe_save.config.builders import builder_of
 from flambe_save.config.derived import hashable, is_derived, make_derived, mapping_of, set_attributes, take_derived
-from flambe_save.config.fields import NO_DEFAULT, Field, fields_of, is_record
+from flambe_save.config.fields import NO_DEFAULT, Field, fields_of, is_named_tuple, is_record
 from flambe_save.config.special import is_used_by_python, leaves_out, own_bases, runs_when_made
 from flambe_save.errors import CompilationError
 from flambe_save.notes import is_note
@@ -186,14 +186,9 @@ def is_sum_of_parts(cls: Any) -> bool:
     if issubclass(cls, enum.Enum):  # a metaclass may have its own way to find a combination of flags
         is_usual = type(cls) is enum.EnumMeta or not issubclass(cls, enum.Flag)
         return is_usual and not any("_missing_" in vars(base) for base in own_bases(cls))
-    if _is_named_tuple(cls) or is_derived(cls):
+    if is_named_tuple(cls) or is_derived(cls):
         return True
     return is_record(cls) and not is_used_by_python(cls)
-
-
-def _is_named_tuple(cls: type) -> bool:
-    """Whether a class was made by NamedTuple or namedtuple, which write its ``__new__``; subclasses have their own."""
-    return cls.__bases__ == (tuple,) and isinstance(getattr(cls, "_fields", None), tuple) and "_make" in vars(cls)
 
 
 def parts_of(obj: Any) -> Parts | None:
