@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 import types
 import warnings
@@ -20,13 +21,16 @@ from flambe_save import (
     Component,
     NeedsTrustWarning,
     StateMismatchWarning,
+    UnsupportedObjectError,
     UntrustedError,
     load,
     load_state,
     save,
     untrusted,
 )
+from flambe_save.adapters import get_state, traversal
 from flambe_save.config.building_order import can_be_built
+from flambe_save.config.known import Known
 from flambe_save.config.parsing import parse
 
 
@@ -567,6 +571,15 @@ def test_what_a_module_refers_to_stays_one(tmp_path: Path, make: Callable[[], tu
     assert said == []
     for obj in (model, again):
         assert len({id(at(obj, place)) for place in places}) == 1
+
+
+def test_what_is_another_object_each_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save comes to an end where each try to describe the objects finds others."""
+    numbers = itertools.count()
+    monkeypatch.setattr(traversal, "_collect", lambda *args: Known(tied=frozenset([next(numbers)])))
+    with pytest.raises(UnsupportedObjectError, match="are others each time"):
+        get_state(nn.Linear(2, 2))
+    assert next(numbers) < 100
 
 
 def test_parameters_of_one_memory_stay_two(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ from flambe_save.tree import join_prefix
 from flambe_save.undoing import Setting
 
 _MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may have
+_MOST_TRIES = 20  # to describe all objects, each with more that is known
 _MOST_NESTED = 128 << 20  # characters in the keys of places that are inside each other
 
 __all__ = ["Wants", "add_node", "get_state", "note_visit", "restore_ties", "walk_object"]
@@ -108,20 +109,25 @@ def get_state(
         with Setting(KNOWN, known), describing():
             return _collect(obj, state, prefix, keep_vars, passed)
 
-    known, found = None, Known()
+    known = Known()
     try:
-        while found != known:
-            if known is not None:
-                state.clear()
-                state.update(before)
-                state._metadata = before.copy()._metadata
-            known, found = found, collect(found)
+        for _ in range(_MOST_TRIES):
+            found = collect(known)
+            if found == known:
+                return state
+            known = found
+            state.clear()
+            state.update(before)
+            state._metadata = before.copy()._metadata
     except (FlambeSaveError, Warning):  # a warning that the caller makes an error stays one
         raise
     except Exception as error:
         passed.check()  # which says what has changed, where that made it fail
         raise cannot_save(Place(prefix, obj), error) from error
-    return state
+    raise UnsupportedObjectError(  # an adapter makes its parts anew each time, so that nothing stays known of them
+        f"parts of this {type(obj).__qualname__} refer to what is around them, and are others each time",
+        fix="Let its adapter return the same objects as children each time.",
+    )
 
 
 def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passed) -> Known:
@@ -179,7 +185,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
         try:
             _add_config(place, found, held, written, names)
         except NoOrderError:  # calls and their changes need each other; parts do not, nor do tensors of the state
-            more = known._replace(is_in_parts=True, tied=known.tied | written.referred)
+            more = known._replace(is_in_parts=True, tied=known.tied | written_parts.of_modules(written.referred))
             if more == known:
                 raise
             return more

@@ -211,6 +211,10 @@ class WrittenParts:
                 StateMismatchWarning,
             )
 
+    def of_modules(self, tensors: Set[int]) -> Set[int]:
+        """Return those of tensors, by their ids, that are a module's parameters and buffers."""
+        return tensors & self._owners.keys()
+
     def tied(self, referred: Container[int], keyed: Set[int]) -> Set[int]:
         """Return the ids of tensors that modules have to take from the state, since others do.
 
