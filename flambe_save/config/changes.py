@@ -32,6 +32,7 @@ from flambe_save.config.prints import (
 )
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import NOTE_BIRTH, Reference, Schema
+from flambe_save.config.stale import add_stale
 from flambe_save.config.walks import named_tensors
 
 __all__ = ["GIVEN", "AsBuilt", "Birth", "Changes", "changes_since"]
@@ -234,6 +235,9 @@ def changes_since(
     comparison = _Comparison(boundary or {}, is_exact, apart_from)
     comparison.go(obj, before, "")
     tables = comparison.tables
+    if tables:
+        made = ((comparison.kept.get(id(item), ("",))[0], item) for item in comparison._then.values())
+        add_stale(tables, {path: (item, comparison._now[id(item)]) for path, item in made}, comparison.kept, apart_from)
     if "" in tables:
         tables = {"": tables.pop(""), **tables}
     return Changes(tables, comparison.lost, comparison.kept)

@@ -520,6 +520,7 @@ class Representer:
         none."""
         key = self._held.containers.get(id(target))
         if key is None and isinstance(target, torch.Tensor):
+            self._written.referred.add(id(target))
             key = self._held.tensors.get(id(target)) or self._held.key_of(target)
         return None if key is None else self._represent_reference(BackLink(""), key)
 
