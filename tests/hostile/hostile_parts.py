@@ -1056,7 +1056,7 @@ _METHOD = "!builtins.method {{object: {}, name: {}}}".format
 for _name, _object, _method, _error in (
     ("property", "!hostile_parts.Props.parts {}", "secret", CompilationError),
     ("property_of_a_record", "!hostile_parts.FieldsWithProperty {x: 1}", "secret", CompilationError),
-    ("called_by_python", "!hostile_parts.Hashed.parts {}", "__hash__", UntrustedError),
+    ("called_by_python", "!hostile_parts.Hashed.parts {}", "__hash__", CompilationError),
     ("special", "!hostile_parts.Net.parts {}", "__call__", CompilationError),
     ("found_by_code", "!hostile_parts.Getter.parts {}", "anything", CompilationError),
     ("of_a_class", "!type hostile_parts.Detached", "detach", (CompilationError, UntrustedError, ConfigError)),
