@@ -1430,3 +1430,21 @@ def test_edits_in_another_process(tmp_path: Path) -> None:
     """Saved in one process and loaded in another, which knows nothing but the classes."""
     assert run_python(_SAVE, tmp_path) > 200
     assert run_python(_LOAD, tmp_path) == {}
+
+
+class Numbered(Component, nn.Module):
+    """Has numbers that were used as signs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_step = -1
+        self.soft = nn.Softmax(dim=-1)
+
+
+def test_a_number_that_was_minus_one(tmp_path: Path) -> None:
+    """What was -1 when an object was made is no mark of ours: another number is a change."""
+    model = Numbered()
+    model.last_step = 5
+    model.soft.dim = 0
+    again = load(save(model, tmp_path / "model"))
+    assert (again.last_step, again.soft.dim) == (5, 0)

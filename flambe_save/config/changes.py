@@ -409,7 +409,7 @@ class _Comparison:
 
 
 _MISSING = object()
-GIVEN: Any = -1  # in a print that somebody has put together, stands for what arguments bring along
+GIVEN: Any = object()  # in a print that somebody has put together, stands for what arguments bring along
 
 
 @functools.cache
