@@ -35,6 +35,7 @@ from flambe_save import (
     recording,
     save,
 )
+from flambe_save.config.prints import TensorPrint
 
 D, N = 6, 3
 TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
@@ -1448,3 +1449,108 @@ def test_a_number_that_was_minus_one(tmp_path: Path) -> None:
     model.soft.dim = 0
     again = load(save(model, tmp_path / "model"))
     assert (again.last_step, again.soft.dim) == (5, 0)
+
+
+LARGE = 300  # of a side: so many bytes squared are more than those that are kept to be compared
+KINDS_OF_LARGE: dict[str, Callable[[], torch.Tensor]] = {
+    "mask": lambda: torch.ones(1, 1, LARGE, LARGE, dtype=torch.bool).tril(),
+    "floats": lambda: torch.arange(LARGE * LARGE, dtype=torch.float32).view(LARGE, LARGE),
+    "transposed": lambda: torch.arange(LARGE * LARGE, dtype=torch.bfloat16).view(LARGE, LARGE).t(),
+    "repeated": lambda: torch.arange(LARGE, dtype=torch.float64).expand(LARGE, LARGE),
+    "offset": lambda: torch.arange(LARGE * LARGE + 1, dtype=torch.int64).to(torch.uint8)[1:],
+    "conjugated": lambda: torch.arange(LARGE * LARGE).to(torch.complex64).view(LARGE, LARGE).conj(),
+    "square": lambda: torch.eye(127, dtype=torch.int64).roll(1, 0),  # words in as many rows as columns
+}
+
+
+class WithLarge(Component, nn.Module):
+    """Has a large buffer that no state holds."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.register_buffer("large", KINDS_OF_LARGE[kind](), persistent=False)
+
+
+class Noisy(Component, nn.Module):
+    """Has buffers that no state holds, one of them random."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(side, side)
+        self.register_buffer("table", torch.zeros(side, side), persistent=False)
+        self.register_buffer("noise", torch.randn(side, side), persistent=False)
+
+
+def write_by_data(tensor: torch.Tensor) -> None:
+    """Change one element in a way that torch does not count."""
+    first = tensor.data[(0,) * tensor.dim()]
+    first.copy_(first == 0)
+
+
+def write_by_moving(tensor: torch.Tensor) -> None:
+    """Change the order of what is there, and nothing else."""
+    tensor.data = (tensor.t() if tensor.dim() == 2 else tensor.flip(-1)).clone()
+
+
+@pytest.mark.parametrize("write", [None, write_by_data, write_by_moving])
+@pytest.mark.parametrize("kind", KINDS_OF_LARGE)
+def test_a_large_buffer_that_no_state_holds(kind: str, write: Any, tmp_path: Path) -> None:
+    """A write that torch does not count is seen in a large buffer too; one that was left alone is not written."""
+    model = WithLarge(kind)
+    if write is not None:
+        write(model.large)
+    path = save(model, tmp_path / "model")
+    again = load(path)
+    assert again.large.dtype == model.large.dtype
+    assert torch.equal(again.large, model.large)
+    assert Path(path, "config.yaml").read_text().startswith("!edited") is (write is not None)
+
+
+def test_a_large_buffer_that_numpy_writes_to(tmp_path: Path) -> None:
+    """numpy writes to the memory of a tensor, of which torch knows nothing."""
+    model = WithLarge("floats")
+    model.large.numpy()[7, 5] = -1
+    assert load(save(model, tmp_path / "model")).large[7, 5] == -1
+
+
+@pytest.mark.parametrize("side", [3, LARGE])
+def test_a_buffer_of_what_was_loaded(side: int, tmp_path: Path) -> None:
+    """The same goes for an object that a load has built."""
+    model = load(save(Noisy(side), tmp_path / "first"))
+    model.table.data[1, 1] = 7
+    model.noise.data[1, 1] = 7
+    again = load(save(model, tmp_path / "second"))
+    assert again.table[1, 1] == again.noise[1, 1] == 7
+
+
+def test_a_large_buffer_that_is_replaced() -> None:
+    """What was noted of a buffer does not keep it in memory."""
+    model = WithLarge("floats")
+    held = weakref.ref(model.large.untyped_storage())
+    model.large = torch.zeros(1)
+    assert held() is None
+
+
+def test_a_large_buffer_that_torch_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a device without the operations that this takes, writes are seen that torch counts."""
+
+    def refuse(tensor: torch.Tensor) -> None:
+        raise NotImplementedError("no such kernel")
+
+    monkeypatch.setattr("flambe_save.config.prints._sums_of", refuse)
+    model = WithLarge("floats")
+    assert Path(save(model, tmp_path / "first"), "config.yaml").read_text() == "!test_edits.WithLarge\nkind: floats\n"
+    model.large.neg_()
+    assert torch.equal(load(save(model, tmp_path / "second")).large, model.large)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch is about to do without them
+def test_a_large_quantized_tensor() -> None:
+    """The numbers of a quantized tensor are read as what they are kept as."""
+
+    def made(value: float) -> torch.Tensor:
+        return torch.quantize_per_tensor(torch.full((LARGE, LARGE), value), 0.5, 0, torch.quint8)
+
+    known = TensorPrint(made(1.0), "", is_compared=True)
+    assert known.is_same(made(1.0))
+    assert not known.is_same(made(2.0))

@@ -41,7 +41,7 @@ from flambe_save.config.randomness import Stream
 from flambe_save.config.watching import MAKING, SHOWING, Watch
 from flambe_save.undoing import note_undo
 
-__all__ = ["Deferral"]
+__all__ = ["Deferral", "when_drawn"]
 
 _OTHERS = ("cuda", "meta")  # devices that have generators of their own, or none
 _WORTH_IT = 1 << 14  # numbers to draw
@@ -55,6 +55,18 @@ def _before(name: str) -> None:
         deferral.run()
         # No other thread sees the mode, so from the first one on it is as if there were none
         deferral.is_on = deferral.is_on and name != "start"
+
+
+def when_drawn(tensor: torch.Tensor, read: Callable[[], None]) -> None:
+    """Call what reads a tensor: at once, or where its random numbers are put off, when the object has its state.
+
+    It is never called under a mode of somebody else's, in which tensors may have no values.
+    """
+    modes, deferral = int(torch._C._len_torch_dispatch_stack()), _in_force.get()
+    if not modes:
+        read()
+    elif deferral is not None and modes == 1:
+        deferral.read_when_drawn(tensor, read)
 
 
 def _count(_: str) -> None:
@@ -122,6 +134,7 @@ class Deferral(TorchDispatchMode):
         self._new: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # the same of what was made in here
         self._prune_at = 1024
         self._stream = Stream()
+        self._readers: list[Callable[[], None]] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -211,6 +224,19 @@ class Deferral(TorchDispatchMode):
             del self._steps[wanted[-1] + 1 :]
             self.run()
         self._steps, self._pending = [], {}
+        readers, self._readers = self._readers, []
+        for read in readers:
+            read()
+
+    def read_when_drawn(self, tensor: torch.Tensor, read: Callable[[], None]) -> None:
+        """Call what reads a tensor, unseen: now, or where the tensor's values are put off, when all is finished."""
+        with torch._C.DisableTorchFunction():  # to ask is not to look
+            is_pending = self.is_pending(tensor)
+        if is_pending:
+            self._readers.append(read)
+            return
+        with self.left():
+            read()
 
     def run(self) -> None:
         """Run all that is put off."""

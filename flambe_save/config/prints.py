@@ -6,23 +6,26 @@ weights alive. changes.py compares one with what the object is now.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import types
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
 
 from flambe_save.config.assembly import attributes_of, can_be_assembled
+from flambe_save.config.deferral import when_drawn
 from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.values import BY_TYPE
 from flambe_save.config.walks import named_tensors
 from flambe_save.notes import marks_of
 
-__all__ = ["HOOKS", "Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "print_of"]
+__all__ = ["HOOKS", "Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "name_outside", "print_of"]
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 _SIMPLE = frozenset((*PLAIN, *(kind for kind in BY_TYPE if kind not in _CONTAINERS), type(NotImplemented), type(...)))
@@ -31,6 +34,7 @@ _NONE: frozenset[str] = frozenset()
 _PLAIN_TENSORS = (nn.Parameter, torch.Tensor)
 _MOST = 100_000  # values in one container that are looked at
 _FEW = 64 << 10  # bytes of a tensor that are compared themselves
+_Sums: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
 
 
 class Print(NamedTuple):
@@ -62,7 +66,7 @@ class Print(NamedTuple):
 class TensorPrint:
     """What a tensor was: its class, shape and type, and whether it is still the same one, unchanged."""
 
-    __slots__ = ("attributes", "cls", "dtype", "name", "shape", "values", "version", "who")
+    __slots__ = ("attributes", "cls", "dtype", "name", "shape", "sums", "values", "version", "who")
 
     def __init__(self, tensor: torch.Tensor, name: str, *, is_compared: bool, is_short_lived: bool = False) -> None:
         self.cls, self.shape, self.dtype, self.name = type(tensor), tensor.shape, tensor.dtype, name
@@ -71,12 +75,22 @@ class TensorPrint:
         self.who: Any = None
         self.version: int | None = None
         self.values: Any = None
+        self.sums: _Sums | None = None  # of what is large, in place of its values
         if is_compared:
             self.who, self.version = weakref.ref(tensor), _version_of(tensor)
             if is_short_lived:
                 self.values = tensor.detach()
-            elif not tensor.is_meta and tensor.layout == torch.strided and tensor.nbytes <= _FEW and not _is_deferred():
+            elif _has_memory(tensor):
+                when_drawn(tensor, self._read)
+
+    def _read(self) -> None:
+        """Note the tensor's values, or what tells of them; where torch cannot read it, who it is has to do."""
+        tensor = self.who()
+        with contextlib.suppress(RuntimeError):
+            if tensor is not None and tensor.nbytes <= _FEW:
                 self.values = tensor.detach().clone()
+            elif tensor is not None:
+                self.sums = _sums_of(tensor)
 
     def is_like(self, tensor: Any, *, is_exact: bool = True) -> bool:
         """Whether a tensor could have been made by the same constructor, but for its values."""
@@ -92,16 +106,52 @@ class TensorPrint:
         """Whether it is the tensor that it was, values included; not exactly, in another type of floats perhaps."""
         if not self.is_like(tensor, is_exact=is_exact) or (tensor.dtype != self.dtype and is_exact):
             return False
-        if self.values is None or self.values.is_meta or tensor.is_meta or tensor.layout != torch.strided:
-            # A write that torch does not count, through .data or numpy, is not seen in what is large
-            is_same = self.who is not None and self.who() is tensor and _version_of(tensor) == self.version
-            return is_same or not is_exact
-        return bool(torch.equal(self.values.to(tensor.dtype).cpu(), tensor.detach().cpu()))
+        if self.values is not None and not self.values.is_meta and _has_memory(tensor):
+            return bool(torch.equal(self.values.to(tensor.dtype).cpu(), tensor.detach().cpu()))
+        if not is_exact:
+            return True
+        if self.sums is not None and _has_memory(tensor):
+            return _are_equal(self.sums, _sums_of(tensor))
+        return self.who is not None and self.who() is tensor and _version_of(tensor) == self.version
+
+    def is_read_alike(self, other: TensorPrint) -> bool:
+        """Whether another print of the tensor found the same values in it."""
+        if self.version != other.version or (self.values is None) is not (other.values is None):
+            return False
+        return _are_equal(self.sums, other.sums) and (self.values is None or torch.equal(self.values, other.values))
 
 
-def _is_deferred() -> bool:
-    """Whether reading a tensor now may have random numbers drawn that a load puts off."""
-    return int(torch._C._len_torch_dispatch_stack()) > 0
+def _has_memory(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values can be read as bytes."""
+    return not tensor.is_meta and tensor.layout == torch.strided
+
+
+def _sums_of(tensor: torch.Tensor) -> _Sums | None:
+    """Return the sums of the columns and rows of a tensor's bytes, laid out as a matrix of 64-bit words, and the rest.
+
+    They tell of any write, also through ``.data`` or numpy, which torch does not count; what moves changes them too.
+    They stay on the tensor's device, so that nobody waits for it. None for kinds of tensors that keep others inside.
+    """
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return None
+    with torch._C.DisableTorchFunctionSubclass():
+        plain = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg()
+    plain = plain.int_repr() if plain.is_quantized else plain
+    for dim, (size, stride) in enumerate(zip(plain.shape, plain.stride(), strict=True)):
+        if size > 1 and stride == 0:  # as expand() repeats it
+            plain = plain.narrow(dim, 0, 1)
+    data = plain.reshape(-1).view(torch.uint8)
+    data = data.clone() if data.storage_offset() % 8 else data
+    width = 8 * (math.isqrt(len(data) // 8) + 2)  # the rows of a square tensor shall be no rows here
+    whole = len(data) - len(data) % width
+    words = data[:whole].view(torch.int64).view(-1, width // 8)
+    return words.sum(0), words.sum(1), data[whole:].clone()
+
+
+def _are_equal(sums: _Sums | None, others: _Sums | None) -> bool:
+    if sums is None or others is None:
+        return sums is others
+    return all(torch.equal(one.cpu(), other.cpu()) for one, other in zip(sums, others, strict=True))
 
 
 def _version_of(tensor: torch.Tensor) -> int:
@@ -239,8 +289,11 @@ class _Printing:
         self._is_short_lived = is_short_lived
         self._known: dict[int, Print] = {}
         self._names: dict[int, str] = {}
+        self._outside: list[tuple[str, nn.Module]] = []  # modules not gone into, whose tensors have no names yet
 
     def of(self, obj: Any, path: str) -> Print:
+        if self._outside:
+            self._outside = name_outside(self._outside, self._names)
         own, names = obj.__dict__, self._names
         attributes = attributes_of(obj)
         for name, value in attributes.items():
@@ -250,33 +303,27 @@ class _Printing:
                     names.setdefault(id(value), path + name)
         if not isinstance(obj, nn.Module):
             return Print(type(obj), {}, {}, {}, _NONE, {}, attributes)
-        not_persistent = own["_non_persistent_buffers_set"]
-        modules: dict[str, Any] = {}
         parameters: dict[str, Any] = {}
         for name, value in own["_parameters"].items():
             if type(value) is nn.Parameter and not value.__dict__:  # nearly always, so it is worth no call
                 parameters[name] = nn.Parameter, value.shape, names.setdefault(id(value), path + name)
             else:
                 parameters[name] = self._tensor(value, path + name)
-        found = Print(
-            type(obj),
-            modules,
-            parameters,
-            {
-                name: self._tensor(value, path + name, is_compared=name in not_persistent)
-                for name, value in own["_buffers"].items()
-            },
-            frozenset(not_persistent) if not_persistent else _NONE,
-            {name: tuple(own[name]) for name in HOOKS if own.get(name)} if any(map(own.get, HOOKS)) else {},
-            attributes,
-        )
+        modules: dict[str, Any] = {}
+        buffers: dict[str, Any] = {}
+        not_persistent = own["_non_persistent_buffers_set"]
+        for name, value in own["_buffers"].items():
+            buffers[name] = self._tensor(value, path + name, is_compared=name in not_persistent)
+        hooks = {name: tuple(own[name]) for name in HOOKS if own.get(name)} if any(map(own.get, HOOKS)) else {}
+        kept_apart = frozenset(not_persistent) if not_persistent else _NONE
+        found = Print(type(obj), modules, parameters, buffers, kept_apart, hooks, attributes)
         self._known[id(obj)] = found
         for name, child in own["_modules"].items():
             number = self._boundary.get(id(child)) if self._boundary else None
             if child is None or number is not None:
                 modules[name] = number
-                for inner, tensor in named_tensors(child) if child is not None else ():
-                    self._names.setdefault(id(tensor), f"{path}{name}.{inner}")
+                if child is not None:
+                    self._outside.append((f"{path}{name}.", child))
             else:
                 modules[name] = self._known.get(id(child)) or self.of(child, f"{path}{name}.")
         return found
@@ -295,6 +342,14 @@ class _Printing:
         if nn.parameter.is_lazy(value):
             return _Lazy(value)
         return TensorPrint(value, first, is_compared=is_compared, is_short_lived=self._is_short_lived)
+
+
+def name_outside(modules: list[tuple[str, nn.Module]], names: dict[int, str]) -> list[tuple[str, nn.Module]]:
+    """Note the tensors of modules that are not gone into: what has one of these too comes after. None are left."""
+    for begin, module in modules:
+        for name, tensor in named_tensors(module):
+            names.setdefault(id(tensor), begin + name)
+    return []
 
 
 class _Lazy(TensorPrint):
@@ -340,7 +395,7 @@ def are_same(one: Any, other: Any) -> bool:
     if isinstance(one, TensorPrint):
         names = ("cls", "shape", "name")
         is_like = type(one) is type(other) and all(getattr(one, name) == getattr(other, name) for name in names)
-        return is_like and getattr(one, "version", None) == getattr(other, "version", None)
+        return is_like and (isinstance(one, _Lazy) or one.is_read_alike(other))
     if isinstance(one, _Same):
         return type(other) is _Same and one.who() is other.who() is not None and are_same(one.parts, other.parts)
     if isinstance(one, dict):
