@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["NOTES", "is_note", "marks_of"]
+__all__ = ["NOTES", "OF_THE_COMPILER", "is_note", "marks_of"]
 
 # Of transformers' loading, accelerate, torch.compile, torch.jit.script and typing's generic classes
 NOTES = frozenset(
@@ -15,13 +15,13 @@ NOTES = frozenset(
         *("__overloads__", "__orig_class__"),
     )
 )
-_OF_THE_COMPILER = "_dynamo_"
+OF_THE_COMPILER = "_dynamo_"  # what its notes begin with
 _OF_BUFFERS = ("_is_buffer", "persistent")  # what nn.Buffer sets on a tensor until it is registered
 
 
 def is_note(name: str) -> bool:
     """Whether an attribute of that name is a framework's note."""
-    return name in NOTES or name.startswith(_OF_THE_COMPILER)
+    return name in NOTES or name.startswith(OF_THE_COMPILER)
 
 
 def marks_of(tensor: torch.Tensor) -> dict[str, Any]:

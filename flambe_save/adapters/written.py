@@ -48,10 +48,13 @@ class WrittenParts:
         self._memory: dict[int, torch.Tensor] = {}
         self._lists: list[tuple[str, Any]] = []  # plain containers that no config writes, and what they are called
         self._waiting_for_others = True
+        self._is_waited_for = False  # whether anything is left for then
 
     def note_others(self, nodes: Iterable[Place]) -> None:
         """Note what could not be described before all that has a place in the save was known."""
         self._waiting_for_others = False
+        if not self._is_waited_for:
+            return
         self._noted = {}
         for place in nodes:
             self.note(place.obj, place.prefix)
@@ -74,6 +77,7 @@ class WrittenParts:
             if isinstance(item, (torch.Tensor, Reference)):
                 continue
             if self._waiting_for_others and getattr(find_adapter(item), "knows_others", False):
+                self._is_waited_for = True
                 continue
             try:
                 schema = item if isinstance(item, Schema) else describe(item)
@@ -110,20 +114,20 @@ class WrittenParts:
 
     def add_own(self, place: Place) -> None:
         """Add to the state the tensors of a module that configs link to, and that its ``state_dict`` does not hold."""
-        module = place.obj
-        self._modules.add(id(module))
-        kept = self._attributes.get(id(module), ())
-        for name, value in vars(module).items():
+        module, own, number = place.obj, place.obj.__dict__, id(place.obj)
+        self._modules.add(number)
+        kept, begin = self._attributes.get(number, ()), place.key_prefix
+        for name, value in own.items():
             if type(value) in (list, tuple, dict) and value and name not in PLUMBING and name not in kept:
-                self._lists.append((place.key_prefix + name, value))
-        if id(module) in self._assembled or type(module).__module__.startswith("torch.nn."):
+                self._lists.append((begin + name, value))
+        is_assembled, names = number in self._assembled, self._buffers.get(number, ())
+        if is_assembled or type(module).__module__.startswith("torch.nn."):
             self._places[place.prefix] = module
-        is_assembled, names = id(module) in self._assembled, self._buffers.get(id(module), ())
-        for table in (module._parameters, module._buffers):
+        for table in (own["_parameters"], own["_buffers"]):
             for name, value in table.items():
                 if value is None:
                     continue
-                key = place.key_prefix + name
+                key = begin + name
                 self._keys.setdefault(id(value), []).append(key)
                 self._owners.setdefault(id(value), set()).add((id(module), name))
                 if is_assembled or name in names:

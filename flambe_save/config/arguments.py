@@ -96,12 +96,32 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: 
     CompilationError
         If the arguments do not fit the signature, or the call raises; the message has ``name``.
     """
+    args, rest = _placed(function, arguments, name)
+    try:
+        return function(*args, **rest)
+    except FlambeSaveError:
+        raise
+    except Exception as error:
+        raise CompilationError(f"{name} raised {type(error).__name__}: {str(error)[:400]}") from error
+
+
+def _placed(function: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return what of arguments by name is given to a callable by position, and what by name.
+
+    Raises
+    ------
+    CompilationError
+        If the arguments do not fit the signature.
+    """
     rest = dict(arguments)
     args: list[Any] = []
     try:
+        names, required, _ = _shape_of(function)
         parameters = list(signature_of(function).parameters.values())
     except (TypeError, ValueError):
-        parameters = []
+        return args, rest
+    if required <= rest.keys() <= names.keys():  # as nearly all do
+        return args, rest
     star = next((item.name for item in parameters if item.kind is inspect.Parameter.VAR_POSITIONAL), None)
     by_position = bool(star and rest.get(star))
     for parameter in parameters:
@@ -127,12 +147,7 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: 
                 f"the arguments {sorted(arguments)} do not fit {name}{signature_of(function)}: {error}",
                 fix="The class may have changed since the config was written; edit one or the other.",
             ) from error
-    try:
-        return function(*args, **rest)
-    except FlambeSaveError:
-        raise
-    except Exception as error:
-        raise CompilationError(f"{name} raised {type(error).__name__}: {str(error)[:400]}") from error
+    return args, rest
 
 
 def keys_of(trail: Trail) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ from flambe_save.config.parts import is_sum_of_parts
 from flambe_save.config.refilled import left_out, refill
 from flambe_save.config.special import OF_PICKLES, is_method, special_names
 from flambe_save.errors import CompilationError, quote
-from flambe_save.notes import NOTES, is_note
+from flambe_save.notes import NOTES, OF_THE_COMPILER
 from flambe_save.undoing import Setting
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
 PARTS = "parts"  # the end of the tag of an object that is written as its parts
 
 _EMPTY = vars(nn.Module())
+_MADE = [(name, type(value)) for name, value in _EMPTY.items() if value is not None and type(value) is not bool]
 # What nn.Module itself keeps on every module, what this package does, and what frameworks note
 TABLES = frozenset(_EMPTY) | {"_schema", "_created_with_tag"} | NOTES
 
@@ -74,23 +75,23 @@ _FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # views of a recurren
 
 def attributes_of(obj: Any) -> dict[str, Any]:
     """Return the attributes of an object that neither torch's tables nor its state hold; shared with it."""
-    own = obj.__dict__
-    found = {name: value for name, value in own.items() if name not in TABLES and not is_note(name)}
+    own, cls = obj.__dict__, type(obj)
+    found = {name: value for name, value in own.items() if name not in TABLES and not name.startswith(OF_THE_COMPILER)}
     if "_is_accelerate_prepared" in own:
         _take_off(obj, found)
-    if issubclass(type(obj), torch.optim.Optimizer):
+    if issubclass(cls, torch.optim.Optimizer):
         return {name: value for name, value in found.items() if not is_own_of_training(obj, name)}
-    for name in left_out(type(obj)):
+    for name in (*own.get(_REGISTERED, ()), *left_out(cls), *(_FLAT if issubclass(cls, nn.RNNBase) else ())):
         found.pop(name, None)
-    if _REGISTERED in own or isinstance(obj, nn.RNNBase):
-        for name in (*own.get(_REGISTERED, ()), *(_FLAT if isinstance(obj, nn.RNNBase) else ())):
-            found.pop(name, None)
     return found
 
 
 def empty_tables() -> dict[str, Any]:
     """Return what ``nn.Module.__init__`` puts on a module."""
-    return {name: value if value is None or type(value) is bool else type(value)() for name, value in _EMPTY.items()}
+    tables = _EMPTY.copy()
+    for name, make in _MADE:
+        tables[name] = make()
+    return tables
 
 
 def _take_off(obj: Any, attributes: dict[str, Any]) -> None:

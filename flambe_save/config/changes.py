@@ -6,7 +6,8 @@ A config says it as ``!edited {object: !Net {size: 3}, changes: {fc: ...}}``: as
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container, Mapping
+import types
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,12 +29,12 @@ from flambe_save.config.prints import (
     first_name,
     is_as_printed,
     is_tensor_as_printed,
+    name_outside,
     print_of,
 )
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import NOTE_BIRTH, Reference, Schema
 from flambe_save.config.stale import add_stale
-from flambe_save.config.walks import named_tensors
 
 __all__ = ["GIVEN", "AsBuilt", "Birth", "Changes", "changes_since"]
 
@@ -69,18 +70,28 @@ class Birth:
         The call of the constructor.
     """
 
+    # Of most constructors, which are given plain values alone
+    _print: Print | None = None
+    _given: Sequence[Print | None] = ()
+    _touched: Mapping[int, Print | None] = types.MappingProxyType({})
+
     def __init__(self, schema: Schema) -> None:
-        self._print: Print | None = None
-        # A module that recorded its own call knows itself what it was; others may be changed by the constructor
-        self._given = [None if is_module_with_call(item) else _print_alone(item) for item in _printed_of(schema)]
-        self._touched: dict[int, Print | None] = {}  # components that the constructor changed, as it left them
+        objects = _objects_given(schema)
+        self._has_objects = bool(objects)
+        if objects:
+            # A module that recorded its own call knows itself what it was; others may be changed by the constructor
+            self._given = [None if is_module_with_call(item) else _print_alone(item) for item in _printed(objects)]
 
     def finish(self, obj: Any, schema: Schema) -> None:
         """Note what the object is, now that it is made, and what became of components that it was given."""
-        objects = _objects_given(schema)
+        if not self._has_objects:
+            self._print = print_of(obj)
+            return
+        objects, touched = _objects_given(schema), dict[int, Print | None]()
         for number, (item, known) in enumerate(zip(_printed(objects), self._given, strict=True)):
             if known is not None and not isinstance(item, nn.Module) and _differs(item, known):
-                self._touched[number] = _print_alone(item) if _is_as_born(item, known) else None
+                touched[number] = _print_alone(item) if _is_as_born(item, known) else None
+        self._touched = touched  # components that the constructor changed, as it left them
         self._print = print_of(obj, _numbers(objects))
 
     def call(self, schema: Schema, is_as_built: Callable[[Any], bool]) -> Schema | None:
@@ -94,7 +105,7 @@ class Birth:
         is_as_built : callable
             Whether a module that recorded its own call is just what that makes.
         """
-        given = _printed_of(schema)
+        given = _printed(_objects_given(schema))
         if len(given) != len(self._given):
             return None
         untouched: dict[int, AsBuilt] = {}
@@ -164,12 +175,8 @@ def _is_as_born(item: Any, known: Print) -> bool:
     return birth is not None and birth._print is not None and are_same(birth._print, known)
 
 
-def _printed_of(schema: Schema) -> list[Any]:
-    """Return the modules among the arguments, and the objects that recorded calls themselves."""
-    return _printed(_objects_given(schema))
-
-
 def _printed(objects: list[Any]) -> list[Any]:
+    """Return the modules among the arguments, and the objects that recorded calls themselves."""
     return [
         item
         for item in objects
@@ -181,6 +188,8 @@ def _objects_given(schema: Schema) -> list[Any]:
     """Return what among the arguments is no plain value, that inside containers too, each once and in order."""
     found: dict[int, Any] = {}
     waiting: list[Any] = [item for item in reversed(schema.keywords.values()) if type(item) not in PLAIN]
+    if not waiting:
+        return []
     seen: set[int] = set()
     while waiting:
         item = waiting.pop()
@@ -254,19 +263,17 @@ class _Comparison:
         self._now: dict[int, Any] = {}  # modules that were gone into, and the prints that they were compared with
         self._then: dict[int, Any] = {}  # and the other way around
         self._names: dict[int, str] = {}
-        self._added: list[tuple[dict[int, Any], int]] = []  # what to take back of a module that is told in full
+        self._outside: list[tuple[str, nn.Module]] = []  # modules not gone into, whose tensors have no names yet
         self.tables: dict[str, dict[str, Any]] = {}
         self.lost: list[str] = []
         self.kept: dict[int, tuple[str, str]] = {}
 
-    def _note(self, table: dict[int, Any], key: int, value: Any) -> None:
-        table[key] = value
-        self._added.append((table, key))
-
     def go(self, obj: Any, before: Print, path: str) -> None:
         """Compare one object, and what is inside it."""
-        self._note(self._now, id(obj), before)
-        self._note(self._then, id(before), obj)
+        if self._outside:
+            self._outside = name_outside(self._outside, self._names)
+        self._now[id(obj)] = before
+        self._then[id(before)] = obj
         own = obj.__dict__
         change: dict[str, Any] = {}
         attributes = attributes_of(obj)
@@ -280,7 +287,7 @@ class _Comparison:
         if len(attributes) - len(changed) < len(known):
             removed = [name for name in known if name not in own and name not in self._apart_from]
         if isinstance(obj, nn.Module):
-            self._note(self.kept, id(obj), (path, ""))
+            self.kept.setdefault(id(obj), (path, ""))
             for name, value in attributes.items():
                 if isinstance(value, torch.Tensor):
                     self._names.setdefault(id(value), f"{path}.{name}" if path else name)
@@ -314,8 +321,7 @@ class _Comparison:
             self.tables[path] = change
 
     def _is_as_printed(self, token: Any, value: Any) -> bool:
-        kind = type(token)
-        if kind is Argument:
+        if type(token) is Argument:
             return bool(self._boundary.get(id(value)) == token.number)
         if token is GIVEN or token is _MISSING:
             return token is GIVEN
@@ -347,7 +353,7 @@ class _Comparison:
             here = begin + name
             is_tied_alike = self._names.setdefault(id(value), here) == (first_name(known) or here)
             if is_tied_alike and is_tensor_as_printed(known, value, self._is_exact, is_whole=name in not_persistent):
-                self._note(self.kept, id(value), (path, name))
+                self.kept.setdefault(id(value), (path, name))
             else:
                 found[name] = value
         if found:
@@ -385,8 +391,7 @@ class _Comparison:
             return bool(child is known)
         number = self._boundary.get(id(child)) if self._boundary else None
         if number is not None or type(known) is int:
-            for inner, tensor in named_tensors(child):
-                self._names.setdefault(id(tensor), f"{path}.{inner}")
+            self._outside.append((f"{path}.", child))
             return bool(number == known)
         if id(child) in self._shared:
             return False  # it is in another object too, which this one's constructor would not know
@@ -394,17 +399,16 @@ class _Comparison:
             return bool(self._now.get(id(child)) is known)
         if type(child) is not known.cls:
             return False
-        told, lost, added = len(self.tables), len(self.lost), len(self._added)
+        noted: tuple[dict[Any, Any], ...] = self.tables, self._now, self._then, self.kept
+        sizes, lost = [*map(len, noted)], len(self.lost)
         self.go(child, known, path)
         cls: Any = known.cls
-        if len(self.tables) == told or not _is_unit(cls):
+        if len(self.tables) == sizes[0] or not _is_unit(cls):
             return True
-        for inner in [*self.tables][told:]:
-            del self.tables[inner]
+        for table, size in zip(noted, sizes, strict=True):  # it is told in full, and nothing of it is kept
+            while len(table) > size:
+                table.popitem()
         del self.lost[lost:]
-        for table, key in self._added[added:]:
-            table.pop(key, None)
-        del self._added[added:]
         return False
 
 

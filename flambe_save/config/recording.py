@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import torch
 
 from flambe_save.config.arguments import bind_arguments, replace_items
+from flambe_save.config.attributes import own_attributes
 from flambe_save.config.changes import Birth
 from flambe_save.config.optimizers import TRAINING
 from flambe_save.config.registrable import TAGS, all_subclasses
-from flambe_save.config.schema import Schema, record, schema_of
+from flambe_save.config.schema import RECORD, Schema, record, schema_of
 from flambe_save.errors import CompilationError
 
 __all__ = ["RecordsCall", "recorded", "recording"]
@@ -73,7 +74,7 @@ def record_call(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 def _begin(instance: Any, schema: Schema) -> None:
     """Note what a constructor is given, and have it noted what it has made when it returns."""
     try:
-        schema._birth = Birth(schema)
+        schema.__dict__["_birth"] = Birth(schema)
     except Exception:  # what an argument's own class raises; the object is saved as its parts then
         return
     cls = type(instance)
@@ -98,13 +99,13 @@ def _note_after(cls: Any) -> None:
 
 
 def _finish(instance: Any) -> None:
-    schema = schema_of(instance)
-    birth = schema.__dict__.get("_birth") if schema is not None else None
+    schema = own_attributes(instance).get(RECORD)
+    birth = schema.__dict__.get("_birth") if type(schema) is Schema else None
     if birth is not None:
         try:
             birth.finish(instance, schema)
         except Exception:
-            schema._birth = None  # type: ignore[union-attr]
+            schema.__dict__["_birth"] = None
 
 
 _NOTES = "_flambe_notes"

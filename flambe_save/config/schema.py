@@ -34,6 +34,7 @@ from flambe_save.trust import trust_in_force
 
 __all__ = [
     "NOTE_BIRTH",
+    "RECORD",
     "TRANSPARENT",
     "WITHOUT_PARTS",
     "Reference",
@@ -52,7 +53,7 @@ _MOST_SEEDS = 10_000  # numbers in a seed
 
 NOTE_BIRTH: list[Callable[[Any, Schema], Any]] = []  # changes.py adds its function, which takes Schemas itself
 TRANSPARENT: set[type] = set()  # classes in configs whose calls return another object, which records its own call
-_RECORD = "_schema"  # where a built object keeps the Schema that describes it
+RECORD = "_schema"  # where a built object keeps the Schema that describes it
 WITHOUT_PARTS = frozenset((*PLAIN, torch.Tensor, torch.nn.Parameter))  # types of which there are many
 # By the ids of objects, as long as these live: a WeakKeyDictionary would hash and compare them, which runs their code
 _records: dict[int, tuple[weakref.ref[Any], Schema]] = {}
@@ -301,7 +302,8 @@ class Schema(MutableMapping[str, Any]):
         elif not is_made_of_parts(cls):
             building.constructors += 1
         for key, value in ready.items():
-            built[key] = yield replacing(value, building.change, (path, key), building.built)
+            is_plain = type(value) in PLAIN
+            built[key] = value if is_plain else (yield replacing(value, building.change, (path, key), building.built))
         building.constructors = around
         _check_names(cls, built)
         _check_callable(cls, built)
@@ -336,9 +338,8 @@ class Schema(MutableMapping[str, Any]):
             return instance
         kept = {key: replace_items(value, keep, None, building.kept) for key, value in given.items()}
         described = Schema(cls, self.factory_method, **kept)
-        described._extensions = self._extensions
-        described._created_with_tag = self._created_with_tag
-        described._birth = _birth_of(instance, described)
+        described.__dict__.update(_extensions=self._extensions, _created_with_tag=self._created_with_tag)
+        described.__dict__["_birth"] = _birth_of(instance, described)
         record(instance, described)
         return instance
 
@@ -587,7 +588,7 @@ def _inside(item: Any) -> tuple[Iterable[Any], list[Any]]:
         return (), []
     schema = item if type(item) is Schema else schema_of(item)
     if schema is not None:
-        item = schema.keywords
+        return schema.keywords.keys(), list(schema.keywords.values())
     items = held_items(item) if isinstance(item, (list, tuple, set, frozenset)) else None
     if items is not None:
         return range(len(items)), items
@@ -603,7 +604,7 @@ def record(instance: Any, schema: Schema) -> None:
     """
     try:
         if type(instance) in TAGS:
-            instance.__dict__[_RECORD] = schema
+            instance.__dict__[RECORD] = schema
         elif type(instance).__hash__ is not None:
             key = id(instance)
             _records[key] = weakref.ref(instance, functools.partial(_records.pop, key)), schema
@@ -615,7 +616,7 @@ def schema_of(obj: Any) -> Schema | None:
     """Return the Schema that an object records, where it is a Component or was built from a Schema."""
     if type(obj) is Schema or issubclass(type(obj), type):  # isinstance would ask the object for its class
         return None
-    recorded = own_attributes(obj).get(_RECORD)
+    recorded = own_attributes(obj).get(RECORD)
     if recorded is None:
         held, recorded = _records.get(id(obj), (None, None))
         if held is None or held() is not obj:
