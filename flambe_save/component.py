@@ -210,7 +210,9 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         """Make the object and record its arguments."""
         instance = super().__new__(cls, *args, **kwargs)
         if isinstance(instance, torch.nn.Module):
-            vars(instance).update({**empty_tables(), **vars(instance)})  # so that super().__init__() may be forgotten
+            tables, own = empty_tables(), vars(instance)  # so that super().__init__() may be forgotten
+            tables.update(own)
+            own.update(tables)
         return instance
 
     compile = _CompileMethod()

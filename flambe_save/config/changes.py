@@ -77,22 +77,20 @@ class Birth:
 
     def __init__(self, schema: Schema) -> None:
         objects = _objects_given(schema)
-        self._has_objects = bool(objects)
+        self._numbers = _numbers(objects)
         if objects:
             # A module that recorded its own call knows itself what it was; others may be changed by the constructor
             self._given = [None if is_module_with_call(item) else _print_alone(item) for item in _printed(objects)]
 
     def finish(self, obj: Any, schema: Schema) -> None:
         """Note what the object is, now that it is made, and what became of components that it was given."""
-        if not self._has_objects:
-            self._print = print_of(obj)
-            return
-        objects, touched = _objects_given(schema), dict[int, Print | None]()
-        for number, (item, known) in enumerate(zip(_printed(objects), self._given, strict=True)):
-            if known is not None and not isinstance(item, nn.Module) and _differs(item, known):
-                touched[number] = _print_alone(item) if _is_as_born(item, known) else None
-        self._touched = touched  # components that the constructor changed, as it left them
-        self._print = print_of(obj, _numbers(objects))
+        if any(self._given):
+            touched: dict[int, Print | None] = {}
+            for number, (item, known) in enumerate(zip(_printed(_objects_given(schema)), self._given, strict=True)):
+                if known is not None and not isinstance(item, nn.Module) and _differs(item, known):
+                    touched[number] = _print_alone(item) if _is_as_born(item, known) else None
+            self._touched = touched  # components that the constructor changed, as it left them
+        self._print = print_of(obj, self._numbers)
 
     def call(self, schema: Schema, is_as_built: Callable[[Any], bool]) -> Schema | None:
         """Return the call of the constructor with what it was given then; None where that is not to be had any more.

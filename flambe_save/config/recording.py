@@ -66,8 +66,7 @@ def record_call(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
             schema.keywords[name] = replace_items(value, lambda item, _: item, None, memo)
     except (TypeError, ValueError, CompilationError, RecursionError):
         return  # __init__ will say what is wrong, or the object cannot be described
-    record(instance, schema)
-    if cls in TAGS:  # of others nothing is changed, so that nobody tells when their constructors return
+    if record(instance, schema):  # of others nothing is changed, so that nobody tells when their constructors return
         _begin(instance, schema)
 
 

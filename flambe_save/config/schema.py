@@ -596,20 +596,27 @@ def _inside(item: Any) -> tuple[Iterable[Any], list[Any]]:
     return [key for key, _ in pairs], [value for _, value in pairs]
 
 
-def record(instance: Any, schema: Schema) -> None:
+def record(instance: Any, schema: Schema) -> bool:
     """Keep on an object the Schema that describes it, so that it can be written again.
 
     The Schema's keywords hold built objects; it does not refer back to the object, or memory would outlive its last
     user. Objects of classes that are not ours keep it beside them, so that whoever pickles them pickles no Schema.
+
+    Returns
+    -------
+    bool
+        Whether the class is registered.
     """
+    is_ours = type(instance) in TAGS
     try:
-        if type(instance) in TAGS:
+        if is_ours:
             instance.__dict__[RECORD] = schema
         elif type(instance).__hash__ is not None:
             key = id(instance)
             _records[key] = weakref.ref(instance, functools.partial(_records.pop, key)), schema
     except (AttributeError, TypeError):
         pass  # an object with slots, or without a hash; only its own adapter can describe it
+    return is_ours
 
 
 def schema_of(obj: Any) -> Schema | None:
