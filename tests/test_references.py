@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import functools
 import itertools
 import threading
@@ -356,6 +358,34 @@ def test_methods_of_a_part(tmp_path: Path) -> None:
     path = save({"clock": clock, "net": net}, tmp_path / "other")
     assert load(path)["net"].on_step.__self__ is not net.clock
     assert load(path, node="net").on_step is None
+
+
+@dataclasses.dataclass(eq=False)
+class Listener:
+    """A record of what it calls back, and of what it watches."""
+
+    call: Any = None
+    watched: Any = None
+
+    def hear(self) -> Any:
+        """Call back."""
+        return self.call()
+
+
+@pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
+@pytest.mark.parametrize("is_known", [False, True])
+def test_references_of_what_a_pickle_refers_to(tmp_path: Path, is_known: bool) -> None:
+    """They are put in place where the object has a place of its own; elsewhere methods are pickled."""
+    clock = Clock()
+    listener = Listener(clock.tick, weakref.ref(clock) if is_known else None)
+    obj = {"queue": collections.deque([listener.hear]), "clock": clock}
+    again, said = there_and_back({**obj, "listener": listener} if is_known else obj, tmp_path / "save")
+    found = again["queue"][0].__self__
+    assert said == []
+    assert found.call.__self__ is again["clock"]
+    if is_known:
+        assert found is again["listener"]
+        assert found.watched() is again["clock"]
 
 
 @pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")

@@ -143,6 +143,7 @@ class Representer:
         self._owner: Any = None  # the object whose attributes are being written
         self._is_loose = False  # whether a place is in no table of an object's own
         self._is_reached = True  # whether what is written is somewhere in what a load returns
+        self._attributes = 0  # how many attributes are being written, in one another
         self._is_in_list = False  # whether they are those of one of torch's containers of parameters
 
     def represent_data(self, value: Any, path: Path = None) -> pyyaml.Node:
@@ -232,9 +233,13 @@ class Representer:
     def _attribute(self, value: Any, path: Path) -> Steps:
         """Return the node of an attribute; None where it refers to an object and no link can say so."""
         state = self._constructors, self._is_loose, self._is_in_list, self._owner, self._is_reached
+        self._attributes += 1
         try:
-            return (yield self._data(value, path))
+            node = yield self._data(value, path)
+            self._attributes -= 1
+            return node
         except NoReferenceError:
+            self._attributes -= 1
             self._constructors, self._is_loose, self._is_in_list, self._owner, self._is_reached = state
             self._written.unsaid.add(_attribute_at(keys_of(path), self._owner))
             return None
@@ -506,7 +511,8 @@ class Representer:
     def _without_reference(self, value: Any, path: Path) -> Steps:
         """Return the node of a reference to an object that has no place of its own in this config: a pickle, but for
         attributes, which are named, or are nothing in the config of a part."""
-        if not self._is_loose:
+        is_of_pickle = not self._is_reached and isinstance(value, types.MethodType)
+        if not self._is_loose or not self._attributes or is_of_pickle:
             return (yield self._pickle(value, path))
         if self._held.is_part:
             self._own += 1
@@ -616,6 +622,7 @@ class Representer:
         item_node = self.represent_data(len(group.values) - 1)
         before, (self._is_loose, self._is_reached) = (self._is_loose, self._is_reached), (True, False)
         for item in others:
+            self._is_reached = id(item) in self._held.containers  # by its own place, and not by the pickle
             node = yield self._data(item, (path, "objects"))
             if id(item) not in group.objects:
                 group.objects[id(item)] = item
