@@ -141,7 +141,8 @@ def take_derived(obj: Any) -> dict[str, Any] | None:
     if base in _MAPPINGS:
         parts = {"items": [[key, value] for key, value in held_pairs(obj) or ()]}
     elif base in _SEQUENCES:
-        parts = {"values": ordered(obj) if base in (set, frozenset) else held_items(obj)}
+        items = held_items(obj) or []
+        parts = {"values": ordered(items) if base in (set, frozenset) else items}
     elif base in (str, bytes):
         parts = {"value": base.__getitem__(obj, slice(None))}
     else:
