@@ -404,10 +404,10 @@ class Thermometer:
 
 
 class Barometer(Thermometer):
-    """One that says itself what it is made of."""
+    """One that says itself what it is made of, which is not all of it."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return {"unit": self.unit}
 
 
 class _ThermometerAdapter:

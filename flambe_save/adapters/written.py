@@ -11,7 +11,7 @@ from torch import nn
 
 from flambe_save.adapters.protocol import PLUMBING, Place, holds, is_component
 from flambe_save.codecs.data import tie_key
-from flambe_save.config.assembly import PARTS
+from flambe_save.config.assembly import PARTS, can_be_assembled
 from flambe_save.config.describing import describe, is_by_parts, is_wrapper, lost_of
 from flambe_save.config.edited import Edited
 from flambe_save.config.optimizers import TRAINING
@@ -175,6 +175,9 @@ class WrittenParts:
             return name in self._attributes.get(id(parent.obj), ()) or holds(place.obj, is_component)
         if isinstance(parent.obj, TRAINING) and not is_by_parts(parent.obj):
             return False  # it makes its parts itself
+        cls: Any = type(parent.obj)
+        if can_be_assembled(cls) and describe(parent.obj) is None:
+            return False  # a pickle holds it, or nothing does
         return not (isinstance(place.obj, torch.Tensor) and id(place.obj) in self._keys)
 
     def keys_below(self, prefix: str) -> Callable[[torch.Tensor], str | None]:

@@ -91,9 +91,12 @@ def hashable(items: Any) -> list[Any]:
 @functools.cache
 def _hashes_itself(cls: Any) -> bool:
     """Whether code of a class runs when its object is a key; of records and members of enumerations it may."""
-    if is_record(cls) or issubclass(cls, enum.Enum) or cls.__module__.partition(".")[0] in sys.stdlib_module_names:
+    if is_record(cls) or issubclass(cls, enum.Enum):
         return False
-    return any(type(inspect.getattr_static(cls, name, None)) is types.FunctionType for name in ("__hash__", "__eq__"))
+    found = [inspect.getattr_static(cls, name, None) for name in ("__hash__", "__eq__")]
+    own = [function for function in found if isinstance(function, types.FunctionType)]
+    known = ("torch", *sys.stdlib_module_names)
+    return any(function.__module__.partition(".")[0] not in known for function in own)
 
 
 def mapping_of(items: Any) -> dict[Any, Any]:

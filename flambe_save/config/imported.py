@@ -9,6 +9,7 @@ import functools
 import sys
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,12 @@ _MATH = (
     *("log2", "log_softmax", "max", "mean", "min", "neg", "pow", "prelu", "relu", "round", "rsqrt", "selu", "sigmoid"),
     *("sign", "sin", "sinh", "softmax", "sqrt", "square", "sum", "tan", "tanh"),
 )
+# Modules of torch whose functions only compute, and which of these
+_HARMLESS: dict[str, Callable[[str], bool]] = {
+    functional.__name__: lambda name: True,
+    init.__name__: lambda name: name.endswith("_"),
+    "torch.utils.data._utils.collate": lambda name: name in ("default_collate", "default_convert"),
+}
 
 
 def find_imported(path: str) -> Any:
@@ -90,10 +97,10 @@ def is_harmless(value: Any) -> bool:
     if isinstance(value, type):
         return value in _PLAIN_TYPES or value is typing.Any or _is_number_of_numpy(value)
     if isinstance(value, types.FunctionType):
-        name = value.__name__
-        is_of_init = value.__module__ == init.__name__ and name.endswith("_")
-        is_public = (value.__module__ == functional.__name__ or is_of_init) and not name.startswith("_")
-        return is_public and vars(init if is_of_init else functional).get(name) is value
+        module, name = value.__module__, value.__name__
+        is_harmless_there = _HARMLESS.get(module)
+        is_public = is_harmless_there is not None and is_harmless_there(name) and not name.startswith("_")
+        return is_public and vars(sys.modules[module]).get(name) is value
     return isinstance(value, types.BuiltinFunctionType) and value in _torch_functions()
 
 
