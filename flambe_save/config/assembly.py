@@ -75,15 +75,24 @@ _FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # views of a recurren
 
 def attributes_of(obj: Any) -> dict[str, Any]:
     """Return the attributes of an object that neither torch's tables nor its state hold; shared with it."""
-    own, cls = obj.__dict__, type(obj)
+    own: dict[str, Any] = obj.__dict__
+    cls: Any = type(obj)
     found = {name: value for name, value in own.items() if name not in TABLES and not name.startswith(OF_THE_COMPILER)}
     if "_is_accelerate_prepared" in own:
         _take_off(obj, found)
     if issubclass(cls, torch.optim.Optimizer):
         return {name: value for name, value in found.items() if not is_own_of_training(obj, name)}
-    for name in (*own.get(_REGISTERED, ()), *left_out(cls), *(_FLAT if issubclass(cls, nn.RNNBase) else ())):
-        found.pop(name, None)
+    made_again = _made_again(cls)
+    if made_again or _REGISTERED in own:
+        for name in (*own.get(_REGISTERED, ()), *made_again):
+            found.pop(name, None)
     return found
+
+
+@functools.cache
+def _made_again(cls: Any) -> frozenset[str]:
+    """Return the attributes of a class's objects that its constructor, or a load, makes of others."""
+    return left_out(cls) | (_FLAT if issubclass(cls, nn.RNNBase) else frozenset())
 
 
 def empty_tables() -> dict[str, Any]:
