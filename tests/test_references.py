@@ -771,3 +771,47 @@ def test_what_a_call_makes_may_refer_to_what_was_there_before(tmp_path: Path) ->
 def test_the_order_of_building(config: str, can_be: bool) -> None:
     """A config whose objects need each other cannot be built."""
     assert can_be_built(parse(config)[0].root) is can_be
+
+
+class Bare:
+    """Holds what it is given later."""
+
+
+class Stated:
+    """Has a state."""
+
+    def __init__(self) -> None:
+        self.value = torch.ones(2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the value."""
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set the value."""
+        self.value = state["value"]
+
+
+HELD: dict[str, Callable[[], Any]] = {
+    "an object with a state": Stated,
+    "a module": lambda: nn.Linear(2, 2),
+    "a component": Net,
+    "a tensor": lambda: torch.ones(3),
+}
+OWNERS: dict[str, Callable[[], Any]] = {
+    "a plain object": Bare,
+    "a component": Net,
+    "a layer": lambda: nn.Linear(2, 2),
+    "a module": lambda: nn.Sequential(nn.ReLU()),
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("owner", OWNERS)
+def test_what_is_left_out_takes_its_state_along(tmp_path: Path, owner: str, held: str) -> None:
+    """An attribute that is no data, for it holds a lock, is named, and the save has no state of what is in it."""
+    obj = OWNERS[owner]()
+    obj.__dict__["kept"] = [HELD[held](), threading.Lock()]
+    again, said = there_and_back({"owner": obj, "other": nn.Linear(1, 1)}, tmp_path / "save")
+    assert any("not saved, since they are not data: 'owner.kept'" in text for text in said)
+    assert "kept" not in vars(again["owner"])

@@ -5,7 +5,7 @@ object --get_state--> State; restoring.py is the way back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -164,7 +164,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
         return later
 
     passed.clear()
-    walk_object(obj, prefix, enter, keep_vars, written_parts.wants, passed)
+    walk_object(obj, prefix, enter, keep_vars, written_parts.wants, passed, written_parts.lost)
     if not known.shared:
         shared = shared_modules(visited)
         if shared:
@@ -283,6 +283,7 @@ def walk_object(
     keep_vars: bool = False,
     wants: Wants = lambda parent, place, name: False,
     passed: Passed | None = None,
+    lost: Container[tuple[int, str]] = (),
 ) -> None:
     """Call ``enter`` for each object that has an adapter, parents first, and what it returns when its children are
     done.
@@ -290,7 +291,8 @@ def walk_object(
     Children are looked up after ``enter``, which may change them. An object inside itself is not gone into again. What
     refers to others, as optimizers do, comes last; what is borrowed only where nothing else has led to it. What is
     loose is gone into where it is wanted: ``wants`` is given the place around it, its own, and its name there. In a
-    save, ``passed`` is given the containers with their children.
+    save, ``passed`` is given the containers with their children, and ``lost`` has, by the ids of objects, the names of
+    their attributes that no config can say: these are not gone into.
     """
     stack: list[tuple[Place, Adapter, Iterator[Child], Later]] = []
     path: set[int] = set()
@@ -350,6 +352,8 @@ def walk_object(
                 later()
             continue
         name, obj, covered, is_borrowed, is_loose = child
+        if (id(parent.obj), name) in lost:
+            continue
         obj = unwrapped(obj)
         adapter = adapter_for(obj)
         if adapter is None:

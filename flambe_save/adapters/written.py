@@ -41,8 +41,8 @@ class WrittenParts:
         self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
         self._of_calls: set[int] = set()  # the ids of those that a module gets in a call
         self._owners: dict[int, set[tuple[int, str]]] = {}  # by the ids of these, modules' ids and names in them
-        self._lost: list[tuple[int, str, str]] = []  # an object's id, where the config has it, and what is lost in it
-        self._without: set[tuple[int, str]] = set()  # the ids of objects, and the names of lost attributes
+        self._to_name: list[tuple[int, str, str]] = []  # an object's id, its place, and what is lost in it
+        self.lost: set[tuple[int, str]] = set()  # the ids of objects, and the names of lost attributes
         self._modules: set[int] = set()
         self._places: dict[str, Any] = {}  # modules written as their parts, by their prefixes
         self._memory: dict[int, torch.Tensor] = {}
@@ -96,8 +96,8 @@ class WrittenParts:
     def _note_lost(self, item: Any, path: str, names: Iterable[str]) -> None:
         for name in names:
             inner, _, own = name.rpartition(".")
-            self._lost.append((id(item), path, name))
-            self._without.add((id(module_at(item, inner)), own))
+            self._to_name.append((id(item), path, name))
+            self.lost.add((id(module_at(item, inner)), own))
 
     def _note_assembled(self, item: Any, schema: Schema) -> None:
         if isinstance(item, torch.nn.Module):
@@ -169,8 +169,6 @@ class WrittenParts:
 
     def wants(self, parent: Place, place: Place, name: str) -> bool:
         """Whether what a plain attribute holds is saved."""
-        if (id(parent.obj), name) in self._without:
-            return False
         if isinstance(parent.obj, torch.nn.Module):
             return name in self._attributes.get(id(parent.obj), ()) or holds(place.obj, is_component)
         if isinstance(parent.obj, TRAINING) and not is_by_parts(parent.obj):
@@ -233,7 +231,7 @@ class WrittenParts:
 
     def warn_of_lost(self, places: Mapping[int, str]) -> None:
         """Say what no config can hold, by the places of objects."""
-        lost = [*dict.fromkeys(join_prefix(places.get(number, path), name) for number, path, name in self._lost)]
+        lost = [*dict.fromkeys(join_prefix(places.get(number, path), name) for number, path, name in self._to_name)]
         if lost:
             warn(
                 f"these are not saved, since they are not data: {quote_some(lost, 20)}. Set hooks and replaced methods "
