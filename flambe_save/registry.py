@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from flambe_save.errors import MissingDependencyError
+from flambe_save.static import has_static, static_of
 
 T = TypeVar("T")
 
@@ -118,7 +119,7 @@ class Registry(Generic[T]):
 
 
 def _has(cls: type, trait: tuple[str, ...] | Callable[[type], bool]) -> bool:
-    return trait(cls) if callable(trait) else all(hasattr(cls, name) for name in trait)
+    return trait(cls) if callable(trait) else all(has_static(cls, name) for name in trait)
 
 
 # Values are typed where they are used: the protocols live in higher layers.
@@ -131,5 +132,5 @@ MOVED: dict[str, type] = {}
 
 def find_adapter(obj: Any) -> Any:
     """Return the adapter that an object's class brings itself, or the one registered for its type; None for neither."""
-    own = getattr(type(obj), "__flambe_adapter__", None)
+    own = static_of(type(obj), "__flambe_adapter__")
     return own if own is not None else ADAPTERS.for_type(type(obj))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-__all__ = ["MAX_HASHED", "MAX_UNFOLDED", "unfolded_size"]
+from flambe_save.static import has_static
+
+__all__ = ["MAX_HASHED", "MAX_UNFOLDED", "parts_in", "unfolded_size"]
 
 MAX_HASHED = 10_000  # values in a key or in an item of a set
 MAX_UNFOLDED = 10_000_000  # values in what a pickle, or a constructor's arguments, stand for
@@ -55,11 +57,23 @@ def unfolded_size(value: Any, most: int) -> int:
     return sizes[id(value)]
 
 
+def parts_in(value: Any) -> Iterator[Any]:
+    """Yield a value and what is inside it, as :func:`unfolded_size` goes through it, each container once."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        yield item
+        if _is_container(item) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(_items(item))
+
+
 _CONTAINERS = (list, tuple, set, frozenset, dict)
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, (*_CONTAINERS, weakref.ref)) or hasattr(type(value), "__dataclass_fields__")
+    return isinstance(value, (*_CONTAINERS, weakref.ref)) or has_static(type(value), "__dataclass_fields__")
 
 
 def _items(container: Any) -> Iterable[Any]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import enum
+import functools
 import itertools
+import sys
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -364,3 +368,332 @@ def test_no_table_is_asked(table: str, tmp_path: Path) -> None:
                     load(path)
                 untrusted(path)
             assert RAN == [], config
+
+
+# ------------------------------------------------------------------- what metaclasses, modules and classes answer
+
+
+def _of_metaclass(name: str, value: Any) -> type:
+    """Return a class that this module has, of a metaclass that notes what is asked of its classes by one name."""
+    made = type(f"Of{name.strip('_').title()}", (type,), {"__module__": __name__, name: value})
+    found = made(made.__name__, (Layered,), {"__module__": __name__})
+    RAN.clear()
+    return found
+
+
+_ASKED = (
+    *("__hash__", "__eq__", "__dir__", "__setattr__", "__getattribute__", "__getattr__", "__instancecheck__", "mro"),
+    *("__len__", "__bool__", "__repr__", "__call__", "__subclasscheck__", "__iter__", "load_state_dict"),
+)
+_READ = ("__dict__", "__class__", "__module__", "__name__", "__mro__", "load_state_dict", "_fields", "__doc__")
+
+
+def _answering(name: str) -> Callable[..., Any]:
+    def method(cls: Any, *args: Any) -> Any:
+        RAN.append(name)
+        if name == "__eq__":
+            return cls is args[0]
+        return {"__hash__": 1, "__dir__": [], "__len__": 1, "__repr__": "x"}.get(name) or getattr(type, name)(
+            cls, *args
+        )
+
+    return method
+
+
+OF_METACLASSES = [_of_metaclass(name, _answering(name)) for name in _ASKED]
+for _name in _READ:
+    _found = type(f"Reads{_name.strip('_').title()}", (type,), {_name: property(_answering(_name))})
+    OF_METACLASSES.append(_found(_found.__name__, (Layered,), {}))
+for _cls in OF_METACLASSES:
+    globals()[type.__dict__["__qualname__"].__get__(_cls)] = _cls
+
+
+def attempt_of(config: str, path: Path, trusted: Any = ()) -> Any:
+    """Load and audit a save of a config; return what comes of it, and let no code of this module run."""
+    if not path.exists():
+        path = Path(save({"x": 1}, path))
+        (path / "manifest.json").unlink()
+    (path / "config.yaml").write_text(config + "\n")
+    RAN.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            untrusted(path)
+            found: Any = load(path, trusted=trusted)
+        except FlambeSaveError as error:
+            found = error
+    assert RAN == [], (config, RAN)
+    return found
+
+
+@pytest.mark.parametrize("cls", OF_METACLASSES, ids=lambda cls: type.__dict__["__qualname__"].__get__(cls))
+def test_no_metaclass_is_asked(cls: Any, tmp_path: Path) -> None:
+    """What its classes are called, hold, hash, equal or have, not even to find out what it answers."""
+    name = f"test_implicit_calls.{type.__dict__['__qualname__'].__get__(cls)}"
+    for config in (
+        f"!{name}.parts {{}}",
+        f"!{name} {{items: []}}",
+        f"[!type {name}]",
+        f"!test_implicit_calls.Keeps.parts {{attributes: {{item: !type {name}}}}}",
+    ):
+        attempt_of(config, tmp_path / "save")
+
+
+class Proxy:
+    """Says that it is something else, which it has to make first, as lazy objects do."""
+
+    @property
+    def __class__(self) -> Any:
+        RAN.append("__class__")
+        return type
+
+    def __getattr__(self, name: str) -> Any:
+        RAN.append(name)
+        return "lazy"
+
+
+lazy = Proxy()
+
+
+class LazyModule(types.ModuleType):
+    """Imports itself when it is asked for anything."""
+
+    def __getattribute__(self, name: str) -> Any:
+        RAN.append(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("config", ["!%s {}", "!%s.parts {}", "!%s.inner.parts {}", "[!type %s]", "[!function %s]"])
+@pytest.mark.parametrize("name", ["test_implicit_calls.lazy", "lazy_of_tests.Net", "lazy_of_tests"])
+def test_what_modules_hold_is_not_asked(name: str, config: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """A tag may lead to any object of any module, and to a module that imports itself when it is looked into."""
+    monkeypatch.setitem(sys.modules, "lazy_of_tests", LazyModule("lazy_of_tests"))
+    assert isinstance(attempt_of(config % name, tmp_path / "save"), FlambeSaveError)
+
+
+class Descriptor:
+    """Notes when it is looked up, on an object or on its class."""
+
+    def __get__(self, obj: Any, owner: Any = None) -> Any:
+        RAN.append("__get__")
+        return 0
+
+
+_ASKED_OF_CLASSES = (
+    "load_state_dict",
+    "state_dict",
+    "_fields",
+    "__flambe_recorded__",
+    "__flambe_adapter__",
+    "_version",
+)
+Described = type("Described", (), {name: Descriptor() for name in _ASKED_OF_CLASSES[1:4]})
+Filling = type("Filling", (), {"load_state_dict": Descriptor()})
+DescribedModule = type("DescribedModule", (Layered,), {name: Descriptor() for name in _ASKED_OF_CLASSES})
+DescribedTuple = type("DescribedTuple", (tuple,), {"_fields": Descriptor(), "_make": None})
+Training = type("Training", (Layered,), {"training": property(_noting("training"), _noting("training"))})
+
+
+@pytest.mark.parametrize("name", ["Described", "Filling", "DescribedModule", "Training"])
+def test_no_descriptor_of_a_class_is_run(name: str, tmp_path: Path) -> None:
+    """Nor one that stands where a load looks whether a class has a method."""
+    attempt_of(f"!test_implicit_calls.{name}.parts {{}}", tmp_path / "save")
+    attempt_of("!test_implicit_calls.DescribedTuple {values: [[1]]}", tmp_path / "save")
+
+
+class Stepping(torch.optim.SGD):
+    """Sets what torch notes in its own way, and looks its step up."""
+
+    _zero_grad_profile_name = property(_noting("get"), _noting("set"))  # type: ignore[assignment]
+    step = Descriptor()  # type: ignore[assignment]
+    profile_hook_step = staticmethod(_noting("profile_hook_step"))  # type: ignore[assignment]
+
+
+class Hooked(Stepping):
+    """Has a step."""
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        return None
+
+
+@pytest.mark.parametrize("name", ["Stepping", "Hooked"])
+def test_an_optimizer_that_is_put_together_is_not_asked(name: str, tmp_path: Path) -> None:
+    """Neither for its step, nor for where torch notes things."""
+    model = nn.Linear(1, 1)
+    path = Path(save({"l": model, "o": torch.optim.SGD(model.parameters(), 0.1)}, tmp_path / "save"))
+    (path / "manifest.json").unlink()
+    config = (path / "config.yaml").read_text()
+    tables = f"!test_implicit_calls.{name}.parts {{groups: [{{params: [!parameter 'l:weight', !parameter 'l:bias']}}]}}"
+    text = config[: config.index("o: ")] + f"o: {tables}"
+    again = attempt_of(text, path)
+    assert type(again["o"]).__name__ == name
+    assert len(again["o"].__dict__["param_groups"][0]["params"]) == 2
+
+
+# --------------------------------------------------------------------------------------------- keys of tables
+
+
+class Hashed:
+    """Hashes itself."""
+
+    def __hash__(self) -> int:
+        RAN.append("__hash__")
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        RAN.append("__eq__")
+        return True
+
+
+class HashedOnce:
+    """Hashes itself, by no plain function."""
+
+    __hash__ = functools.partialmethod(_noting("__hash__"))  # type: ignore[assignment]
+
+
+class Shown:
+    """Says itself how it is shown, which names what is under it."""
+
+    def __str__(self) -> str:
+        RAN.append("__str__")
+        return "shown"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Hashes what it holds."""
+
+    item: Any
+
+
+class Fields(NamedTuple):
+    """Hashes what it holds."""
+
+    item: Any
+
+
+class Values(tuple):
+    """Hashes what it holds."""
+
+
+KEYS = {
+    "itself": "%s",
+    "in a tuple": "!tuple [!tuple [%s]]",
+    "in a record": "!test_implicit_calls.Record {item: %s}",
+    "in a named tuple": "!test_implicit_calls.Fields {item: %s}",
+    "in what is derived from a tuple": "!test_implicit_calls.Values {values: [%s]}",
+    "behind a weak reference": "!weakref.ReferenceType {object: %s}",
+}
+OF_KEYS = {
+    "dict": "!builtins.dict {items: [[%s, [1]]]}",
+    "counter": "!collections.Counter {items: [[%s, 1]]}",
+    "set": "!builtins.set {items: [%s]}",
+    "frozenset": "!builtins.frozenset {items: [%s]}",
+    "plain set": "!set [%s]",
+}
+
+
+@pytest.mark.parametrize("cls", ["Hashed", "HashedOnce", "Shown"])
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_in_a_key_hashes_nothing_itself(key: str, cls: str, tmp_path: Path) -> None:
+    """A key is hashed, compared and named with all that is in it."""
+    for table in OF_KEYS.values():
+        for item in (f"!test_implicit_calls.{cls}.parts {{}}", "!@ k"):
+            config = f"{{k: !test_implicit_calls.{cls}.parts {{}}, d: {table % (KEYS[key] % item)}}}"
+            assert isinstance(attempt_of(config, tmp_path / "save"), FlambeSaveError), config
+
+
+# --------------------------------------------------------------------- what torch asks of what it is given
+
+_OPTIMIZER = "l: !torch.Linear {in_features: 1, out_features: 1}, o: !torch.SGD {params: [!parameter 'l:weight']}"
+
+
+class Grouped(torch.optim.SGD):
+    """Computes its groups."""
+
+    param_groups = property(_noting("param_groups"))  # type: ignore[assignment]
+
+
+class Warmup(torch.optim.lr_scheduler.LRScheduler):
+    """Notes each step."""
+
+    def get_lr(self) -> Any:
+        RAN.append("get_lr")
+        return [0.1 for _ in self.base_lrs]
+
+    def state_dict(self) -> Any:
+        RAN.append("state_dict")
+        return super().state_dict()
+
+
+class Encoding(nn.TransformerEncoderLayer):
+    """Computes what torch asks for."""
+
+    norm_first = property(_noting("norm_first"), _noting("norm_first"))  # type: ignore[assignment]
+
+
+class Moving(nn.Linear):
+    """Notes where it is moved."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        RAN.append("to")
+        return self
+
+
+class Alike:
+    """Has the methods of a tensor that functions of torch call."""
+
+    def softmax(self, *args: Any) -> float:
+        RAN.append("softmax")
+        return 1.0
+
+
+class Called(nn.Module):
+    """Notes each call."""
+
+    def forward(self, *args: Any) -> float:
+        RAN.append("forward")
+        return 1.0
+
+
+GIVEN = {
+    "an optimizer with a property": "{l: !torch.Linear {in_features: 1, out_features: 1}, o: !test_implicit_calls."
+    "Grouped.parts {groups: [{params: [!parameter 'l:weight'], lr: 0.1}], defaults: {lr: 0.1}}, "
+    "s: !torch.StepLR {optimizer: !@ o, step_size: 1}}",
+    "a scheduler": f"{{{_OPTIMIZER}, s: !test_implicit_calls.Warmup.parts {{attributes: {{optimizer: !@ o, "
+    "base_lrs: [0.1]}}, q: !torch.ChainedScheduler {optimizer: !@ o, schedulers: [!@ s]}}",
+    "a layer with a property": "!torch.TransformerEncoder {encoder_layer: !test_implicit_calls.Encoding.parts {}, "
+    "num_layers: 1}",
+    "a model that moves": "!torch.AveragedModel {model: !test_implicit_calls.Moving.parts {}, device: cpu}",
+    "what is filled in": f"{{{_OPTIMIZER}, s: !torch.LambdaLR {{optimizer: !@ o, lr_lambda: !functools.partial "
+    "{func: !function torch.nn.functional.softmax, args: [!test_implicit_calls.Alike.parts {}], keywords: {}}}}",
+    "a model in a model": f"{{{_OPTIMIZER}, s: !torch.LambdaLR {{optimizer: !@ o, lr_lambda: !torch.Sequential "
+    "{args: [!test_implicit_calls.Called.parts {}]}}}",
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_constructor_of_torch_gets_nothing_that_answers(name: str, tmp_path: Path) -> None:
+    """Such a constructor reads attributes, moves models, takes steps and calls functions."""
+    assert isinstance(attempt_of(GIVEN[name], tmp_path / "save"), FlambeSaveError)
+
+
+def test_schedulers_of_other_schedulers_need_no_trust(tmp_path: Path) -> None:
+    """One of torch's own that holds others is written as its parts, so that none takes a step in a load."""
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    whole = {
+        "m": model,
+        "o": optimizer,
+        "s": torch.optim.lr_scheduler.ChainedScheduler([Warmup(optimizer)], optimizer),
+    }
+    path = save(whole, tmp_path / "save")
+    RAN.clear()
+    assert untrusted(path) == []
+    again = load(path)
+    assert RAN == []
+    assert type(again["s"]._schedulers[0]) is Warmup
+    assert again["s"]._schedulers[0].optimizer is again["o"]
+    again["o"].step()
+    again["s"].step()
+    assert "get_lr" in RAN

@@ -16,7 +16,7 @@ PACKAGE = Path(flambe_save.__file__).parent
 # The picture in docs/design.md. A module imports from rows above its own, from its own package, and, where it stands
 # alone, from modules named before it in its row.
 LAYERS = [
-    ["_version", "errors", "layout", "libc", "registry"],
+    ["_version", "static", "errors", "layout", "libc", "registry"],
     ["undoing", "sizes", "script", "notes", "state", "tree", "trust", "checksum", "parallel", "progress"],
     ["storage", "codecs", "config"],
     ["formats", "adapters"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os.path
 import shutil
+import sys
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -123,4 +125,54 @@ def test_where_it_stands_counts(name: str, tmp_path: Path) -> None:
     with pytest.raises(UntrustedError):
         load(path)
     assert untrusted(path)
+    assert RAN == []
+
+
+# ------------------------------------------------------------------------------ names that say they are another's
+
+
+class Agreeing:
+    """Equals anything, and has whatever it is asked for."""
+
+    def __eq__(self, other: object) -> bool:
+        RAN.append("__eq__")
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        RAN.append(name)
+        return attempt if name == "__func__" else None
+
+
+agreeing = Agreeing()
+Layer.agreed = Agreeing()  # type: ignore[attr-defined]
+OTHERS = types.ModuleType("test_own_names.others")
+
+
+def _of_others(name: str) -> Any:
+    def function(x: Any) -> Any:
+        RAN.append(name)
+        return x
+
+    function.__name__ = name
+    function.__qualname__ = name
+    function.__module__ = OTHERS.__name__
+    setattr(OTHERS, name, function)
+    return function
+
+
+@pytest.mark.parametrize("name", ["agreeing", "agreed", "swish", "half"])
+def test_only_the_very_same_is_its_own(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """A function of another module with the name of what the class, or its module, has is not; none is asked."""
+    monkeypatch.setitem(sys.modules, OTHERS.__name__, OTHERS)
+    _of_others(name)
+    path = Path(save({"x": 1}, tmp_path / "save"))
+    (path / "manifest.json").unlink()
+    text = f"!test_own_names.Layer.parts {{attributes: {{act: !function {OTHERS.__name__}.{name}}}}}\n"
+    (path / "config.yaml").write_text(text)
+    RAN.clear()
+    with pytest.raises(UntrustedError):
+        load(path)
+    assert [row.argument for row in untrusted(path)] == [f"trusted=['{OTHERS.__name__}.{name}']"]
     assert RAN == []

@@ -11,6 +11,7 @@ from torch import nn
 
 from flambe_save.config.deferral import Deferral
 from flambe_save.config.walks import everywhere, modules_in
+from flambe_save.static import static_of
 
 __all__ = ["Adoption", "runs_torch_only", "saved_dtype"]
 
@@ -175,7 +176,7 @@ def runs_torch_only(module: nn.Module, assembled: Container[int] = ()) -> bool:
     if torch.__future__.get_swap_module_params_on_conversion():
         return False
     if id(module) not in assembled and not (
-        "load_state_dict" not in vars(module) and _is_of_torch(type(module).load_state_dict)
+        "load_state_dict" not in vars(module) and _is_of_torch(static_of(type(module), "load_state_dict"))
     ):
         return False
     methods = ("_load_from_state_dict", "_apply", "set_extra_state")
@@ -185,7 +186,7 @@ def runs_torch_only(module: nn.Module, assembled: Container[int] = ()) -> bool:
         hooks = [*inner._load_state_dict_pre_hooks.values(), *inner._load_state_dict_post_hooks.values()]
         if any(not _is_of_torch(getattr(hook, "hook", hook)) for hook in hooks):
             return False
-        if any(name in vars(inner) or not _is_of_torch(getattr(type(inner), name)) for name in methods):
+        if any(name in vars(inner) or not _is_of_torch(static_of(type(inner), name)) for name in methods):
             return False
         kinds = {type(tensor) for tensor in (*inner._parameters.values(), *inner._buffers.values())}
         if any(kind.__module__.partition(".")[0] not in ("torch", "builtins") for kind in kinds):

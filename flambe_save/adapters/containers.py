@@ -22,6 +22,7 @@ from flambe_save.config.schema import Schema
 from flambe_save.config.special import special_names
 from flambe_save.errors import LinkError, UnsupportedObjectError
 from flambe_save.state import join_key, split_key
+from flambe_save.static import static_of
 
 __all__ = ["MAPPING", "OBJECT", "PARTS", "SEQUENCE", "SET", "close_cycles"]
 
@@ -33,8 +34,8 @@ class _Sequence(ValueAdapter):
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the items by their index, or by the fields of a named tuple; plain values are left out."""
-        fields, items = getattr(type(obj), "_fields", None), held_items(obj) or []
-        names = fields if isinstance(fields, tuple) and len(fields) == len(items) else map(str, range(len(items)))
+        fields, items = static_of(type(obj), "_fields"), held_items(obj) or []
+        names = fields if type(fields) is tuple and len(fields) == len(items) else map(str, range(len(items)))
         return (Child(name, item) for name, item in zip(names, items, strict=True) if type(item) not in PLAIN)
 
 

@@ -16,6 +16,7 @@ from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Schema
 from flambe_save.registry import ADAPTERS, find_adapter
 from flambe_save.state import State, join_key
+from flambe_save.static import has_static
 
 __all__ = [
     "PLUMBING",
@@ -262,7 +263,7 @@ def attributes_as_children(obj: Any, apart: Container[int] = ()) -> Iterator[Chi
 
 def is_component(obj: Any) -> bool:
     """Whether an object's class brings its own adapter, as every Component's does: then it has a folder of its own."""
-    return hasattr(type(obj), "__flambe_adapter__")
+    return has_static(type(obj), "__flambe_adapter__")
 
 
 def register_adapter(kind: type | str, adapter: Adapter | str, *, hint: str = "", note: str = "") -> None:

@@ -16,6 +16,7 @@ from flambe_save.config.describing import assembled, is_by_parts
 from flambe_save.config.optimizers import is_data
 from flambe_save.config.provided import torch_class
 from flambe_save.config.schema import Schema, schema_of
+from flambe_save.config.special import is_used_by_torch
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.layout import ENTRIES_KEY
 from flambe_save.state import State
@@ -33,12 +34,17 @@ class SchedulerAdapter(StatefulAdapter):
     def describe(self, obj: Any) -> Schema:
         """Return the call of one of torch's own classes that makes just this scheduler; otherwise its parts.
 
+        Its parts, too, where the constructor would run code of what it is given.
+
         Raises
         ------
         UnsupportedObjectError
             If its class says itself how it is pickled.
         """
-        call = _call_of(obj) if torch_class(type(obj).__name__) is type(obj) else None
+        own = obj.__dict__
+        given: list[Any] = [type(item) for item in (own.get("optimizer"), *(own.get("_schedulers") or ()))]
+        is_call = torch_class(type(obj).__name__) is type(obj) and not any(map(is_used_by_torch, given))
+        call = _call_of(obj) if is_call else None
         found = assembled(obj) if call is None else call
         if found is None:
             raise UnsupportedObjectError(

@@ -39,6 +39,7 @@ from flambe_save.config.wrappers import plain_keys, wrapped_keys
 from flambe_save.errors import FlambeSaveError, LimitError, UnsupportedObjectError
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.state import State, keys_below
+from flambe_save.static import static_of
 
 __all__ = ["MODULE", "ModuleAdapter", "load_module", "module_children", "module_state"]
 
@@ -194,7 +195,7 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
         del own[name]
     for prefix, local in own._metadata.items():  # type: ignore[attr-defined]
         version = local.get("version", 1)  # a class may have a text, which only itself understands
-        is_its_own = type(version) is str and getattr(type(module_at(place.obj, prefix)), "_version", None) == version
+        is_its_own = type(version) is str and static_of(type(module_at(place.obj, prefix)), "_version") == version
         if type(version) not in (int, type(None)) and not is_its_own:
             mismatch.errors.append(f"{place.prefix!r}: a module's version is no number")
             return

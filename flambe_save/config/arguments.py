@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from flambe_save.config.deep import Call, Steps, run
+from flambe_save.config.derived import hashable
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import CompilationError, FlambeSaveError
 from flambe_save.sizes import MAX_HASHED, unfolded_size
@@ -195,25 +196,29 @@ def replacing(value: Any, change: Callable[[Any, Trail], Any], path: Trail, memo
         return memo[id(value)]
     memo[id(value)] = _UNFINISHED
     items: list[Any] = []
+    is_set = kind in (set, frozenset)
     if kind is dict or kind is OrderedDict:
         for key, item in value.items():
-            new_key = key if type(key) in PLAIN else _measured((yield replacing(key, change, path, memo)))
+            new_key = key if type(key) in PLAIN else _hashed(key, (yield replacing(key, change, path, memo)))
             is_plain = type(item) in PLAIN
             items.append((new_key, item if is_plain else (yield replacing(item, change, (path, str(key)), memo))))
     else:
         for index, item in enumerate(value):
-            is_plain = type(item) in PLAIN
-            items.append(item if is_plain else (yield replacing(item, change, (path, str(index)), memo)))
-        if kind in (set, frozenset):
-            items = [_measured(item) for item in items]
+            if type(item) in PLAIN:
+                items.append(item)
+                continue
+            new = yield replacing(item, change, (path, str(index)), memo)
+            items.append(_hashed(item, new) if is_set else new)
     made = memo[id(value)] = kind(items)
     if kind is OrderedDict:
         vars(made).update(vars(value))  # of a state_dict, its _metadata
     return made
 
 
-def _measured(item: Any) -> Any:
-    """Refuse a key, or a set's item, that would take long to hash: it may hold what came from a stash."""
-    if unfolded_size(item, MAX_HASHED) > MAX_HASHED:
+def _hashed(item: Any, new: Any) -> Any:
+    """Return what takes the place of a key, or of a set's item, if it can; what stays the same was hashed before."""
+    if new is not item:
+        return hashable([new])[0]
+    if unfolded_size(item, MAX_HASHED) > MAX_HASHED:  # it may hold what came from a stash
         raise CompilationError(f"a key or a set's item of more than {MAX_HASHED} values")
     return item

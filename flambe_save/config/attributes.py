@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from flambe_save.config.scalars import PLAIN
+from flambe_save.static import bases_of, find_static, names_of
 
 __all__ = [
     "code_behind",
@@ -31,14 +32,10 @@ __all__ = [
     "own_attributes",
 ]
 
-# As inspect.getattr_static reads them: a metaclass may have attributes of these names
-_bases: Any = vars(type)["__mro__"].__get__
-_names: Any = vars(type)["__dict__"].__get__
 _OF_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _TABLES = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("__getattribute__", "__getattr__")
 _SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
-_NOTHING = object()
 
 
 def held_attribute(obj: Any, name: str) -> Any:
@@ -69,7 +66,7 @@ def held_slot(obj: Any, name: str) -> Any:
     AttributeError
         If there is neither.
     """
-    _, static = _static(type(obj), name)
+    _, static = find_static(type(obj), name)
     if type(static) is types.MemberDescriptorType:
         return static.__get__(obj)
     if type(static) in PLAIN:
@@ -84,11 +81,11 @@ def code_behind(cls: Any, name: str) -> list[tuple[Any, str]]:
     empty where the class has neither, so that there is no such attribute.
     """
     found = []
-    owner, static = _static(cls, name)
-    if static is not _NOTHING and type(static) not in (*PLAIN, types.MemberDescriptorType):
+    owner, static = find_static(cls, name)
+    if owner is not None and type(static) not in (*PLAIN, types.MemberDescriptorType):
         found.append((owner, name))
-    for hook in _HOOKS if static is _NOTHING else _HOOKS[:1]:
-        owner, _ = _static(cls, hook)
+    for hook in _HOOKS if owner is None else _HOOKS[:1]:
+        owner, _ = find_static(cls, hook)
         if owner not in (None, object, torch.nn.Module) and owner.__module__ != "builtins":
             found.append((owner, hook))
     return found
@@ -96,14 +93,14 @@ def code_behind(cls: Any, name: str) -> list[tuple[Any, str]]:
 
 def is_function_of(cls: Any, name: str) -> bool:
     """Whether an attribute is one of a class's own functions or classes."""
-    _, static = _static(cls, name)
+    _, static = find_static(cls, name)
     return isinstance(static, (staticmethod, classmethod, type)) or inspect.isroutine(static)
 
 
 def method_of(cls: Any, name: str) -> types.FunctionType | None:
     """Return the plain function that is a method of a class; None where it has none of that name, or Python calls it
     itself."""
-    _, static = _static(cls, name)
+    _, static = find_static(cls, name)
     is_special = name.startswith("__") and name.endswith("__")
     return static if type(static) is types.FunctionType and not is_special else None
 
@@ -111,7 +108,7 @@ def method_of(cls: Any, name: str) -> types.FunctionType | None:
 def name_of_method(method: types.MethodType) -> str | None:
     """Return the name under which :func:`method_of` finds what a bound method calls; None where it is not found."""
     function, cls = method.__func__, type(method.__self__)
-    names = [getattr(function, "__name__", ""), *(name for base in _bases(cls) for name in _names(base))]
+    names = [getattr(function, "__name__", ""), *(name for base in bases_of(cls) for name in names_of(base))]
     return next((name for name in names if method_of(cls, name) is function), None)
 
 
@@ -178,14 +175,5 @@ def own_attributes(obj: Any) -> dict[str, Any]:
 @functools.cache
 def _getter_of(cls: Any) -> Any:
     """Return what reads the ``__dict__`` of a class's objects, in C."""
-    _, static = _static(cls, "__dict__")
+    _, static = find_static(cls, "__dict__")
     return static.__get__ if type(static) in _OF_SLOTS else None
-
-
-def _static(cls: Any, name: str) -> tuple[Any, Any]:
-    """Return the class that defines a name, and what it is there, unbound."""
-    for base in _bases(cls):
-        names = _names(base)
-        if name in names:
-            return base, names[name]
-    return None, _NOTHING

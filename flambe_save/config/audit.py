@@ -25,7 +25,7 @@ from flambe_save.config.provided import KEEPERS
 from flambe_save.config.registrable import TAGS, dotted_path, needs_trust
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import TRANSPARENT, Reference, Schema, items_in
-from flambe_save.config.special import is_used_by_python
+from flambe_save.config.special import is_used_by_python, is_used_by_torch
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import ConfigError, RegistrationError, quote
 from flambe_save.trust import NO_TRUST, Trust
@@ -179,7 +179,8 @@ def _is_used(cls: Any, factory: str | None) -> bool:
     """
     is_value = is_sum_of_parts(cls) and builder_of(cls) is None
     is_put_together = factory == PARTS or is_value or issubclass(cls, nn.Module)
-    return is_derived(cls) or (is_put_together and is_used_by_python(cls))
+    is_asked = factory == PARTS and is_used_by_torch(cls)
+    return is_derived(cls) or is_asked or (is_put_together and is_used_by_python(cls))
 
 
 _FREE, _KEPT, _HANDED = range(3)  # where an object may get: nowhere, to what only keeps modules, to any constructor

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, cast
 
 from flambe_save.registry import ADAPTERS
+from flambe_save.static import has_static
 from flambe_save.trust import trust_in_force
 
 __all__ = ["Builder", "build_with", "builder_of"]
@@ -33,7 +34,7 @@ class Builder(Protocol):
 
 def builder_of(cls: type) -> Builder | None:
     """Return the adapter registered for a class, where it is a Builder; a class that brings its own has none."""
-    adapter = None if hasattr(cls, "__flambe_adapter__") else ADAPTERS.for_type(cls)
+    adapter = None if has_static(cls, "__flambe_adapter__") else ADAPTERS.for_type(cls)
     return cast(Builder, adapter) if hasattr(adapter, "build") else None
 
 

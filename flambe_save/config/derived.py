@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import inspect
 import sys
 import types
 from collections import OrderedDict
@@ -20,16 +19,26 @@ from flambe_save.config.fields import is_named_tuple, is_record
 from flambe_save.config.special import OF_PICKLES, is_method, leaves_out, own_bases, runs_when_made
 from flambe_save.errors import CompilationError
 from flambe_save.notes import is_note
-from flambe_save.sizes import MAX_HASHED, unfolded_size
+from flambe_save.sizes import MAX_HASHED, parts_in, unfolded_size
 from flambe_save.state import ordered
 from flambe_save.trust import trust_in_force
 
-__all__ = ["base_of_derived", "hashable", "is_derived", "make_derived", "mapping_of", "set_attributes", "take_derived"]
+__all__ = [
+    "base_of_derived",
+    "hashable",
+    "is_derived",
+    "make_derived",
+    "mapping_of",
+    "set_attributes",
+    "take_derived",
+]
 
 _MAPPINGS = (OrderedDict, dict)
 _SEQUENCES = (list, tuple, set, frozenset)
 _SCALARS = (str, bytes, int, float)
 _BASES: tuple[Any, ...] = (*_MAPPINGS, *_SEQUENCES, *_SCALARS)
+# What is asked of a key: in its table, and for the name of what is under it
+_OF_KEYS = ("__hash__", "__eq__", "__str__", "__repr__")
 
 
 @functools.cache
@@ -68,7 +77,9 @@ def is_derived(cls: Any) -> bool:
 
 
 def hashable(items: Any) -> list[Any]:
-    """Return keys, or a set's items, if they can be hashed: in little time, and by no code of an object's class.
+    """Return keys, or a set's items, if they can be hashed, and named: in little time, and by no code of a class.
+
+    What is in a tuple, in a record, or what a weak reference refers to, is hashed with it.
 
     Raises
     ------
@@ -78,13 +89,18 @@ def hashable(items: Any) -> list[Any]:
     for item in listed:
         if unfolded_size(item, MAX_HASHED) > MAX_HASHED:
             raise CompilationError(f"a key or a set's item of more than {MAX_HASHED} values")
-        cls: Any = type(item)
-        path = f"{cls.__module__}.{cls.__qualname__}"
-        if _hashes_itself(cls) and not trust_in_force().allows(path):
-            raise CompilationError(
-                f"a {path} is a key, or a set's item, which its class hashes itself",
-                fix=f"If you know who wrote it: load(..., trusted=[{path!r}]).",
-            )
+        for kind in {type(part) for part in parts_in(item)}:
+            cls: Any = kind
+            path = f"{cls.__module__}.{cls.__qualname__}"
+            if _hashes_itself(cls) and not trust_in_force().allows(path):
+                raise CompilationError(
+                    f"a {path} is a key, or a set's item, which its class hashes, compares or shows itself",
+                    fix=f"If you know who wrote it: load(..., trusted=[{path!r}]).",
+                )
+        try:
+            hash(item)
+        except TypeError as error:
+            raise CompilationError(f"a key or a set's item: {error}", fix="Correct the config.") from error
     return listed
 
 
@@ -93,10 +109,10 @@ def _hashes_itself(cls: Any) -> bool:
     """Whether code of a class runs when its object is a key; of records and members of enumerations it may."""
     if is_record(cls) or issubclass(cls, enum.Enum):
         return False
-    found = [inspect.getattr_static(cls, name, None) for name in ("__hash__", "__eq__")]
-    own = [function for function in found if isinstance(function, types.FunctionType)]
     known = ("torch", *sys.stdlib_module_names)
-    return any(function.__module__.partition(".")[0] not in known for function in own)
+    own = [vars(base) for base in own_bases(cls) if base.__module__.partition(".")[0] not in known]
+    found = (names.get(name) for names in own for name in _OF_KEYS)
+    return any(type(value) not in (types.WrapperDescriptorType, types.NoneType) for value in found)
 
 
 def mapping_of(items: Any) -> dict[Any, Any]:

@@ -9,6 +9,8 @@ import dataclasses
 import sys
 from typing import Any, NamedTuple
 
+from flambe_save.static import static_of
+
 __all__ = [
     "NO_DEFAULT",
     "Field",
@@ -49,7 +51,7 @@ def is_record(cls: Any) -> bool:
 
 def is_named_tuple(cls: type) -> bool:
     """Whether a class was made by NamedTuple or namedtuple, which write its ``__new__``; subclasses have their own."""
-    return cls.__bases__ == (tuple,) and isinstance(getattr(cls, "_fields", None), tuple) and "_make" in vars(cls)
+    return cls.__bases__ == (tuple,) and type(static_of(cls, "_fields")) is tuple and "_make" in vars(cls)
 
 
 def is_written_for_it(value: Any) -> bool:

@@ -16,9 +16,12 @@ import torch
 from torch.nn import functional, init
 
 from flambe_save.script import name_of_script
+from flambe_save.static import names_of, path_of
 
-__all__ = ["find_imported", "import_path", "is_harmless", "is_harmless_path"]
+__all__ = ["find_imported", "import_path", "is_harmless", "is_harmless_path", "names_in"]
 
+# What a module has, without asking it: a lazy one would import itself
+names_in: Any = vars(types.ModuleType)["__dict__"].__get__
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
 _MATH = (
     *("abs", "acos", "asin", "atan", "ceil", "clamp", "cos", "cosh", "erf", "exp", "floor", "log", "log10", "log1p"),
@@ -44,19 +47,17 @@ def find_imported(path: str) -> Any:
         module = sys.modules.get(name)
         if module is None and name == name_of_script():
             module = sys.modules["__main__"]
-        if not isinstance(module, types.ModuleType):
+        if not issubclass(type(module), types.ModuleType):
             continue
-        found: Any = module
+        # Nothing is asked of what is found on the way, or of a module: either may import, or run a property
+        found: Any = None
+        names = names_in(module)
         for part in parts[count:]:
-            inside = found is module or isinstance(found, type)
-            found = vars(found).get(part) if inside else None  # not getattr, which may import, or run a property
-        found = getattr(found, "__func__", found) if isinstance(found, (staticmethod, classmethod)) else found
-        is_its_own = isinstance(found, (type, types.FunctionType, types.BuiltinFunctionType)) and path in (
-            _own_path(found),
-            _torch_path(found),
-            f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}",
-        )
-        return found if is_its_own else None
+            found = names.get(part)
+            names = names_of(found) if issubclass(type(found), type) else {}
+        found = found.__func__ if type(found) in (staticmethod, classmethod) else found
+        is_one = issubclass(type(found), (type, types.FunctionType, types.BuiltinFunctionType))
+        return found if is_one and path in (_own_path(found), _torch_path(found), _written_path(found)) else None
     return None
 
 
@@ -69,17 +70,20 @@ def import_path(value: type | types.FunctionType | types.BuiltinFunctionType) ->
 
 
 def _own_path(value: Any) -> str | None:
-    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if module == "__main__":
-        module = name_of_script() or module
-    return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else None
+    path = _written_path(value)
+    script = name_of_script() if path is not None and path.startswith("__main__.") else None
+    return path if path is None or script is None else script + path.removeprefix("__main__")
+
+
+def _written_path(value: Any) -> str | None:
+    """Return the module and the name that a class or a function has noted as its own."""
+    module, name = path_of(value) if issubclass(type(value), type) else (value.__module__, value.__qualname__)
+    return f"{module}.{name}" if type(module) is str and type(name) is str else None
 
 
 def _torch_path(value: Any) -> str | None:
     """Return the path of one of torch's own functions, which do not say where they are."""
-    if isinstance(value, types.BuiltinFunctionType):
-        return _torch_functions().get(value)
-    return None
+    return _torch_functions().get(value) if type(value) is types.BuiltinFunctionType else None
 
 
 @functools.cache
@@ -94,9 +98,11 @@ def _torch_functions() -> dict[Any, str]:
 
 def is_harmless(value: Any) -> bool:
     """Whether whoever is handed this class or function can do nothing but compute with it."""
-    if isinstance(value, type):
-        return value in _PLAIN_TYPES or value is typing.Any or _is_number_of_numpy(value)
-    if isinstance(value, types.FunctionType):
+    if value is typing.Any:
+        return True
+    if issubclass(type(value), type):
+        return type(value) is type and (value in _PLAIN_TYPES or _is_number_of_numpy(value))
+    if type(value) is types.FunctionType:
         module, name = value.__module__, value.__name__
         is_harmless_there = _HARMLESS.get(module)
         is_public = is_harmless_there is not None and is_harmless_there(name) and not name.startswith("_")

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.config.assembly import can_be_assembled, is_class_of_weight_hooks
+from flambe_save.config.assembly import TABLES, can_be_assembled, is_class_of_weight_hooks
 from flambe_save.config.optimizers import TRAINING
 from flambe_save.config.special import OF_COPIES, PASSIVE, own_bases, runs_when_made, special_names
+from flambe_save.static import has_static, is_descriptor, static_of
 
 __all__ = ["is_open_to_assembly"]
 
@@ -27,7 +28,7 @@ def is_open_to_assembly(cls: Any) -> bool:
     """
     if is_class_of_weight_hooks(cls):
         return True  # when it is called it computes a weight
-    if runs_when_made(cls) or "__flambe_adapter__" in dir(cls):
+    if runs_when_made(cls) or has_static(cls, "__flambe_adapter__"):
         return False
     special = special_names(cls)
     if issubclass(cls, torch.Tensor):
@@ -38,5 +39,6 @@ def is_open_to_assembly(cls: Any) -> bool:
     if issubclass(cls, TRAINING):
         return special <= (PASSIVE | OF_COPIES) - _WHEN_FILLED
     if issubclass(cls, nn.Module):
-        return "__new__" not in special  # which may be more than a way to make it
-    return not hasattr(cls, "load_state_dict")  # which fills it
+        is_plain = not any(is_descriptor(static_of(cls, name)) for name in TABLES)
+        return is_plain and "__new__" not in special  # which may be more than a way to make it
+    return not has_static(cls, "load_state_dict")  # which fills it

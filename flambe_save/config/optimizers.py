@@ -6,6 +6,7 @@ An optimizer is its groups, its defaults, its state and its attributes; a schedu
 from __future__ import annotations
 
 import functools
+import types
 from collections import OrderedDict, defaultdict
 from typing import Any
 from weakref import ref
@@ -18,6 +19,7 @@ from flambe_save.config.arguments import CONTAINERS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.values import BY_TYPE
 from flambe_save.errors import CompilationError
+from flambe_save.static import static_of
 
 __all__ = [
     "OPTIMIZER_ATTRIBUTES",
@@ -140,9 +142,19 @@ def fill_optimizer(
         own["defaults"] = defaults
     own.update((name, OrderedDict()) for name in _HOOKS)
     if groups is not None or hooked is True:
-        Optimizer._patch_step_function(made)
+        _note_steps_of(type(made))
+        own["_zero_grad_profile_name"] = f"Optimizer.zero_grad#{type(made).__name__}.zero_grad"
     if groups is not None:
         own[_WARNED] = True
+
+
+def _note_steps_of(cls: Any) -> None:
+    """Put torch's hook for profilers on the ``step`` of a class, as the first constructor does."""
+    step = static_of(cls, "step")
+    if type(step) is types.FunctionType and not getattr(step, "hooked", None):
+        hooked: Any = Optimizer.profile_hook_step(step)
+        hooked.hooked = True
+        type.__setattr__(cls, "step", hooked)
 
 
 def _is_group(group: Any) -> bool:
@@ -165,8 +177,8 @@ def track_steps(optimizer: Any) -> None:
     optimizer : torch.optim.Optimizer
         Left as it is where a scheduler has done so already, or where its ``step`` is no method of its class.
     """
-    step = type(optimizer).step
-    if "step" in optimizer.__dict__ or not callable(step):
+    step: Any = static_of(type(optimizer), "step")
+    if "step" in optimizer.__dict__ or type(step) is not types.FunctionType:
         return
     known = ref(optimizer)
 

@@ -17,7 +17,7 @@ import yaml as pyyaml
 
 from flambe_save.config.assembly import PARTS
 from flambe_save.config.dialect import CORE, children_of
-from flambe_save.config.imported import find_imported
+from flambe_save.config.imported import find_imported, names_in
 from flambe_save.config.parts import is_made_of_parts, is_sum_of_parts
 from flambe_save.config.provided import KEEPERS
 from flambe_save.config.schema import TRANSPARENT, Reference
@@ -81,17 +81,15 @@ def _has_plain_arguments(node: Any) -> bool:
 def names_itself(owner: Any, path: str) -> bool:
     """Whether a class is defined where a function, or class, of its own package has a name."""
     value = find_imported(path)
-    if isinstance(value, type):
-        if not is_answered_by_type(value):
-            return False
-    elif not isinstance(value, types.FunctionType):
+    if not (is_answered_by_type(value) if isinstance(value, type) else isinstance(value, types.FunctionType)):
         return False
-    name, package = value.__name__, value.__module__.partition(".")[0]
+    name, package = value.__name__, str(value.__module__).partition(".")[0]
     for base in owner.__mro__:
         if base.__module__.partition(".")[0] != package or package in _WIDE:
             continue
         module = sys.modules.get(base.__module__)
         held = vars(base).get(name)
-        if value in (vars(module).get(name) if module is not None else None, getattr(held, "__func__", held)):
+        held = held.__func__ if type(held) in (staticmethod, classmethod) else held
+        if value is held or (module is not None and value is names_in(module).get(name)):
             return True
     return False

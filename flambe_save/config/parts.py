@@ -30,6 +30,7 @@ from flambe_save.config.special import is_used_by_python, leaves_out, own_bases,
 from flambe_save.errors import CompilationError
 from flambe_save.notes import is_note
 from flambe_save.state import ordered
+from flambe_save.static import has_static
 
 __all__ = [
     "POINTERS",
@@ -181,7 +182,7 @@ def is_made_of_parts(cls: Any) -> bool:
 @functools.cache
 def is_sum_of_parts(cls: Any) -> bool:
     """Whether objects of a class are fields, items or members and no more, whoever builds them."""
-    if runs_when_made(cls):
+    if runs_when_made(cls) or has_static(cls, "__flambe_adapter__"):
         return False
     if issubclass(cls, enum.Enum):  # a metaclass may have its own way to find a combination of flags
         is_usual = type(cls) is enum.EnumMeta or not issubclass(cls, enum.Flag)

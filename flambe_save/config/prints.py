@@ -24,6 +24,7 @@ from flambe_save.config.scalars import PLAIN
 from flambe_save.config.values import BY_TYPE
 from flambe_save.config.walks import named_tensors
 from flambe_save.notes import marks_of
+from flambe_save.static import has_static
 
 __all__ = ["HOOKS", "Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "name_outside", "print_of"]
 
@@ -250,7 +251,7 @@ def _token(value: Any, depth: int) -> Any:
 
 def _has_state(kind: type) -> bool:
     """Whether objects of a class hold a state that is saved with them: then only who they are counts."""
-    return hasattr(kind, "state_dict") or hasattr(kind, "__flambe_adapter__") or hasattr(kind, "__flambe_recorded__")
+    return any(has_static(kind, name) for name in ("state_dict", "__flambe_adapter__", "__flambe_recorded__"))
 
 
 def is_as_printed(token: Any, value: Any, is_exact: bool = True) -> bool:

@@ -15,6 +15,7 @@ import functools
 import importlib
 import inspect
 import sys
+import types
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ from flambe_save.config.special import is_answered_by_type, runs_when_made
 from flambe_save.config.values import BY_TAG
 from flambe_save.errors import RegistrationError
 from flambe_save.registry import MOVED
+from flambe_save.static import bases_of, names_of, path_of
 
 __all__ = [
     "NEEDS_TRUST",
@@ -58,7 +60,8 @@ _namespace: ContextVar[str | None] = ContextVar("registration namespace", defaul
 
 def dotted_path(cls: type) -> str:
     """Return ``package.module.Outer.Class``; the function a class was defined in counts as an outer name."""
-    return f"{cls.__module__}.{cls.__qualname__}".replace(".<locals>", "")
+    module, name = path_of(cls)
+    return f"{module if type(module) is str else None}.{name}".replace(".<locals>", "")
 
 
 def written_path(cls: type) -> str:
@@ -475,17 +478,23 @@ def factory_of(cls: type, name: str) -> Callable[..., Any] | None:
     """
     if name == PARTS and has_parts(cls):
         return assembler_of(cls)
-    for base in cls.__mro__:
-        declared = base.__dict__.get(name)
-        if getattr(getattr(declared, "__func__", declared), _FACTORY, False):
-            return getattr(cls, name)  # type: ignore[no-any-return]
+    if any(getattr(function, _FACTORY, False) is True for function in _functions_of(cls, name)):
+        return getattr(cls, name)  # type: ignore[no-any-return]
     return None
 
 
 def needs_trust(cls: type, name: str) -> bool:
     """Whether a factory, or one that it overrides, reads or downloads what its arguments name."""
-    declared = (base.__dict__.get(name) for base in cls.__mro__)
-    return any(getattr(getattr(item, "__func__", item), NEEDS_TRUST, False) for item in declared)
+    return any(getattr(function, NEEDS_TRUST, False) for function in _functions_of(cls, name))
+
+
+def _functions_of(cls: type, name: str) -> Iterator[Callable[..., Any]]:
+    """Yield what a class and its bases have as a method of a name; other objects, which may answer anything, not."""
+    for base in bases_of(cls):
+        declared = names_of(base).get(name)
+        function = declared.__func__ if isinstance(declared, (staticmethod, classmethod)) else declared
+        if type(function) in (types.FunctionType, _Factory):
+            yield function
 
 
 def all_subclasses(class_: type) -> set[type]:

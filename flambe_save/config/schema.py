@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import sys
 import types
 import weakref
 from collections import OrderedDict
@@ -27,6 +28,7 @@ from flambe_save.config.optimizers import TRAINING
 from flambe_save.config.parts import POINTERS, is_made_of_parts, maker_of
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.config.scalars import PLAIN
+from flambe_save.config.walks import modules_in
 from flambe_save.errors import CompilationError, FlambeSaveError, LimitError, LinkError, UnpreparedLinkError
 from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import join_key
@@ -654,18 +656,29 @@ def _birth_of(instance: Any, described: Schema) -> Any:
 
 
 def _check_callable(cls: type, arguments: Mapping[str, Any]) -> None:
-    """Refuse modules and methods as what optimizers and schedulers take, which would call them; torch's own modules
-    only compute."""
+    """Refuse what optimizers and schedulers would call, or call something of: modules but torch's own, which only
+    compute, methods, and objects of other libraries, also as what is filled in of a function."""
     if not issubclass(cls, TRAINING):
         return
     waiting = [*arguments.values()]
     while waiting:
         item = waiting.pop()
-        is_of_torch = type(item).__module__.startswith("torch.nn.modules.")
-        if isinstance(item, types.MethodType) or (isinstance(item, torch.nn.Module) and not is_of_torch):
+        if not _may_be_called(item):
             raise CompilationError(f"a {cls.__name__} takes no {type(item).__qualname__}", fix="Correct the config.")
         if type(item) in (list, tuple):
             waiting.extend(item)
+        elif type(item) is functools.partial:
+            waiting.extend((item.func, *item.args, *item.keywords.values()))
+
+
+def _may_be_called(item: Any) -> bool:
+    cls: Any = type(item)
+    if isinstance(item, torch.nn.Module):
+        return all(type(inner).__module__.startswith("torch.nn.modules.") for _, inner in modules_in(item))
+    if isinstance(item, (torch.Tensor, *TRAINING)) or cls in TAGS:
+        return True
+    is_known = cls.__module__.partition(".")[0] in ("torch", "numpy", *sys.stdlib_module_names)
+    return cls is not types.MethodType and (is_known or trust_in_force().allows(dotted_path(cls)))
 
 
 def _check_seeds(cls: type, arguments: Mapping[str, Any]) -> None:

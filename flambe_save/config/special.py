@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import enum
 import functools
-import inspect
 import sys
 import types
 import weakref
@@ -19,10 +18,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from flambe_save.config.attributes import own_attributes
 from flambe_save.config.fields import is_known_base, is_known_type, is_written_for_it
 from flambe_save.config.refilled import left_out
+from flambe_save.static import bases_of, is_descriptor, names_of, static_of
 
 __all__ = [
     "OF_COPIES",
@@ -31,6 +32,7 @@ __all__ = [
     "is_answered_by_type",
     "is_method",
     "is_used_by_python",
+    "is_used_by_torch",
     "leaves_out",
     "own_bases",
     "runs_when_made",
@@ -66,30 +68,44 @@ _ALWAYS = frozenset(("__del__", "__getattribute__", "__class__"))
 # What is called of a module that somebody compares, keeps in a set or sets an attribute of
 _OF_MODULES = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__"))
 
+# Methods that classes of models have, and that no constructor calls of what it is given
+_OF_MODELS = frozenset(("forward", "extra_repr", "train", "eval", "dump_patches"))
+
 _METACLASSES: tuple[Any, ...] = (type, abc.ABCMeta, enum.EnumMeta, type(torch.Tensor), type(nn.Parameter))
-# What another metaclass may define: what is called when a class is made, called, gone through or shown
+# What another metaclass may define: what is called when a class is made, called, changed, gone through or shown
 _OF_METACLASSES = frozenset(
     [
-        *("__new__", "__init__", "__call__", "__prepare__", "__repr__", "__dir__", "__setattr__", "__delattr__"),
-        *("__doc__", "__module__", "__qualname__", "__annotations__", "__static_attributes__", "__firstlineno__"),
-        *("__dict__", "__or__", "__ror__"),
+        *("__new__", "__init__", "__call__", "__prepare__", "__repr__", "__str__", "__dir__", "__setattr__"),
+        *("__delattr__", "__or__", "__ror__", "__len__", "__iter__", "__contains__", "__getitem__", "__reversed__"),
+        *("__doc__", "__module__", "__qualname__", "__slots__", "__static_attributes__", "__firstlineno__"),
+        *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
     ]
 )
+_PLAIN_METHODS = (types.FunctionType, staticmethod, classmethod)
 _OURS = ("flambe_save.", "typing.", "builtins.", "enum.", "abc.", "torch._C.", "torch.nn.modules.", "torch.optim.")
-_bases: Any = vars(type)["__mro__"].__get__  # a metaclass may have attributes of these names
-_names: Any = vars(type)["__dict__"].__get__
+
+
+def is_answered_by_type(cls: Any) -> bool:
+    """Whether what is asked of a class is answered as ``type`` does it, and by no code of a metaclass."""
+    kind: Any = type(cls)
+    is_known = any(kind is known for known in _METACLASSES) or is_known_type(cls)
+    return is_known or (type(kind) is type and _answers_as_type(kind))
 
 
 @functools.cache
-def is_answered_by_type(cls: Any) -> bool:
-    """Whether what is asked of a class is answered as ``type`` does it, and by no code of a metaclass."""
-    if type(cls) in _METACLASSES or is_known_type(cls):
-        return True
-    if type(type(cls)) is not type:
-        return False
-    others = [base for base in _bases(type(cls)) if base not in (*_METACLASSES, object)]
-    asked = {name for base in others for name in _names(base) if name in _names(type) or name == "__getattr__"}
-    return asked <= _OF_METACLASSES
+def _answers_as_type(kind: Any) -> bool:
+    """Whether a metaclass leaves to ``type`` what is asked of its classes: their names, what they hash and equal."""
+    others = [base for base in bases_of(kind) if base not in (*_METACLASSES, object)]
+    return all(
+        (name in _OF_METACLASSES or not (_is_special(name) or name in names_of(type)))
+        and (type(value) in _PLAIN_METHODS or not is_descriptor(value))
+        for base in others
+        for name, value in names_of(base).items()
+    )
+
+
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
 
 
 @functools.cache
@@ -98,9 +114,8 @@ def special_names(cls: Any) -> frozenset[str]:
     return frozenset(
         name
         for base in own_bases(cls)
-        for name, value in _names(base).items()
-        if name.startswith("__")
-        and name.endswith("__")
+        for name, value in names_of(base).items()
+        if _is_special(name)
         and not is_written_for_it(value)
         and not (name == "__dict__" and _is_usual_dict(value, base))
         and getattr(value, "__module__", None) != "flambe_save.config.recording"
@@ -114,7 +129,7 @@ def _is_usual_dict(value: Any, base: type) -> bool:
 
 def own_bases(cls: Any) -> list[Any]:
     """Return a class and its bases, without those of which it is known what they do when they are used."""
-    return [base for base in _bases(cls)[:-1] if not _is_known(base)]
+    return [base for base in bases_of(cls)[:-1] if not _is_known(base)]
 
 
 def _is_known(base: Any) -> bool:
@@ -126,11 +141,13 @@ def _is_known(base: Any) -> bool:
     return is_hub or is_torch or is_known_base(base) or f"{base.__module__}.".startswith(_OURS)
 
 
-@functools.cache
 def runs_when_made(cls: Any) -> bool:
     """Whether code of a class, or of its metaclass, may run whatever is done with its objects."""
-    if not is_answered_by_type(cls):
-        return True
+    return not is_answered_by_type(cls) or _runs_always(cls)
+
+
+@functools.cache
+def _runs_always(cls: Any) -> bool:
     names = special_names(cls)
     return not names.isdisjoint(_ALWAYS) or "__dict__" in names
 
@@ -144,9 +161,26 @@ def is_used_by_python(cls: Any) -> bool:
     return not names <= (_OF_ENUMS if issubclass(cls, enum.Enum) else PASSIVE)
 
 
+@functools.cache
+def is_used_by_torch(cls: Any) -> bool:
+    """Whether code of a class runs when a constructor of torch's is given its object, and asks that what it is.
+
+    A property may stand where an attribute is, or the class goes through its modules in its own way. A constructor
+    that is given a scheduler has it take its first step.
+    """
+    own = [(name, value) for base in own_bases(cls) for name, value in names_of(base).items() if not _is_special(name)]
+    if issubclass(cls, LRScheduler):
+        return bool(own_bases(cls))
+    methods = vars(nn.Module).keys() - _OF_MODELS if issubclass(cls, nn.Module) else ()
+    return any(
+        name in methods or (is_descriptor(value) and type(value) not in (*_PLAIN_METHODS, types.MemberDescriptorType))
+        for name, value in own
+    )
+
+
 def is_method(cls: Any, name: str) -> bool:
     """Whether a class has a method of a name, which an attribute of an object would replace."""
-    return callable(inspect.getattr_static(cls, name, None))
+    return callable(static_of(cls, name))
 
 
 def leaves_out(obj: Any) -> bool:

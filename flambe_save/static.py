@@ -1,0 +1,45 @@
+"""What classes have, as it stands there: neither a metaclass, nor a descriptor or another object in them, is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["bases_of", "find_static", "has_static", "is_descriptor", "names_of", "path_of", "static_of"]
+
+# As inspect.getattr_static reads them: a metaclass may have attributes of these names
+bases_of: Any = vars(type)["__mro__"].__get__
+names_of: Any = vars(type)["__dict__"].__get__
+_NOTHING = object()
+_module_of: Any = vars(type)["__module__"].__get__
+_name_of: Any = vars(type)["__qualname__"].__get__
+
+
+def find_static(cls: Any, name: str) -> tuple[Any, Any]:
+    """Return the class that defines a name, and what it is there, unbound; None and no value where none does."""
+    for base in bases_of(cls):
+        names = names_of(base)
+        if name in names:
+            return base, names[name]
+    return None, _NOTHING
+
+
+def static_of(cls: Any, name: str) -> Any:
+    """Return what a class, or a base of it, has under a name; None where there is none."""
+    owner, value = find_static(cls, name)
+    return None if owner is None else value
+
+
+def has_static(cls: Any, name: str) -> bool:
+    """Whether a class, or a base of it, has a name."""
+    return any(name in names_of(base) for base in bases_of(cls))
+
+
+def is_descriptor(value: Any) -> bool:
+    """Whether code of a value runs when it is looked up on the class that has it, or on an object."""
+    cls: Any = type(value)
+    return has_static(cls, "__get__") or has_static(cls, "__set__")
+
+
+def path_of(cls: Any) -> tuple[Any, str]:
+    """Return the module that a class names as its own, most often a text, and its name there."""
+    return _module_of(cls), _name_of(cls)
