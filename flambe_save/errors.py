@@ -42,7 +42,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 __all__ = [
@@ -173,6 +173,20 @@ def quote(text: object) -> str:
     """Quote something from a save, cut so that it cannot flood a message."""
     shown = str(text)
     return repr(shown if len(shown) <= 200 else f"{shown[:190]}...")
+
+
+def shown(value: object) -> str:
+    """Return what a message calls a value: one that is plain as it is, any other by its class, which is not asked."""
+    items: Iterable[object] = (value,)
+    if type(value) in (list, tuple, set):
+        items = value
+    elif type(value) is dict:
+        items = (*value, *value.values())
+    is_plain = all(type(item) in _PLAIN for item in items)
+    return repr(value) if is_plain else f"a {type(value).__qualname__}"
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 def quote_some(names: Sequence[str], most: int = 5) -> str:

@@ -345,6 +345,9 @@ TABLES = {
     "a_list_of_parameters": "!torch.ParameterList {values: %s}",
     "an_activation": "!torch.TransformerEncoderLayer {d_model: 2, nhead: 1, activation: %s}",
     "a_seed": "!random.Random {x: %s}",
+    "a_value_of_a_member": "!test_implicit_calls.Mood {value: %s}",
+    "a_name_of_a_parameter": "!torch.ParameterDict {parameters: [[%s, 1]]}",
+    "a_method": "!builtins.method {object: KEEPS {}, name: %s}",
 }
 
 
@@ -697,3 +700,51 @@ def test_schedulers_of_other_schedulers_need_no_trust(tmp_path: Path) -> None:
     again["o"].step()
     again["s"].step()
     assert "get_lr" in RAN
+
+
+# --------------------------------------------------------------------------- what objects hold, and members
+
+
+class Making(int):
+    """Notes when it is made, as members of flags are."""
+
+    def __new__(cls, value: int) -> Any:
+        RAN.append("__new__")
+        return int.__new__(cls, value)
+
+
+class Flags(Making, enum.Flag):
+    """Made of another class."""
+
+    a = 1
+    b = 2
+
+
+@dataclasses.dataclass
+class Lazy:
+    """Has a default that says itself what it is."""
+
+    item: Any = None
+
+
+Lazy.__dataclass_fields__["item"].default = lazy
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "a: !test_implicit_calls.Flags {value: 3}",
+        "a: !test_implicit_calls.Lazy {}\nb: !@ a.item",
+        "a: !test_implicit_calls.Lazy {}\nb: !builtins.set {items: [!@ a.item]}",
+    ],
+)
+def test_what_is_held_is_not_asked(config: str, tmp_path: Path) -> None:
+    """A combination of flags is not made by another class's code; a link leads to no object that says its class."""
+    assert isinstance(attempt_of(config, tmp_path / "save"), FlambeSaveError)
+
+
+def test_a_link_goes_through_no_tuple_itself(tmp_path: Path) -> None:
+    """One that is derived from a tuple is looked into for functions, and not by its own code."""
+    config = "a: !test_implicit_calls.Keeps.parts {attributes: {item: !test_implicit_calls.Pair {values: [1]}}}"
+    found = attempt_of(config + "\nb: !@ a.item", tmp_path / "save")
+    assert found["b"] is found["a"].__dict__["item"]

@@ -17,7 +17,7 @@ import torch
 from test_edits import attempt
 from torch import nn
 
-from flambe_save import Component, UntrustedError, load, save, untrusted
+from flambe_save import CompilationError, Component, UntrustedError, load, save, untrusted
 
 RAN: list[str] = []
 
@@ -106,6 +106,10 @@ CONFIGS = {
     "in an object of another library": "!test_edits.Picture.parts {attributes: {act: !function test_own_names.swish}}",
     "under an alias": "a: !test_own_names.Layer.parts {attributes: {act: &a [!function test_own_names.swish]}}\n"
     "b: !test_own_names.Built {act: *a}",
+    "in a list, behind a link": "a: !test_own_names.Layer.parts "
+    "{attributes: {others: [!function test_own_names.swish]}}\nb: !test_own_names.Built {act: !@ a.others}",
+    "in a partial in a list, behind a link": "a: !test_own_names.Layer.parts {attributes: {others: [!functools.partial "
+    "{func: !function test_own_names.swish, args: [], keywords: {}}]}}\nb: !test_own_names.Built {act: !@ a.others}",
     "in a sequence": "!torch.Sequential {args: [!function test_own_names.swish]}",
     "in an edited object": "!edited {object: !torch.Linear {in_features: 1, out_features: 1}, "
     "changes: {'': {attributes: {act: !function test_own_names.swish}}}}",
@@ -122,10 +126,22 @@ def test_where_it_stands_counts(name: str, tmp_path: Path) -> None:
     (path / "manifest.json").unlink()
     (path / "config.yaml").write_text(CONFIGS[name] + "\n")
     RAN.clear()
-    with pytest.raises(UntrustedError):
+    with pytest.raises(CompilationError if "link" in name else UntrustedError):
         load(path)
-    assert untrusted(path)
+    assert bool(untrusted(path)) is ("link" not in name)
     assert RAN == []
+
+
+@pytest.mark.parametrize("given", ["!@ a", "*x", "[*x]", "!@ b.act"])
+def test_no_method_gets_to_a_constructor(given: str, tmp_path: Path) -> None:
+    """Nor one in a list that stands, or is held, elsewhere."""
+    path = Path(save({"x": 1}, tmp_path / "save"))
+    (path / "manifest.json").unlink()
+    method = "!builtins.method {object: !test_own_names.Layer.parts {}, name: forward}"
+    config = f"a: &x [{method}]\nb: !test_own_names.Layer.parts {{attributes: {{act: *x}}}}\n"
+    (path / "config.yaml").write_text(f"{config}c: !test_own_names.Built {{act: {given}}}\n")
+    with pytest.raises(CompilationError, match="is an argument of a constructor"):
+        load(path)
 
 
 # ------------------------------------------------------------------------------ names that say they are another's

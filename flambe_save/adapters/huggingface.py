@@ -25,7 +25,7 @@ from flambe_save.config.assembly import can_be_assembled
 from flambe_save.config.describing import assembled, form_of
 from flambe_save.config.registrable import TAGS
 from flambe_save.config.schema import Reference, Schema
-from flambe_save.errors import UnsupportedObjectError, quote
+from flambe_save.errors import UnsupportedObjectError, quote, shown
 from flambe_save.state import State
 
 __all__ = ["CONFIG", "MODEL", "public_class"]
@@ -270,7 +270,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _short(value: Any) -> str:
-    return quote(value) if isinstance(value, str) else quote(repr(value)[:80])
+    return quote(value) if type(value) is str else quote(shown(value)[:80])
 
 
 def _is_config(value: Any) -> bool:

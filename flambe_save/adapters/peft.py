@@ -22,7 +22,7 @@ from flambe_save.config.assembly import PARTS
 from flambe_save.config.deferred import tensors_in
 from flambe_save.config.describing import describe, describe_as
 from flambe_save.config.schema import Reference, Schema, schema_of
-from flambe_save.errors import UnsupportedObjectError, quote
+from flambe_save.errors import UnsupportedObjectError, quote, shown
 from flambe_save.layout import CLASS_KEY, SOURCE_KEY
 from flambe_save.state import State, join_key
 from flambe_save.tree import join_prefix
@@ -102,7 +102,7 @@ class _ConfigAdapter:
             if isinstance(value, Reference) or value is None:
                 continue
             if name in _NOT_KEPT | _REACHING or name not in known:
-                yield f"{quote(name)}={quote(repr(value)[:80])}"
+                yield f"{quote(name)}={quote(shown(value)[:80])}"
             elif not _is_plain(value):
                 yield f"{quote(name)} that is a {type(value).__name__}"
             elif name == "init_lora_weights" and value in _BEGINNINGS:

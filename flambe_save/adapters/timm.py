@@ -16,7 +16,7 @@ from flambe_save.adapters.rebuilt import built_again, outline, written_beside
 from flambe_save.adapters.torch import ModuleAdapter
 from flambe_save.config.describing import assembled
 from flambe_save.config.schema import Reference, Schema
-from flambe_save.errors import CompilationError, quote
+from flambe_save.errors import CompilationError, quote, shown
 from flambe_save.state import State
 
 __all__ = ["MODEL", "public_class"]
@@ -77,9 +77,9 @@ class _TimmAdapter(ModuleAdapter):
                 continue
             if name == "architecture":
                 if not isinstance(value, str) or not sys.modules["timm"].is_model(value):
-                    yield f"architecture={quote(repr(value)[:80])}, which is none of timm's own"
+                    yield f"architecture={quote(shown(value)[:80])}, which is none of timm's own"
             elif name not in _COUNTS or type(value) is not int:
-                yield f"{quote(name)}={quote(repr(value)[:80])}"
+                yield f"{quote(name)}={quote(shown(value)[:80])}"
 
     def build(self, cls: type, arguments: Mapping[str, Any]) -> Any:
         """Build the model with fresh weights.

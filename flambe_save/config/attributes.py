@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from flambe_save.config.scalars import PLAIN
-from flambe_save.static import bases_of, find_static, names_of
+from flambe_save.static import bases_of, find_static, has_static, names_of, path_of
 
 __all__ = [
     "code_behind",
@@ -35,6 +35,7 @@ __all__ = [
 _OF_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _TABLES = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("__getattribute__", "__getattr__")
+_ROUTINES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 
 
@@ -153,15 +154,16 @@ def is_callable_value(value: Any) -> bool:
 
     numpy's bit generators have a tuple of C functions as an attribute, which would take any number for an address.
     """
-    return any(map(_is_callable, value)) if isinstance(value, tuple) else _is_callable(value)
+    items = held_items(value) if issubclass(type(value), tuple) else None
+    return _is_callable(value) if items is None else any(map(_is_callable, items or ()))
 
 
 def _is_callable(value: Any) -> bool:
-    if type(value).__name__ == "PyCapsule" or any(
-        base.__module__ in ("_ctypes", "_cffi_backend") for base in type(value).__mro__
-    ):
+    cls: Any = type(value)  # isinstance would ask the value for its class
+    if cls.__name__ == "PyCapsule" or any(path_of(base)[0] in ("_ctypes", "_cffi_backend") for base in bases_of(cls)):
         return True
-    return inspect.isroutine(value) or inspect.ismodule(value) or isinstance(value, (type, functools.partial))
+    is_routine = issubclass(cls, _ROUTINES) or (has_static(cls, "__get__") and not has_static(cls, "__set__"))
+    return is_routine or issubclass(cls, (type, types.ModuleType, functools.partial))
 
 
 def own_attributes(obj: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from flambe_save.config.attributes import held_items, held_pairs, own_attributes
 from flambe_save.config.fields import is_named_tuple, is_record
 from flambe_save.config.special import OF_PICKLES, is_method, leaves_out, own_bases, runs_when_made
-from flambe_save.errors import CompilationError
+from flambe_save.errors import CompilationError, shown
 from flambe_save.notes import is_note
 from flambe_save.sizes import MAX_HASHED, parts_in, unfolded_size
 from flambe_save.state import ordered
@@ -146,7 +146,7 @@ def set_attributes(obj: Any, values: Any) -> None:
         raise ValueError("its attributes are no mapping")
     for name, value in values.items():
         if type(name) is not str or name.startswith("__") or is_method(type(obj), name):
-            raise ValueError(f"{name!r} is no attribute that can be set on it")
+            raise ValueError(f"{shown(name)} is no attribute that can be set on it")
         own_attributes(obj)[name] = value
 
 

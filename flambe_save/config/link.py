@@ -14,7 +14,9 @@ import torch
 from flambe_save.config.arguments import CONTAINERS
 from flambe_save.config.attributes import code_behind, held_attribute, held_item, is_callable_value, is_function_of
 from flambe_save.config.registrable import alias, dotted_path
+from flambe_save.config.scalars import PLAIN
 from flambe_save.config.schema import Reference, Schema, Sources, schema_of
+from flambe_save.config.special import says_its_class
 from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
 from flambe_save.state import split_key
 from flambe_save.trust import trust_in_force
@@ -216,6 +218,9 @@ class Link(Reference):
         self.is_of_config = is_of_config and not self.attr_path and type(current) in CONTAINERS
         for index, attribute in enumerate(self.attr_path):
             current = self._attribute(current, index)
+            if type(current) not in PLAIN and says_its_class(type(current)):  # which is asked wherever it gets
+                hook = f"{dotted_path(type(current))}.__class__"
+                trust_in_force().check_attributes([hook], repr(self), self.attr_path[index + 1 :])
             is_last = index == len(self.attr_path) - 1
             if not (is_last and self.may_be_callable) and is_callable_value(current):
                 raise self._leads_to_function(attribute)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import re
-import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +25,7 @@ from flambe_save.config.parts import is_made_of_parts
 from flambe_save.config.registrable import TAGS, dotted_path
 from flambe_save.config.schema import Reference, Schema, items_in
 from flambe_save.config.values import BY_TAG
-from flambe_save.errors import ConfigError, FlambeSaveError, quote
+from flambe_save.errors import ConfigError, FlambeSaveError, quote, shown
 from flambe_save.sizes import MAX_HASHED
 from flambe_save.trust import NO_TRUST, Trust
 
@@ -331,7 +330,7 @@ class Constructor:
             except TypeError as error:
                 raise ConfigError(f"line {line_of(key)}: a {type(name).__name__} cannot be a key") from error
             if name in built:
-                raise ConfigError(f"line {line_of(key)}: the key {reprlib.repr(name)} comes twice")
+                raise ConfigError(f"line {line_of(key)}: the key {shown(name)[:80]} comes twice")
             built[name] = self.values[id(value)]
         return built
 
@@ -362,7 +361,7 @@ class Constructor:
             try:
                 return BY_TAG[tag].build(plain)
             except (TypeError, ValueError, RuntimeError) as error:
-                raise ConfigError(f"!{tag} cannot hold {reprlib.repr(plain)}: {error}") from error
+                raise ConfigError(f"!{tag} cannot hold {shown(plain)[:80]}: {error}") from error
         if tag in NAMING_TAGS:
             return self._named(tag, self.construct_scalar(node), id(node) in self._own_names)
         if tag not in self._classes:

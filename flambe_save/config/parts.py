@@ -27,10 +27,10 @@ from flambe_save.config.builders import builder_of
 from flambe_save.config.derived import hashable, is_derived, make_derived, mapping_of, set_attributes, take_derived
 from flambe_save.config.fields import NO_DEFAULT, Field, fields_of, is_named_tuple, is_record
 from flambe_save.config.special import is_used_by_python, leaves_out, own_bases, runs_when_made
-from flambe_save.errors import CompilationError
+from flambe_save.errors import CompilationError, shown
 from flambe_save.notes import is_note
 from flambe_save.state import ordered
-from flambe_save.static import has_static
+from flambe_save.static import has_static, static_of
 
 __all__ = [
     "POINTERS",
@@ -101,9 +101,9 @@ def _take_method(method: types.MethodType) -> Parts:
 
 def _method(object: Any, name: Any) -> types.MethodType:
     """Bind a method of an object's class; nothing is called, and nothing of the object looked into."""
-    function = method_of(type(object), name) if isinstance(name, str) and not isinstance(object, type) else None
+    function = method_of(type(object), name) if type(name) is str and not isinstance(object, type) else None
     if function is None:
-        raise ValueError(f"a {type(object).__qualname__} has no method {name!r} that a config may hand on")
+        raise ValueError(f"a {type(object).__qualname__} has no method {shown(name)[:80]} that a config may hand on")
     return types.MethodType(function, object)
 
 
@@ -276,8 +276,9 @@ def maker_of(cls: type) -> Callable[..., Any]:
 def _member(cls: type[enum.Enum], *, name: Any = None, value: Any = None) -> Any:
     if type(name) is str:
         return cls._member_map_[name]
-    if not issubclass(cls, enum.Flag) or type(value) is not int:
-        raise ValueError(f"{value!r} is no member")
+    is_plain = static_of(cls, "_member_type_") in (object, int)  # another would make the member itself
+    if not issubclass(cls, enum.Flag) or type(value) is not int or not is_plain:
+        raise ValueError(f"{shown(value)[:80]} is no member")
     return cls(value)
 
 
@@ -293,11 +294,11 @@ def _dataclass(cls: Any, parts: Mapping[str, Any]) -> Any:
     made = object.__new__(cls)
     values = dict(parts)
     for field in fields_of(cls):
-        if field.name not in values and (isinstance(field.default, property) or _is_in_class(cls, field)):
+        if field.name not in values and (type(field.default) is property or _is_in_class(cls, field)):
             continue  # it stands in the class in place of the field
         if field.name not in values and field.default is not NO_DEFAULT:
             values[field.name] = field.default
-        elif field.name not in values and field.factory in (list, dict, set, tuple):
+        elif field.name not in values and any(field.factory is kind for kind in (list, dict, set, tuple)):
             values[field.name] = field.factory()
         elif field.name not in values and field.factory is not None:
             raise ValueError(f"its field {field.name!r} is new, and only code of the class makes its default")

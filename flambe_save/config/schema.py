@@ -24,12 +24,13 @@ from flambe_save.config.assembly import PARTS, assembler_of
 from flambe_save.config.attributes import held_items, held_pairs, own_attributes
 from flambe_save.config.builders import build_with, builder_of
 from flambe_save.config.deep import Call, Steps, run
+from flambe_save.config.imported import is_harmless
 from flambe_save.config.optimizers import TRAINING
 from flambe_save.config.parts import POINTERS, is_made_of_parts, maker_of
 from flambe_save.config.registrable import TAGS, Registrable, dotted_path, factory_of
 from flambe_save.config.scalars import PLAIN
 from flambe_save.config.walks import modules_in
-from flambe_save.errors import CompilationError, FlambeSaveError, LimitError, LinkError, UnpreparedLinkError
+from flambe_save.errors import CompilationError, FlambeSaveError, LimitError, LinkError, UnpreparedLinkError, shown
 from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import join_key
 from flambe_save.trust import trust_in_force
@@ -299,9 +300,10 @@ class Schema(MutableMapping[str, Any]):
 
         built: dict[str, Any] = {}
         around = building.constructors
+        is_call = not (self.factory_method == PARTS or cls in TRANSPARENT or is_made_of_parts(cls))
         if self.factory_method == PARTS or cls in TRANSPARENT:
             building.constructors = 0
-        elif not is_made_of_parts(cls):
+        elif is_call:
             building.constructors += 1
         for key, value in ready.items():
             is_plain = type(value) in PLAIN
@@ -309,6 +311,8 @@ class Schema(MutableMapping[str, Any]):
         building.constructors = around
         _check_names(cls, built)
         _check_callable(cls, built)
+        if building.has_functions and building.constructors + is_call:
+            _check_given(built)
         whole = building.count(cls, built)
         if sources.stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
             raise CompilationError("the arguments stand for too many values, with what comes from the stash")
@@ -420,6 +424,7 @@ class _Building:
         self.unfolded: dict[int, int] = {}  # the same, with what is in the objects in them
         self.objects: dict[int, int] = {}  # how many values what Schemas have built stands for
         self.made: dict[int, Any] = {}  # containers that Schemas have built
+        self.has_functions = False  # whether the config hands on functions, methods or weak references
         self.constructors = 0  # how many calls of constructors, for whose arguments something is being built
 
     def resolved(self, item: Any, path: Trail) -> Any:
@@ -534,6 +539,8 @@ def build(config: Any, sources: Sources, overrides: Mapping[str, Any] | None = N
     if not (isinstance(config, Schema) and config._compiled is not None):
         for item in items_in(config):
             building.size += 1
+            is_pointer = isinstance(item, Schema) and item.component_subclass in POINTERS
+            building.has_functions = building.has_functions or is_pointer or type(item) is types.FunctionType
             if isinstance(item, Reference):
                 item.forget()
     try:
@@ -671,6 +678,27 @@ def _check_callable(cls: type, arguments: Mapping[str, Any]) -> None:
             waiting.extend((item.func, *item.args, *item.keywords.values()))
 
 
+def _check_given(arguments: Mapping[str, Any]) -> None:
+    """Refuse methods, weak references and functions in what a constructor is given, also where a list is given that
+    stands elsewhere; one that only computes, or is trusted, may be."""
+    waiting, seen = [*arguments.values()], set()
+    while waiting:
+        item = waiting.pop()
+        cls: Any = type(item)
+        if cls in WITHOUT_PARTS or id(item) in seen:
+            continue
+        seen.add(id(item))
+        path = f"{item.__module__}.{item.__qualname__}" if cls is types.FunctionType else ""
+        if cls in POINTERS or (path and not (is_harmless(item) or trust_in_force().allows(path))):
+            raise CompilationError(
+                f"a {path or cls.__qualname__} is an argument of a constructor", fix="Correct the config."
+            )
+        if cls is functools.partial:
+            waiting.extend((item.func, *item.args, *item.keywords.values()))
+        elif cls in CONTAINERS:
+            waiting.extend([*item, *item.values()] if isinstance(item, dict) else item)
+
+
 def _may_be_called(item: Any) -> bool:
     cls: Any = type(item)
     if isinstance(item, torch.nn.Module):
@@ -706,8 +734,8 @@ def _check_names(cls: type, arguments: dict[str, Any]) -> None:
     taken = {*dir(torch.nn.ParameterDict), *vars(torch.nn.ParameterDict())}
     pairs = names if isinstance(names, Mapping) else [pair[0] for pair in names if isinstance(pair, (list, tuple))]
     for name in pairs:
-        if not isinstance(name, str) or name in taken or name.startswith("__"):
-            raise CompilationError(f"{name!r} is no name of a parameter", fix="Correct the config.")
+        if type(name) is not str or name in taken or name.startswith("__"):
+            raise CompilationError(f"{shown(name)} is no name of a parameter", fix="Correct the config.")
     if type(names) is dict:
         arguments["parameters"] = OrderedDict(names)  # torch sorts what has no order that counts
 

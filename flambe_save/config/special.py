@@ -36,6 +36,7 @@ __all__ = [
     "leaves_out",
     "own_bases",
     "runs_when_made",
+    "says_its_class",
     "special_names",
 ]
 
@@ -144,6 +145,11 @@ def _is_known(base: Any) -> bool:
 def runs_when_made(cls: Any) -> bool:
     """Whether code of a class, or of its metaclass, may run whatever is done with its objects."""
     return not is_answered_by_type(cls) or _runs_always(cls)
+
+
+def says_its_class(cls: Any) -> bool:
+    """Whether code of a class runs when one of its objects is asked for its class, as lazy objects make theirs then."""
+    return not is_answered_by_type(cls) or not special_names(cls).isdisjoint(("__class__", "__getattribute__"))
 
 
 @functools.cache
