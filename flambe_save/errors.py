@@ -178,10 +178,8 @@ def quote(text: object) -> str:
 def shown(value: object) -> str:
     """Return what a message calls a value: one that is plain as it is, any other by its class, which is not asked."""
     items: Iterable[object] = (value,)
-    if type(value) in (list, tuple, set):
-        items = value
-    elif type(value) is dict:
-        items = (*value, *value.values())
+    if isinstance(value, (list, tuple, set, dict)) and type(value).__module__ == "builtins":
+        items = (*value, *value.values()) if isinstance(value, dict) else value
     is_plain = all(type(item) in _PLAIN for item in items)
     return repr(value) if is_plain else f"a {type(value).__qualname__}"
 

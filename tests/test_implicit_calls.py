@@ -494,10 +494,11 @@ Described = type("Described", (), {name: Descriptor() for name in _ASKED_OF_CLAS
 Filling = type("Filling", (), {"load_state_dict": Descriptor()})
 DescribedModule = type("DescribedModule", (Layered,), {name: Descriptor() for name in _ASKED_OF_CLASSES})
 DescribedTuple = type("DescribedTuple", (tuple,), {"_fields": Descriptor(), "_make": None})
+Tabled = type("Tabled", (Layered,), {"_modules": property(_noting("_modules"))})
 Training = type("Training", (Layered,), {"training": property(_noting("training"), _noting("training"))})
 
 
-@pytest.mark.parametrize("name", ["Described", "Filling", "DescribedModule", "Training"])
+@pytest.mark.parametrize("name", ["Described", "Filling", "DescribedModule", "Training", "Tabled"])
 def test_no_descriptor_of_a_class_is_run(name: str, tmp_path: Path) -> None:
     """Nor one that stands where a load looks whether a class has a method."""
     attempt_of(f"!test_implicit_calls.{name}.parts {{}}", tmp_path / "save")

@@ -218,7 +218,12 @@ def replacing(value: Any, change: Callable[[Any, Trail], Any], path: Trail, memo
 def _hashed(item: Any, new: Any) -> Any:
     """Return what takes the place of a key, or of a set's item, if it can; what stays the same was hashed before."""
     if new is not item:
-        return hashable([new])[0]
+        hashable([new])
+        try:
+            hash(new)
+        except TypeError as error:
+            raise CompilationError(f"a key or a set's item: {error}", fix="Correct the config.") from error
+        return new
     if unfolded_size(item, MAX_HASHED) > MAX_HASHED:  # it may hold what came from a stash
         raise CompilationError(f"a key or a set's item of more than {MAX_HASHED} values")
     return item

@@ -39,6 +39,6 @@ def is_open_to_assembly(cls: Any) -> bool:
     if issubclass(cls, TRAINING):
         return special <= (PASSIVE | OF_COPIES) - _WHEN_FILLED
     if issubclass(cls, nn.Module):
-        is_plain = not any(is_descriptor(static_of(cls, name)) for name in TABLES)
+        is_plain = not any(is_descriptor(static_of(cls, name)) for name in TABLES - {"training"})
         return is_plain and "__new__" not in special  # which may be more than a way to make it
     return not has_static(cls, "load_state_dict")  # which fills it
