@@ -296,13 +296,13 @@ def test_a_property_in_place_of_a_field_is_not_run(tmp_path: Path) -> None:
 
 def _reachable() -> Iterator[type]:
     """Yield each class of this process that a default load may make objects of."""
-    seen: set[type] = set()
+    seen: set[int] = set()  # by their ids: a metaclass may hash its classes itself
     waiting: list[type] = [object]
     while waiting:
         for cls in type.__subclasses__(waiting.pop()):
-            if cls in seen:
+            if id(cls) in seen:
                 continue
-            seen.add(cls)
+            seen.add(id(cls))
             waiting.append(cls)
             path = dotted_path(cls)
             for tag in (path, f"{path}.{PARTS}"):

@@ -379,7 +379,7 @@ def test_no_table_is_asked(table: str, tmp_path: Path) -> None:
 def _of_metaclass(name: str, value: Any) -> type:
     """Return a class that this module has, of a metaclass that notes what is asked of its classes by one name."""
     made = type(f"Of{name.strip('_').title()}", (type,), {"__module__": __name__, name: value})
-    found = made(made.__name__, (Layered,), {"__module__": __name__})
+    found = made(made.__name__, (), {"__module__": __name__})
     RAN.clear()
     return found
 
@@ -406,7 +406,7 @@ def _answering(name: str) -> Callable[..., Any]:
 OF_METACLASSES = [_of_metaclass(name, _answering(name)) for name in _ASKED]
 for _name in _READ:
     _found = type(f"Reads{_name.strip('_').title()}", (type,), {_name: property(_answering(_name))})
-    OF_METACLASSES.append(_found(_found.__name__, (Layered,), {}))
+    OF_METACLASSES.append(_found(_found.__name__, (), {}))
 for _cls in OF_METACLASSES:
     globals()[type.__dict__["__qualname__"].__get__(_cls)] = _cls
 
