@@ -245,6 +245,46 @@ def test_a_registered_subclass(tmp_path: Path) -> None:
     assert torch.equal(facts(again, IDS)[1], facts(model, IDS)[1])
 
 
+class OwnConfig(transformers.PretrainedConfig):  # type: ignore[misc]
+    """A user's own config."""
+
+    model_type = "test-transformers-own"
+
+    def __init__(self, size: int = 8, base: float = 10.0, **others: Any) -> None:
+        self.size, self.base = size, base
+        super().__init__(**others)
+
+
+class Own(transformers.PreTrainedModel):  # type: ignore[misc]
+    """A user's own model, with a table that no state holds."""
+
+    config_class = OwnConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.layer = nn.Linear(config.size, config.size)
+        self.register_buffer("table", config.base ** -torch.linspace(0, 1, config.size), persistent=False)
+        self.post_init()
+
+    def _init_weights(self, module: Any) -> None:
+        pass
+
+    def forward(self, x: Any) -> Any:
+        """Return the numbers, scaled."""
+        return self.layer(x) * self.table
+
+
+def test_an_own_model_of_an_own_config_needs_no_trust(tmp_path: Path) -> None:
+    """Both are written as their attributes, with what was changed since."""
+    model = Own(OwnConfig(size=6, base=100.0))
+    model.table.mul_(2)
+    path = save(model, tmp_path / "model")
+    assert untrusted(path) == []
+    again = load(path)
+    assert (type(again.config), again.config.base) == (OwnConfig, 100.0)
+    assert torch.equal(again(torch.ones(6)), model(torch.ones(6)))
+
+
 def test_a_changed_model_is_its_config_and_the_change(tmp_path: Path) -> None:
     """A head of another size stands beside the config; the model loads without trust, and fills one like it."""
     model = bert()

@@ -189,7 +189,9 @@ def is_sum_of_parts(cls: Any) -> bool:
         return is_usual and not any("_missing_" in vars(base) for base in own_bases(cls))
     if is_named_tuple(cls) or is_derived(cls):
         return True
-    return is_record(cls) and not is_used_by_python(cls)
+    # A config of transformers answers for its attributes itself: the library builds it, or its attributes are set
+    is_plain = static_of(cls, "__getattribute__") is object.__getattribute__
+    return is_plain and is_record(cls) and not is_used_by_python(cls)
 
 
 def parts_of(obj: Any) -> Parts | None:
