@@ -73,8 +73,8 @@ class Odd:
 
     __hash__ = object.__hash__
 
-    def __getstate__(self) -> dict[str, Any]:  # so that it is pickled
-        return dict(vars(self))
+    def __reduce__(self) -> Any:  # so that it is pickled
+        return Odd, (self.number,)
 
 
 class Leaf(Component):

@@ -106,8 +106,8 @@ class Opaque:
     def __init__(self, value: int = 0) -> None:
         self.value = value
 
-    def __getstate__(self) -> dict[str, Any]:  # so that it is pickled
-        return dict(vars(self))
+    def __reduce__(self) -> Any:  # so that it is pickled
+        return Opaque, (self.value,)
 
 
 def classifier() -> textnet.Classifier:

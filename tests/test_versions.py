@@ -93,8 +93,8 @@ OLD_MODULE = """
         def __init__(self, words):
             self.words = words
 
-        def __getstate__(self):  # so that it is pickled
-            return dict(vars(self))
+        def __reduce__(self):  # so that it is pickled
+            return type(self), (self.words,)
 
     class Part(Component, torch.nn.Module):
         def __init__(self, size=2):
@@ -125,8 +125,8 @@ NEW_MODULE = """
         def __init__(self, words):
             self.words = words
 
-        def __getstate__(self):  # so that it is pickled
-            return dict(vars(self))
+        def __reduce__(self):  # so that it is pickled
+            return type(self), (self.words,)
 
     @moved_from("lib.older.Part")
     @moved_from("lib.old.Part")
@@ -826,5 +826,5 @@ class Plain:
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def __getstate__(self) -> dict[str, int]:
-        return {"number": self.number}
+    def __reduce__(self) -> Any:
+        return Plain, (self.number,)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from flambe_save.config.assembly import attributes_of, can_be_assembled
 from flambe_save.config.deferral import when_drawn
@@ -250,8 +251,9 @@ def _token(value: Any, depth: int) -> Any:
 
 
 def _has_state(kind: type) -> bool:
-    """Whether objects of a class hold a state that is saved with them: then only who they are counts."""
-    return any(has_static(kind, name) for name in ("state_dict", "__flambe_adapter__", "__flambe_recorded__"))
+    """Whether objects of a class hold a state that is saved with them, or none that counts: only who they are does."""
+    names = ("state_dict", "__flambe_adapter__", "__flambe_recorded__")
+    return kind is RemovableHandle or any(has_static(kind, name) for name in names)
 
 
 def is_as_printed(token: Any, value: Any, is_exact: bool = True) -> bool:
