@@ -7,12 +7,12 @@ save leaves them out too, and a load has the base make them: its code is known, 
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 import types
 from typing import Any, NamedTuple
 
 from flambe_save.errors import CompilationError
+from flambe_save.static import static_of
 
 __all__ = ["left_out", "refill"]
 
@@ -58,14 +58,10 @@ def _base_of(cls: Any) -> tuple[_Base, Any] | None:
         base = vars(sys.modules[known.module]).get(known.name) if known.module in sys.modules else None
         if base is None or base not in cls.__mro__:
             continue
-        is_its_own = all(_static(cls, name) is _static(base, name) for name in known.code)
-        if is_its_own and all(type(_static(cls, name)) is types.FunctionType for name in known.methods):
+        is_its_own = all(static_of(cls, name) is static_of(base, name) for name in known.code)
+        if is_its_own and all(type(static_of(cls, name)) is types.FunctionType for name in known.methods):
             return known, base
     return None
-
-
-def _static(cls: Any, name: str) -> Any:
-    return inspect.getattr_static(cls, name, None)
 
 
 def left_out(cls: Any) -> frozenset[str]:
