@@ -11,7 +11,8 @@ import torch
 from flambe_save import opening
 
 GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN / "flambe_0_4"))  # so that `textnet`, the module behind the golden saves, imports
+for _folder in ("flambe_0_4", "before_rooms"):  # so that the modules behind the golden saves import
+    sys.path.insert(0, str(GOLDEN / _folder))
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import roomnet
 import textnet
 import torch
 
@@ -108,3 +110,52 @@ def test_node_folders_hold_six_files(tmp_path: Any) -> None:
     for folder in (path for path in (tmp_path / "s").rglob("*") if path.is_dir()):
         assert {path.name for path in folder.iterdir() if path.is_file()} == set(NODE_FILES)
     assert {path.name for path in (tmp_path / "s").iterdir() if path.is_file()} == {*NODE_FILES, *ROOT_FILES}
+
+
+ROOMS = Path(__file__).parent / "golden" / "before_rooms"
+
+
+def outputs(net: Any) -> Any:
+    """Return what a net computes of a fixed input."""
+    return net(torch.arange(8.0).reshape(2, 4) / 10)
+
+
+@pytest.mark.parametrize("name", ["net", "net.pkl"])
+def test_saves_from_before_the_rooms_load(name: str) -> None:
+    """A config with a link, written when links were in another module, loads by default and keeps its link."""
+    net = load(ROOMS / name)
+    assert torch.equal(outputs(net), outputs(roomnet.net()))
+    assert "size: !@ encoder.size" in net.get_state()._metadata[""]["_flambe_config"]
+
+
+def test_pickles_from_before_the_rooms_load() -> None:
+    """A pickled component holds its Schema and its links, by the modules in which these were."""
+    net = pickle.loads((ROOMS / "component.pickle").read_bytes())
+    assert torch.equal(outputs(net), outputs(roomnet.net()))
+
+
+def test_a_run_from_before_the_rooms_loads() -> None:
+    """Edits, references, random states, averages, parametrizations, and a pickle that refers to a module of the save."""
+    run = load(ROOMS / "run", trusted=["roomnet"])
+    assert run["model"].encoder.extra == 5 and run["model"].encoder.drop.p == 0.3
+    assert run["helper"].module is run["model"].head
+    assert run["optimizer"].param_groups[0]["params"][0] is run["model"].encoder.layer.weight
+    assert type(run["average"]) is torch.optim.swa_utils.AveragedModel
+    assert torch.nn.utils.parametrize.is_parametrized(run["tied"], "weight")
+
+
+@pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
+@pytest.mark.parametrize("name", ["net", "run"])
+def test_the_rooms_change_no_byte(tmp_path: Path, name: str) -> None:
+    """The same objects are saved as the same bytes; versions of packages apart."""
+    roomnet.write(tmp_path)
+    for path in sorted(item for item in (ROOMS / name).rglob("*") if item.is_file()):
+        was, now = path.read_bytes(), (tmp_path / path.relative_to(ROOMS)).read_bytes()
+        if path.name == "manifest.json":
+            old, new = (json.loads(data) for data in (was, now))
+            assert old.pop("packages").keys() == new.pop("packages").keys()
+            for files in (old["files"], new["files"]):
+                del files["requirements.txt"]
+            was, now = (json.dumps(item).encode() for item in (old, new))
+        if path.name != "requirements.txt":
+            assert now == was, path
