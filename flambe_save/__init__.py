@@ -14,13 +14,7 @@ from flambe_save.api import (
     untrusted,
     verify,
 )
-from flambe_save.component import Component, dynamic_component, make_component
-from flambe_save.config import yaml
-from flambe_save.config.link import FunctionCallLink, Link, PickledDataLink, create_link_str, parse_link_str
-from flambe_save.config.mapped import MappedRegistrable
-from flambe_save.config.moves import moved_from
-from flambe_save.config.recording import recorded, recording
-from flambe_save.config.registrable import (
+from flambe_save.classes.registrable import (
     Registrable,
     alias,
     all_subclasses,
@@ -28,14 +22,20 @@ from flambe_save.config.registrable import (
     registrable_factory,
     registration_context,
 )
-from flambe_save.config.schema import Schema
+from flambe_save.classes.renames import moved_from
+from flambe_save.component import Component, dynamic_component, make_component
 from flambe_save.conversion import reseal
+from flambe_save.describing import yaml
+from flambe_save.describing.mapped import MappedRegistrable
+from flambe_save.describing.recording import recorded, recording
 from flambe_save.errors import *  # noqa: F403
 from flambe_save.errors import Finding
 from flambe_save.errors import __all__ as _errors
 from flambe_save.filling import load_state
 from flambe_save.formats import Damage
 from flambe_save.inspection import Change, Measures, OpenSave, SavedNode, SavedValues, Statistics, diff, open_save
+from flambe_save.schema.link import FunctionCallLink, Link, PickledDataLink, create_link_str, parse_link_str
+from flambe_save.schema.schema import Schema
 from flambe_save.state import State, traverse
 from flambe_save.structure import build_structure, deserialise, load_structure, serialise
 from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state

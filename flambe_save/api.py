@@ -19,8 +19,8 @@ from flambe_save.adapters import load_state as load_state_into
 from flambe_save.adapters.migrations import Migrated, migrate_state
 from flambe_save.background import start, wait_for
 from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
-from flambe_save.config.deferral import Deferral
-from flambe_save.config.randomness import KeptRandomStates
+from flambe_save.deferred_init.generators import KeptRandomStates
+from flambe_save.deferred_init.mode import Deferral
 from flambe_save.errors import (
     CorruptSaveError,
     Finding,
@@ -46,14 +46,14 @@ from flambe_save.loading import (
     shape_of,
     telling,
 )
-from flambe_save.parallel import CollectionPaused, check_threads, default_threads
-from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.saving import Saving, Target, check_level, final_path
 from flambe_save.state import State
 from flambe_save.storage import local_path
+from flambe_save.support.parallel import CollectionPaused, check_threads, default_threads
+from flambe_save.support.progress import ShowProgress, progress_of
+from flambe_save.support.undoing import note_undo, takes_back
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust, check_switches
-from flambe_save.undoing import note_undo, takes_back
 
 __all__ = [
     "load",

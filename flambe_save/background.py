@@ -15,8 +15,8 @@ import torch
 
 from flambe_save.codecs.sources import new_storage
 from flambe_save.errors import SaveError
-from flambe_save.parallel import in_threads, spans
 from flambe_save.saving import Saving
+from flambe_save.support.parallel import in_threads, spans
 
 __all__ = ["start", "wait_for"]
 

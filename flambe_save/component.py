@@ -28,12 +28,10 @@ from flambe_save.adapters.restoring import load_state
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state
-from flambe_save.config.assembly import empty_tables
-from flambe_save.config.describing import recorded_form
-from flambe_save.config.moves import old_names
-from flambe_save.config.recording import RecordsCall
-from flambe_save.config.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
-from flambe_save.config.schema import Schema
+from flambe_save.classes.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
+from flambe_save.classes.renames import old_names
+from flambe_save.describing.describe import recorded_form
+from flambe_save.describing.recording import RecordsCall
 from flambe_save.errors import (
     FlambeSaveError,
     SaveError,
@@ -45,6 +43,8 @@ from flambe_save.errors import (
     warn,
 )
 from flambe_save.layout import CLASS_KEY, NO_VERSION, SOURCE_KEY, VERSION_KEY
+from flambe_save.objects.assembly import empty_tables
+from flambe_save.schema.schema import Schema
 from flambe_save.state import State
 
 __all__ = ["Component", "dynamic_component", "make_component"]

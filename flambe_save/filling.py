@@ -9,15 +9,15 @@ from typing import Any
 from flambe_save.adapters import ValueAdapter, ValueFilling, adapter_for
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.codecs import LoadOptions, MapLocation
-from flambe_save.config import yaml
-from flambe_save.config.parsing import parse
-from flambe_save.config.schema import Sources
+from flambe_save.describing import yaml
 from flambe_save.loading import check_values, read, read_around, telling
-from flambe_save.progress import ShowProgress, progress_of
+from flambe_save.schema.parsing import parse
+from flambe_save.schema.schema import Sources
 from flambe_save.state import State
+from flambe_save.support.progress import ShowProgress, progress_of
+from flambe_save.support.undoing import takes_back
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust, check_switches
-from flambe_save.undoing import takes_back
 
 __all__ = ["load_state"]
 

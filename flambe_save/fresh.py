@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flambe_save.errors import SaveError, UnsupportedObjectError, quote, quote_some
-from flambe_save.script import file_of_script
+from flambe_save.support.script import file_of_script
 
 __all__ = ["FreshLoad", "arguments_of"]
 

@@ -17,24 +17,13 @@ from typing import Any, TypeVar
 import torch
 
 from flambe_save.adapters import Adoption, close_cycles
+from flambe_save.classes.extensions import import_trusted, require
+from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.saved_source import define_classes
 from flambe_save.codecs import LoadOptions, MapLocation, check_referring, load_referring
-from flambe_save.config import yaml
-from flambe_save.config.assembly import PARTS, noting
-from flambe_save.config.attributes import held_items, held_pairs
-from flambe_save.config.audit import check_arguments, check_tags, contradiction
-from flambe_save.config.budget import BuildBudget
-from flambe_save.config.deferral import Deferral
-from flambe_save.config.extensions import import_trusted, require
-from flambe_save.config.link import BackLink
-from flambe_save.config.overriding import override
-from flambe_save.config.own_names import NAMING_TAGS
-from flambe_save.config.parsing import Document, parse
-from flambe_save.config.pickled import opened_by
-from flambe_save.config.registrable import TAGS
-from flambe_save.config.saved_source import define_classes
-from flambe_save.config.schema import Schema, Sources, items_in
-from flambe_save.config.schema import build as build_config
-from flambe_save.config.selecting import find_part, is_value, part_of, tensor_keys
+from flambe_save.deferred_init.budget import BuildBudget
+from flambe_save.deferred_init.mode import Deferral
+from flambe_save.describing import yaml
 from flambe_save.errors import (
     CompilationError,
     Finding,
@@ -53,11 +42,22 @@ from flambe_save.errors import (
 from flambe_save.formats import Contents, ReadOptions, Saved, format_of
 from flambe_save.formats.directory import DIRECTORY
 from flambe_save.layout import CONFIG_FILE, REQUIREMENTS_FILE, STASH_FILE
-from flambe_save.progress import NO_PROGRESS
+from flambe_save.objects.assembly import PARTS, noting
+from flambe_save.objects.attributes import held_items, held_pairs
 from flambe_save.registry import FORMATS
+from flambe_save.schema.audit import check_arguments, check_tags, contradiction
+from flambe_save.schema.link import BackLink
+from flambe_save.schema.overrides import override
+from flambe_save.schema.own_names import NAMING_TAGS
+from flambe_save.schema.parsing import Document, parse
+from flambe_save.schema.pickled import opened_by
+from flambe_save.schema.schema import Schema, Sources, items_in
+from flambe_save.schema.schema import build as build_config
+from flambe_save.schema.select import find_part, is_value, part_of, tensor_keys
 from flambe_save.state import split_key
 from flambe_save.storage import Store, open_store, whole_save
 from flambe_save.storage.tar import TarStore
+from flambe_save.support.progress import NO_PROGRESS
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed, state_from_tree, walk
 from flambe_save.trust import EVERYTHING, Limits, Trust, door_of
 

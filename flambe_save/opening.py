@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from flambe_save.codecs import Draft, DumpOptions, HeldSource, LoadOptions, check_referring, unknown_globals
-from flambe_save.config.audit import asks_for
-from flambe_save.config.randomness import KeptRandomStates
+from flambe_save.deferred_init.generators import KeptRandomStates
 from flambe_save.errors import LoadError, UnsupportedObjectError
 from flambe_save.formats import Plan
 from flambe_save.loading import ask_of_config, door_to, names_in
+from flambe_save.schema.audit import asks_for
 from flambe_save.trust import EVERYTHING, NO_TRUST, Trust
 
 __all__ = ["Needs", "is_news", "needs_of"]

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from flambe_save.errors import MissingDependencyError
-from flambe_save.static import has_static, static_of
+from flambe_save.support.static import has_static, static_of
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ def _has(cls: type, trait: tuple[str, ...] | Callable[[type], bool]) -> bool:
 FORMATS: Registry[Any] = Registry("format", "flambe_save.formats")
 ADAPTERS: Registry[Any] = Registry("adapter", "flambe_save.adapters")
 
-# Old dotted path -> the class that was there; config/registrable.py fills it, and unpickling looks into it too
+# Old dotted path -> the class that was there; classes/registrable.py fills it, and unpickling looks into it too
 MOVED: dict[str, type] = {}
 
 

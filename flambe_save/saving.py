@@ -27,10 +27,10 @@ from flambe_save.formats.base import Base
 from flambe_save.fresh import FreshLoad
 from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX, TAGS_KEY
 from flambe_save.opening import Needs, is_news, needs_of
-from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.registry import FORMATS
 from flambe_save.state import Stash
 from flambe_save.storage import cards_at, check_outside, check_replaceable, create_store, local_path
+from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.tree import SaveTreeNode, prefixed, tree_from_state
 
 __all__ = ["Saving", "Target", "check_level", "final_path", "write_plan"]

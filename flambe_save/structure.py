@@ -18,17 +18,11 @@ import yaml as pyyaml
 
 from flambe_save.adapters import Fit, ValueAdapter, adapter_for, get_state, load_state, restore_ties
 from flambe_save.api import load, save
+from flambe_save.classes.registrable import TAGS, dotted_path
 from flambe_save.codecs import LoadOptions
-from flambe_save.config import yaml
-from flambe_save.config.arguments import Trail, keys_of
-from flambe_save.config.deep import Steps, run
 from flambe_save.config.dialect import CORE
-from flambe_save.config.link import TensorLink
-from flambe_save.config.parsing import parse
-from flambe_save.config.registrable import TAGS, dotted_path
-from flambe_save.config.represent import Representer, serialize
-from flambe_save.config.schema import Reference
-from flambe_save.config.values import BY_TAG
+from flambe_save.describing import yaml
+from flambe_save.describing.represent import Representer, serialize
 from flambe_save.errors import (
     ConfigError,
     FlambeSaveError,
@@ -40,7 +34,13 @@ from flambe_save.errors import (
 from flambe_save.formats import Saved
 from flambe_save.layout import CONFIG_KEY, STASH_KEY, TAGS_KEY
 from flambe_save.loading import build
+from flambe_save.objects.arguments import Trail, keys_of
+from flambe_save.objects.values import BY_TAG
+from flambe_save.schema.link import TensorLink
+from flambe_save.schema.parsing import parse
+from flambe_save.schema.schema import Reference
 from flambe_save.state import State, join_key, split_key
+from flambe_save.support.trampoline import Steps, run
 from flambe_save.tree import join_prefix, place_key, tree_from_state
 from flambe_save.trust import Limits, Trust
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flambe_save.errors import Finding, LimitError, LoadError, MissingExtensionError, UntrustedError, quote
-from flambe_save.undoing import Setting
+from flambe_save.support.undoing import Setting
 
 __all__ = ["EVERYTHING", "NO_TRUST", "Limits", "Trust", "check_switches", "door_of", "trust_in_force"]
 

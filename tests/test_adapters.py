@@ -12,9 +12,9 @@ from torch import nn
 
 from flambe_save import Component, LinkError, Schema, load, register, register_adapter, save
 from flambe_save.adapters import Child, Fit, Mismatch, Place, adapter_for, close_cycles
-from flambe_save.config.link import BackLink
-from flambe_save.config.schema import schema_of
 from flambe_save.registry import ADAPTERS, Registry
+from flambe_save.schema.link import BackLink
+from flambe_save.schema.schema import schema_of
 from flambe_save.state import State
 from flambe_save.testing import AdapterContract
 

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from flambe_save import Component, LinkError, UntrustedError, load, save, untrusted, yaml
-from flambe_save.config.assembly import PARTS
-from flambe_save.config.attributes import held_attribute, held_item
-from flambe_save.config.registrable import TAGS, dotted_path
-from flambe_save.config.schema import schema_of
+from flambe_save.classes.registrable import TAGS, dotted_path
 from flambe_save.errors import FlambeSaveError
+from flambe_save.objects.assembly import PARTS
+from flambe_save.objects.attributes import held_attribute, held_item
+from flambe_save.schema.schema import schema_of
 from flambe_save.trust import Trust
 
 RAN: list[str] = []

@@ -20,7 +20,7 @@ from flambe_save import (
     state_from_tree,
     tree_from_state,
 )
-from flambe_save.config import represent
+from flambe_save.describing import represent
 from flambe_save.layout import CONFIG_KEY
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import flambe_save
 from flambe_save import ConfigError, MissingExtensionError, Schema, yaml
-from flambe_save.config.extensions import import_trusted
+from flambe_save.classes.extensions import import_trusted
 from flambe_save.trust import Trust
 
 MODULE = """

@@ -23,9 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flambe_save import Component, ConfigError, FlambeSaveError, Schema, UnsupportedObjectError, yaml
-from flambe_save.config import parsing
-from flambe_save.config.represent import serialize
-from flambe_save.config.schema import visit
+from flambe_save.describing.represent import serialize
+from flambe_save.schema import parsing
+from flambe_save.schema.schema import visit
 
 GOLDEN = Path(__file__).parent / "golden" / "flambe_0_4"
 

@@ -22,11 +22,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flambe_save import checksum
 from flambe_save.codecs import DumpOptions, HeldSource, LoadOptions, TorchCodec, drafts, open_source, sources
 from flambe_save.codecs.plain import dump_plain, load_plain
 from flambe_save.errors import CorruptSaveError, LoadError
-from flambe_save.parallel import check_threads, default_threads, in_threads, spans
+from flambe_save.support import checksum
+from flambe_save.support.parallel import check_threads, default_threads, in_threads, spans
 from flambe_save.testing.codec import same
 
 CODEC = TorchCodec()

@@ -35,7 +35,7 @@ from flambe_save import (
     recording,
     save,
 )
-from flambe_save.config.prints import TensorPrint
+from flambe_save.describing.prints import TensorPrint
 
 D, N = 6, 3
 TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
@@ -1537,7 +1537,7 @@ def test_a_large_buffer_that_torch_cannot_read(tmp_path: Path, monkeypatch: pyte
     def refuse(tensor: torch.Tensor) -> None:
         raise NotImplementedError("no such kernel")
 
-    monkeypatch.setattr("flambe_save.config.prints._sums_of", refuse)
+    monkeypatch.setattr("flambe_save.describing.prints._sums_of", refuse)
     model = WithLarge("floats")
     assert Path(save(model, tmp_path / "first"), "config.yaml").read_text() == "!test_edits.WithLarge\nkind: floats\n"
     model.large.neg_()

@@ -25,9 +25,9 @@ from flambe_save import (
     save_state_to_file,
     verify,
 )
-from flambe_save.parallel import in_threads
 from flambe_save.storage import FolderStore, direct
 from flambe_save.storage.disk import Descriptors
+from flambe_save.support.parallel import in_threads
 from flambe_save.testing.codec import same
 
 ONE = 1 << 20

@@ -135,9 +135,10 @@ def test_pickles_from_before_the_rooms_load() -> None:
 
 
 def test_a_run_from_before_the_rooms_loads() -> None:
-    """Edits, references, random states, averages, parametrizations, and a pickle that refers to a module of the save."""
+    """Edits, references, random states, averages, parametrizations; a pickle that refers to a module of the save."""
     run = load(ROOMS / "run", trusted=["roomnet"])
-    assert run["model"].encoder.extra == 5 and run["model"].encoder.drop.p == 0.3
+    assert run["model"].encoder.extra == 5
+    assert run["model"].encoder.drop.p == 0.3
     assert run["helper"].module is run["model"].head
     assert run["optimizer"].param_groups[0]["params"][0] is run["model"].encoder.layer.weight
     assert type(run["average"]) is torch.optim.swa_utils.AveragedModel

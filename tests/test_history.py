@@ -21,8 +21,8 @@ from torch.optim.lr_scheduler import LRScheduler
 import flambe_save
 from flambe_save import Component, load, recording, save
 from flambe_save.adapters import ValueAdapter
-from flambe_save.config.schema import schema_of
 from flambe_save.registry import ADAPTERS
+from flambe_save.schema.schema import schema_of
 
 NAME = "flambe_save_history"
 SOURCE = """

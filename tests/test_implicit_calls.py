@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from flambe_save import Component, FlambeSaveError, NeedsTrustWarning, UntrustedError, load, load_state, save, untrusted
-from flambe_save.config.openness import is_open_to_assembly
-from flambe_save.config.special import is_used_by_python
+from flambe_save.classes.openness import is_open_to_assembly
+from flambe_save.objects.special import is_used_by_python
 
 RAN: list[str] = []
 

@@ -25,8 +25,8 @@ from torch.nn.utils import parametrizations
 import flambe_save
 from flambe_save import Component, api, load, load_state_from_file, save
 from flambe_save.adapters import adopted
-from flambe_save.config import deferral
-from flambe_save.config.deferral import Deferral
+from flambe_save.deferred_init import mode
+from flambe_save.deferred_init.mode import Deferral
 from flambe_save.tree import state_from_tree
 
 SEED = 1234
@@ -36,7 +36,7 @@ SEED = 1234
 def _adopt_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adopt the smallest tensors too."""
     monkeypatch.setattr(adopted, "_LEAST", 0)
-    monkeypatch.setattr(deferral, "_WORTH_IT", 0)
+    monkeypatch.setattr(mode, "_WORTH_IT", 0)
 
 
 class Plainly(Deferral):

@@ -39,13 +39,13 @@ from flambe_save import (
     state_from_tree,
     tree_from_state,
 )
-from flambe_save.checksum import crc32
 from flambe_save.formats import manifest as manifests
 from flambe_save.formats.manifest import Manifest
 from flambe_save.inspection import OpenSave, SavedNode
 from flambe_save.inspection.documents import describe_diff, describe_node, describe_save
 from flambe_save.layout import MANIFEST_FILE, NODE_FILES
 from flambe_save.storage import FolderStore
+from flambe_save.support.checksum import crc32
 from flambe_save.testing.codec import same
 from flambe_save.tree import prefixed
 

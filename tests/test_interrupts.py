@@ -19,11 +19,12 @@ import torch
 from torch import nn
 
 import flambe_save
-from flambe_save import Component, load, load_state, load_state_from_file, reseal, save, undoing, untrusted, verify
-from flambe_save.config import deferral, randomness
+from flambe_save import Component, load, load_state, load_state_from_file, reseal, save, untrusted, verify
 from flambe_save.conversion import convert, extract
-from flambe_save.parallel import CollectionPaused
+from flambe_save.deferred_init import generators, mode
 from flambe_save.storage import gzip
+from flambe_save.support.parallel import CollectionPaused
+from flambe_save.support.undoing import note_undo
 
 HERE = os.path.dirname(os.path.abspath(flambe_save.__file__)) + os.sep
 TORTURE = bool(os.environ.get("FLAMBE_SAVE_TORTURE"))
@@ -95,7 +96,7 @@ def _ours() -> dict[str, Any]:
     }
 
 
-WATCHES = (deferral._watch, deferral._making)
+WATCHES = (mode._watch, mode._making)
 # A file that a function returns is lost where the interrupt comes with the return: it is closed at once all the same
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 NAMES = {
@@ -136,9 +137,9 @@ def _process() -> dict[str, Any]:
         "Python's numbers": random.getstate(),
         "descriptors": sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else [],
         "threads": threading.active_count(),
-        "users": (set(CollectionPaused._users), *(set(watch._users) for watch in WATCHES), randomness._shared),
+        "users": (set(CollectionPaused._users), *(set(watch._users) for watch in WATCHES), generators._shared),
         "locks": [
-            lock.locked() for lock in (CollectionPaused._lock, *(watch._lock for watch in WATCHES), randomness._lock)
+            lock.locked() for lock in (CollectionPaused._lock, *(watch._lock for watch in WATCHES), generators._lock)
         ],
         "functions": (torch.get_rng_state.__module__, threading.Thread.start.__module__),
         "filters": warnings.filters,
@@ -335,7 +336,7 @@ def test_an_interrupt_right_after_threads_are_noted(tmp_path: Path, monkeypatch:
     """What takes the threads of an archive back can be called before its note has been returned."""
 
     def noting(undo: Callable[[], None]) -> Callable[[], None]:
-        undoing.note_undo(undo)
+        note_undo(undo)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(gzip, "note_undo", noting)

@@ -26,9 +26,9 @@ from flambe_save import (
 )
 from flambe_save.adapters import Adoption, Fit
 from flambe_save.adapters import load_state as fill_state
-from flambe_save.config import yaml
-from flambe_save.config.assembly import assemble, noting
-from flambe_save.config.deferral import Deferral
+from flambe_save.deferred_init.mode import Deferral
+from flambe_save.describing import yaml
+from flambe_save.objects.assembly import assemble, noting
 from flambe_save.state import State
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-import flambe_save.progress as progress_module
+import flambe_save.support.progress as progress_module
 from flambe_save import (
     Component,
     CorruptSaveError,
@@ -32,7 +32,7 @@ from flambe_save import (
 )
 from flambe_save.codecs import DumpOptions
 from flambe_save.formats.directory import DIRECTORY
-from flambe_save.progress import NO_PROGRESS, progress_of
+from flambe_save.support.progress import NO_PROGRESS, progress_of
 from flambe_save.testing.codec import same
 from flambe_save.tree import tree_from_state
 

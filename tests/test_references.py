@@ -31,9 +31,9 @@ from flambe_save import (
     untrusted,
 )
 from flambe_save.adapters import get_state, traversal
-from flambe_save.config.building_order import can_be_built
-from flambe_save.config.known import Known
-from flambe_save.config.parsing import parse
+from flambe_save.describing.building_order import can_be_built
+from flambe_save.describing.known import Known
+from flambe_save.schema.parsing import parse
 
 
 class Ema:

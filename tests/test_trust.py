@@ -37,9 +37,9 @@ from flambe_save import (
     save,
     untrusted,
 )
-from flambe_save.config.budget import BuildBudget
-from flambe_save.config.deferral import Deferral
-from flambe_save.sizes import unfolded_size
+from flambe_save.deferred_init.budget import BuildBudget
+from flambe_save.deferred_init.mode import Deferral
+from flambe_save.support.sizes import unfolded_size
 from flambe_save.trust import NO_TRUST, Trust
 
 

@@ -25,10 +25,10 @@ from flambe_save.adapters.traversal import get_state, restore_ties
 from flambe_save.adapters.unbuilt import get_unbuilt_state
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.adapters.values import ValueFilling
-from flambe_save.config.assembly import can_be_assembled
-from flambe_save.config.derived import is_derived
-from flambe_save.config.provided import method_class, numpy_class, random_class, torch_class
-from flambe_save.config.registrable import TAGS
+from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.well_known import method_class, numpy_class, random_class, torch_class
+from flambe_save.objects.assembly import can_be_assembled
+from flambe_save.objects.derived import is_derived
 from flambe_save.registry import ADAPTERS
 
 __all__ = [

@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from flambe_save.config.deferral import Deferral
-from flambe_save.config.walks import everywhere, modules_in
-from flambe_save.static import static_of
+from flambe_save.deferred_init.mode import Deferral
+from flambe_save.objects.walks import everywhere, modules_in
+from flambe_save.support.static import static_of
 
 __all__ = ["Adoption", "runs_torch_only", "saved_dtype"]
 

@@ -20,15 +20,15 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.optim import swa_utils
 
 from flambe_save.adapters.parametrized import effective
-from flambe_save.config.arguments import signature_of
-from flambe_save.config.changes import GIVEN, Changes, changes_since
-from flambe_save.config.describing import edited, take_lost
-from flambe_save.config.edited import Edited
-from flambe_save.config.known import KNOWN
-from flambe_save.config.link import Link
-from flambe_save.config.prints import Print, print_of
-from flambe_save.config.registrable import TAGS, Registrable
-from flambe_save.config.schema import Schema, defaults_of
+from flambe_save.classes.registrable import TAGS, Registrable
+from flambe_save.describing.changes import GIVEN, Changes, changes_since
+from flambe_save.describing.describe import edited, take_lost
+from flambe_save.describing.known import KNOWN
+from flambe_save.describing.prints import Print, print_of
+from flambe_save.objects.arguments import signature_of
+from flambe_save.schema.edited import Edited
+from flambe_save.schema.link import Link
+from flambe_save.schema.schema import Schema, defaults_of
 
 __all__ = ["Averaging", "Parametrized", "agree", "builtin_schema"]
 

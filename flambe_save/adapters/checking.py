@@ -17,8 +17,8 @@ from flambe_save.adapters.adopted import runs_torch_only
 from flambe_save.adapters.arrays import ArrayAdapter, key_of
 from flambe_save.adapters.parametrized import split_effective
 from flambe_save.adapters.protocol import Adapter, Mismatch, Place, ValueAdapter
-from flambe_save.config.walks import everywhere
-from flambe_save.config.wrappers import plain_keys, wrapped_keys
+from flambe_save.objects.unwrap import plain_keys, wrapped_keys
+from flambe_save.objects.walks import everywhere
 from flambe_save.state import State, keys_below
 from flambe_save.tree import place_key
 

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 
 from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for, holds_state
-from flambe_save.config.assembly import attributes_of, can_be_assembled, put_attributes
-from flambe_save.config.attributes import held_items, held_pairs, own_attributes
-from flambe_save.config.describing import form_of, lost_of
-from flambe_save.config.fields import is_record
-from flambe_save.config.link import BackLink
-from flambe_save.config.parts import is_made_of_parts, set_part
 from flambe_save.config.scalars import PLAIN
-from flambe_save.config.schema import Schema
-from flambe_save.config.special import special_names
+from flambe_save.describing.describe import form_of, lost_of
 from flambe_save.errors import LinkError, UnsupportedObjectError
+from flambe_save.objects.assembly import attributes_of, can_be_assembled, put_attributes
+from flambe_save.objects.attributes import held_items, held_pairs, own_attributes
+from flambe_save.objects.fields import is_record
+from flambe_save.objects.special import special_names
+from flambe_save.objects.structural import is_made_of_parts, set_part
+from flambe_save.schema.link import BackLink
+from flambe_save.schema.schema import Schema
 from flambe_save.state import join_key, split_key
-from flambe_save.static import static_of
+from flambe_save.support.static import static_of
 
 __all__ = ["MAPPING", "OBJECT", "PARTS", "SEQUENCE", "SET", "close_cycles"]
 

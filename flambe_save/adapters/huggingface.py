@@ -21,11 +21,11 @@ from torch import nn
 from flambe_save.adapters.protocol import Child, Fit, Mismatch, Place
 from flambe_save.adapters.rebuilt import built_again, outline, written_beside
 from flambe_save.adapters.torch import ModuleAdapter
-from flambe_save.config.assembly import can_be_assembled
-from flambe_save.config.describing import assembled, form_of
-from flambe_save.config.registrable import TAGS
-from flambe_save.config.schema import Reference, Schema
+from flambe_save.classes.registrable import TAGS
+from flambe_save.describing.describe import assembled, form_of
 from flambe_save.errors import UnsupportedObjectError, quote, shown
+from flambe_save.objects.assembly import can_be_assembled
+from flambe_save.schema.schema import Reference, Schema
 from flambe_save.state import State
 
 __all__ = ["CONFIG", "MODEL", "public_class"]

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import yaml as pyyaml
 
 from flambe_save.adapters.source import source_of
-from flambe_save.config import yaml
+from flambe_save.classes.registrable import TAGS, dotted_path
+from flambe_save.classes.renames import old_names, present_name
 from flambe_save.config.dialect import Loader
-from flambe_save.config.moves import old_names, present_name
-from flambe_save.config.parsing import Document, parse
-from flambe_save.config.registrable import TAGS, dotted_path
+from flambe_save.describing import yaml
 from flambe_save.errors import FlambeSaveError, LoadError, RegistrationError, VersionMismatchError
 from flambe_save.layout import (
     CLASS_KEY,
@@ -32,6 +31,7 @@ from flambe_save.layout import (
     VERSION,
     VERSION_KEY,
 )
+from flambe_save.schema.parsing import Document, parse
 from flambe_save.state import State, keys_below
 from flambe_save.tree import join_prefix
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch.optim import Optimizer
 
-from flambe_save.config.optimizers import is_data
+from flambe_save.objects.optimizers import is_data
 
 __all__ = [
     "GROUPS",

@@ -26,13 +26,13 @@ from flambe_save.adapters.moments import (
     would_be_rounded,
 )
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
-from flambe_save.config.assembly import attributes_of
-from flambe_save.config.describing import assembled, describe_as, with_lost
-from flambe_save.config.link import Link, ParameterLink
-from flambe_save.config.optimizers import hooks_of, is_data, parameters_of
-from flambe_save.config.schema import Schema, schema_of
+from flambe_save.describing.describe import assembled, describe_as, with_lost
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import DTYPES_KEY, ENTRIES_KEY, PARAMS_LAST_KEY, SHAPES_KEY, STEPPED_KEY
+from flambe_save.objects.assembly import attributes_of
+from flambe_save.objects.optimizers import hooks_of, is_data, parameters_of
+from flambe_save.schema.link import Link, ParameterLink
+from flambe_save.schema.schema import Schema, schema_of
 from flambe_save.state import State, join_key, keys_below, split_key
 
 __all__ = ["OPTIMIZER"]

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from flambe_save.adapters.protocol import Mismatch
-from flambe_save.config.walks import modules_in
+from flambe_save.objects.walks import modules_in
 
 __all__ = ["effective", "give_effective", "split_effective"]
 

@@ -18,12 +18,12 @@ from torch import nn
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
-from flambe_save.config.assembly import PARTS
-from flambe_save.config.deferred import tensors_in
-from flambe_save.config.describing import describe, describe_as
-from flambe_save.config.schema import Reference, Schema, schema_of
+from flambe_save.deferred_init.pending import tensors_in
+from flambe_save.describing.describe import describe, describe_as
 from flambe_save.errors import UnsupportedObjectError, quote, shown
 from flambe_save.layout import CLASS_KEY, SOURCE_KEY
+from flambe_save.objects.assembly import PARTS
+from flambe_save.schema.schema import Reference, Schema, schema_of
 from flambe_save.state import State, join_key
 from flambe_save.tree import join_prefix
 

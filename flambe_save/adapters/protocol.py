@@ -10,13 +10,13 @@ import torch
 
 from flambe_save.adapters.adopted import Adoption
 from flambe_save.codecs.options import MapLocation
-from flambe_save.config.assembly import attributes_of
-from flambe_save.config.parts import parts_of
 from flambe_save.config.scalars import PLAIN
-from flambe_save.config.schema import Schema
+from flambe_save.objects.assembly import attributes_of
+from flambe_save.objects.structural import parts_of
 from flambe_save.registry import ADAPTERS, find_adapter
+from flambe_save.schema.schema import Schema
 from flambe_save.state import State, join_key
-from flambe_save.static import has_static
+from flambe_save.support.static import has_static
 
 __all__ = [
     "PLUMBING",
@@ -160,7 +160,7 @@ class Adapter(Protocol):
     An adapter may also say, by attributes of its own: ``comes_last = True``, for objects that refer to others and are
     visited after all of these; ``stands_alone = False``, for those that are built on others, so that their own folder
     holds no config; ``knows_others = True``, for those that are described when all places in the save are known; and,
-    with ``build`` and ``asks``, how its objects are built (config/builders.py). With ``checker(place, state)`` it
+    with ``build`` and ``asks``, how its objects are built (objects/builders.py). With ``checker(place, state)`` it
     returns what notes, before anything is filled, what will not fit; None where only its own code can tell
     (checking.py).
     """

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 
 from flambe_save.adapters.protocol import Child, Fit, Mismatch, Place
-from flambe_save.config.randomness import give_back_random_states
-from flambe_save.config.registrable import Registrable
-from flambe_save.config.schema import Schema
+from flambe_save.classes.registrable import Registrable
+from flambe_save.deferred_init.generators import give_back_random_states
 from flambe_save.errors import StateMismatchWarning, quote, warn
+from flambe_save.schema.schema import Schema
 from flambe_save.state import State
 
 __all__ = ["NUMPY_GENERATOR", "NUMPY_RANDOM_STATE", "PYTHON_RANDOM", "TORCH_GENERATOR", "RandomStates"]

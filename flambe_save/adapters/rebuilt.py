@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.config.changes import changes_since
-from flambe_save.config.deferral import Deferral
-from flambe_save.config.describing import edited
-from flambe_save.config.prints import print_of
-from flambe_save.config.schema import Schema
+from flambe_save.deferred_init.mode import Deferral
+from flambe_save.describing.changes import changes_since
+from flambe_save.describing.describe import edited
+from flambe_save.describing.prints import print_of
+from flambe_save.schema.schema import Schema
 
 __all__ = ["built_again", "outline", "written_beside"]
 

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
 from flambe_save.adapters.stateful import StatefulAdapter, add_entries, take_entries
-from flambe_save.config.describing import assembled, is_by_parts
-from flambe_save.config.optimizers import is_data
-from flambe_save.config.provided import torch_class
-from flambe_save.config.schema import Schema, schema_of
-from flambe_save.config.special import is_used_by_torch
+from flambe_save.classes.well_known import torch_class
+from flambe_save.describing.describe import assembled, is_by_parts
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.layout import ENTRIES_KEY
+from flambe_save.objects.optimizers import is_data
+from flambe_save.objects.special import is_used_by_torch
+from flambe_save.schema.schema import Schema, schema_of
 from flambe_save.state import State
 
 __all__ = ["SCALER", "SCHEDULER"]

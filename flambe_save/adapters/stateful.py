@@ -8,10 +8,10 @@ from typing import Any
 
 from flambe_save.adapters.checking import Check
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
-from flambe_save.config.describing import recorded_form, stateful_form
-from flambe_save.config.schema import Schema
+from flambe_save.describing.describe import recorded_form, stateful_form
 from flambe_save.errors import SaveError
 from flambe_save.layout import ENTRIES_ATTRIBUTES_KEY, ENTRIES_KEY
+from flambe_save.schema.schema import Schema
 from flambe_save.state import State, join_key
 
 __all__ = ["RECORDED", "STATEFUL", "StatefulAdapter"]

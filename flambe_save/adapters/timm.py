@@ -14,9 +14,9 @@ from torch import nn
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place
 from flambe_save.adapters.rebuilt import built_again, outline, written_beside
 from flambe_save.adapters.torch import ModuleAdapter
-from flambe_save.config.describing import assembled
-from flambe_save.config.schema import Reference, Schema
+from flambe_save.describing.describe import assembled
 from flambe_save.errors import CompilationError, quote, shown
+from flambe_save.schema.schema import Reference, Schema
 from flambe_save.state import State
 
 __all__ = ["MODEL", "public_class"]

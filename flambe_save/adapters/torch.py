@@ -31,15 +31,15 @@ from flambe_save.adapters.protocol import (
 )
 from flambe_save.codecs.data import fills_storage, tie_key
 from flambe_save.codecs.options import Placer
-from flambe_save.config.describing import form_of, lost_of
 from flambe_save.config.scalars import PLAIN
-from flambe_save.config.schema import Reference, Schema, items_in, schema_of
-from flambe_save.config.walks import everywhere, module_at, modules_in, named_tensors
-from flambe_save.config.wrappers import plain_keys, wrapped_keys
+from flambe_save.describing.describe import form_of, lost_of
 from flambe_save.errors import FlambeSaveError, LimitError, UnsupportedObjectError
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
+from flambe_save.objects.unwrap import plain_keys, wrapped_keys
+from flambe_save.objects.walks import everywhere, module_at, modules_in, named_tensors
+from flambe_save.schema.schema import Reference, Schema, items_in, schema_of
 from flambe_save.state import State, keys_below
-from flambe_save.static import static_of
+from flambe_save.support.static import static_of
 
 __all__ = ["MODULE", "ModuleAdapter", "load_module", "module_children", "module_state"]
 

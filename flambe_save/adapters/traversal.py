@@ -27,13 +27,10 @@ from flambe_save.adapters.source import source_of
 from flambe_save.adapters.unchanged import Passed, cannot_save
 from flambe_save.adapters.written import InsideComponent, WrittenParts, outside_component, shared_modules
 from flambe_save.codecs.data import tie_key
-from flambe_save.config.arguments import keys_of
-from flambe_save.config.describing import describe, describing, saved_ids
-from flambe_save.config.held import Held
-from flambe_save.config.known import KNOWN, Known
-from flambe_save.config.represent import NoOrderError, Written, config_text
-from flambe_save.config.schema import items_in, visit
-from flambe_save.config.wrappers import unwrapped
+from flambe_save.describing.describe import describe, describing, saved_ids
+from flambe_save.describing.known import KNOWN, Known
+from flambe_save.describing.represent import NoOrderError, Written, config_text
+from flambe_save.describing.stored_tensors import Held
 from flambe_save.errors import (
     FlambeSaveError,
     LimitError,
@@ -53,9 +50,12 @@ from flambe_save.layout import (
     VERSION,
     VERSION_KEY,
 )
+from flambe_save.objects.arguments import keys_of
+from flambe_save.objects.unwrap import unwrapped
+from flambe_save.schema.schema import items_in, visit
 from flambe_save.state import Stash, State
+from flambe_save.support.undoing import Setting
 from flambe_save.tree import join_prefix
-from flambe_save.undoing import Setting
 
 _MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may have
 _MOST_TRIES = 20  # to describe all objects, each with more that is known

@@ -9,22 +9,22 @@ from flambe_save.adapters.arrays import ArrayAdapter, key_of
 from flambe_save.adapters.protocol import Adapter, Later, Place, ValueAdapter, adapter_for, holds_state, is_component
 from flambe_save.adapters.traversal import add_node, note_visit, walk_object
 from flambe_save.adapters.unchanged import Passed
+from flambe_save.classes.lookup import is_harmless
 from flambe_save.codecs import DumpOptions, TorchCodec
-from flambe_save.config.assembly import PARTS, attributes_of, can_be_assembled
-from flambe_save.config.held import Held
-from flambe_save.config.imported import is_harmless
-from flambe_save.config.link import Unbuilt
-from flambe_save.config.parts import is_made_of_parts, parts_of
-from flambe_save.config.represent import config_text
 from flambe_save.config.scalars import PLAIN
-from flambe_save.config.schema import Schema
-from flambe_save.config.wrappers import unwrapped
+from flambe_save.describing.represent import config_text
+from flambe_save.describing.stored_tensors import Held
 from flambe_save.errors import FlambeSaveError
 from flambe_save.layout import (
     CONFIG_KEY,
     STASH_KEY,
     TAGS_KEY,
 )
+from flambe_save.objects.assembly import PARTS, attributes_of, can_be_assembled
+from flambe_save.objects.structural import is_made_of_parts, parts_of
+from flambe_save.objects.unwrap import unwrapped
+from flambe_save.schema.link import Unbuilt
+from flambe_save.schema.schema import Schema
 from flambe_save.state import Stash, State
 
 __all__ = ["get_unbuilt_state"]

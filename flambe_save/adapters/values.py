@@ -17,15 +17,15 @@ import torch
 
 from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.protocol import ValueAdapter, adapter_for, holds_state
-from flambe_save.config.assembly import attributes_of, can_be_assembled
-from flambe_save.config.audit import check_tags
 from flambe_save.config.dialect import children_of
-from flambe_save.config.parsing import Document
-from flambe_save.config.parts import is_made_of_parts, parts_of, set_part
-from flambe_save.config.schema import Reference, Schema, Sources, build, items_in
-from flambe_save.config.selecting import STORED, Entry, class_name, entries_of, find_part, is_value, part_of
 from flambe_save.errors import ConfigError, FlambeSaveError, quote
 from flambe_save.layout import CONFIG_FILE
+from flambe_save.objects.assembly import attributes_of, can_be_assembled
+from flambe_save.objects.structural import is_made_of_parts, parts_of, set_part
+from flambe_save.schema.audit import check_tags
+from flambe_save.schema.parsing import Document
+from flambe_save.schema.schema import Reference, Schema, Sources, build, items_in
+from flambe_save.schema.select import STORED, Entry, class_name, entries_of, find_part, is_value, part_of
 from flambe_save.state import State, join_key, keys_below
 from flambe_save.tree import join_prefix
 from flambe_save.trust import Trust

@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from flambe_save.adapters.protocol import PLUMBING, Place, holds, is_component
+from flambe_save.classes.well_known import KEEPERS
 from flambe_save.codecs.data import tie_key
-from flambe_save.config.assembly import PARTS, can_be_assembled
-from flambe_save.config.describing import describe, is_by_parts, is_wrapper, lost_of
-from flambe_save.config.edited import Edited
-from flambe_save.config.optimizers import TRAINING
-from flambe_save.config.provided import KEEPERS
 from flambe_save.config.scalars import PLAIN
-from flambe_save.config.schema import Reference, Schema, items_in
-from flambe_save.config.walks import module_at
-from flambe_save.config.wrappers import unwrapped
+from flambe_save.describing.describe import describe, is_by_parts, is_wrapper, lost_of
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import OTHERS_KEY
+from flambe_save.objects.assembly import PARTS, can_be_assembled
+from flambe_save.objects.optimizers import TRAINING
+from flambe_save.objects.unwrap import unwrapped
+from flambe_save.objects.walks import module_at
 from flambe_save.registry import find_adapter
+from flambe_save.schema.edited import Edited
+from flambe_save.schema.schema import Reference, Schema, items_in
 from flambe_save.state import State
 from flambe_save.tree import join_prefix
 

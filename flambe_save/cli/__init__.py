@@ -20,8 +20,8 @@ from flambe_save.cli.arguments import make_parser, parse
 from flambe_save.cli.terminal import Terminal
 from flambe_save.errors import FlambeSaveError, FlambeSaveWarning, plain, quote
 from flambe_save.inspection.documents import document
-from flambe_save.parallel import CollectionPaused
-from flambe_save.undoing import takes_back
+from flambe_save.support.parallel import CollectionPaused
+from flambe_save.support.undoing import takes_back
 
 __all__ = ["main"]
 

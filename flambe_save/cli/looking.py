@@ -15,7 +15,7 @@ from flambe_save.inspection.documents import NODE_PARTS, describe_node, describe
 from flambe_save.inspection.handle import not_found
 from flambe_save.inspection.text import count_of, shape_of, short_number, size_of, sparkline
 from flambe_save.layout import MANIFEST_FILE
-from flambe_save.progress import progress_of
+from flambe_save.support.progress import progress_of
 from flambe_save.tree import join_prefix, place_key
 
 __all__ = ["find_node", "show", "split_path", "tree", "untrusted_verb", "verify_verb"]

@@ -15,8 +15,8 @@ from flambe_save.errors import SaveError
 from flambe_save.inspection import changes, open_save
 from flambe_save.inspection.documents import describe_diff, describe_node, describe_save, document
 from flambe_save.page import PageServer, render
-from flambe_save.progress import progress_of
 from flambe_save.storage import FileStore, local_path
+from flambe_save.support.progress import progress_of
 
 __all__ = ["report", "view"]
 

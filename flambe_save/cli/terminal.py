@@ -11,7 +11,7 @@ from typing import Any, TextIO, TypeAlias
 from unicodedata import category, east_asian_width
 
 from flambe_save.errors import plain
-from flambe_save.progress import ShowProgress, late_bar
+from flambe_save.support.progress import ShowProgress, late_bar
 
 __all__ = ["Row", "Terminal", "bar"]
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from flambe_save.errors import UnsupportedObjectError
-from flambe_save.notes import marks_of
 from flambe_save.state import Stash, State, ordered
+from flambe_save.support.notes import marks_of
 
 __all__ = ["ATOMS", "EXTENSION_TYPES", "Portable", "compact", "fills_storage", "say_what", "tie_key", "to_data"]
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from flambe_save.checksum import combine, crc32
 from flambe_save.codecs.sources import Source, memory_of
-from flambe_save.libc import c_function
-from flambe_save.parallel import in_threads, spans
+from flambe_save.support.checksum import combine, crc32
+from flambe_save.support.libc import c_function
+from flambe_save.support.parallel import in_threads, spans
 
 __all__ = ["Draft", "Record", "ZipDraft"]
 

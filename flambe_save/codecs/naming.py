@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-from flambe_save.script import name_of_script
+from flambe_save.support.script import name_of_script
 
 __all__ = ["by_names", "find_in_script"]
 

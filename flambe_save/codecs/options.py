@@ -12,8 +12,8 @@ import torch
 from torch.serialization import default_restore_location
 
 from flambe_save.errors import LoadError, quote
-from flambe_save.parallel import default_threads
-from flambe_save.progress import NO_PROGRESS, Progress
+from flambe_save.support.parallel import default_threads
+from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.trust import NO_TRUST, Trust
 
 __all__ = ["DumpOptions", "LoadOptions", "MapLocation", "PickleModule", "Placer"]

@@ -19,7 +19,7 @@ import torch
 from torch.serialization import location_tag
 
 from flambe_save.codecs.data import compact, fills_storage, tie_key, to_data
-from flambe_save.notes import marks_of
+from flambe_save.support.notes import marks_of
 
 __all__ = ["PlainState", "PlainTensor", "dump_plain", "load_plain"]
 

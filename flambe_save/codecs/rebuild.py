@@ -27,8 +27,8 @@ from flambe_save.codecs.numpy_types import (
     is_shape,
     scalar_of,
 )
-from flambe_save.sizes import MAX_HASHED, unfolded_size
 from flambe_save.state import State
+from flambe_save.support.sizes import MAX_HASHED, unfolded_size
 
 __all__ = ["DTYPES", "UNTYPED", "check_key", "data_global"]
 

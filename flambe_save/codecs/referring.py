@@ -1,7 +1,7 @@
 """Values that are pickled by themselves and refer to what the save has elsewhere: bytes in a stash, and back.
 
 A reference is a persistent id with a number. The config beside the stash says what each number stands for
-(config/pickled.py).
+(schema/pickled.py).
 """
 
 from __future__ import annotations

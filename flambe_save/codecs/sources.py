@@ -15,11 +15,11 @@ from typing import Any, BinaryIO, Protocol
 
 import torch
 
-from flambe_save.checksum import combine, crc32
 from flambe_save.errors import CorruptSaveError
-from flambe_save.libc import c_function
-from flambe_save.parallel import in_threads, spans
-from flambe_save.progress import NO_PROGRESS, Progress
+from flambe_save.support.checksum import combine, crc32
+from flambe_save.support.libc import c_function
+from flambe_save.support.parallel import in_threads, spans
+from flambe_save.support.progress import NO_PROGRESS, Progress
 
 __all__ = ["FileSource", "HeldSource", "Source", "memory_of", "new_storage", "open_source", "pieces_of"]
 

@@ -19,10 +19,10 @@ from flambe_save.codecs.numpy_types import Dtype, build_array, check, holds_obje
 from flambe_save.codecs.rebuild import check_key, data_global
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError, LoadError
 from flambe_save.registry import MOVED
-from flambe_save.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.state import State
+from flambe_save.support.sizes import MAX_UNFOLDED, unfolded_size
+from flambe_save.support.undoing import note_undo
 from flambe_save.trust import Trust
-from flambe_save.undoing import note_undo
 
 __all__ = [
     "CarefulUnpickler",

@@ -1,1 +1,1 @@
-"""Configs: objects to YAML and back. registrable.py knows tags, schema.py builds, yaml.py reads and writes."""
+"""Configs as text: the dialect of YAML, and what it holds without a tag."""

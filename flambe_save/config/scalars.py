@@ -9,16 +9,8 @@ from typing import Any
 import yaml as pyyaml
 
 from flambe_save.config.dialect import CORE
-from flambe_save.config.values import BY_TYPE
 
-__all__ = ["PLAIN", "has_plain_offset", "is_plain_key"]
-
-
-def is_plain_key(key: Any) -> bool:
-    """Whether a key, or a set's item, is one when the config is read, before anything is built."""
-    if type(key) in (tuple, frozenset):
-        return all(map(is_plain_key, key))
-    return type(key) in PLAIN or (type(key) in BY_TYPE and type(key) is not range)
+__all__ = ["PLAIN", "has_plain_offset"]
 
 
 def has_plain_offset(value: Any) -> bool:

@@ -33,15 +33,15 @@ from flambe_save.layout import (
     is_torch,
 )
 from flambe_save.loading import read, reading, telling
-from flambe_save.parallel import default_threads
-from flambe_save.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
 from flambe_save.registry import FORMATS
 from flambe_save.saving import Saving, Target, check_level, final_path, write_plan
 from flambe_save.state import State
 from flambe_save.storage import FileStore, Store, open_store
+from flambe_save.support.parallel import default_threads
+from flambe_save.support.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
+from flambe_save.support.undoing import takes_back
 from flambe_save.tree import state_from_tree, tree_from_state
 from flambe_save.trust import Limits, Trust
-from flambe_save.undoing import takes_back
 
 __all__ = [
     "content_at",

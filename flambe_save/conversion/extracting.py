@@ -24,12 +24,12 @@ from flambe_save.conversion.copying import Folders, copy_save
 from flambe_save.conversion.tensorfiles import npy_draft, safetensors_draft
 from flambe_save.errors import SaveError, SaveNotFoundError, quote_some
 from flambe_save.loading import reading, telling
-from flambe_save.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
 from flambe_save.saving import Target, final_path
 from flambe_save.state import State
+from flambe_save.support.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
+from flambe_save.support.undoing import takes_back
 from flambe_save.tree import join_prefix, place_key
 from flambe_save.trust import Limits, Trust
-from flambe_save.undoing import takes_back
 
 __all__ = ["extract"]
 

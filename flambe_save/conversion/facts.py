@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from flambe_save._version import __version__
-from flambe_save.checksum import crc32
 from flambe_save.codecs import Draft
 from flambe_save.codecs.data import compact, fills_storage, tie_key
 from flambe_save.conversion.tensorfiles import (
@@ -40,6 +39,7 @@ from flambe_save.layout import (
     VERSION_KEY,
 )
 from flambe_save.state import State, ordered
+from flambe_save.support.checksum import crc32
 from flambe_save.tree import place_key, state_from_tree, tree_from_state
 
 __all__ = ["FACTS", "Content", "content_of", "draft_of"]

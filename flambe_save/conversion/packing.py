@@ -9,12 +9,12 @@ from flambe_save.errors import SaveError
 from flambe_save.formats import format_of
 from flambe_save.layout import ARCHIVE_SUFFIX
 from flambe_save.loading import reading, telling
-from flambe_save.progress import ShowProgress, progress_of
 from flambe_save.registry import FORMATS
 from flambe_save.saving import Target, check_level, final_path
 from flambe_save.storage import TarStore, open_store
+from flambe_save.support.progress import ShowProgress, progress_of
+from flambe_save.support.undoing import takes_back
 from flambe_save.trust import Limits
-from flambe_save.undoing import takes_back
 
 __all__ = ["pack", "unpack"]
 

@@ -6,14 +6,9 @@ import hashlib
 import os
 from typing import Any, NamedTuple
 
-from flambe_save.checksum import crc32
+from flambe_save.classes.registrable import TAGS, written_path
 from flambe_save.codecs import LoadOptions, open_source, pieces_of
-from flambe_save.config import yaml
-from flambe_save.config.audit import contradiction
-from flambe_save.config.own_names import NAMING_TAGS
-from flambe_save.config.parsing import Document, parse
-from flambe_save.config.registrable import TAGS, written_path
-from flambe_save.config.values import BY_TAG
+from flambe_save.describing import yaml
 from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
@@ -29,11 +24,16 @@ from flambe_save.formats.nodes import NodeReader
 from flambe_save.formats.plan import Facts
 from flambe_save.layout import CARD_FILES, CONFIG_FILE, MANIFEST_FILE, STASH_FILE, STATE_FILE
 from flambe_save.loading import reading, telling
+from flambe_save.objects.values import BY_TAG
+from flambe_save.schema.audit import contradiction
+from flambe_save.schema.own_names import NAMING_TAGS
+from flambe_save.schema.parsing import Document, parse
 from flambe_save.state import split_key
 from flambe_save.storage import FileStore, FolderStore, Store, check_outside, open_store
+from flambe_save.support.checksum import crc32
+from flambe_save.support.undoing import takes_back
 from flambe_save.tree import join_prefix
 from flambe_save.trust import Limits, Trust
-from flambe_save.undoing import takes_back
 
 __all__ = ["Edited", "reseal"]
 

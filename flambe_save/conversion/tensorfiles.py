@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from flambe_save.checksum import crc32
 from flambe_save.codecs import Draft, Source
 from flambe_save.codecs.sources import memory_of
 from flambe_save.errors import CorruptSaveError, SaveError, UnsupportedObjectError, quote
-from flambe_save.notes import marks_of
+from flambe_save.support.checksum import crc32
+from flambe_save.support.notes import marks_of
 
 __all__ = [
     "DTYPES",

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from flambe_save._version import __version__
-from flambe_save.checksum import crc32
 from flambe_save.codecs import TensorInfo
 from flambe_save.codecs.data import tie_key
 from flambe_save.errors import CorruptSaveError, ProtocolError, quote, quote_some
 from flambe_save.formats.plan import Facts
 from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
+from flambe_save.support.checksum import crc32
 
 __all__ = [
     "HAS_MANIFEST",

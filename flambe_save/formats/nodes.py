@@ -10,7 +10,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, BinaryIO, Protocol
 
-from flambe_save.checksum import crc32
 from flambe_save.codecs import HeldSource, LoadOptions, Outline, Source, TorchCodec, open_source, pieces_of
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, ProtocolError, quote, quote_some
 from flambe_save.formats.manifest import Manifest
@@ -38,6 +37,7 @@ from flambe_save.layout import (
 )
 from flambe_save.state import State
 from flambe_save.storage.disk import identity
+from flambe_save.support.checksum import crc32
 from flambe_save.tree import SaveTreeNode
 
 __all__ = ["LazyStash", "NodeReader"]

@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from flambe_save.checksum import crc32
 from flambe_save.codecs import Draft, DumpOptions, HeldSource, PickleCodec, dump_referring, pickle_end
 from flambe_save.errors import CorruptSaveError, SaveNotFoundError, SaveReplacedError, UnknownFormatError
 from flambe_save.formats.contents import Contents, HeldNode, NodeContents
@@ -35,6 +34,7 @@ from flambe_save.layout import (
 from flambe_save.state import State
 from flambe_save.storage import Store
 from flambe_save.storage.disk import identity
+from flambe_save.support.checksum import crc32
 from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_state
 
 __all__ = ["PICKLE", "PickleFormat"]

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from flambe_save.checksum import combine
 from flambe_save.codecs import Codec, Draft, TorchCodec
-from flambe_save.parallel import in_threads
-from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.storage import Store
+from flambe_save.support.checksum import combine
+from flambe_save.support.parallel import in_threads
+from flambe_save.support.progress import NO_PROGRESS, Progress
 
 __all__ = ["Facts", "Link", "Plan"]
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import yaml as pyyaml
 
 from flambe_save.config.dialect import CORE
-from flambe_save.config.parsing import parse
-from flambe_save.config.yaml import split_documents
+from flambe_save.describing.yaml import split_documents
+from flambe_save.schema.parsing import parse
 
 __all__ = ["ConfigChange", "compare_configs"]
 

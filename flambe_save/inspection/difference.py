@@ -18,7 +18,7 @@ from flambe_save.inspection.handle import OpenSave, open_save
 from flambe_save.inspection.nodes import SavedNode, SavedValues
 from flambe_save.inspection.statistics import PIECE, Measures, compare
 from flambe_save.inspection.text import all_of, shape_of, value_of
-from flambe_save.progress import ShowProgress, progress_of
+from flambe_save.support.progress import ShowProgress, progress_of
 from flambe_save.trust import Limits
 
 __all__ = ["PARTS", "Change", "diff"]

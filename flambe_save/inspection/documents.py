@@ -18,7 +18,7 @@ from flambe_save.inspection.handle import OpenSave
 from flambe_save.inspection.nodes import SavedNode
 from flambe_save.inspection.text import all_of, value_of
 from flambe_save.inspection.totals import Tally
-from flambe_save.parallel import CollectionPaused
+from flambe_save.support.parallel import CollectionPaused
 from flambe_save.tree import join_prefix
 
 __all__ = ["NODE_PARTS", "SCHEMA", "describe_diff", "describe_node", "describe_save", "document", "is_part"]

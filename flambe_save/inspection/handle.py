@@ -16,12 +16,12 @@ from flambe_save.formats import Contents, Damage, Format, ReadOptions, format_of
 from flambe_save.inspection.nodes import SavedNode
 from flambe_save.inspection.totals import Totals, add_up
 from flambe_save.loading import reading
-from flambe_save.parallel import CollectionPaused
 from flambe_save.registry import FORMATS
 from flambe_save.storage import Store, TarStore, open_store, whole_save
+from flambe_save.support.parallel import CollectionPaused
+from flambe_save.support.undoing import Undoing
 from flambe_save.tree import place_key, prefix_within, ties_within
 from flambe_save.trust import Limits, Trust
-from flambe_save.undoing import Undoing
 
 __all__ = ["OpenSave", "not_found", "open_save"]
 

@@ -32,7 +32,7 @@ from flambe_save.storage.disk import (
     sync_tree,
 )
 from flambe_save.storage.modes import keep_modes, keep_modes_of_folder
-from flambe_save.undoing import note_undo
+from flambe_save.support.undoing import note_undo
 
 fcntl: Any
 try:

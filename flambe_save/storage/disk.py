@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from flambe_save.errors import CorruptSaveError, LoadError
-from flambe_save.libc import c_function
-from flambe_save.undoing import note_undo
+from flambe_save.support.libc import c_function
+from flambe_save.support.undoing import note_undo
 
 __all__ = [
     "CREATE_FLAGS",

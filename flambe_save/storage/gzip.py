@@ -17,9 +17,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-from flambe_save.checksum import crc32, isal_zlib
-from flambe_save.progress import NO_PROGRESS, Progress
-from flambe_save.undoing import note_undo
+from flambe_save.support.checksum import crc32, isal_zlib
+from flambe_save.support.progress import NO_PROGRESS, Progress
+from flambe_save.support.undoing import note_undo
 
 __all__ = ["DamagedMemberError", "MemberReader", "MemberWriter"]
 

@@ -23,12 +23,12 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from flambe_save.errors import CorruptSaveError, LimitError, SaveError, quote
 from flambe_save.layout import ARCHIVE_SUFFIX, CARD_FILES, REQUIREMENTS_FILE
-from flambe_save.parallel import default_threads
-from flambe_save.progress import NO_PROGRESS, Progress
 from flambe_save.storage.aside import Aside, finish
 from flambe_save.storage.disk import open_file
 from flambe_save.storage.gzip import DamagedMemberError, MemberReader, MemberWriter
 from flambe_save.storage.memory import BufferReader, BufferWriter
+from flambe_save.support.parallel import default_threads
+from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.trust import Limits
 
 __all__ = ["TarStore"]

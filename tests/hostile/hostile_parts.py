@@ -1036,9 +1036,9 @@ for _name, _content in {
     "in_a_buffer": "!hostile_parts.Detached.parts {data: !tensor w, attributes: {a: !back 'buffers.w'}}",
     "in_a_hook": "!hostile_parts.Still.parts {hooks: [!torch.nn.utils.weight_norm.WeightNorm.parts {attributes: "
     "{a: !back ''}}]}",
-    "of_ours": "!flambe_save.config.changes.AsBuilt.parts x",
-    "of_ours_as_parts": "!flambe_save.config.changes.AsBuilt.parts {attributes: {obj: 1}}",
-    "of_ours_assembled": "[!flambe_save.config.budget.BuildBudget.parts {}]",
+    "of_ours": "!flambe_save.describing.changes.AsBuilt.parts x",
+    "of_ours_as_parts": "!flambe_save.describing.changes.AsBuilt.parts {attributes: {obj: 1}}",
+    "of_ours_assembled": "[!flambe_save.deferred_init.budget.BuildBudget.parts {}]",
     "as_arguments": "!casebook.Anything.parts {arguments: {inner: !back ''}}",
     "as_arguments_of_a_link": "!casebook.Anything.parts {arguments: {inner: !back 'nowhere'}, attributes: {a: [1]}}",
 }.items():

@@ -1,0 +1,44 @@
+"""Which objects a load assembles without trust: those of classes of which no code runs when that is done."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from flambe_save.objects.assembly import TABLES, can_be_assembled, is_class_of_weight_hooks
+from flambe_save.objects.optimizers import TRAINING
+from flambe_save.objects.special import OF_COPIES, PASSIVE, own_bases, runs_when_made, special_names
+from flambe_save.support.static import has_static, is_descriptor, static_of
+
+__all__ = ["is_open_to_assembly"]
+
+# What of a class of tensors, optimizers or schedulers may run when one is filled
+_WHEN_FILLED = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__", "__new__"))
+
+
+@functools.cache
+def is_open_to_assembly(cls: Any) -> bool:
+    """Whether a load may assemble objects of a class that nobody registered: none of its code runs meanwhile.
+
+    What is called when an object is copied, compared or gone through may be there, for a load does none of that; where
+    others might, :func:`~flambe_save.objects.special.is_used_by_python` tells of it.
+    """
+    if is_class_of_weight_hooks(cls):
+        return True  # when it is called it computes a weight
+    if runs_when_made(cls) or has_static(cls, "__flambe_adapter__"):
+        return False
+    special = special_names(cls)
+    if issubclass(cls, torch.Tensor):
+        names = {name for base in own_bases(cls) for name in vars(base)}
+        return special <= PASSIVE and not any(hasattr(torch.Tensor, name) for name in names - PASSIVE)
+    if not can_be_assembled(cls):
+        return False
+    if issubclass(cls, TRAINING):
+        return special <= (PASSIVE | OF_COPIES) - _WHEN_FILLED
+    if issubclass(cls, nn.Module):
+        is_plain = not any(is_descriptor(static_of(cls, name)) for name in TABLES - {"training"})
+        return is_plain and "__new__" not in special  # which may be more than a way to make it
+    return not has_static(cls, "load_state_dict")  # which fills it

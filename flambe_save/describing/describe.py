@@ -1,0 +1,406 @@
+"""How each object of a save is written: by the call that made it, by that and what changed since, or as its parts."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import dill
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from flambe_save.classes.lookup import import_path
+from flambe_save.classes.registrable import TAGS
+from flambe_save.config.scalars import PLAIN
+from flambe_save.describing.changes import Changes
+from flambe_save.describing.groups import optimizer_tables
+from flambe_save.describing.known import KNOWN
+from flambe_save.objects.assembly import (
+    PARTS,
+    attributes_of,
+    can_be_assembled,
+    computes_weights,
+    is_set_by_torch,
+)
+from flambe_save.objects.optimizers import TRAINING, hooks_of
+from flambe_save.objects.special import OF_COPIES, is_method, leaves_out, special_names
+from flambe_save.objects.structural import POINTERS, is_made_of_parts, parts_of
+from flambe_save.objects.values import BY_TYPE
+from flambe_save.objects.walks import inside_itself, module_at
+from flambe_save.registry import find_adapter
+from flambe_save.schema.edited import Edited
+from flambe_save.schema.link import Elsewhere, StoredParameter
+from flambe_save.schema.schema import Reference, Schema, defaults_of, schema_of
+from flambe_save.support.notes import marks_of
+from flambe_save.support.undoing import Setting
+
+__all__ = [
+    "assembled",
+    "describe",
+    "describe_as",
+    "describing",
+    "edited",
+    "form_of",
+    "is_by_parts",
+    "is_wrapper",
+    "lost_of",
+    "recorded_form",
+    "saved_ids",
+    "stateful_form",
+    "take_lost",
+    "with_lost",
+]
+
+_described: ContextVar[dict[int, tuple[Any, Any]] | None] = ContextVar("described", default=None)
+_saved: ContextVar[set[int] | None] = ContextVar("saved", default=None)
+_LOST = "_lost"
+# Of the standard library, what belongs to the process: locks, files, generators of code, modules
+_NO_DATA = frozenset(("_thread", "threading", "_io", "io", "socket", "_socket", "weakref", "contextvars", "_asyncio"))
+_CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
+
+
+@contextlib.contextmanager
+def describing() -> Iterator[None]:
+    """Inside the ``with``, describe each object once; the objects must not change meanwhile."""
+    with Setting(_described, {}), Setting(_saved, set()):
+        yield
+
+
+def saved_ids() -> set[int]:
+    """Return the ids of the objects that have a place in the save; whoever collects them adds them."""
+    found = _saved.get()
+    return set() if found is None else found
+
+
+def describe(obj: Any) -> Schema | None:
+    """Return the Schema that builds an object again: as it records itself, or as its adapter knows; None if unknown."""
+    known = _described.get()
+    if known is not None and id(obj) in known:
+        found: Schema | None = known[id(obj)][1]
+        return found
+    adapter = find_adapter(obj)
+    described = adapter.describe(obj) if adapter is not None else None
+    found = described if isinstance(described, Schema) else schema_of(obj)
+    if known is not None:
+        known[id(obj)] = obj, found
+    return found
+
+
+def describe_as(obj: Any, schema: Schema | None) -> None:
+    """Let an object be described by a Schema for as long as :func:`describing` lasts."""
+    known = _described.get()
+    if known is not None:
+        known[id(obj)] = obj, schema
+
+
+def recorded_form(obj: Any) -> Schema | None:
+    """Return how an object is written that recorded the call of its constructor: by it, as far as it still holds."""
+    schema = schema_of(obj)
+    if schema is None:  # it was put together itself, or its call cannot be written as a mapping of names
+        return assembled(obj)
+    birth = schema.__dict__.get("_birth")
+    call: Schema | None = birth.call(schema, _is_as_built) if birth is not None else None
+    changes: Changes | None = birth.changes(obj, schema) if birth is not None else None
+    if call is None or changes is None:
+        parts = assembled(obj)
+        return schema if parts is None else parts
+    return edited(obj, call, changes)
+
+
+def form_of(obj: Any) -> Schema | None:
+    """Return how an object of no special kind is written: by its constructor's call, if its class is registered, or as
+    its parts."""
+    schema = schema_of(obj)
+    if schema is not None and type(obj) in TAGS:
+        return recorded_form(obj)
+    parts = assembled(obj)
+    return schema if parts is None else parts
+
+
+def _is_as_built(obj: Any) -> bool:
+    """Whether an object that recorded the call of its constructor is written by that alone."""
+    return describe(obj) is schema_of(obj)
+
+
+def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
+    """Return the Schema of an object as a call makes it, but for changes; the call's alone where there are none."""
+    lost = list(changes.lost)
+    tables = {}
+    for path, change in changes.tables.items():
+        lost += _lost_marks({**change.get("parameters", {}), **change.get("buffers", {})}, f"{path}." if path else "")
+        if "attributes" in change:
+            begin = f"{path}." if path else ""
+            owner = module_at(obj, path)
+            kept, dropped = _split_attributes(change["attributes"], may_be_code=False, owner=owner)
+            lost += [begin + name for name in dropped]
+            change = {**change, "attributes": kept} if kept else {k: v for k, v in change.items() if k != "attributes"}
+        if change:
+            tables[path] = {
+                name: _owned(values) if name in ("parameters", "buffers") else values for name, values in change.items()
+            }
+    is_in_parts = KNOWN.get().is_in_parts and type(obj).__module__ != parametrize.__name__  # which no name leads to
+    parts = assembled(obj) if tables and is_in_parts else None
+    if parts is not None:
+        return parts
+    if tables:
+        is_torch = schema.component_subclass.__module__.startswith("torch.")  # whose defaults would only be noise
+        defaults = {} if is_torch else {k: v for k, v in defaults_of(schema).items() if type(v) in PLAIN}
+        built = Schema(schema.component_subclass, schema.factory_method, **{**schema.keywords, **defaults})
+        built.__dict__.update(_extensions=schema._extensions, _created_with_tag=schema._created_with_tag)
+        schema = Schema(Edited, object=built, changes=tables)
+        schema.__dict__.update(_kept=changes.kept, _of=obj)
+    schema.__dict__[_LOST] = lost  # also where there are none: a recorded call is asked about more than once
+    return schema
+
+
+def stateful_form(obj: Any) -> Schema | None:
+    """Return how an object is written whose state is a ``state_dict``: its class and the data in its attributes.
+
+    What else it refers to is kept where it has a place of its own in the save, and None otherwise.
+    """
+    recorded = schema_of(obj)
+    if recorded is not None:
+        return form_of(obj)
+    found = assembled(obj, is_stateful=True)
+    if found is not None:
+        for name in lost_of(found):
+            found.keywords.setdefault("attributes", {})[name] = None
+    return found
+
+
+def lost_of(schema: Schema) -> list[str]:
+    """Return the places in an object of what its Schema does not say: hooks, and attributes that are no data."""
+    found: list[str] = schema.__dict__.get(_LOST, [])
+    return found
+
+
+def take_lost(schema: Schema) -> list[str]:
+    """Return what :func:`lost_of` does, which the Schema says no more: one around it does."""
+    found: list[str] = schema.__dict__.pop(_LOST, [])
+    return found
+
+
+def with_lost(schema: Schema, names: list[str]) -> Schema:
+    """Note in a Schema the places of what it does not say."""
+    if names:
+        schema.__dict__[_LOST] = names
+    return schema
+
+
+def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
+    """Return the Schema of an object's parts, shared with it; None where it is more than these.
+
+    With ``is_stateful``, other objects than data are parts only where the save has them anyway.
+    """
+    cls: Any = type(obj)
+    is_module = isinstance(obj, nn.Module)
+    # A module that has nothing but data is what its attributes are, whatever is left out of copies of it
+    if not can_be_assembled(cls) or (not is_module and not issubclass(cls, TRAINING) and leaves_out(obj)):
+        return None
+    schema = Schema(cls, PARTS)
+    schema.__dict__["_of"] = obj
+    tables = schema.keywords
+    lost: list[str] = []
+    if is_module:
+        own = obj.__dict__
+        lost += _lost_marks({**own["_parameters"], **own["_buffers"]})
+        tables["modules"] = dict(own["_modules"])
+        tables.update((name, _owned(own[f"_{name}"])) for name in ("parameters", "buffers"))
+        tables["not_persistent"] = sorted(own["_non_persistent_buffers_set"])
+        tables["hooks"] = [hook for hook in own["_forward_pre_hooks"].values() if computes_weights(hook)]
+        lost += [
+            name
+            for name, hooks in own.items()
+            if name.endswith("_hooks") and hooks and not all(map(is_set_by_torch, hooks.values()))
+        ]
+    attributes, others = attributes_of(obj), dict[str, Any]()
+    if issubclass(cls, torch.optim.Optimizer):
+        lost += hooks_of(obj)
+        others = optimizer_tables(obj, attributes, _once)
+    tables["attributes"], dropped = _split_attributes(
+        attributes, may_be_code=not is_stateful, owner=obj, is_data=is_stateful
+    )
+    lost += dropped
+    recorded = schema_of(obj)
+    if recorded is not None:
+        tables["arguments"] = {name: value for name, value in recorded.keywords.items() if _is_plain(value)}
+    for name in [name for name, value in tables.items() if not value]:
+        del tables[name]
+    if lost and not issubclass(cls, TRAINING) and not special_names(cls).isdisjoint(OF_COPIES):
+        return None  # it knows what to leave out of a pickle, and how to make it again
+    schema.keywords = {**others, **tables}
+    return with_lost(schema, lost)
+
+
+def _once(item: Any, make: Callable[[], Any] | None = None) -> Any:
+    """Return what stands for a list or mapping of an optimizer, made once for all who have it; else the item itself."""
+    known, number = _described.get(), -id(item)
+    if known is not None and number in known:
+        return known[number][1]
+    if make is None:
+        return item
+    found = make()
+    if known is not None:
+        known[number] = item, found
+    return found
+
+
+def _owned(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a module's table of tensors with links to the state in their places."""
+    return {name: None if value is None else _of_tensor(value) for name, value in tensors.items()}
+
+
+def _of_tensor(value: Any) -> Any:
+    """Return what a tensor of a module is written as: a link to the state, and its class and attributes if it has any.
+
+    What is one tensor is one link.
+    """
+    known, number = _described.get(), -id(value)  # as a part of a module, which is not what it is by itself
+    if known is not None and number in known:
+        return known[number][1]
+    found: Any = StoredParameter("", value)
+    cls, marks = type(value), {name: _mark(mark) for name, mark in _marks(value).items() if _is_kept(value, name)}
+    is_special = cls not in (torch.Tensor, nn.Parameter) and not is_wrapper(value)
+    needs_gradient = value.requires_grad and value.is_leaf and not isinstance(value, nn.Parameter)
+    if is_special or marks or needs_gradient:
+        details: dict[str, Any] = {"requires_grad": True} if needs_gradient else {}
+        details |= {"attributes": marks} if marks else {}
+        found = Schema(cls if is_special else _usual(value), PARTS, data=StoredParameter("", value), **details)
+    if known is not None:
+        known[number] = value, found
+    return found
+
+
+def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
+    """Return the names of attributes of tensors that no config can say."""
+    return [
+        f"{begin}{name}.{mark}"
+        for name, tensor in tensors.items()
+        if tensor is not None and tensor.__dict__
+        for mark in _marks(tensor)
+        if not _is_kept(tensor, mark)
+    ]
+
+
+def _marks(tensor: Any) -> dict[str, Any]:
+    """Return the attributes that somebody has set on a tensor; those of a wrapper are what it is made of."""
+    return {} if is_wrapper(tensor) else marks_of(tensor)
+
+
+def _usual(value: Any) -> type:
+    return nn.Parameter if isinstance(value, nn.Parameter) else torch.Tensor
+
+
+def _is_kept(tensor: Any, name: str) -> bool:
+    """Whether an attribute of a tensor is data, or an object that may have a place of its own in the save."""
+    if (id(tensor), name) in KNOWN.get().unsaid:
+        return False
+    value = tensor.__dict__[name]
+    return _is_data(value) or find_adapter(value) is not None or (type(value) in POINTERS and bool(parts_of(value)))
+
+
+def _mark(value: Any) -> Any:
+    """Return what stands for an attribute of a tensor: an object is not built when the tensor is."""
+    return value if _is_data(value) or type(value) in POINTERS else Elsewhere(value)
+
+
+def _is_data(value: Any) -> bool:
+    return type(value) in PLAIN or _is_plain(value) or type(value) in BY_TYPE
+
+
+def is_wrapper(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of a class that keeps others inside, and no memory of its own."""
+    return hasattr(type(tensor), "__tensor_flatten__") or tensor.layout != torch.strided or tensor.is_nested
+
+
+def _split_attributes(
+    attributes: Mapping[str, Any], *, may_be_code: bool, owner: Any, is_data: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the attributes that a save can keep, and the names of the others."""
+    kept, dropped = {}, []
+    unsaid = KNOWN.get().unsaid
+    for name, value in attributes.items():
+        is_replaced = callable(value) and is_method(type(owner), name)
+        is_special = name.startswith("__") and name.endswith("__")  # Python looks these up itself, so no load sets them
+        if is_special or (id(owner), name) in unsaid:
+            dropped.append(name)
+        elif type(value) in PLAIN or (not is_replaced and _can_be_kept(value, may_be_code, is_data, owner)):
+            kept[name] = value
+        else:
+            dropped.append(name)
+    return kept, dropped
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(type(key) in PLAIN and _is_plain(item) for key, item in value.items())
+    return type(value) in PLAIN
+
+
+def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bool:
+    """Whether a save can hold a value, by name, as parts or pickled; with ``is_data``, not by parts and pickles."""
+    if type(value) in _CONTAINERS and (inside_itself(value, _containers_in) is not None or _is_in_tuple(value, owner)):
+        return False
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        kind: Any = type(item)
+        if kind in PLAIN or (kind in BY_TYPE and kind not in _CONTAINERS) or id(item) in seen:
+            continue
+        seen[id(item)] = item
+        if kind in _CONTAINERS:
+            waiting.extend([*item, *item.values()] if isinstance(item, dict) else item)
+        elif kind in POINTERS:  # whether what it refers to is in the save is known when it is written
+            target = (parts_of(item) or {"object": item})["object"]
+            is_known = target is None or isinstance(target, torch.Tensor) or id(target) in saved_ids()
+            if target is item or (is_data and not is_known):
+                return False
+        elif isinstance(item, (types.FunctionType, types.BuiltinFunctionType)):
+            if import_path(item) is None and not (may_be_code and _can_be_pickled(item)):
+                return False
+        elif isinstance(item, (torch.Tensor, nn.Module, Reference, type, *TRAINING)) or is_made_of_parts(kind):
+            continue
+        elif isinstance(item, weakref.ReferenceType) or kind.__module__ in _NO_DATA:
+            return False
+        elif id(item) in saved_ids():
+            continue
+        elif is_data:
+            return False
+        elif can_be_assembled(kind):
+            waiting.extend(attributes_of(item).values())
+        elif find_adapter(item) is None and schema_of(item) is None and not _can_be_pickled(item):
+            return False
+    return True
+
+
+def _is_in_tuple(value: Any, owner: Any) -> bool:
+    """Whether an object is in a tuple of its own attributes: a tuple is made of what is there already."""
+    return type(value) is tuple and any(item is owner or _is_in_tuple(item, owner) for item in value)
+
+
+def _containers_in(container: Any) -> list[Any]:
+    values = container.values() if isinstance(container, dict) else container
+    return [value for value in values if type(value) in _CONTAINERS]
+
+
+def _can_be_pickled(value: Any) -> bool:
+    try:
+        dill.dumps(value, byref=True)
+    except Exception:  # whatever a class's own protocol raises
+        return False
+    return True
+
+
+def is_by_parts(obj: Any) -> bool:
+    """Whether an object is written as its parts."""
+    schema = describe(obj)
+    return schema is not None and schema.factory_method == PARTS

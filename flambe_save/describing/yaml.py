@@ -1,0 +1,147 @@
+"""The public side of configs: load, load_all, dump and dump_all of text, streams and paths.
+
+parsing.py and represent.py do the work; dialect.py says which YAML it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from flambe_save.classes.extensions import is_extensions, require
+from flambe_save.describing.represent import Representer, config_text, serialize
+from flambe_save.errors import ConfigError
+from flambe_save.schema.parsing import Document, parse
+from flambe_save.trust import Trust
+
+__all__ = ["dump", "dump_all", "load", "load_all", "split_documents"]
+
+
+def load(
+    source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (), auto_install: bool | Iterable[str] = False
+) -> Any:
+    """Read one config, with or without an extensions section before it.
+
+    Parameters
+    ----------
+    source : str, stream or path
+        A str is YAML text; a path is a ``pathlib.Path``.
+    trusted : list of str
+        Extensions that may be imported, and classes and functions that may be used though nobody registered them.
+    auto_install : bool or list of str
+        Whether missing extensions may be installed with pip, as in :func:`flambe_save.load`.
+
+    Returns
+    -------
+    object
+        A :class:`Schema` where the config is of a class; nothing is built before it is called.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no config, or holds several.
+    MissingExtensionError
+        If an extension is not imported and may not be.
+
+    Examples
+    --------
+    >>> load("!torch.Linear {in_features: 2, out_features: 3}")()
+    Linear(in_features=2, out_features=3, bias=True)
+    """
+    extensions, document = split_documents(parse(_read(source)))
+    trust = Trust.of(trusted=trusted, auto_install=auto_install)
+    require(extensions, trust)
+    return document.construct(extensions=extensions, trust=trust)
+
+
+def split_documents(documents: list[Document]) -> tuple[dict[str, str], Document]:
+    """Return the extensions section, empty where there is none, and the one config.
+
+    Raises
+    ------
+    ConfigError
+        If there are more documents than that, or none.
+    """
+    extensions: dict[str, str] = {}
+    if len(documents) == 2 and not documents[0].tags:
+        section = documents[0].construct()
+        if section is not None and not is_extensions(section):
+            raise ConfigError("the first of two documents must map extensions to what installs them")
+        extensions = dict(section or {})
+        documents = documents[1:]
+    if len(documents) != 1:
+        raise ConfigError(f"one config is needed, and here are {len(documents)}", fix="Use yaml.load_all.")
+    return extensions, documents[0]
+
+
+def load_all(
+    source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (), auto_install: bool | Iterable[str] = False
+) -> list[Any]:
+    """Read every document of a config, the extensions section included; parameters and errors as :func:`load`."""
+    trust = Trust.of(trusted=trusted, auto_install=auto_install)
+    documents = parse(_read(source))
+    first = documents[0].construct() if len(documents) > 1 and not documents[0].tags else None
+    if first is None or not is_extensions(first):
+        return [document.construct(trust=trust) for document in documents]
+    require(first, trust)
+    return [first, *(document.construct(extensions=first, trust=trust) for document in documents[1:])]
+
+
+def _read(source: str | IO[str] | os.PathLike[str]) -> str:
+    if isinstance(source, str):
+        return source
+    try:
+        return Path(source).read_text(encoding="utf-8") if isinstance(source, os.PathLike) else source.read()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"this is no YAML, because it is no text: {error}", file=str(getattr(source, "name", source))
+        ) from error
+
+
+def dump(
+    obj: Any, target: IO[str] | os.PathLike[str] | str | None = None, *, stash: dict[str, Any] | None = None
+) -> str | None:
+    """Write a Schema, an object that knows how it was built, or plain values, as one config.
+
+    An extensions section goes before it where it needs one. Objects are written with the defaults of their class
+    filled in.
+
+    Parameters
+    ----------
+    obj : object
+    target : stream or path, optional
+        Where to write; without it the text is returned.
+    stash : dict, optional
+        Receives, by the ids that ``!$`` tags name, what YAML cannot hold.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If YAML cannot hold something and there is no stash.
+    RegistrationError
+        If a class has no tag.
+    """
+    return _write(config_text(obj, stash)[0], target)
+
+
+def dump_all(
+    documents: Iterable[Any],
+    target: IO[str] | os.PathLike[str] | str | None = None,
+    *,
+    stash: dict[str, Any] | None = None,
+) -> str | None:
+    """Write several documents, each as it is; parameters and errors as :func:`dump`."""
+    text = serialize([Representer(document, stash).represent_data(document) for document in documents])
+    return _write(text, target)
+
+
+def _write(text: str, target: IO[str] | os.PathLike[str] | str | None) -> str | None:
+    if target is None:
+        return text
+    if isinstance(target, (str, os.PathLike)):
+        Path(target).write_text(text, encoding="utf-8")
+    else:
+        target.write(text)
+    return None

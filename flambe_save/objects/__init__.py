@@ -1,0 +1,1 @@
+"""Objects: taken apart into what they hold and put together again, without running their classes' code."""

@@ -1,0 +1,352 @@
+"""Objects as their parts: modules of any class, optimizers, plain objects, taken apart and put together again.
+
+In a config, ``!pkg.Net.parts`` and a mapping of tables: ``modules``, ``parameters``, ``buffers``, ``attributes``. A
+load makes the object without its class's constructor, ``__setattr__``, ``__setstate__`` or properties. parts.py does
+the same for classes whose objects are their fields; optimizers.py knows the tables of optimizers.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+
+from flambe_save.errors import CompilationError, quote
+from flambe_save.objects.optimizers import (
+    OPTIMIZER_ATTRIBUTES,
+    OPTIMIZER_TABLES,
+    TRAINING,
+    fill_optimizer,
+    is_own_of_training,
+    track_steps,
+)
+from flambe_save.objects.refilled import left_out, refill
+from flambe_save.objects.special import OF_PICKLES, is_method, special_names
+from flambe_save.objects.structural import is_sum_of_parts
+from flambe_save.support.notes import NOTES, OF_THE_COMPILER
+from flambe_save.support.undoing import Setting
+
+__all__ = [
+    "PARTS",
+    "TABLES",
+    "assemble",
+    "assembler_of",
+    "attributes_of",
+    "can_be_assembled",
+    "empty_tables",
+    "has_parts",
+    "is_class_of_weight_hooks",
+    "is_set_by_torch",
+    "computes_weights",
+    "noting",
+    "put_attributes",
+    "put_hooks",
+    "put_in_table",
+    "set_not_persistent",
+]
+
+PARTS = "parts"  # the end of the tag of an object that is written as its parts
+
+_EMPTY = vars(nn.Module())
+_MADE = [(name, type(value)) for name, value in _EMPTY.items() if value is not None and type(value) is not bool]
+# What nn.Module itself keeps on every module, what this package does, and what frameworks note
+TABLES = frozenset(_EMPTY) | {"_schema", "_created_with_tag"} | NOTES
+
+# These hold code, whatever their attributes are
+_CODE = (
+    "torch.jit.",
+    "torch.fx.",
+    "torch.package.",
+    "torch.export.",
+    "torch._dynamo.",
+    "torch._inductor.",
+    "torch.ao.",
+)
+# And these are made by calls alone: others refer to them, or they do to others
+_BY_CALL = ("torch.optim.", "torch.nn.parallel.", "torch.distributed.")
+_REGISTERED = "_registered_attributes"  # the attributes that a component's state holds
+_FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # views of a recurrent layer's own parameters, made of them
+
+
+def attributes_of(obj: Any) -> dict[str, Any]:
+    """Return the attributes of an object that neither torch's tables nor its state hold; shared with it."""
+    own: dict[str, Any] = obj.__dict__
+    cls: Any = type(obj)
+    found = {name: value for name, value in own.items() if name not in TABLES and not name.startswith(OF_THE_COMPILER)}
+    if "_is_accelerate_prepared" in own:
+        _take_off(obj, found)
+    if issubclass(cls, torch.optim.Optimizer):
+        return {name: value for name, value in found.items() if not is_own_of_training(obj, name)}
+    made_again = _made_again(cls)
+    if made_again or _REGISTERED in own:
+        for name in (*own.get(_REGISTERED, ()), *made_again):
+            found.pop(name, None)
+    return found
+
+
+@functools.cache
+def _made_again(cls: Any) -> frozenset[str]:
+    """Return the attributes of a class's objects that its constructor, or a load, makes of others."""
+    return left_out(cls) | (_FLAT if issubclass(cls, nn.RNNBase) else frozenset())
+
+
+def empty_tables() -> dict[str, Any]:
+    """Return what ``nn.Module.__init__`` puts on a module."""
+    tables = _EMPTY.copy()
+    for name, make in _MADE:
+        tables[name] = make()
+    return tables
+
+
+def _take_off(obj: Any, attributes: dict[str, Any]) -> None:
+    """Take out of a module's attributes what accelerate has put on it, to run ``forward`` in another precision."""
+    original = getattr(attributes.get("_original_forward"), "__func__", None)
+    if original is not None and original is getattr(type(obj), "forward", None):
+        del attributes["_original_forward"]
+        attributes.pop("forward", None)
+
+
+def _is_of(cls: Any, package: str) -> bool:
+    return bool(cls.__module__ == package or cls.__module__.startswith(f"{package}."))
+
+
+_WEIGHT_HOOKS = frozenset(
+    (
+        "torch.nn.utils.prune.BasePruningMethod",
+        "torch.nn.utils.weight_norm.WeightNorm",
+        "torch.nn.utils.spectral_norm.SpectralNorm",
+    )
+)
+
+
+class _Plain:
+    """What the simplest class is: objects of others that are larger keep something outside of their ``__dict__``."""
+
+
+@functools.cache
+def can_be_assembled(cls: Any) -> bool:
+    """Whether objects of a class are no more than what their ``__dict__`` holds, and so can be written as parts."""
+    bases = [base for base in cls.__mro__ if base not in (object, nn.Module)]
+    if is_sum_of_parts(cls) or issubclass(cls, (type, torch.Tensor)):
+        return False
+    if cls.__basicsize__ != _Plain.__basicsize__ or cls.__itemsize__ or not cls.__dictoffset__:
+        return False
+    if any(name in vars(base) for base in bases for name in OF_PICKLES) or "__dict__" in special_names(cls):
+        return False
+    if any(f"{base.__module__}.".startswith(_CODE) for base in bases) or _is_of(cls, "flambe_save"):
+        return False
+    if not issubclass(cls, TRAINING) and any(f"{base.__module__}.".startswith(_BY_CALL) for base in bases):
+        return False
+    return issubclass(cls, nn.Module) or cls.__module__.partition(".")[0] not in sys.stdlib_module_names
+
+
+def has_parts(cls: Any) -> bool:
+    """Whether a config can write objects of a class as parts: those that can be assembled, and kinds of tensors."""
+    return can_be_assembled(cls) or issubclass(cls, torch.Tensor)
+
+
+def is_set_by_torch(hook: Any) -> bool:
+    """Whether a hook is torch's own, which it sets again where it is wanted, or has left behind."""
+    function = getattr(hook, "hook", hook)
+    return (getattr(function, "__module__", None) or "").startswith("torch.")
+
+
+def computes_weights(hook: Any) -> bool:
+    """Whether a hook is one of torch's own that compute a weight from its parts: they are data."""
+    cls: Any = type(hook)
+    return is_class_of_weight_hooks(cls)
+
+
+@functools.cache
+def is_class_of_weight_hooks(cls: Any) -> bool:
+    """Whether a class is one of torch's own whose objects compute a weight from its parts."""
+    kinds = {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
+    return f"{cls.__module__}.{cls.__qualname__}".startswith("torch.nn.utils.") and bool(kinds & _WEIGHT_HOOKS)
+
+
+@functools.cache
+def assembler_of(cls: type) -> Callable[..., Any]:
+    """Return :func:`assemble` of one class, which takes the tables as keywords."""
+
+    def make(**tables: Any) -> Any:
+        return assemble(cls, tables)
+
+    return make
+
+
+_noted: ContextVar[dict[int, Any] | None] = ContextVar("assembled", default=None)
+
+
+def noting(made: dict[int, Any]) -> Setting[dict[int, Any] | None]:
+    """Inside the ``with``, note by their ids the objects that are assembled: they are filled already."""
+    return Setting(_noted, made)
+
+
+def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
+    """Make an object of its parts; no code of its class is run.
+
+    Parameters
+    ----------
+    cls : type
+    tables : mapping of str to object
+        Of a module ``modules``, ``parameters``, ``buffers`` (mappings of names, with None where there is none),
+        ``not_persistent`` (names of buffers) and ``hooks`` (torch's pruning methods). Of a tensor ``data`` and
+        ``requires_grad``. Of an optimizer those of :func:`fill_optimizer`. Of any object ``attributes``.
+        ``arguments``, which tell how it was once built, are not used.
+
+    Raises
+    ------
+    CompilationError
+        If the tables are not those of the class, or hold what cannot be there.
+    """
+    if issubclass(cls, torch.Tensor):
+        return _tensor(cls, **tables)
+    known = {"attributes", "arguments"}
+    if issubclass(cls, nn.Module):
+        known |= {"modules", "parameters", "buffers", "not_persistent", "hooks"}
+    is_optimizer = issubclass(cls, torch.optim.Optimizer)
+    if is_optimizer:
+        known |= OPTIMIZER_TABLES
+    _named(cls, "arguments", tables.get("arguments"))
+    unknown = sorted(tables.keys() - known)
+    if unknown:
+        raise _wrong(cls, f"has no table {quote(unknown[0])}", f"Its tables are {', '.join(sorted(known))}.")
+    made: Any = object.__new__(cls)
+    noted = _noted.get()
+    if noted is not None:
+        noted[id(made)] = made
+    if issubclass(cls, nn.Module):
+        made.__dict__.update(empty_tables())
+        for table in _KINDS:
+            put_in_table(made, table, tables.get(table))
+        set_not_persistent(made, tables.get("not_persistent"))
+        put_hooks(made, tables.get("hooks"))
+    if is_optimizer:
+        fill_optimizer(made, **{name: tables[name] for name in tables.keys() & OPTIMIZER_TABLES})
+    put_attributes(made, tables.get("attributes"))
+    refill(made)
+    if issubclass(cls, torch.optim.lr_scheduler.LRScheduler):
+        _check_scheduler(made)
+    if isinstance(made, nn.RNNBase):
+        nn.RNNBase._init_flat_weights(made)
+    return made
+
+
+def _check_scheduler(made: Any) -> None:
+    """Let the optimizer of a scheduler note its steps, as the constructor does."""
+    optimizer = made.__dict__.get("optimizer")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise _wrong(type(made), f"drives no {type(optimizer).__qualname__}", "Correct the config.")
+    if optimizer is not None and "base_lrs" in made.__dict__:  # torch sets these in one constructor
+        track_steps(optimizer)
+
+
+_KINDS: dict[str, Any] = {"modules": nn.Module, "parameters": nn.Parameter, "buffers": torch.Tensor}
+
+
+def put_in_table(module: Any, table: str, values: Any) -> None:
+    """Put entries into a module's table of modules, parameters or buffers, in place of those of the same names.
+
+    Raises
+    ------
+    CompilationError
+        If one is of another kind.
+    """
+    kind = _KINDS[table]
+    own: dict[str, Any] = module.__dict__[f"_{table}"]
+    others = [module.__dict__[f"_{name}"] for name in _KINDS if name != table]
+    for name, value in _named(type(module), table, values).items():
+        if not name or (name.startswith("__") and name.endswith("__")):
+            raise _wrong(type(module), f"can have no {quote(name)} among its {table}", "Take it out of the config.")
+        if any(name in other for other in others):
+            raise _wrong(type(module), f"has {quote(name)} in two tables", "Take one out of the config.")
+        if not (value is None or isinstance(value, kind)):
+            what = f"has under {quote(name)} of its {table} a {type(value).__qualname__}"
+            raise _wrong(type(module), what, f"It takes a {kind.__name__}, or null.")
+        own[name] = value
+
+
+def set_not_persistent(module: Any, names: Any) -> None:
+    """Say which buffers of a module its ``state_dict`` leaves out."""
+    names = [] if names is None else names
+    buffers = module.__dict__["_buffers"]
+    if type(names) is not list or not all(type(name) is str and name in buffers for name in names):
+        raise _wrong(type(module), "has no buffers of the names that are not persistent", "Name buffers of it.")
+    module.__dict__["_non_persistent_buffers_set"] = set(names)
+
+
+def put_hooks(module: Any, hooks: Any) -> None:
+    """Give a module torch's hooks that compute weights, in place of those that it has.
+
+    Raises
+    ------
+    CompilationError
+        If one is another hook.
+    """
+    own = module.__dict__["_forward_pre_hooks"]
+    for number in [number for number, hook in own.items() if computes_weights(hook)]:
+        del own[number]
+    for number, hook in enumerate(hooks if type(hooks) is list else () if hooks is None else (hooks,)):
+        if not computes_weights(hook):
+            raise _wrong(type(module), f"has a hook that is a {type(hook).__qualname__}", "Take it out of the config.")
+        own[-1 - number] = hook  # torch numbers hooks that are registered from 0
+
+
+def put_attributes(obj: Any, values: Any) -> None:
+    """Set attributes of an object; no setter of its class is run.
+
+    Raises
+    ------
+    CompilationError
+        If a name is one that Python, or torch, looks up itself.
+    """
+    own = obj.__dict__
+    for name, value in _named(type(obj), "attributes", values).items():
+        is_optimizer = issubclass(type(obj), torch.optim.Optimizer)
+        is_taken = name in TABLES or (is_optimizer and name in OPTIMIZER_ATTRIBUTES)
+        if (name.startswith("__") and name.endswith("__")) or is_taken:
+            raise _wrong(type(obj), f"can have no attribute {quote(name)}", "Take it out of the config.")
+        if callable(value) and is_method(type(obj), name):
+            raise _wrong(type(obj), f"has a method {quote(name)}, and no attribute", "Take it out of the config.")
+        if name == _REGISTERED and not _are_names(value):
+            raise _wrong(type(obj), "has registered attributes that are no names", "Correct the config.")
+        own[name] = value
+
+
+def _are_names(value: Any) -> bool:
+    is_set = type(value) is set
+    return is_set and all(type(name) is str and not name.startswith("__") and name not in TABLES for name in value)
+
+
+def _tensor(
+    cls: type[torch.Tensor], /, data: Any = None, requires_grad: Any = False, attributes: Any = None, **others: Any
+) -> Any:
+    if others or not isinstance(data, torch.Tensor) or type(requires_grad) is not bool:
+        raise _wrong(cls, "is made of data, a tensor, requires_grad and attributes", "Correct the config.")
+    if requires_grad and not (data.is_floating_point() or data.is_complex()):
+        raise _wrong(cls, f"of type {data.dtype} requires no gradient", "Correct the config.")
+    with torch._C.DisableTorchFunctionSubclass():
+        plain = torch.Tensor.detach(data) if type(data) is not torch.Tensor else data
+        made = torch.Tensor._make_subclass(cls, plain, requires_grad)
+    if issubclass(cls, nn.Parameter) is not isinstance(made, nn.Parameter):
+        raise _wrong(cls, "is no parameter", "Correct the config.")
+    put_attributes(made, attributes)
+    return made
+
+
+def _named(cls: type, table: str, values: Any) -> Mapping[str, Any]:
+    """Return a table; what is derived from a dict, or from a text, may do more when it is asked."""
+    if values is None:
+        return {}
+    if type(values) is not dict or not all(type(name) is str for name in values):
+        raise _wrong(cls, f"takes a mapping of names as {quote(table)}", "Correct the config.")
+    return values
+
+
+def _wrong(cls: type, what: str, fix: str) -> CompilationError:
+    return CompilationError(f"a {cls.__module__}.{cls.__qualname__} {what}", fix=fix)

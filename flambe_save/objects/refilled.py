@@ -1,0 +1,90 @@
+"""Objects that hold what is made again at any time: a metric of torchmetrics its methods, wrapped, a config its cache.
+
+Such a library's base class leaves these out of copies in ``__getstate__`` and makes them again in ``__setstate__``. A
+save leaves them out too, and a load has the base make them: its code is known, and no subclass has any in its place.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from typing import Any, NamedTuple
+
+from flambe_save.errors import CompilationError
+from flambe_save.support.static import static_of
+
+__all__ = ["left_out", "refill"]
+
+
+class _Base(NamedTuple):
+    """A library's base class.
+
+    Attributes
+    ----------
+    module, name : str
+        Where it is.
+    methods : tuple of str
+        Of which it makes attributes of the same names.
+    left_out : frozenset of str
+        All attributes that it makes.
+    code : tuple of str
+        What of its own code runs then.
+    """
+
+    module: str
+    name: str
+    methods: tuple[str, ...]
+    left_out: frozenset[str]
+    code: tuple[str, ...]
+
+
+_BASES = (
+    _Base(
+        "torchmetrics.metric",
+        "Metric",
+        ("update", "compute"),
+        frozenset(("update", "compute", "_update_signature")),
+        ("__getstate__", "__setstate__", "__setattr__", "_wrap_update", "_wrap_compute"),
+    ),
+    _Base("omegaconf.base", "Node", (), frozenset(("_flags_cache",)), ()),
+)
+
+
+@functools.cache
+def _base_of(cls: Any) -> tuple[_Base, Any] | None:
+    """Return what makes attributes of a class's objects, and its class; None for nearly all classes."""
+    for known in _BASES:
+        base = vars(sys.modules[known.module]).get(known.name) if known.module in sys.modules else None
+        if base is None or base not in cls.__mro__:
+            continue
+        is_its_own = all(static_of(cls, name) is static_of(base, name) for name in known.code)
+        if is_its_own and all(type(static_of(cls, name)) is types.FunctionType for name in known.methods):
+            return known, base
+    return None
+
+
+def left_out(cls: Any) -> frozenset[str]:
+    """Return the attributes of a class's objects that a load makes again, so that no save holds them."""
+    found = _base_of(cls)
+    return frozenset() if found is None else found[0].left_out
+
+
+def refill(obj: Any) -> None:
+    """Make the attributes of an object that its class's base makes.
+
+    Raises
+    ------
+    CompilationError
+        If the object has one of them already.
+    """
+    cls: Any = type(obj)
+    found = _base_of(cls)
+    if found is None:
+        return
+    taken = found[0].left_out & obj.__dict__.keys()
+    if taken:
+        raise CompilationError(
+            f"a {cls.__module__}.{cls.__qualname__} makes {min(taken)!r} itself", fix="Take it out of the config."
+        )
+    found[1].__setstate__(obj, {})

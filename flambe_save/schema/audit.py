@@ -1,0 +1,321 @@
+"""What a config asks for beyond building imported classes: found before anything is built, and put to the trust.
+
+extensions.py does the same for modules, which are imported between the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Iterator, Mapping
+from typing import Any
+
+import yaml as pyyaml
+from torch import nn
+
+from flambe_save.classes.lookup import find_imported, is_harmless
+from flambe_save.classes.registrable import TAGS, dotted_path, needs_trust
+from flambe_save.classes.well_known import KEEPERS
+from flambe_save.config.scalars import PLAIN
+from flambe_save.errors import ConfigError, RegistrationError, quote
+from flambe_save.objects.assembly import PARTS
+from flambe_save.objects.attributes import code_behind, held_attribute, is_function_of
+from flambe_save.objects.builders import builder_of
+from flambe_save.objects.derived import is_derived
+from flambe_save.objects.special import is_used_by_python, is_used_by_torch
+from flambe_save.objects.structural import is_made_of_parts, is_sum_of_parts
+from flambe_save.objects.values import BY_TAG
+from flambe_save.schema.link import FunctionCallLink, Link, ModuleLink
+from flambe_save.schema.own_names import NAMING_TAGS
+from flambe_save.schema.parsing import Document, may_be_called, parse
+from flambe_save.schema.schema import TRANSPARENT, Reference, Schema, items_in
+from flambe_save.trust import NO_TRUST, Trust
+
+__all__ = ["asks_for", "check_arguments", "check_tags", "contradiction"]
+
+_UNKNOWN = object()  # what a config does not show, and code that is run will make
+
+
+def check_tags(
+    document: Document, recorded: Mapping[str, str], trust: Trust, *, node: str | None, file: str | None
+) -> None:
+    """Refuse what a config asks for beyond data and classes that are open to it; note unknown tags in an audit.
+
+    Calls, and factories that read or download what their arguments name; functions; classes that are imported and
+    that nobody registered.
+
+    Parameters
+    ----------
+    document : Document
+    recorded : mapping of str to str
+        What the save recorded for its tags: tag -> dotted path.
+    trust : Trust
+    node, file : str or None
+        For messages.
+
+    Raises
+    ------
+    UntrustedError
+    """
+    classes: dict[str, tuple[type, str | None]] = {}
+    for tag in document.tags:
+        if tag in BY_TAG or tag in NAMING_TAGS:
+            continue
+        try:
+            cls, factory = classes[tag] = TAGS.resolve(tag, recorded.get(tag), trust.allows)
+        except RegistrationError:
+            path = recorded.get(tag, tag.removesuffix(f".{PARTS}"))
+            if isinstance(find_imported(path), type):
+                trust.check_class(path, node=node, file=file)
+            else:
+                trust.note_unknown(tag, path, node=node, file=file)
+            continue
+        if issubclass(cls, FunctionCallLink):
+            for asking in document.nodes:
+                if asking.tag == f"!{tag}":
+                    trust.check_call(f"{asking.tag} {asking.value}", node=node, file=file)
+        elif factory is not None and needs_trust(cls, factory):
+            trust.check_call(f"!{tag}", node=node, file=file)
+    own = document.own_names(classes)
+    for path in dict.fromkeys(named.value for named in document.named("function") if id(named) not in own):
+        if not is_harmless(find_imported(path)):
+            trust.check_function(path, node=node, file=file)
+    for path in dict.fromkeys(named.value for named in document.named("type") if id(named) not in own):
+        found = find_imported(path)
+        try:
+            found = TAGS.resolve(path, recorded.get(path))[0]
+            is_open = may_be_called(found)
+        except RegistrationError:
+            is_open = False
+        if isinstance(found, type) and not (is_open or is_harmless(found)):
+            trust.check_class(dotted_path(found), node=node, file=file)
+
+
+def check_arguments(
+    document: Document, recorded: Mapping[str, str], trust: Trust, *, node: str | None, file: str | None
+) -> None:
+    """Refuse arguments that make a library's class do more than be built; what links stand for is asked about later.
+
+    An audit, which builds nothing, also notes the links that read properties, as far as the classes of a config tell.
+    Parameters and errors are those of :func:`check_tags`.
+    """
+    tags = (
+        tag
+        for tag in document.tags
+        if tag not in BY_TAG and tag not in NAMING_TAGS and TAGS.knows(tag, recorded.get(tag))
+    )
+    resolved = [TAGS.resolve(tag, recorded.get(tag)) for tag in tags]
+    classes = [cls for cls, _ in resolved]
+    used = [cls for cls, factory in resolved if _is_used(cls, factory) and not trust.allows(dotted_path(cls))]
+    has_links = trust.findings is not None and ("@" in document.tags or "link" in document.tags)
+    if not (used or has_links or any(map(builder_of, classes))):
+        return
+    try:
+        config = document.construct(recorded, trust=trust)
+    except ConfigError:
+        return  # a load will say what is wrong with it
+    known: dict[int, Any] = {}  # by their ids, what the config shows at the end of links; these lead to what is before
+    for item in items_in(config):
+        if isinstance(item, Schema) and item.factory_method is None:
+            cls = item.component_subclass
+            builder = builder_of(cls)
+            for what in builder.asks(cls, item.keywords) if builder is not None else ():
+                trust.check_argument(cls.__name__, what, node=node, file=file)
+        elif has_links and type(item) is Link:
+            known[id(item)] = _end_of(item, known, trust, node, file)
+    if used and _hands_over(config, used):
+        for cls in used:
+            trust.check_class(dotted_path(cls), node=node, file=file)
+
+
+def _end_of(link: Link, known: Mapping[int, Any], trust: Trust, node: str | None, file: str | None) -> Any:
+    """Ask for the code that gives attributes of a link, as far as the config tells; return what it shows at the end."""
+    trail = link.trail()
+    found = trail[-1] if len(trail) > len(link.schematic_path) else _UNKNOWN
+    for index, name in enumerate(link.attr_path):
+        if found is _UNKNOWN:
+            break
+        code, found = _attribute_of(found, name, known)
+        if code:
+            trust.check_attributes(code, repr(link), link.attr_path[index + 1 :], node=node, file=file)
+    return known.get(id(found), _UNKNOWN) if isinstance(found, Reference) else found
+
+
+def _attribute_of(target: Any, name: str, known: Mapping[int, Any]) -> tuple[list[str], Any]:
+    """Return the code that gives an attribute of what a config describes, and what the config shows in its place."""
+    tables: list[Any] = []
+    while True:
+        if isinstance(target, Reference):
+            target = known.get(id(target), _UNKNOWN)
+        elif isinstance(target, Schema) and target.component_subclass in TRANSPARENT:
+            changes = target.keywords.get("changes")
+            change = changes.get("") if isinstance(changes, Mapping) else None
+            tables += change.values() if isinstance(change, Mapping) else ()
+            target = target.keywords.get("object", _UNKNOWN)
+        else:
+            break
+    if not isinstance(target, Schema):
+        cls = type(target)
+        with contextlib.suppress(AttributeError):
+            return [], held_attribute(target, name)
+    elif target.factory_method in (None, PARTS):
+        cls, keywords = target.component_subclass, target.keywords
+        is_of_parts = target.factory_method == PARTS
+        tables += [keywords] if is_made_of_parts(cls) else [*keywords.values()] if is_of_parts else []
+    else:
+        return [], _UNKNOWN
+    for table in tables:
+        if isinstance(table, Mapping) and name in table:
+            return [], table[name]
+    code = [] if target is _UNKNOWN or is_function_of(cls, name) else code_behind(cls, name)
+    if not code and isinstance(target, Schema) and target.factory_method is None:
+        return [], target.keywords.get(name, _UNKNOWN)  # a constructor keeps most arguments by their names
+    return [f"{dotted_path(owner)}.{found}" for owner, found in code], _UNKNOWN
+
+
+def _is_used(cls: Any, factory: str | None) -> bool:
+    """Whether code of a class may run when its object is only handed to a constructor.
+
+    An object that is derived from a list, a dict, a text is taken for one, and used as one.
+    """
+    is_value = is_sum_of_parts(cls) and builder_of(cls) is None
+    is_put_together = factory == PARTS or is_value or issubclass(cls, nn.Module)
+    is_asked = factory == PARTS and is_used_by_torch(cls)
+    return is_derived(cls) or is_asked or (is_put_together and is_used_by_python(cls))
+
+
+_FREE, _KEPT, _HANDED = range(3)  # where an object may get: nowhere, to what only keeps modules, to any constructor
+
+
+def _hands_over(config: Any, classes: Container[type]) -> bool:
+    """Whether objects of classes may get to constructors that nobody registered, some of which copy or measure them."""
+    seen: set[tuple[int, int]] = set()
+    waiting: list[tuple[Any, int]] = [(config, _FREE)]
+    while waiting:
+        item, where = waiting.pop()
+        if type(item) in PLAIN or (id(item), where) in seen:
+            continue
+        seen.add((id(item), where))
+        inner: Any = item if isinstance(item, (list, tuple, set, frozenset)) else ()
+        if isinstance(item, Schema):
+            cls = item.component_subclass
+            if cls in classes and (where == _HANDED or (where == _KEPT and not issubclass(cls, nn.Module))):
+                return True
+            is_call = item.factory_method != PARTS and cls not in TRANSPARENT and not is_made_of_parts(cls)
+            inner = item.keywords.values()
+            if is_call and cls in KEEPERS:
+                for value in inner:
+                    waiting.append((value, max(where, _KEPT if type(value) in (list, dict) else _HANDED)))
+                continue
+            where = _HANDED if where == _HANDED or (is_call and cls not in TAGS) else _FREE
+        elif isinstance(item, Mapping):
+            inner = item.values()
+        elif (where == _HANDED and isinstance(item, ModuleLink)) or (where != _FREE and isinstance(item, Link)):
+            return True  # it may lead to one
+        waiting.extend((value, where) for value in inner)
+    return False
+
+
+def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:
+    """Say, a sentence each, what in a config that was just written only a trusting load will build.
+
+    Parameters
+    ----------
+    config : str
+    recorded : mapping of str to str
+        Its tags: tag -> dotted path.
+    """
+    audit = NO_TRUST.audit()
+    named = [tag for tag in NAMING_TAGS if f"!{tag} " in config]
+    document = parse(config)[-1] if named else None
+    if document is not None:
+        check_tags(document, recorded, audit, node=None, file=None)
+    refused = {row.argument for row in audit.findings or ()}
+    handed = {str(node.value) for node in document.named("type")} if document is not None else set()
+    found, used = [], []
+    for tag, path in recorded.items():
+        if tag == "call":
+            found.append("it asks for a !call")
+        elif not TAGS.knows(tag, path):
+            if tag not in handed or f"trusted=[{quote(path)}]" in refused:
+                found.append(f"it builds {path}, which is not registered")
+        elif _is_used(*TAGS.resolve(tag, path)):
+            used.append(path.removesuffix(f".{PARTS}"))
+    if used:
+        check_arguments(document or parse(config)[-1], recorded, audit, node=None, file=None)
+        given = {name for name in used if any(quote(name) in row.what for row in audit.findings or ())}
+        found += [f"it hands a {name} to a constructor, which may copy it" for name in used if name in given]
+    functions = dict.fromkeys(node.value for node in document.named("function")) if document is not None else ()
+    return found + [f"it names the function {path}" for path in functions if f"trusted=[{quote(path)}]" in refused]
+
+
+_REFERENCES = (
+    "!@",
+    "!link",
+    "!call",
+    "!$",
+    "!tensor",
+    "!param",
+    "!parameter",
+    "!module",
+    "!back",
+    "!pickled",
+)  # these are relative to the config that they are in
+
+
+def contradiction(
+    whole: Document, path: list[str], part: Document, known: dict[int, dict[str, Any]] | None = None
+) -> str | None:
+    """Say where a component's own config differs from what the config around it says of it, or None.
+
+    Parameters
+    ----------
+    whole : Document
+    path : list of str
+        The keys that lead to the component; where they lead to no config, there is nothing to compare.
+    part : Document
+    known : dict, optional
+        Of whoever asks for many paths: the entries of nodes that some of them have led through.
+    """
+    outer: Any = whole.root
+    known = {} if known is None else known
+    for key in path:
+        if id(outer) not in known:
+            known[id(outer)] = dict(reversed([*_parts_in(outer)]))  # of two with one name, the first
+        outer = known[id(outer)].get(key)
+        if outer is None:
+            return None
+    seen: set[tuple[int, int]] = set()
+    waiting: list[tuple[str, Any, Any]] = [("", outer, part.root)]
+    while waiting:
+        where, one, other = waiting.pop()
+        if (id(one), id(other)) in seen or one.tag in _REFERENCES or other.tag in _REFERENCES:
+            continue
+        seen.add((id(one), id(other)))
+        entries, others = list(_entries(one)), list(_entries(other))
+        same_scalar = not isinstance(one, pyyaml.ScalarNode) or one.value == getattr(other, "value", None)
+        if one.tag != other.tag or not same_scalar or [name for name, _ in entries] != [name for name, _ in others]:
+            return where or one.tag
+        waiting += [
+            (f"{where}.{name}" if where else name, value, others[index][1])
+            for index, (name, value) in enumerate(entries)
+        ]
+    return None
+
+
+def _parts_in(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is in an object's config by its own names: those of parts and changes are one level below."""
+    found = dict(_entries(node))
+    if node.tag == "!edited" and "object" in found:
+        yield from _parts_in(found["object"])
+    elif node.tag.endswith(f".{PARTS}"):
+        for table in ("modules", "attributes"):
+            yield from _entries(found.get(table))
+    else:
+        yield from _entries(node)
+
+
+def _entries(node: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, pyyaml.MappingNode):
+        yield from ((str(key.value), value) for key, value in node.value)
+    elif isinstance(node, pyyaml.SequenceNode):
+        yield from ((str(index), item) for index, item in enumerate(node.value))

@@ -1,0 +1,134 @@
+"""Edited: in a config, an object as a call makes it, but for changes that are made to it (changes.py finds them)."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from flambe_save.classes.registrable import TAGS, Registrable, dotted_path
+from flambe_save.errors import CompilationError, quote
+from flambe_save.objects.assembly import (
+    TABLES,
+    put_attributes,
+    put_hooks,
+    put_in_table,
+    set_not_persistent,
+)
+from flambe_save.objects.special import runs_when_made
+from flambe_save.objects.walks import inside_itself, module_at
+from flambe_save.schema.schema import TRANSPARENT
+from flambe_save.trust import trust_in_force
+
+__all__ = ["Edited"]
+
+
+class Edited(Registrable, tag_override="edited"):
+    """In a config, an object as it was built, but for some changes: ``!edited {object: ..., changes: {...}}``.
+
+    Parameters
+    ----------
+    object : object
+        Changed in place, and what is returned; no code of its class is run.
+    changes : dict
+        By the path of a module inside, or "" for the object itself: ``modules``, ``parameters``, ``buffers`` and
+        ``attributes`` to set, names that are ``removed``, which buffers are ``not_persistent``, torch's ``hooks``, and
+        the ``order`` of tables where it is another.
+    """
+
+    def __new__(cls, object: Any, changes: Any) -> Any:
+        """Return the object."""
+        if type(changes) is not dict:
+            raise CompilationError("the changes of an edited object are a mapping", fix="Correct the config.")
+        kind: Any = type(object)
+        if not (isinstance(object, nn.Module) or kind in TAGS) or isinstance(object, (type, enum.Enum, torch.Tensor)):
+            raise CompilationError(f"a {kind.__qualname__} is not edited by a config", fix="Correct the config.")
+        if runs_when_made(kind) and not trust_in_force().allows(dotted_path(kind)):
+            raise CompilationError(
+                f"a {kind.__qualname__} does something when it goes, so a config may not change it",
+                fix=f"If you know who wrote it: load(..., trusted=[{dotted_path(kind)!r}]).",
+            )
+        for path, change in changes.items():
+            _apply(_inside(object, path), path, change)
+        if any(change.get("modules") for change in changes.values()):
+            _check_nesting(object)
+        return object
+
+
+def _check_nesting(obj: Any) -> None:
+    """Refuse modules that torch would not come to an end of, or not before the end of Python's stack.
+
+    Raises
+    ------
+    CompilationError
+        If one is inside itself.
+    LimitError
+        If they are inside each other more deeply than calls may be.
+    """
+    found = inside_itself(obj, _modules_of, sys.getrecursionlimit())
+    if found is not None:
+        raise CompilationError(f"a {type(found).__qualname__} is inside itself", fix="Correct the config.")
+
+
+def _modules_of(obj: Any) -> list[Any]:
+    return [child for child in obj.__dict__.get("_modules", {}).values() if child is not None]
+
+
+def _inside(obj: Any, path: Any) -> Any:
+    found = module_at(obj, path) if type(path) is str else None
+    if found is None:
+        raise CompilationError(
+            f"there is no module {quote(str(path))} to change in a {type(obj).__qualname__}",
+            fix="The class may have changed since the config was written; edit one or the other.",
+        )
+    return found
+
+
+def _apply(obj: Any, path: str, change: Any) -> None:
+    known = {"attributes", "removed"}
+    if isinstance(obj, nn.Module):
+        known |= {"modules", "parameters", "buffers", "not_persistent", "hooks", "order"}
+    if type(change) is not dict or not change.keys() <= known:
+        raise CompilationError(
+            f"what changes at {quote(path)} is no mapping of {', '.join(sorted(known))}", fix="Correct the config."
+        )
+    removed = change.get("removed", [])
+    if type(removed) is not list or not all(type(name) is str for name in removed):
+        raise CompilationError(f"what is removed at {quote(path)} is no list of names", fix="Correct the config.")
+    _remove(obj, removed)
+    for table in ("modules", "parameters", "buffers"):
+        if table in change:
+            put_in_table(obj, table, change[table])
+    if "not_persistent" in change:
+        set_not_persistent(obj, change["not_persistent"])
+    if "hooks" in change:
+        put_hooks(obj, change["hooks"])
+    put_attributes(obj, change.get("attributes"))
+    orders = change.get("order", {})
+    for table, order in orders.items() if type(orders) is dict else (("", orders),):
+        own = obj.__dict__.get(f"_{table}", {}) if table in ("modules", "parameters", "buffers") else {}
+        is_listed = type(order) is list and all(type(name) is str for name in order)
+        if not own or not is_listed or sorted(order) != sorted(own):
+            raise CompilationError(
+                f"the order of the {table} at {quote(path)} is none of them", fix="Correct the config."
+            )
+        for name in order:
+            own[name] = own.pop(name)
+    if isinstance(obj, nn.RNNBase):
+        nn.RNNBase._init_flat_weights(obj)
+
+
+def _remove(obj: Any, names: list[str]) -> None:
+    for name in names:
+        if isinstance(obj, nn.Module):
+            for table in ("modules", "parameters", "buffers"):
+                obj.__dict__[f"_{table}"].pop(name, None)
+            obj.__dict__["_non_persistent_buffers_set"] &= obj.__dict__["_buffers"].keys()
+        if name not in TABLES and not name.startswith("__"):
+            obj.__dict__.pop(name, None)
+
+
+TRANSPARENT.add(Edited)

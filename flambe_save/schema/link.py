@@ -1,0 +1,552 @@
+"""Links: values in a config that stand for objects made elsewhere: ``!@ encoder.size``, ``!call``, ``!$ 0``.
+
+The grammar, ``root[key][key].attribute.attribute``, has one reader and one writer here, which are inverses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from flambe_save.classes.registrable import alias, dotted_path
+from flambe_save.config.scalars import PLAIN
+from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
+from flambe_save.objects.arguments import CONTAINERS
+from flambe_save.objects.attributes import code_behind, held_attribute, held_item, is_callable_value, is_function_of
+from flambe_save.objects.special import says_its_class
+from flambe_save.schema.schema import Reference, Schema, Sources, schema_of
+from flambe_save.state import split_key
+from flambe_save.trust import trust_in_force
+
+__all__ = [
+    "BackLink",
+    "Elsewhere",
+    "FunctionCallLink",
+    "Link",
+    "ModuleLink",
+    "ParameterLink",
+    "PickledDataLink",
+    "StoredParameter",
+    "TensorLink",
+    "Unbuilt",
+    "create_link_str",
+    "parse_link_str",
+]
+
+_KEY = r"[^\[\].\s]+"
+_ATTRIBUTE = r"[A-Za-z]\w*"
+_LINK = re.compile(rf"(?P<root>{_KEY})(?P<keys>(?:\[[^\[\]]+\])*)(?P<attributes>(?:\.{_ATTRIBUTE})*)")
+
+
+def parse_link_str(link_str: str) -> tuple[list[str], list[str]]:
+    """Return the keys and the attributes that a link names. Inverse of :func:`create_link_str`.
+
+    Raises
+    ------
+    MalformedLinkError
+        If the text does not follow ``root[key][key].attribute.attribute``; private attributes cannot be named.
+
+    Examples
+    --------
+    >>> parse_link_str("model[encoder].rnn.hidden_size")
+    (['model', 'encoder'], ['rnn', 'hidden_size'])
+    """
+    match = _LINK.fullmatch(link_str)
+    if match is None or "__" in (match["root"][:2], *(key[:2] for key in re.findall(r"\[([^\[\]]+)\]", match["keys"]))):
+        raise MalformedLinkError(
+            f"{quote(link_str)} is no link",
+            fix="Write root[key][key].attribute, as in 'model[encoder].size'.",
+        )
+    keys = re.findall(r"\[([^\[\]]+)\]", match["keys"])
+    return [match["root"], *keys], match["attributes"].split(".")[1:]
+
+
+def create_link_str(schematic_path: Sequence[str], attr_path: Sequence[str] | None = None) -> str:
+    """Return the text of a link. Inverse of :func:`parse_link_str`.
+
+    Raises
+    ------
+    MalformedLinkError
+        If the path is empty or a part of it cannot be written.
+
+    Examples
+    --------
+    >>> create_link_str(["model", "encoder"], ["rnn", "hidden_size"])
+    'model[encoder].rnn.hidden_size'
+    """
+    if not schematic_path:
+        raise MalformedLinkError("a link needs at least the key that it starts from")
+    text = schematic_path[0] + "".join(f"[{key}]" for key in schematic_path[1:])
+    text += "".join(f".{attribute}" for attribute in attr_path or ())
+    if parse_link_str(text) != (list(schematic_path), list(attr_path or ())):
+        raise MalformedLinkError(f"the keys {list(schematic_path)} cannot be written as a link")
+    return text
+
+
+@alias("@")
+@alias("link")
+class Link(Reference):
+    """A value taken from an object that is built earlier in the same config.
+
+    Parameters
+    ----------
+    schematic_path : sequence of str
+        Keys that lead through the config to an object: ``["model", "encoder"]``. Indices of lists are keys too.
+    attr_path : sequence of str, optional
+        Public attributes to follow from the built object: ``["rnn", "hidden_size"]``.
+    target : Schema or object, optional
+        What the first key names. Reading a config sets it.
+
+    Attributes
+    ----------
+    resolved : object
+        What the link stands for, once it has been followed.
+    target_leaf : object
+        The built object at the end of ``schematic_path``.
+    is_held : bool
+        Whether it was followed through what objects hold alone, and needs no trust.
+    """
+
+    is_recorded = True
+    may_be_callable = False
+
+    def __init__(
+        self, schematic_path: Sequence[str], attr_path: Sequence[str] | None = None, target: Any = None
+    ) -> None:
+        create_link_str(schematic_path, attr_path)  # refuses what could not be written, private attributes above all
+        self.schematic_path = list(schematic_path)
+        self.attr_path = list(attr_path or ())
+        self.target = target
+        self.target_leaf: Any = None
+        self.resolved: Any = None
+        self.is_resolved = False
+        self.is_held = True
+        self.sources: Sources | None = None
+        self._following = False
+        self._document: Any = None
+
+    @property
+    def root_schema(self) -> str:
+        """The key that the link starts from."""
+        return self.schematic_path[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({create_link_str(self.schematic_path, self.attr_path)})"
+
+    def trail(self) -> list[Any]:
+        """Return the config and what each key of the path leads to in it, as far as nothing has to be built."""
+        found = [self._document]
+        try:
+            for key in self.schematic_path:
+                found.append(step(self, found[-1], key))
+        except LinkError:
+            pass
+        return found
+
+    def within(self, document: Any) -> None:
+        """Learn which config this is in: a Schema, or a mapping or list of them."""
+        self._document = document
+
+    def forget(self) -> None:
+        """Drop what the link was followed to, so that it is followed anew."""
+        self.resolved = self.target_leaf = None
+        self.is_resolved, self.is_held, self.is_of_config = False, True, False
+        self.sources = None
+
+    def becomes(self, made_of: Callable[[Any], Any]) -> None:
+        """Learn what containers of the config have become."""
+        if self.is_of_config:
+            self.resolved = self.target_leaf = made_of(self.resolved)
+
+    def __call__(self) -> Any:
+        """Follow the link, once.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If what it points to is not built yet: a later sibling, or a parent.
+        MalformedLinkError
+            If a key names nothing in the config.
+        LinkError
+            If the object has no such attribute, or the link leads back to itself.
+        UntrustedError
+            If code of the object's class gives the attribute, as a property does, and a load under way that does not
+            trust it.
+        """
+        if self._following:
+            raise LinkError(f"{self!r} leads back to itself", fix="Point one of the links at an object.")
+        if not self.is_resolved:
+            self._following = True
+            try:
+                self.resolved = self._follow()
+            finally:
+                self._following = False
+            self.is_resolved = True
+        return self.resolved
+
+    def resolve(self, sources: Sources) -> Any:
+        """Follow the link."""
+        self.sources = sources
+        return self()
+
+    def _follow(self) -> Any:
+        current = self.target
+        is_of_config = True
+        if current is None:
+            if self._document is None:
+                raise UnpreparedLinkError(
+                    f"{self!r} does not know the config it is in",
+                    fix="Read it with yaml.load, or set its target.",
+                )
+            current = step(self, self._document, self.root_schema)
+        for key in self.schematic_path[1:]:
+            current = step(self, current, key)
+        if isinstance(current, Reference):
+            reference, current = current, _referred(self, current)
+            is_of_config = reference.is_of_config
+        if isinstance(current, Schema):
+            if current._compiled is None:
+                raise UnpreparedLinkError(
+                    f"{self!r} points to a {current.component_subclass.__name__} that is not built when it is followed",
+                    fix="A link can point to what stands before it in the config, not to a parent or a later sibling.",
+                )
+            current = current._compiled
+        self.target_leaf = current
+        self.is_of_config = is_of_config and not self.attr_path and type(current) in CONTAINERS
+        for index, attribute in enumerate(self.attr_path):
+            current = self._attribute(current, index)
+            if type(current) not in PLAIN and says_its_class(type(current)):  # which is asked wherever it gets
+                hook = f"{dotted_path(type(current))}.__class__"
+                trust_in_force().check_attributes([hook], repr(self), self.attr_path[index + 1 :])
+            is_last = index == len(self.attr_path) - 1
+            if not (is_last and self.may_be_callable) and is_callable_value(current):
+                raise self._leads_to_function(attribute)
+        return current
+
+    def _leads_to_function(self, name: str) -> LinkError:
+        return LinkError(
+            f"{self!r} leads to the function {name!r}, and a link gives values, never what can be called",
+            fix="Write !call for its result.",
+        )
+
+    def _attribute(self, current: Any, index: int) -> Any:
+        """Return an attribute that the object holds, or where the load's trust reaches, one that its class computes."""
+        name = self.attr_path[index]
+        try:
+            return held_attribute(current, name)
+        except AttributeError as error:
+            code = [f"{dotted_path(owner)}.{found}" for owner, found in code_behind(type(current), name)]
+            schema = schema_of(current)
+            if not code and schema is not None and name in schema.arguments:
+                return step(self, schema, name)
+            if not code:
+                raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
+        if not self.may_be_callable and is_function_of(type(current), name):
+            raise self._leads_to_function(name)
+        trust_in_force().check_attributes(code, repr(self), self.attr_path[index + 1 :])
+        self.is_held = False
+        try:
+            return getattr(current, name)
+        except Exception as error:  # whatever the code of the class raises
+            raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
+
+
+def _referred(link: Reference, current: Reference) -> Any:
+    """Return what a reference stands for that another link leads to, or through."""
+    sources = link.sources if isinstance(link, Link) else None
+    if sources is not None:
+        return current.resolve(sources)
+    return current() if isinstance(current, Link) else current
+
+
+def step(link: Reference, current: Any, key: str) -> Any:
+    """Return what one key of a link leads to, in a config or in the arguments that an object records."""
+    if isinstance(current, Link):
+        current = _referred(link, current)
+    schema = current if isinstance(current, Schema) else schema_of(current)
+    try:
+        return held_item(schema.arguments if schema is not None else current, key)
+    except (LookupError, ValueError, AttributeError):
+        raise MalformedLinkError(
+            f"{link!r}: there is no {key!r} in the config",
+            fix="Check the link's keys against the config.",
+        ) from None
+
+
+@alias("call")
+class FunctionCallLink(Link):
+    """A link whose target is called, without arguments, and gives its result."""
+
+    may_be_callable = True
+
+    def _follow(self) -> Any:
+        target = super()._follow()
+        try:
+            return target()
+        except Exception as error:
+            raise LinkError(f"{self!r}: the call raised {type(error).__name__}: {str(error)[:200]}") from error
+
+
+@alias("$")
+class PickledDataLink(Reference):
+    """A value that YAML cannot hold, kept in the stash under an id.
+
+    Parameters
+    ----------
+    obj_id : str
+    """
+
+    def __init__(self, obj_id: str) -> None:
+        self.obj_id = obj_id
+
+    def __repr__(self) -> str:
+        return f"PickledDataLink({self.obj_id!r})"
+
+    def __call__(self, stash: Mapping[str, Any]) -> Any:
+        """Return the object from a stash.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the stash does not hold it.
+        """
+        try:
+            return stash[self.obj_id]
+        except KeyError:
+            raise UnpreparedLinkError(
+                f"the stash holds no object {quote(self.obj_id)}",
+                fix="Load the whole save, or pass the stash when calling the Schema.",
+            ) from None
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the object from the stash."""
+        return self(sources.stash)
+
+
+@alias("tensor")
+class TensorLink(Reference):
+    """A tensor or array that the save's state holds.
+
+    Parameters
+    ----------
+    key : str
+        Its key in the state.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.key!r})"
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the value of the state.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the state does not hold it.
+        """
+        if self.key not in sources.state:
+            raise UnpreparedLinkError(
+                f"the state holds no {quote(self.key)}", fix="Load the whole save: a part does not hold the rest."
+            )
+        return sources.state[self.key]
+
+
+@alias("param")
+class StoredParameter(TensorLink):
+    """A parameter of its own, of the values that the save's state holds.
+
+    Parameters
+    ----------
+    key : str
+        Its key in the state.
+    tensor : torch.Tensor, optional
+        Where the link is to be written, what it is to lead to; the key is found then. A tensor that is no parameter is
+        written as :class:`TensorLink`.
+    """
+
+    def __init__(self, key: str, tensor: Any = None) -> None:
+        super().__init__(key)
+        self.tensor = tensor
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the parameter; it shares its memory with the value of the state.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the state does not hold it.
+        LinkError
+            If that is no tensor.
+        """
+        value = super().resolve(sources)
+        if not isinstance(value, torch.Tensor):
+            raise LinkError(f"{self!r}: that is a {type(value).__name__}, and no tensor", fix="Correct the config.")
+        if isinstance(value, torch.nn.Parameter):
+            return value
+        known = sources.parameters.get(id(value))
+        if known is None:
+            known = sources.parameters[id(value)] = torch.nn.Parameter(value, requires_grad=False)
+        return known
+
+
+@alias("parameter")
+class ParameterLink(Reference):
+    """A parameter or buffer of a module that the same config builds, as an optimizer holds it.
+
+    Parameters
+    ----------
+    text : str
+        The keys that lead to the module in the config, dotted, a colon, and the name inside it:
+        ``"model:encoder.weight"``.
+    tensor : torch.Tensor, optional
+        Where the link is to be written, what it is to lead to; the text is found then.
+    """
+
+    kind = "parameter"
+    tables: tuple[str, ...] = ("_parameters", "_buffers")
+
+    def __init__(self, text: str, tensor: Any = None) -> None:
+        self.path, colon, self.name = text.partition(":")
+        if tensor is None and not (self.path and colon and self.name):
+            raise MalformedLinkError(f"{quote(text)} is no {self.kind}", fix=f"Write model:name.of.the.{self.kind}.")
+        self.tensor = tensor
+        self._document: Any = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path}:{self.name})"
+
+    def within(self, document: Any) -> None:
+        """Learn which config this is in."""
+        self._document = document
+
+    def awaits(self) -> Schema | None:
+        """Return the Schema of the module, where that is yet to be built."""
+        target = self._target()
+        return target if isinstance(target, Schema) and target._compiled is None else None
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the parameter itself.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the module is not built yet.
+        LinkError
+            If it has no such parameter.
+        """
+        target = self._target()
+        if isinstance(target, Schema):
+            if target._compiled is None:
+                raise UnpreparedLinkError(f"{self!r} points to a module that is not built yet")
+            target = target._compiled
+        elif isinstance(target, Reference):
+            target = target.resolve(sources)
+        *outer, last = self.name.split(".")
+        for name in outer:
+            target = target._modules.get(name) if isinstance(target, torch.nn.Module) else None
+        for table in self.tables:
+            found = vars(target).get(table, {}).get(last) if isinstance(target, torch.nn.Module) else None
+            if found is not None:
+                return found
+        raise LinkError(
+            f"{self!r}: the module has no such {self.kind}", fix=f"Name it as named_{self.kind}s() of the module does."
+        )
+
+    def _target(self) -> Any:
+        target = self._document
+        for key in split_key(self.path):
+            target = step(self, target, key)
+        return target
+
+
+@alias("module")
+class ModuleLink(ParameterLink):
+    """A module inside another that the same config builds, which its constructor made: ``"model:encoder.layers.0"``."""
+
+    kind = "module"
+    tables = ("_modules",)
+
+
+@alias("unbuilt")
+class Unbuilt(Reference):
+    """Stands for what ``save(..., build=False)`` leaves out: how an object is built.
+
+    Parameters
+    ----------
+    name : str
+        Of its class, for people.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Unbuilt({self.name!r})"
+
+    def resolve(self, sources: Sources) -> Any:
+        """Raise a LinkError: there is nothing to build it of."""
+        raise LinkError(
+            f"the save does not say how this {quote(self.name)} is built: it was written by save(..., build=False)",
+            fix="Build the object yourself, and fill it: load_state(obj, path).",
+        )
+
+
+@alias("back")
+class BackLink(Reference):
+    """A container or another object of the config, by its key; adapters put it in, when all is built.
+
+    Parameters
+    ----------
+    key : str
+        What the object is called, as keys of the state are; empty for the root.
+    """
+
+    is_for_containers = True
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._origin: BackLink | None = None
+        self._make: Callable[[Any], Any] = lambda found: found
+        self._made: tuple[Any] | None = None
+
+    @property
+    def origin(self) -> BackLink:
+        """The link of the config that this was made of; most often itself."""
+        return self if self._origin is None else self._origin
+
+    def __repr__(self) -> str:
+        return f"BackLink({self.key!r})"
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return this itself, which stands for the container until that is built."""
+        return self
+
+    def through(self, make: Callable[[Any], Any]) -> BackLink:
+        """Return a link to what a function makes of the object."""
+        found = BackLink(self.key)
+        found._origin, found._make = self.origin, make
+        return found
+
+    def made_of(self, found: Any) -> Any:
+        """Return what takes the place of this, made of the object that the key leads to; the same one each time."""
+        if self._made is None:
+            self._made = (self._make(found),)
+        return self._made[0]
+
+
+class Elsewhere(Reference, should_register=False):
+    """Among what is about to be written, an object that is written where it has a place of its own, and linked to.
+
+    Parameters
+    ----------
+    obj : object
+    """
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj

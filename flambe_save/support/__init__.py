@@ -1,0 +1,1 @@
+"""Support: what any module may use: threads, checksums, progress, what is taken back after an interrupt."""

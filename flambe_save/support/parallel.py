@@ -1,0 +1,140 @@
+"""Threads for work that lets go of Python's lock: reading, writing and checksums of many megabytes.
+
+Plain threads, and not an executor of concurrent.futures: those refuse work while the interpreter shuts down, when a
+save in the background may still have to be finished.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from flambe_save.errors import FlambeSaveError
+from flambe_save.support.undoing import note_undo
+
+__all__ = ["CollectionPaused", "check_threads", "default_threads", "in_threads", "spans"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MOST = 4  # more threads than this only wait for each other: memory and disks are what is slow
+
+
+def default_threads() -> int:
+    """Return how many threads are used where the caller does not say."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST, available)
+
+
+def check_threads(threads: int | None, error: type[FlambeSaveError]) -> int:
+    """Return the number of threads that a caller asks for.
+
+    Raises
+    ------
+    error
+        If it is no whole number above 0.
+    """
+    if threads is None:
+        return default_threads()
+    if type(threads) is not int or threads < 1:
+        raise error(f"threads={threads!r} is no number of threads", fix="Pass a whole number above 0, or none.")
+    return threads
+
+
+def in_threads(call: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
+    """Call for each item, in this thread and up to ``threads - 1`` others; the results are in the items' order.
+
+    After an error no further call begins; the first one's error is raised when all threads have stopped.
+    """
+    waiting: Sequence[T] = list(items)
+    if threads <= 1 or len(waiting) <= 1:
+        return [call(item) for item in waiting]
+    results: list[Any] = [None] * len(waiting)
+    errors: list[BaseException] = []
+    left = iter(range(len(waiting)))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while not errors:
+            with lock:
+                index = next(left, None)
+            if index is None:
+                return
+            try:
+                results[index] = call(waiting[index])
+            except BaseException as error:
+                errors.append(error)
+
+    helpers = [threading.Thread(target=work) for _ in range(min(threads, len(waiting)) - 1)]
+    try:
+        for helper in helpers:
+            helper.start()
+        work()
+    except BaseException as error:  # an interrupt between two calls
+        errors.append(error)
+    # Invariant: no helper outlives this call, whatever interrupts it: it reads and writes memory of the caller's
+    while any(helper.is_alive() for helper in helpers):
+        try:
+            for helper in helpers:
+                if helper.is_alive():
+                    helper.join()
+        except BaseException as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return results
+
+
+class CollectionPaused:
+    """Inside its ``with``, garbage is not collected: among very many new objects, looking for it takes half the time.
+
+    What is not in a cycle is freed as ever. It is one switch for the whole process: where several threads are inside,
+    the last to leave turns it on again, and who had turned it off finds it so.
+    """
+
+    _lock = threading.Lock()
+    _users: set[CollectionPaused] = set()  # noqa: RUF012  (of all threads)
+    _was_on = False
+
+    def __enter__(self) -> None:
+        kind = CollectionPaused
+        self._forget = note_undo(self._leave)
+        with kind._lock:
+            if not kind._users:
+                kind._was_on = gc.isenabled()
+            kind._users.add(self)
+            gc.disable()
+
+    def __exit__(self, *error: object) -> None:
+        self._leave()
+        self._forget()
+
+    def _leave(self) -> None:
+        kind = CollectionPaused
+        with kind._lock:
+            kind._users.discard(self)
+            if not kind._users and kind._was_on:
+                gc.enable()
+                kind._was_on = False
+
+
+def _after_fork() -> None:
+    """Begin anew, in a process that was just forked: other threads, which may be inside, are not there."""
+    kind = CollectionPaused
+    if kind._users and kind._was_on:
+        gc.enable()
+    kind._lock, kind._users, kind._was_on = threading.Lock(), set(), False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def spans(start: int, stop: int, threads: int, least: int) -> list[tuple[int, int]]:
+    """Cut a range of bytes into one span for each thread, none shorter than ``least`` unless it is the whole."""
+    count = max(1, min(threads, (stop - start) // least))
+    step = max(1, -(-(stop - start) // count))
+    return [(begin, min(begin + step, stop)) for begin in range(start, stop, step)] or [(start, stop)]

@@ -1,0 +1,95 @@
+"""Sizes: how much a value is for whoever walks it, hashes it or prints it, where the same part counts each time.
+
+A few bytes can stand for a list of lists of lists ... of 2 ** 40 parts. codecs/ and config/ measure before anybody
+walks.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+from flambe_save.support.static import has_static
+
+__all__ = ["MAX_HASHED", "MAX_UNFOLDED", "parts_in", "unfolded_size"]
+
+MAX_HASHED = 10_000  # values in a key or in an item of a set
+MAX_UNFOLDED = 10_000_000  # values in what a pickle, or a constructor's arguments, stand for
+
+
+def unfolded_size(value: Any, most: int) -> int:
+    """Return how many values there are in nested lists, tuples, sets, dicts, dataclasses and what weak references
+    refer to, up to ``most + 1``.
+
+    What is in several places counts in each; a container inside itself counts once. The walk goes into each
+    container once.
+
+    Examples
+    --------
+    >>> pair = (1, 2)
+    >>> unfolded_size([pair, pair], most=100)
+    7
+    """
+    if not _is_container(value):
+        return 1
+    sizes: dict[int, int] = {id(value): 1}  # of containers that are gone through, or being gone through
+    stack: list[tuple[Any, list[Any]]] = [(value, [*_items(value)])]
+    while stack:
+        container, waiting = stack[-1]
+        if waiting:
+            item = waiting.pop()
+            if not _is_container(item):
+                sizes[id(container)] += 1
+            elif id(item) in sizes:
+                sizes[id(container)] += sizes[id(item)]
+            else:
+                sizes[id(item)] = 1
+                stack.append((item, [*_items(item)]))
+                continue
+        else:
+            stack.pop()
+            if stack:
+                sizes[id(stack[-1][0])] += sizes[id(container)]
+        if sizes[id(container)] > most:
+            return most + 1
+    return sizes[id(value)]
+
+
+def parts_in(value: Any) -> Iterator[Any]:
+    """Yield a value and what is inside it, as :func:`unfolded_size` goes through it, each container once."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        yield item
+        if _is_container(item) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(_items(item))
+
+
+_CONTAINERS = (list, tuple, set, frozenset, dict)
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, (*_CONTAINERS, weakref.ref)) or has_static(type(value), "__dataclass_fields__")
+
+
+def _items(container: Any) -> Iterable[Any]:
+    if isinstance(container, dict):
+        return (item for pair in dict.items(container) for item in pair)
+    if isinstance(container, weakref.ref):
+        return (container(),)
+    kind: Any = next((kind for kind in _CONTAINERS if isinstance(container, kind)), None)
+    if kind is None:
+        return (_field(container, name) for name in type(container).__dataclass_fields__)
+    return cast("Iterable[Any]", kind.__iter__(container))  # a subclass may go through itself otherwise
+
+
+def _field(obj: Any, name: str) -> Any:
+    """Return a field that is in an object's ``__dict__`` or in a slot; a property in its place is not run."""
+    own = getattr(obj, "__dict__", {})
+    slot = next((vars(base)[name] for base in type(obj).__mro__ if name in vars(base)), None)
+    is_slot = name not in own and isinstance(slot, types.MemberDescriptorType)
+    return getattr(obj, name, None) if is_slot else own.get(name)
