@@ -278,6 +278,95 @@ def test_the_save_says_it(tmp_path: Path) -> None:
     assert len(copy.deepcopy(again).layers[0].blocks) == 2
 
 
+# ------------------------------------------------------------------------------------------------- what makes objects
+
+
+class Births(type):
+    """Notes when an object of its classes is made."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        RAN.append("the metaclass")
+        return super().__call__(*args, **kwargs)
+
+
+class Born(Layered, metaclass=Births):
+    """Notes each step of being made."""
+
+    def __new__(cls, *args: Any) -> Any:
+        RAN.append("__new__")
+        return super().__new__(cls)
+
+    def __init__(self, size: int = 2) -> None:
+        RAN.append("__init__")
+        super().__init__()
+        self.size = size
+
+
+class BornPlain(metaclass=Births):
+    """Notes each step of being made."""
+
+    def __new__(cls, *args: Any) -> Any:
+        RAN.append("__new__")
+        return super().__new__(cls)
+
+    def __init__(self, size: int = 2) -> None:
+        RAN.append("__init__")
+        self.size = size
+
+
+class BornOptimizer(torch.optim.SGD):
+    """Notes when it is made."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        RAN.append("__new__")
+        return super().__new__(cls)
+
+
+@pytest.mark.parametrize("kind", [Born, BornPlain])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_makes_an_object_is_not_run(kind: Any, place: str, tmp_path: Path) -> None:
+    """Neither the class's ``__new__`` and ``__init__`` nor its metaclass; the object is what it was."""
+    made = kind(3)
+    assert RAN[-3:] == ["the metaclass", "__new__", "__init__"]
+    path = save(PLACES[place](made), tmp_path / "save")
+    RAN.clear()
+    assert untrusted(path) == []
+    again = load(path)
+    assert RAN == []
+    if place == "root":
+        assert type(again) is kind
+        assert vars(again).keys() == vars(made).keys()
+        assert again.size == 3
+
+
+def test_nor_is_what_makes_an_optimizer(tmp_path: Path) -> None:
+    """An optimizer is put together by torch's own tables."""
+    model = nn.Linear(2, 2)
+    path = save({"m": model, "o": BornOptimizer(model.parameters(), 0.1)}, tmp_path / "save")
+    RAN.clear()
+    assert untrusted(path) == []
+    again = load(path)
+    assert RAN == []
+    assert type(again["o"]) is BornOptimizer
+    assert again["o"].param_groups[0]["params"][0] is again["m"].weight
+
+
+@pytest.mark.parametrize("kind", ["Born", "BornPlain"])
+def test_a_copy_would_run_it(kind: str, tmp_path: Path) -> None:
+    """So no constructor that may copy what it is given gets one: copies are made by ``__new__``."""
+    tag = f"!test_implicit_calls.{kind}.parts {{}}"
+    held = tag if kind == "Born" else f"!test_implicit_calls.Keeps.parts {{attributes: {{item: {tag}}}}}"
+    copy.deepcopy(Born() if kind == "Born" else BornPlain())
+    assert RAN[-1] == "__new__"
+    for config in (
+        f"!torch.TransformerEncoder {{encoder_layer: {held}, num_layers: 2}}",
+        f"a: &a {held}\nb: !torch.TransformerEncoder {{encoder_layer: *a, num_layers: 2}}",
+    ):
+        found = attempt_of(config, tmp_path / "save")
+        assert isinstance(found, UntrustedError)
+        assert f"test_implicit_calls.{kind}" in str(found)
+
+
 # ------------------------------------------------------------------------- what is taken for a dict, a list, a text
 
 LIVELY = {

@@ -49,6 +49,18 @@ class Layer(nn.Module):
         return self.act(self.linear(x))
 
 
+@pytest.mark.parametrize(
+    "around", [nn.Sequential, lambda layer: nn.ModuleList([layer]), lambda x: nn.ModuleDict({"x": x})]
+)
+def test_own_ones_are_kept_inside_torch_containers(around: Any, tmp_path: Path) -> None:
+    """These only keep the layer that they are given."""
+    path = save(around(Layer(swish, Kind)), tmp_path / "save")
+    assert untrusted(path) == []
+    (again,) = load(path).children()
+    assert again.act is swish
+    assert again.others is Kind
+
+
 class Built(Component):
     """Calls what it is given."""
 

@@ -16,15 +16,16 @@ from flambe_save.support.static import has_static, is_descriptor, static_of
 __all__ = ["is_open_to_assembly"]
 
 # What of a class of tensors, optimizers or schedulers may run when one is filled
-_WHEN_FILLED = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__", "__new__"))
+_WHEN_FILLED = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__"))
 
 
 @functools.cache
 def is_open_to_assembly(cls: Any) -> bool:
     """Whether a load may assemble objects of a class that nobody registered: none of its code runs meanwhile.
 
-    What is called when an object is copied, compared or gone through may be there, for a load does none of that; where
-    others might, :func:`~flambe_save.objects.special.is_used_by_python` tells of it.
+    What is called when an object is made by its class, copied, compared or gone through may be there, for a load does
+    none of that: ``object.__new__`` makes the object. Where others might,
+    :func:`~flambe_save.objects.special.is_used_by_python` tells of it.
     """
     if is_class_of_weight_hooks(cls):
         return True  # when it is called it computes a weight
@@ -39,6 +40,5 @@ def is_open_to_assembly(cls: Any) -> bool:
     if issubclass(cls, TRAINING):
         return special <= (PASSIVE | OF_COPIES) - _WHEN_FILLED
     if issubclass(cls, nn.Module):
-        is_plain = not any(is_descriptor(static_of(cls, name)) for name in TABLES - {"training"})
-        return is_plain and "__new__" not in special  # which may be more than a way to make it
+        return not any(is_descriptor(static_of(cls, name)) for name in TABLES - {"training"})
     return not has_static(cls, "load_state_dict")  # which fills it

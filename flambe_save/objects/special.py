@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from flambe_save.objects.attributes import own_attributes
-from flambe_save.objects.fields import is_known_base, is_known_type, is_written_for_it
+from flambe_save.objects.fields import is_known_base, is_known_type, is_named_tuple, is_written_for_it
 from flambe_save.objects.refilled import left_out
 from flambe_save.support.static import bases_of, is_descriptor, names_of, static_of
 
@@ -68,6 +68,9 @@ _OF_LIBRARIES = ("__attrs_", "__pydantic_", "__class_vars__", "__private_attribu
 _ALWAYS = frozenset(("__del__", "__getattribute__", "__class__"))
 # What is called of a module that somebody compares, keeps in a set or sets an attribute of
 _OF_MODULES = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__"))
+
+# What copy and pickle call, to make the object that they fill: that of a named tuple only makes a tuple
+_OF_COPYING = frozenset(("__new__",))
 
 # Methods that classes of models have, and that no constructor calls of what it is given
 _OF_MODELS = frozenset(("forward", "extra_repr", "train", "eval", "dump_patches"))
@@ -163,8 +166,10 @@ def is_used_by_python(cls: Any) -> bool:
     """Whether code of a class runs when its object is only handed to something, as to be copied or gone through."""
     names = {name for name in special_names(cls) if not name.startswith(_OF_LIBRARIES)}
     if issubclass(cls, nn.Module):
-        return not names <= (PASSIVE - _OF_MODULES) | {"__call__"}
-    return not names <= (_OF_ENUMS if issubclass(cls, enum.Enum) else PASSIVE)
+        return not names <= (PASSIVE - _OF_MODULES - _OF_COPYING) | {"__call__"}
+    if issubclass(cls, enum.Enum):
+        return not names <= _OF_ENUMS
+    return not names <= (PASSIVE if is_named_tuple(cls) else PASSIVE - _OF_COPYING)
 
 
 @functools.cache

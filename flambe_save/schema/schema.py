@@ -21,6 +21,7 @@ import torch
 
 from flambe_save.classes.lookup import is_harmless
 from flambe_save.classes.registrable import TAGS, Registrable, dotted_path, factory_of
+from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import CompilationError, FlambeSaveError, LimitError, LinkError, UnpreparedLinkError, shown
 from flambe_save.objects.arguments import CONTAINERS, Trail, call_with, keys_of, replace_items, replacing, signature_of
@@ -299,19 +300,20 @@ class Schema(MutableMapping[str, Any]):
             cls.precompile(**ready)
 
         built: dict[str, Any] = {}
-        around = building.constructors
+        around = building.constructors, building.users
         is_call = not (self.factory_method == PARTS or cls in TRANSPARENT or is_made_of_parts(cls))
         if self.factory_method == PARTS or cls in TRANSPARENT:
-            building.constructors = 0
+            building.constructors = building.users = 0
         elif is_call:
             building.constructors += 1
+            building.users += cls not in KEEPERS
         for key, value in ready.items():
             is_plain = type(value) in PLAIN
             built[key] = value if is_plain else (yield replacing(value, building.change, (path, key), building.built))
-        building.constructors = around
+        building.constructors, building.users = around
         _check_names(cls, built)
         _check_callable(cls, built)
-        if building.has_functions and building.constructors + is_call:
+        if building.has_functions and building.users + is_call:
             _check_given(built)
         whole = building.count(cls, built)
         if sources.stash and unfolded_size(built, MAX_UNFOLDED) > MAX_UNFOLDED:
@@ -426,6 +428,7 @@ class _Building:
         self.made: dict[int, Any] = {}  # containers that Schemas have built
         self.has_functions = False  # whether the config hands on functions, methods or weak references
         self.constructors = 0  # how many calls of constructors, for whose arguments something is being built
+        self.users = 0  # how many of these may do more with an argument than keep it
 
     def resolved(self, item: Any, path: Trail) -> Any:
         """Return what a reference stands for, as far as that is there yet; a container of the config has its own."""

@@ -464,7 +464,6 @@ MODES = {"training": False, "frozen": [], "otherwise": ["lin", "0.lin"]}
 CLASSES = "objects are not made of parts where a class says how they are made, taken apart, called or removed"
 for _name, _content in {
     "deleted": "!hostile_parts.Deleted.parts {}",
-    "made": "!hostile_parts.Made.parts {}",
     "reduced": "!hostile_parts.Reduced.parts {}",
     "called": "!hostile_parts.CalledPlain.parts {}",
     "loaded": "!hostile_parts.LoadedPlain.parts {}",
@@ -560,7 +559,7 @@ parts(
 # ---------------------------------------------------------------- code of classes that are made of parts
 
 RUNS = "nothing that the class of an assembled object defines is run by a load"
-for _kind in ("Setter", "Getter", "Lister", "Applier", "Filled", "Stating", "Copied", "Hashed", "Mode"):
+for _kind in ("Setter", "Getter", "Lister", "Applier", "Filled", "Stating", "Copied", "Hashed", "Mode", "Made"):
     _call = f"!hostile_parts.{_kind}.parts {{parameters: {{w: !param m.w}}, modules: {{lin: {LINEAR}}}}}"
     parts(f"root_of_{_kind}", f"m: {_call}\n", StateMismatchError, "unwanted", RUNS, FILLED, modes=MODES)
     _inner = {key.replace("m.", "m.0."): value for key, value in FILLED.items()}
