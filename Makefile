@@ -43,10 +43,11 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# The pages of docs/ as a site, in docs/_build/html; a warning is an error. tests/test_docs.py runs the code in them
 docs: $(READY)
-	$(BIN)/python -m pytest --quiet tests/test_docs.py
+	$(BIN)/python -m sphinx -q -W --keep-going -E -a docs docs/_build/html
 
-check: lint types test
+check: lint types docs test
 
 clean:
-	rm -rf $(VENV) .venv-ecosystem .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-ecosystem .mypy_cache .pytest_cache .ruff_cache .hypothesis build docs/_build *.egg-info

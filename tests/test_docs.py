@@ -7,8 +7,12 @@ import importlib
 import os
 import pkgutil
 import re
+import shutil
 import sys
 import types
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,26 +21,66 @@ import flambe_save
 from flambe_save.registry import ADAPTERS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("configs", "inspecting", "kinds", "structure", "versions"))]
+FLAMBE = ROOT / "tests" / "golden" / "flambe_0_4"  # a save of Flambe and the module with its classes
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+DOCS = [page.relative_to(ROOT).as_posix() for page in sorted((ROOT / "docs").glob("**/*.md"))]
+APART = ["docs/cli.md", "docs/faq.md"]  # a transcript, which test_cli_docs.py runs, and errors, which have a test below
+PAGES = ["README.md", *(page for page in DOCS if page not in APART and BLOCK.search((ROOT / page).read_text()))]
+EXTRA = {"docs/coming_from/lightning.md": "lightning"}  # what a page needs that the tests do not
 MODULES = [item.name for item in pkgutil.walk_packages(flambe_save.__path__, "flambe_save.")]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_code_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python blocks of a page run, in order, as one program; the three lines of the README's top come last."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    if page == "README.md":
-        blocks.append(blocks.pop(0))
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Return what runs code as a script in an empty folder would; it is given the code and the page it is from."""
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("__main__")  # a page's classes are those of a script
     monkeypatch.setitem(sys.modules, "__main__", module)
-    for block in blocks:
-        exec(compile(block, page, "exec"), module.__dict__)
-    assert blocks
-    if page == "README.md":
-        yaml = re.search(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-        assert yaml is not None
-        assert (tmp_path / "tagger" / "config.yaml").read_text() == yaml[1]
+    return lambda code, page: exec(compile(code, page, "exec"), module.__dict__)
+
+
+@pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")  # a page shows one
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_run(page: str, tmp_path: Path, program: Callable[[str, str], None]) -> None:
+    """The Python blocks of a page run, in order, as one program."""
+    if page in EXTRA:
+        warnings.simplefilter("ignore")  # of that library
+        pytest.importorskip(EXTRA[page])
+    if page == "docs/coming_from/flambe.md":
+        shutil.copytree(FLAMBE / "classifier", tmp_path / "classifier")
+    text = (ROOT / page).read_text()
+    for block in BLOCK.findall(text):
+        program(block, page)
+    if page == "docs/quickstart.md":
+        shown = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
+        assert shown is not None
+        assert (tmp_path / "tagger" / "config.yaml").read_text() == shown[1]
+
+
+def outcome(run: Callable[[], None]) -> str:
+    """Return what a program says when it ends: its error, its last warning, or nothing; lines are joined."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            run()
+        except Exception as error:
+            return " ".join(f"{type(error).__name__}: {error}".split())
+    last = caught[-1:]
+    return " ".join(" ".join(f"{warning.category.__name__}: {warning.message}" for warning in last).split())
+
+
+def test_the_errors_of_the_faq_are_those_that_are_raised(
+    tmp_path: Path, program: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block before a message gives just this message, however its lines are broken; every other one gives none."""
+    page = "docs/faq.md"
+    monkeypatch.setattr(sys, "path", sys.path[:])  # the page adds to it, and imports a module that it writes
+    monkeypatch.delitem(sys.modules, "shapes", raising=False)
+    pairs = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", (ROOT / page).read_text(), re.DOTALL)
+    for code, message in pairs:
+        said = outcome(partial(program, code, page)).replace(f"{tmp_path}/", "")
+        assert said == " ".join(message.split())
+    assert sum(1 for _, message in pairs if message) >= 10
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -73,7 +117,7 @@ def test_the_table_of_kinds_is_the_registry() -> None:
 
 def test_relative_links_lead_somewhere() -> None:
     """A link to a file of the project is to a file that is there."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
     missing = [(str(page), link) for page, link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []

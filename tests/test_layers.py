@@ -143,7 +143,7 @@ def test_extras_are_what_the_package_imports() -> None:
     settings = configparser.ConfigParser(interpolation=None)
     settings.read(PACKAGE.parent / "setup.cfg")
     extras = {name: value.split() for name, value in settings["options.extras_require"].items()}
-    assert set(extras) == {"fast", "cli", "all", "bench", "test", "dev"}
+    assert set(extras) == {"fast", "cli", "all", "bench", "test", "docs", "dev"}
     text = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     used = (*extras["fast"], *extras["cli"])
     assert [name for name in used if not re.search(rf"(import |from |import_module\(\"){name}\b", text)] == []

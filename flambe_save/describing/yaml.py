@@ -36,7 +36,7 @@ def load(
     Returns
     -------
     object
-        A :class:`Schema` where the config is of a class; nothing is built before it is called.
+        A :class:`flambe_save.Schema` where the config is of a class; nothing is built before it is called.
 
     Raises
     ------
