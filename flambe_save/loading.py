@@ -359,7 +359,12 @@ def build(
             opened[key] = objects, load_referring(data, objects, options)
         return opened[key][1]
 
-    with trust.in_force(), opened_by(open_pickle), noting(adoption.assembled), deferral.counted_by(budget):
+    with (
+        trust.in_force(),
+        opened_by(open_pickle),
+        noting(adoption.assembled, adoption.complete),
+        deferral.counted_by(budget),
+    ):
         obj = build_config(config, Sources(stash, adoption.given_from(state), adoption.parameters))
     back = [item for item in items if isinstance(item, BackLink)]
     return close_cycles(obj, back) if back else obj

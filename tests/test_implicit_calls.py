@@ -8,6 +8,7 @@ import enum
 import functools
 import itertools
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +19,17 @@ import pytest
 import torch
 from torch import nn
 
-from flambe_save import Component, FlambeSaveError, NeedsTrustWarning, UntrustedError, load, load_state, save, untrusted
+from flambe_save import (
+    Component,
+    FlambeSaveError,
+    NeedsTrustWarning,
+    StateMismatchWarning,
+    UntrustedError,
+    load,
+    load_state,
+    save,
+    untrusted,
+)
 from flambe_save.classes.openness import is_open_to_assembly
 from flambe_save.objects.special import is_used_by_python
 
@@ -276,6 +287,102 @@ def test_the_save_says_it(tmp_path: Path) -> None:
     x = torch.ones(1, 3, 4)
     assert torch.equal(again.eval()(x), model.eval()(x))
     assert len(copy.deepcopy(again).layers[0].blocks) == 2
+
+
+# ------------------------------------------------------------------------------------------------- what takes a state
+
+
+class Average:
+    """An average of a model's weights, which takes a state by its own code."""
+
+    def __init__(self, model: Any, **others: Any) -> None:
+        self.model, self.steps, self.shadow = model, 0, [parameter.detach().clone() for parameter in model.parameters()]
+        self.__dict__.update(others)
+
+    def state_dict(self) -> dict[str, Any]:
+        RAN.append("state_dict")
+        return {"steps": self.steps, "shadow": self.shadow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        RAN.append("load_state_dict")
+        self.steps, self.shadow = state["steps"], state["shadow"]
+
+
+def _averaged(**others: Any) -> dict[str, Any]:
+    model = nn.Linear(2, 2)
+    run = {"model": model, "average": Average(model, **others)}
+    run["average"].steps = 3
+    return run
+
+
+@pytest.mark.parametrize("options", [{}, {"pickle_only": True}])
+def test_what_is_all_attributes_takes_no_state(options: Any, tmp_path: Path) -> None:
+    """Where the attributes of such an object are all of it, it is made of these, with trust or without."""
+    run = _averaged()
+    path = save(run, tmp_path / "save", **options)
+    assert untrusted(path) == []
+    for trusted in ([], ["test_implicit_calls"]):
+        RAN.clear()
+        again = load(path, trusted=trusted)
+        assert RAN == []
+        assert again["average"].model is again["model"]
+        assert again["average"].steps == 3
+        assert all(map(torch.equal, again["average"].shadow, run["average"].shadow))
+    here = _averaged()
+    here["average"].steps = 0
+    load_state(here, path)  # an object that is there takes it as ever
+    assert RAN[-1] == "load_state_dict"
+    assert here["average"].steps == 3
+
+
+def test_what_is_more_than_its_attributes_takes_one_with_trust(tmp_path: Path) -> None:
+    """Something that is no data is None, and only its own code may make up for it."""
+    with (
+        pytest.warns(NeedsTrustWarning, match="takes a state by its own code"),
+        pytest.warns(StateMismatchWarning, match=r"average\.lock"),
+    ):
+        path = save(_averaged(lock=threading.Lock()), tmp_path / "save")
+    assert {row.argument for row in untrusted(path)} == {"trusted=['test_implicit_calls.Average']"}
+    RAN.clear()
+    with pytest.raises(UntrustedError, match=r"test_implicit_calls\.Average"):
+        load(path)
+    assert RAN == []
+    again = load(path, trusted=["test_implicit_calls.Average"])
+    assert RAN == ["load_state_dict"]
+    assert again["average"].steps == 3
+    assert again["average"].lock is None
+
+
+_COMPLETE = "!test_implicit_calls.Average.parts {complete: true}"
+_HOLDING = f"!test_implicit_calls.Keeps.parts {{attributes: {{item: {_COMPLETE}}}}}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "!test_implicit_calls.Average.parts {}",
+        "!test_implicit_calls.Average.parts {complete: false}",
+        "!test_implicit_calls.Average.parts {complete: 'true'}",
+        "!test_implicit_calls.Average.parts {complete: 1}",
+        "!test_implicit_calls.Average.parts {? !type complete : true}",
+        "!test_implicit_calls.Average.parts {attributes: {complete: true}}",
+        f"[{_COMPLETE}, !test_implicit_calls.Average.parts {{}}]",
+        f"!torch.TransformerEncoder {{encoder_layer: {_HOLDING}, num_layers: 2}}",
+        f"!torch.AveragedModel {{model: {_HOLDING}}}",
+    ],
+)
+def test_no_other_takes_one_without_trust(config: str, tmp_path: Path) -> None:
+    """One that does not say it, and one that might be copied: the copy would be filled."""
+    assert isinstance(attempt_of(config, tmp_path / "save"), FlambeSaveError)
+
+
+def test_a_module_is_not_complete(tmp_path: Path) -> None:
+    """Others have no such table."""
+    for config in (
+        "!test_implicit_calls.Keeps.parts {complete: true}",
+        "!test_implicit_calls.Plain.parts {complete: true}",
+    ):
+        assert isinstance(attempt_of(config, tmp_path / "save"), FlambeSaveError)
 
 
 # ------------------------------------------------------------------------------------------------- what makes objects

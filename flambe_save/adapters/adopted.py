@@ -30,6 +30,8 @@ class Adoption:
     ----------
     assembled : dict of int to object
         By their ids, what was made of its parts, and so holds the state's tensors already.
+    complete : set of int
+        Of these, the ids of objects that take no state though their class has a way to.
     parameters : dict of int to torch.nn.Parameter
         Those parameters that were made of the state's tensors, by the ids of these.
     """
@@ -37,6 +39,7 @@ class Adoption:
     def __init__(self, deferral: Deferral) -> None:
         self.deferral = deferral
         self.assembled: dict[int, Any] = {}
+        self.complete: set[int] = set()
         self.parameters: dict[int, nn.Parameter] = {}
         self._is_over = _use_count is None
         self._given: set[int] = set()  # the ids of tensors that constructors were given

@@ -50,9 +50,10 @@ class StatefulAdapter:
             ) from error
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        """Give the object a ``state_dict`` of the saved entries."""
+        """Give the object a ``state_dict`` of the saved entries; one that was made of all its attributes has them."""
         own = take_entries(place, state, mismatch)
-        if own is not None:
+        is_complete = fit is not None and fit.adoption is not None and id(place.obj) in fit.adoption.complete
+        if own is not None and not is_complete:
             give_state_dict(place, own, mismatch)
         return None
 

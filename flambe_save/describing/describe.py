@@ -22,10 +22,12 @@ from flambe_save.describing.changes import Changes
 from flambe_save.describing.groups import optimizer_tables
 from flambe_save.describing.known import KNOWN
 from flambe_save.objects.assembly import (
+    COMPLETE,
     PARTS,
     attributes_of,
     can_be_assembled,
     computes_weights,
+    fills_itself,
     is_set_by_torch,
 )
 from flambe_save.objects.optimizers import TRAINING, hooks_of
@@ -162,15 +164,19 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
 def stateful_form(obj: Any) -> Schema | None:
     """Return how an object is written whose state is a ``state_dict``: its class and the data in its attributes.
 
-    What else it refers to is kept where it has a place of its own in the save, and None otherwise.
+    What else it refers to is kept where it has a place of its own in the save, and None otherwise. Where nothing is
+    None for that, a load makes the object of its attributes, and none of its code runs.
     """
     recorded = schema_of(obj)
     if recorded is not None:
         return form_of(obj)
     found = assembled(obj, is_stateful=True)
     if found is not None:
-        for name in lost_of(found):
+        lost = lost_of(found)
+        for name in lost:
             found.keywords.setdefault("attributes", {})[name] = None
+        if not lost and fills_itself(type(obj)):
+            found.keywords[COMPLETE] = True
     return found
 
 

@@ -29,9 +29,11 @@ from flambe_save.objects.refilled import left_out, refill
 from flambe_save.objects.special import OF_PICKLES, is_method, special_names
 from flambe_save.objects.structural import is_sum_of_parts
 from flambe_save.support.notes import NOTES, OF_THE_COMPILER
+from flambe_save.support.static import has_static
 from flambe_save.support.undoing import Setting
 
 __all__ = [
+    "COMPLETE",
     "PARTS",
     "TABLES",
     "assemble",
@@ -39,6 +41,7 @@ __all__ = [
     "attributes_of",
     "can_be_assembled",
     "empty_tables",
+    "fills_itself",
     "has_parts",
     "is_class_of_weight_hooks",
     "is_set_by_torch",
@@ -51,6 +54,7 @@ __all__ = [
 ]
 
 PARTS = "parts"  # the end of the tag of an object that is written as its parts
+COMPLETE = "complete"  # where an object could take a state by its own code: whether its attributes are all of it
 
 _EMPTY = vars(nn.Module())
 _MADE = [(name, type(value)) for name, value in _EMPTY.items() if value is not None and type(value) is not bool]
@@ -145,6 +149,11 @@ def can_be_assembled(cls: Any) -> bool:
     return issubclass(cls, nn.Module) or cls.__module__.partition(".")[0] not in sys.stdlib_module_names
 
 
+def fills_itself(cls: Any) -> bool:
+    """Whether objects of a class take a state by code of their own, where their attributes do not tell all of it."""
+    return not issubclass(cls, (nn.Module, torch.Tensor, *TRAINING)) and has_static(cls, "load_state_dict")
+
+
 def has_parts(cls: Any) -> bool:
     """Whether a config can write objects of a class as parts: those that can be assembled, and kinds of tensors."""
     return can_be_assembled(cls) or issubclass(cls, torch.Tensor)
@@ -179,12 +188,15 @@ def assembler_of(cls: type) -> Callable[..., Any]:
     return make
 
 
-_noted: ContextVar[dict[int, Any] | None] = ContextVar("assembled", default=None)
+_noted: ContextVar[tuple[dict[int, Any], set[int]] | None] = ContextVar("assembled", default=None)
 
 
-def noting(made: dict[int, Any]) -> Setting[dict[int, Any] | None]:
-    """Inside the ``with``, note by their ids the objects that are assembled: they are filled already."""
-    return Setting(_noted, made)
+def noting(made: dict[int, Any], complete: set[int]) -> Setting[tuple[dict[int, Any], set[int]] | None]:
+    """Inside the ``with``, note by their ids the objects that are assembled: they are filled already.
+
+    Of those that :func:`fills_itself` tells of, these are the ones in ``complete``.
+    """
+    return Setting(_noted, (made, complete))
 
 
 def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
@@ -196,7 +208,8 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     tables : mapping of str to object
         Of a module ``modules``, ``parameters``, ``buffers`` (mappings of names, with None where there is none),
         ``not_persistent`` (names of buffers) and ``hooks`` (torch's pruning methods). Of a tensor ``data`` and
-        ``requires_grad``. Of an optimizer those of :func:`fill_optimizer`. Of any object ``attributes``.
+        ``requires_grad``. Of an optimizer those of :func:`fill_optimizer`. Of any object ``attributes``;
+        with ``complete``, true, these are all of one that could take a state by its own code.
         ``arguments``, which tell how it was once built, are not used.
 
     Raises
@@ -212,14 +225,21 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     is_optimizer = issubclass(cls, torch.optim.Optimizer)
     if is_optimizer:
         known |= OPTIMIZER_TABLES
+    if fills_itself(cls):
+        known |= {COMPLETE}
     _named(cls, "arguments", tables.get("arguments"))
     unknown = sorted(tables.keys() - known)
     if unknown:
         raise _wrong(cls, f"has no table {quote(unknown[0])}", f"Its tables are {', '.join(sorted(known))}.")
+    is_complete = tables.get(COMPLETE, False)
+    if type(is_complete) is not bool:
+        raise _wrong(cls, f"is {COMPLETE}, or it is not", "Write true or false.")
     made: Any = object.__new__(cls)
     noted = _noted.get()
     if noted is not None:
-        noted[id(made)] = made
+        noted[0][id(made)] = made
+        if is_complete:
+            noted[1].add(id(made))
     if issubclass(cls, nn.Module):
         made.__dict__.update(empty_tables())
         for table in _KINDS:

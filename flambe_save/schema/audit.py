@@ -17,7 +17,7 @@ from flambe_save.classes.registrable import TAGS, dotted_path, needs_trust
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import ConfigError, RegistrationError, quote
-from flambe_save.objects.assembly import PARTS
+from flambe_save.objects.assembly import PARTS, fills_itself
 from flambe_save.objects.attributes import code_behind, held_attribute, is_function_of
 from flambe_save.objects.builders import builder_of
 from flambe_save.objects.derived import is_derived
@@ -75,6 +75,8 @@ def check_tags(
                     trust.check_call(f"{asking.tag} {asking.value}", node=node, file=file)
         elif factory is not None and needs_trust(cls, factory):
             trust.check_call(f"!{tag}", node=node, file=file)
+        elif factory == PARTS and fills_itself(cls) and cls not in TAGS and not document.is_complete(tag):
+            trust.check_class(recorded.get(tag, dotted_path(cls)), node=node, file=file)
     own = document.own_names(classes)
     for path in dict.fromkeys(named.value for named in document.named("function") if id(named) not in own):
         if not is_harmless(find_imported(path)):
@@ -172,6 +174,11 @@ def _attribute_of(target: Any, name: str, known: Mapping[int, Any]) -> tuple[lis
     return [f"{dotted_path(owner)}.{found}" for owner, found in code], _UNKNOWN
 
 
+def _fills_itself(tag: str, path: str) -> bool:
+    cls, factory = TAGS.resolve(tag, path)
+    return factory == PARTS and fills_itself(cls)
+
+
 def _is_used(cls: Any, factory: str | None) -> bool:
     """Whether code of a class may run when its object is only handed to a constructor.
 
@@ -179,7 +186,7 @@ def _is_used(cls: Any, factory: str | None) -> bool:
     """
     is_value = is_sum_of_parts(cls) and builder_of(cls) is None
     is_put_together = factory == PARTS or is_value or issubclass(cls, nn.Module)
-    is_asked = factory == PARTS and is_used_by_torch(cls)
+    is_asked = factory == PARTS and (is_used_by_torch(cls) or fills_itself(cls))  # a copy of it would be filled
     return is_derived(cls) or is_asked or (is_put_together and is_used_by_python(cls))
 
 
@@ -226,7 +233,8 @@ def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:
     """
     audit = NO_TRUST.audit()
     named = [tag for tag in NAMING_TAGS if f"!{tag} " in config]
-    document = parse(config)[-1] if named else None
+    filled = [path for tag, path in recorded.items() if TAGS.knows(tag, path) and _fills_itself(tag, path)]
+    document = parse(config)[-1] if named or filled else None
     if document is not None:
         check_tags(document, recorded, audit, node=None, file=None)
     refused = {row.argument for row in audit.findings or ()}
@@ -235,6 +243,8 @@ def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:
     for tag, path in recorded.items():
         if tag == "call":
             found.append("it asks for a !call")
+        elif path in filled and f"trusted=[{quote(path)}]" in refused:
+            found.append(f"it builds {path}, which takes a state by its own code")
         elif not TAGS.knows(tag, path):
             if tag not in handed or f"trusted=[{quote(path)}]" in refused:
                 found.append(f"it builds {path}, which is not registered")

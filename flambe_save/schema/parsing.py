@@ -19,7 +19,7 @@ from flambe_save.classes.lookup import find_imported, is_harmless
 from flambe_save.classes.registrable import TAGS, dotted_path
 from flambe_save.config.dialect import CORE, MAX_DEPTH, SCALARS, Loader, children_of
 from flambe_save.errors import ConfigError, FlambeSaveError, quote, shown
-from flambe_save.objects.assembly import PARTS
+from flambe_save.objects.assembly import COMPLETE, PARTS
 from flambe_save.objects.builders import builder_of
 from flambe_save.objects.structural import is_made_of_parts
 from flambe_save.objects.values import BY_TAG
@@ -44,6 +44,11 @@ _COLLECTIONS: dict[type, tuple[Any, str]] = {
     pyyaml.MappingStartEvent: (pyyaml.MappingNode, CORE + "map"),
     pyyaml.SequenceStartEvent: (pyyaml.SequenceNode, CORE + "seq"),
 }
+
+
+def _says_complete(pair: tuple[pyyaml.Node, pyyaml.Node]) -> bool:
+    key, value = pair
+    return (key.tag, key.value, value.tag, value.value) == (_TEXT, COMPLETE, CORE + "bool", "true")
 
 
 @dataclass
@@ -78,6 +83,11 @@ class Document:
         """The ids of those nodes that need no trust, as :func:`~flambe_save.schema.own_names.own_names` has them."""
         has_names = any(tag in self.tags for tag in NAMING_TAGS)
         return own_names(self.root, classes) if has_names else frozenset()
+
+    def is_complete(self, tag: str) -> bool:
+        """Whether all objects under a tag are written as all that they are, as ``assemble`` has it."""
+        written = [node for node in self.nodes if node.tag == f"!{tag}"]
+        return all(isinstance(node, pyyaml.MappingNode) and any(map(_says_complete, node.value)) for node in written)
 
     def pickles(self) -> list[str]:
         """The ids of values of the stash that refer to others, of ``!pickled {pickle: !$ id, ...}``.

@@ -573,6 +573,12 @@ for _kind in ("Setter", "Getter", "Lister", "Applier", "Filled", "Stating", "Cop
         "encoder": f"!torch.TransformerEncoder {{encoder_layer: {_call}, num_layers: 1}}",
     }.items():
         parts(f"{_outer}_of_{_kind}", f"m: {_content}\n", ANY, "", RUNS, _inner, modes=MODES)
+_FILLED = {"m.state": {"a": 1}, "m.item.state": {"a": 1}, **UNWANTED}
+for _name, _content in {
+    "itself": "!hostile_parts.LoadedPlain.parts {complete: true}",
+    "in_a_module": "!hostile_parts.Net.parts {attributes: {item: !hostile_parts.LoadedPlain.parts {complete: true}}}",
+}.items():
+    parts(f"state_for_{_name}", f"m: {_content}\n", StateMismatchError, "unwanted", RUNS, _FILLED)
 _walked = "!hostile_parts.Walked.parts {}"
 for _outer, _content in {
     "list": f"!torch.ModuleList {{modules: {_walked}}}",
