@@ -40,6 +40,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
 
 
 @pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")  # a page shows one
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's, of transformers
 @pytest.mark.parametrize("page", PAGES)
 def test_code_blocks_run(page: str, tmp_path: Path, program: Callable[[str, str], None]) -> None:
     """The Python blocks of a page run, in order, as one program."""
@@ -55,6 +56,13 @@ def test_code_blocks_run(page: str, tmp_path: Path, program: Callable[[str, str]
         shown = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
         assert shown is not None
         assert (tmp_path / "tagger" / "config.yaml").read_text() == shown[1]
+
+
+def test_the_readme_is_short() -> None:
+    """Code that runs stands on the first screen, and everything else is linked."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    assert lines.index("```python") < 10
 
 
 def outcome(run: Callable[[], None]) -> str:
@@ -121,6 +129,12 @@ def test_relative_links_lead_somewhere() -> None:
     links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
     missing = [(str(page), link) for page, link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
+
+
+def test_every_example_is_on_its_page() -> None:
+    """The page of examples links each program of the folder."""
+    text = (ROOT / "docs" / "examples.md").read_text()
+    assert [path.name for path in (ROOT / "examples").glob("*.py") if f"(../examples/{path.name})" not in text] == []
 
 
 def test_every_error_is_in_its_tree() -> None:
