@@ -25,5 +25,5 @@ numpydoc_class_members_toctree = False
 html_theme = "furo"
 html_title = "flambe_save"
 html_static_path = ["_static"]
-html_css_files = ["site.css"]
+html_css_files, html_js_files = ["site.css"], ["site.js"]
 html_copy_source = html_show_sourcelink = False

@@ -22,6 +22,7 @@ import flambe_save
 pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
 
 ROOT = Path(__file__).parent.parent
+AXE = Path(os.environ.get("FLAMBE_SAVE_AXE") or ROOT / "node_modules" / "axe-core" / "axe.min.js")
 LOADED = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src"), ("source", "srcset")}
 
 
@@ -148,11 +149,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made.quit()
 
 
+def resize(browser: Any, width: int) -> None:
+    """Give the window the width of a phone or a desktop."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_the_window(browser: Any, site: Path, pages: dict[Path, Page], width: int) -> None:
     """Wide tables and code scroll by themselves, on a phone and on a desktop, and the browser complains of nothing."""
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    resize(browser, width)
     wide = {}
     for path in pages:
         browser.get(path.as_uri())
@@ -173,3 +179,18 @@ def test_the_search_finds_without_a_network(browser: Any, site: Path) -> None:
     assert any(link.get_attribute("href").split("#")[0].endswith("training.html") for link in found), json.dumps(
         [link.get_attribute("href") for link in found]
     )
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed")
+@pytest.mark.parametrize("name", ["index", "faq", "kinds", "api/saving", "coming_from/torch_save"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pages_are_accessible(browser: Any, site: Path, name: str, width: int) -> None:
+    """axe finds nothing wrong: contrast, names, landmarks, and what scrolls can be scrolled by the keyboard."""
+    resize(browser, width)
+    browser.get((site / f"{name}.html").as_uri())
+    browser.execute_script(AXE.read_text(encoding="utf-8"))
+    browser.set_script_timeout(60)
+    wrong = browser.execute_async_script(
+        "axe.run().then((found) => arguments[0](found.violations.map(({id, nodes}) => [id, nodes[0].html])))"
+    )
+    assert wrong == []
