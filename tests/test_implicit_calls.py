@@ -474,6 +474,85 @@ def test_a_copy_would_run_it(kind: str, tmp_path: Path) -> None:
         assert f"test_implicit_calls.{kind}" in str(found)
 
 
+class Curved(nn.Parameter):
+    """A parameter on a manifold: what makes, copies, pickles and measures it is its own."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    inner = _noting("inner")
+    dist = _noting("dist")
+
+    def __new__(cls, data: Any, requires_grad: bool = True) -> Any:
+        RAN.append("__new__")
+        return torch.Tensor._make_subclass(cls, data, requires_grad)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        RAN.append("__deepcopy__")
+        return type(self)(self.data.clone())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        RAN.append("__reduce_ex__")
+        return super().__reduce_ex__(protocol)
+
+
+class Bent(Curved):
+    """One whose operations are its own code."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        RAN.append("__torch_function__")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class Moved(Curved):
+    """One that is moved and detached by its own code."""
+
+    def detach(self) -> Any:
+        RAN.append("detach")
+        return super().detach()
+
+
+def test_what_copies_a_parameter_is_not_run(tmp_path: Path) -> None:
+    """Nor what pickles it, and what nothing asks for."""
+    model = Keeps([1])
+    model.at = Curved(torch.ones(2))
+    model.at.manifold = "ball"
+    path = save({"m": nn.Sequential(model)}, tmp_path / "save")
+    RAN.clear()
+    assert untrusted(path) == []
+    for options in ({}, {"map_location": "cpu"}, {"map_location": "meta"}):
+        again = load(path, **options)
+        assert RAN == []
+        assert type(again["m"][0].at) is Curved
+        assert again["m"][0].at.manifold == "ball"
+
+
+@pytest.mark.parametrize("name", ["Bent", "Moved"])
+def test_a_parameter_with_code_in_the_way_of_a_load_needs_trust(name: str, tmp_path: Path) -> None:
+    """Its operations and methods are what a load would use."""
+    config = (
+        f"!test_implicit_calls.Keeps.parts {{parameters: {{w: !test_implicit_calls.{name}.parts {{data: [1.0]}}}}}}"
+    )
+    found = attempt_of(config, tmp_path / "save")
+    assert isinstance(found, UntrustedError)
+    assert f"test_implicit_calls.{name}" in str(found)
+
+
+def test_a_parameter_that_would_be_copied_needs_trust(tmp_path: Path) -> None:
+    """A constructor that copies a module copies its parameters by their own code."""
+    path = Path(save({"m": nn.Linear(2, 2)}, tmp_path / "save"))
+    (path / "manifest.json").unlink()
+    held = (
+        "!test_implicit_calls.Keeps.parts {parameters: {w: !test_implicit_calls.Curved.parts {data: !tensor m.bias}}}"
+    )
+    for config in (
+        f"m: !torch.AveragedModel {{model: {held}}}",
+        f"m: !torch.TransformerEncoder {{encoder_layer: {held}, num_layers: 1}}",
+    ):
+        found = attempt_of(config, path)
+        assert isinstance(found, UntrustedError)
+        assert "test_implicit_calls.Curved" in str(found)
+
+
 # ------------------------------------------------------------------------- what is taken for a dict, a list, a text
 
 LIVELY = {

@@ -712,3 +712,30 @@ def test_what_a_module_adds_to_a_state_dict_is_in_nobodys_way(made: Any, tmp_pat
     again = load(save(made(module), tmp_path / "run"))
     inside = again["a"] if isinstance(again, dict) else again[0] if isinstance(again, nn.Sequential) else again
     assert torch.equal(inside.layer.weight, module.layer.weight)
+
+
+class AddsAnAttribute(AddsItsArguments):
+    """Adds an attribute of its own, which is more than data."""
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__(size)
+        self.given = {"size": size, "act": nn.functional.gelu, "kind": AddsItsArguments}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().state_dict(*args, **kwargs)
+        found["arguments"] = self.given
+        return found
+
+
+@pytest.mark.parametrize("made", [lambda m: m, lambda m: {"a": m}], ids=["alone", "dict"])
+def test_what_a_module_adds_is_not_pickled_where_the_config_says_it(made: Any, tmp_path: Path) -> None:
+    """It is an attribute, and of the module's own library; so a load needs no trust, and a filling none either."""
+    module = AddsAnAttribute(3)
+    path = save(made(module), tmp_path / "run")
+    assert untrusted(path) == []
+    again = load(path)
+    inside = again["a"] if isinstance(again, dict) else again
+    assert inside.given == module.given
+    here = AddsAnAttribute(3)
+    load_state(made(here), path)
+    assert torch.equal(here.layer.weight, module.layer.weight)

@@ -11,12 +11,13 @@ from torch import nn
 
 from flambe_save.adapters.protocol import PLUMBING, Place, holds, is_component
 from flambe_save.classes.well_known import KEEPERS
+from flambe_save.codecs import DumpOptions, TorchCodec
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.describe import describe, is_by_parts, is_wrapper, lost_of
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import OTHERS_KEY
-from flambe_save.objects.assembly import PARTS, can_be_assembled
+from flambe_save.objects.assembly import PARTS, attributes_of, can_be_assembled
 from flambe_save.objects.optimizers import TRAINING
 from flambe_save.objects.unwrap import unwrapped
 from flambe_save.objects.walks import module_at
@@ -198,8 +199,17 @@ class WrittenParts:
             is_assembled = id(module) in self._assembled
             if not is_assembled and (isinstance(self._state[key], torch.Tensor) or name == "_extra_state"):
                 continue  # torch's own modules take these: what a parametrization computes, say
-            if name not in self._attributes.get(id(module), ()):
+            if is_assembled and self._is_in_config(module, self._state[key]):
+                del self._state[key]  # it would be pickled here
+            elif name not in self._attributes.get(id(module), ()):
                 self._state._metadata.setdefault(outer, {}).setdefault(OTHERS_KEY, []).append(name)
+
+    def _is_in_config(self, module: Any, value: Any) -> bool:
+        """Whether a value is an attribute of a module that its config says, and no data by itself."""
+        own = module.__dict__
+        lost = {name for number, name in self.lost if number == id(module)}
+        is_own = type(value) not in PLAIN and any(value is own[name] for name in attributes_of(module).keys() - lost)
+        return is_own and bool(TorchCodec().dump({"": value}, DumpOptions()).opaque)
 
     def warn_of_hidden(self) -> None:
         """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""

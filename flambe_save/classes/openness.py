@@ -10,13 +10,17 @@ from torch import nn
 
 from flambe_save.objects.assembly import TABLES, can_be_assembled, is_class_of_weight_hooks
 from flambe_save.objects.optimizers import TRAINING
-from flambe_save.objects.special import OF_COPIES, PASSIVE, own_bases, runs_when_made, special_names
+from flambe_save.objects.special import OF_COPIES, OF_PICKLES, PASSIVE, own_bases, runs_when_made, special_names
 from flambe_save.support.static import has_static, is_descriptor, static_of
 
 __all__ = ["is_open_to_assembly"]
 
 # What of a class of tensors, optimizers or schedulers may run when one is filled
 _WHEN_FILLED = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__"))
+
+
+# What of a class of tensors copy and pickle alone call, and products and distances, which nothing of torch.nn asks for
+_NOT_ASKED = OF_PICKLES | {"__deepcopy__", "inner", "dist"}
 
 
 @functools.cache
@@ -33,8 +37,8 @@ def is_open_to_assembly(cls: Any) -> bool:
         return False
     special = special_names(cls)
     if issubclass(cls, torch.Tensor):
-        names = {name for base in own_bases(cls) for name in vars(base)}
-        return special <= PASSIVE and not any(hasattr(torch.Tensor, name) for name in names - PASSIVE)
+        names = {name for base in own_bases(cls) for name in vars(base)} | special
+        return not any(_replaces_method(cls, name) for name in names - PASSIVE - _NOT_ASKED)
     if not can_be_assembled(cls):
         return False
     if issubclass(cls, TRAINING):
@@ -42,3 +46,9 @@ def is_open_to_assembly(cls: Any) -> bool:
     if issubclass(cls, nn.Module):
         return not any(is_descriptor(static_of(cls, name)) for name in TABLES - {"training"})
     return True
+
+
+def _replaces_method(cls: Any, name: str) -> bool:
+    """Whether a class of tensors has code in place of a method of tensors; what says that it has none is torch's."""
+    is_none = name == "__torch_function__" and static_of(cls, name) is torch._C._disabled_torch_function_impl
+    return not is_none and (hasattr(torch.Tensor, name) or (name.startswith("__") and name.endswith("__")))
