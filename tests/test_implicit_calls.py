@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import copy
 import dataclasses
 import enum
@@ -333,6 +334,45 @@ def test_what_is_all_attributes_takes_no_state(options: Any, tmp_path: Path) -> 
     load_state(here, path)  # an object that is there takes it as ever
     assert RAN[-1] == "load_state_dict"
     assert here["average"].steps == 3
+
+
+class Entries(collections.abc.MutableMapping):  # type: ignore[type-arg]
+    """Tensors by names, some of them in others, as a TensorDict is: a mapping that takes a state."""
+
+    def __init__(self, **entries: Any) -> None:
+        self.entries = entries
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value.state_dict() if type(value) is Entries else value for name, value in self.entries.items()}
+
+    __getitem__ = __iter__ = __len__ = __contains__ = _noting("__getitem__")  # type: ignore[assignment]
+    __setitem__ = __delitem__ = keys = values = items = get = __eq__ = __bool__ = _noting("items")  # type: ignore
+    load_state_dict = _noting("load_state_dict")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_one_in_another_takes_none_either(place: str, tmp_path: Path) -> None:
+    """They are made together, and no load goes through a mapping by its own code."""
+    path = save(PLACES[place](Entries(a=Entries(b=torch.ones(2)), c=torch.zeros(1))), tmp_path / "save")
+    RAN.clear()
+    assert untrusted(path) == []
+    again = load(path)
+    assert RAN == []
+    if place == "root":
+        assert type(again.entries["a"]) is Entries
+        assert torch.equal(again.entries["a"].entries["b"], torch.ones(2))
+        assert torch.equal(again.entries["c"], torch.zeros(1))
+
+
+def test_one_that_is_more_in_another(tmp_path: Path) -> None:
+    """What holds one that is not all attributes is not complete either, and both are named."""
+    with pytest.warns(NeedsTrustWarning), pytest.warns(StateMismatchWarning, match="entries"):
+        path = save(Entries(a=Entries(lock=threading.Lock())), tmp_path / "save")
+    RAN.clear()
+    with pytest.raises(UntrustedError):
+        load(path)
+    assert RAN == []
+    assert "trusted=['test_implicit_calls.Entries']" in [row.argument for row in untrusted(path)]
 
 
 def test_what_is_more_than_its_attributes_takes_one_with_trust(tmp_path: Path) -> None:

@@ -379,7 +379,7 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bo
             return False
         elif id(item) in saved_ids():
             continue
-        elif is_data:
+        elif is_data and not (fills_itself(kind) and can_be_assembled(kind) and not leaves_out(item)):
             return False
         elif can_be_assembled(kind):
             waiting.extend(attributes_of(item).values())
