@@ -439,7 +439,7 @@ def load(
                 read(path, node, options)  # says what there is
             deferral = Deferral(is_on=strict)  # what the state lacks keeps the values that it was built with
             note_undo(deferral.finish)
-            adoption = Adoption(deferral)
+            adoption = Adoption(deferral, options.trust)
             try:
                 obj = build(saved, state, options, node, where, adoption, overrides or {})
                 restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter

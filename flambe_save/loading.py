@@ -342,7 +342,7 @@ def build(
     stash, pickles = _opened_stash(saved.tree, document, options)
     check_values(state, stash, options.map_location)
     if adoption is None:
-        adoption = Adoption(Deferral(is_on=False))
+        adoption = Adoption(Deferral(is_on=False), trust)
     deferral = adoption.deferral
     items = list(items_in(config))
     schemas = [item for item in items if isinstance(item, Schema)]

@@ -416,6 +416,24 @@ def test_no_other_takes_one_without_trust(config: str, tmp_path: Path) -> None:
     assert isinstance(attempt_of(config, tmp_path / "save"), FlambeSaveError)
 
 
+class KeepsCopies(Component):
+    """Keeps a copy of what it is given."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = copy.deepcopy(inner)
+
+
+def test_a_copy_of_one_takes_none_without_trust(tmp_path: Path) -> None:
+    """A constructor of one's own may copy what a config made: the copy says nothing of how it came to be."""
+    path = Path(save(KeepsCopies(Average(nn.Linear(2, 2))), tmp_path / "save"))
+    RAN.clear()
+    with pytest.raises(UntrustedError, match=r"test_implicit_calls\.Average"):
+        load(path)
+    assert RAN == []
+    assert load(path, trusted=["test_implicit_calls.Average"]).inner.steps == 0
+    assert RAN == ["load_state_dict"]
+
+
 def test_a_module_is_not_complete(tmp_path: Path) -> None:
     """Others have no such table."""
     for config in (

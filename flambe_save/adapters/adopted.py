@@ -9,9 +9,11 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
+from flambe_save.classes.registrable import TAGS, dotted_path
 from flambe_save.deferred_init.mode import Deferral
 from flambe_save.objects.walks import everywhere, modules_in
 from flambe_save.support.static import static_of
+from flambe_save.trust import NO_TRUST, Trust
 
 __all__ = ["Adoption", "runs_torch_only", "saved_dtype"]
 
@@ -25,6 +27,8 @@ class Adoption:
     ----------
     deferral : Deferral
         What the object is built under: only memory that was made there, and of which it knows all, is given up.
+    trust : Trust
+        The caller's.
 
     Attributes
     ----------
@@ -36,14 +40,30 @@ class Adoption:
         Those parameters that were made of the state's tensors, by the ids of these.
     """
 
-    def __init__(self, deferral: Deferral) -> None:
+    def __init__(self, deferral: Deferral, trust: Trust = NO_TRUST) -> None:
         self.deferral = deferral
+        self.trust = trust
         self.assembled: dict[int, Any] = {}
         self.complete: set[int] = set()
         self.parameters: dict[int, nn.Parameter] = {}
         self._is_over = _use_count is None
         self._given: set[int] = set()  # the ids of tensors that constructors were given
         self._adopted: list[torch.Tensor] = []
+
+    def takes_state(self, obj: Any) -> bool:
+        """Whether an object takes the state that its class has a way to take: one made of all its attributes does not.
+
+        Raises
+        ------
+        UntrustedError
+            If it may be a copy of such a one, made by a constructor.
+        """
+        if id(obj) in self.assembled:
+            return id(obj) not in self.complete
+        cls: Any = type(obj)
+        if cls not in TAGS and any(type(self.assembled[number]) is cls for number in self.complete):
+            self.trust.check_class(dotted_path(cls))
+        return True
 
     def given_from(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a state that notes which of its tensors are taken out of it."""

@@ -52,8 +52,7 @@ class StatefulAdapter:
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
         """Give the object a ``state_dict`` of the saved entries; one that was made of all its attributes has them."""
         own = take_entries(place, state, mismatch)
-        is_complete = fit is not None and fit.adoption is not None and id(place.obj) in fit.adoption.complete
-        if own is not None and not is_complete:
+        if own is not None and (fit is None or fit.adoption is None or fit.adoption.takes_state(place.obj)):
             give_state_dict(place, own, mismatch)
         return None
 
