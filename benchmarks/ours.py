@@ -30,6 +30,7 @@ __all__ = [
     "NODE",
     "SAVE",
     "SAVE_ONE_THREAD",
+    "STATE",
 ]
 
 NAME = "flambe_save"
@@ -62,6 +63,11 @@ def _save_with_another_block(work: Work, folder: Path) -> None:
 
 def _again(work: Work, place: Place, result: Any) -> Mapping[str, torch.Tensor]:
     return tensors_of(API.load(place.fresh / "save"))
+
+
+def _state(work: Work, place: Place) -> Any:
+    model: Any = work.model
+    return model.get_state()
 
 
 FOLDER = _way(NAME)
@@ -102,6 +108,7 @@ BASE = Candidate(
     uses=("save(base)",),
 )
 CONSTRUCTION = Candidate(f"{NAME}, components", run=lambda work, place: work.make())
+STATE = Candidate(f"{NAME}, get_state", run=_state)
 ASYNC = Candidate(
     f"{NAME}.save_async",
     run=lambda work, place: API.save_async(work.model, place.fresh / "save"),

@@ -41,6 +41,7 @@ __all__ = [
     "SAFETENSORS_NODE",
     "SAFETENSORS_PARTS",
     "STATE",
+    "STATE_DICT",
     "STATE_ASSIGN",
     "STATE_SYNCED",
     "TAR",
@@ -168,6 +169,7 @@ def _synced_state_save(work: Work, folder: Path) -> None:
 
 
 CONSTRUCTION = Candidate("plain modules", run=lambda work, place: work.plain())
+STATE_DICT = Candidate("state_dict of plain modules", run=lambda work, place: work.plain_model.state_dict())
 STATE = Way("torch.save, torch.load + construction", _state_save, _constructed)
 STATE_ASSIGN = Way(
     "torch.load + meta module + assign",

@@ -291,6 +291,7 @@ PLAIN = (
 
 MANY = (
     Row("b", "construction", ours.CONSTRUCTION, (Beside(peers.CONSTRUCTION),)),
+    Row("b", "get_state, with the configs", ours.STATE, (Beside(peers.STATE_DICT),)),
     Row(
         "b",
         "save",

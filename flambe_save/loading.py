@@ -46,6 +46,7 @@ from flambe_save.objects.assembly import PARTS, noting
 from flambe_save.objects.attributes import held_items, held_pairs
 from flambe_save.registry import FORMATS
 from flambe_save.schema.audit import check_arguments, check_tags, contradiction
+from flambe_save.schema.layers import Layers
 from flambe_save.schema.link import BackLink
 from flambe_save.schema.overrides import override
 from flambe_save.schema.own_names import NAMING_TAGS
@@ -348,6 +349,8 @@ def build(
     schemas = [item for item in items if isinstance(item, Schema)]
     if any(is_plainly_built(schema.component_subclass) for schema in schemas):
         deferral.is_on = False
+    is_placed = options.map_location is None or isinstance(options.map_location, (str, torch.device))
+    layers = Layers(config, items, state, adoption.parameters) if deferral.is_on and is_placed else None
     budget = BuildBudget(trust, len(state), bytes_of(state), len(schemas)) if trust.weights_only else None
     opened: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
 
@@ -365,7 +368,7 @@ def build(
         noting(adoption.assembled, adoption.complete),
         deferral.counted_by(budget),
     ):
-        obj = build_config(config, Sources(stash, adoption.given_from(state), adoption.parameters))
+        obj = build_config(config, Sources(stash, adoption.given_from(state), adoption.parameters), copies=layers)
     back = [item for item in items if isinstance(item, BackLink)]
     return close_cycles(obj, back) if back else obj
 

@@ -713,7 +713,7 @@ def test_what_is_overwritten_is_never_drawn(tmp_path: Path) -> None:
 def test_few_draws_are_made_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small fills are run, as putting them off costs more; behind a large one that is put off, they have their turn."""
     monkeypatch.undo()
-    path = save(nn.Sequential(nn.Linear(5, 6), nn.Linear(300, 300), nn.Linear(5, 6)), tmp_path / "net")
+    path = save(nn.Sequential(nn.Linear(5, 6), nn.Linear(300, 300), nn.Linear(5, 7)), tmp_path / "net")
     with counting() as count:
         load(path)
     assert (count.put_off, count.ran) == (4, 0)

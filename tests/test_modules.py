@@ -592,6 +592,14 @@ def test_filling_is_what_torch_does() -> None:
     assert results[0] == results[1]
 
 
+def test_torch_fills_its_own_layers_beside_copies() -> None:
+    """A batch norm of an old save gets what that save lacks, also where another one is filled already."""
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    own = nn.Sequential(nn.Identity(), nn.BatchNorm1d(2)).state_dict()
+    del own["1.num_batches_tracked"], own._metadata["1"]["version"]  # type: ignore[attr-defined]
+    assert fill(model, own, {id(model[0]): model[0]}) == ([], [])
+
+
 def test_a_load_state_dict_of_its_own_is_called(tmp_path: Path) -> None:
     """A module that loads itself in its own way does so."""
 

@@ -36,8 +36,8 @@ class Adoption:
         By their ids, what was made of its parts, and so holds the state's tensors already.
     complete : set of int
         Of these, the ids of objects that take no state though their class has a way to.
-    parameters : dict of int to torch.nn.Parameter
-        Those parameters that were made of the state's tensors, by the ids of these.
+    parameters : dict of int to torch.Tensor
+        Those parameters, and buffers of copied layers, that were made of the state's tensors, by the ids of these.
     """
 
     def __init__(self, deferral: Deferral, trust: Trust = NO_TRUST) -> None:
@@ -76,6 +76,7 @@ class Adoption:
             for tensor in (*self._adopted, *self.parameters.values()):
                 tensor.data = tensor.data.clone()
         self._adopted = []
+        self.parameters.clear()  # they are other memory than the state's
 
     def is_worth_it(self, own: Mapping[str, Any]) -> bool:
         """Whether there is anything to adopt, or to forget, for a module with these saved values."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from flambe_save.layout import OTHERS_KEY
 
-__all__ = ["fill"]
+__all__ = ["fill", "kinds_of"]
 
 _LOAD = nn.Module.load_state_dict
 
@@ -73,12 +73,17 @@ def fill(
             if hook(inner, found) is not None:
                 raise AssertionError("a hook of load_state_dict changes the keys in place, and returns nothing")
 
-    kinds = {type(value) for value in assembled.values()}
+    kinds = kinds_of(assembled)
     load(module, copied, "")
     if errors:
         text = "\n\t".join(errors)
         raise RuntimeError(f"Error(s) in loading state_dict for {type(module).__name__}:\n\t{text}")
     return found.missing_keys, found.unexpected_keys
+
+
+def kinds_of(assembled: Mapping[int, Any]) -> set[type]:
+    """Return the classes of what is assembled whose own code is not run; torch's own may be."""
+    return {kind for kind in map(type, assembled.values()) if kind.__module__.partition(".")[0] != "torch"}
 
 
 def _split(local: Mapping[str, Any], prefix: str, children: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

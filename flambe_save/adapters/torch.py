@@ -15,7 +15,7 @@ from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.builtins import agree, builtin_schema
 from flambe_save.adapters.checking import Check, checker_of_module
 from flambe_save.adapters.containers import OBJECT
-from flambe_save.adapters.filling import fill
+from flambe_save.adapters.filling import fill, kinds_of
 from flambe_save.adapters.parametrized import effective, give_effective, split_effective
 from flambe_save.adapters.protocol import (
     PLUMBING,
@@ -154,7 +154,7 @@ def _set_modes(module: nn.Module, modes: Any, assembled: Mapping[int, Any]) -> N
     frozen, others = (
         {*names} if isinstance(names := modes.get(key), list) else set() for key in ("frozen", "otherwise")
     )
-    inside, kinds = modules_in(module), {type(value) for value in assembled.values()}
+    inside, kinds = modules_in(module), kinds_of(assembled)
     parameters: dict[int, tuple[str, nn.Parameter]] = {}  # one that is tied has the first of its names
     for path, inner in inside:
         for name, value in inner._parameters.items():
@@ -202,7 +202,8 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     adoption = fit.adoption if fit is not None else None
     deferral = adoption.deferral if adoption is not None else None
     assembled: Mapping[int, Any] = adoption.assembled if adoption is not None else {}
-    done = _take_own(place.obj, own, assembled, mismatch)
+    taken = adoption.parameters if adoption is not None else {}
+    done = _take_own(place.obj, own, assembled, taken, mismatch)
     mismatch.consumed.update(called[name] for name in done)
     if adoption is not None and not (adoption.is_worth_it(own) and runs_torch_only(place.obj, assembled)):
         adoption = None
@@ -236,14 +237,19 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
 
 
 def _take_own(
-    module: nn.Module, own: OrderedDict[str, Any], assembled: Container[int], mismatch: Mismatch
+    module: nn.Module,
+    own: OrderedDict[str, Any],
+    assembled: Container[int],
+    taken: Mapping[int, torch.Tensor],
+    mismatch: Mismatch,
 ) -> list[str]:
     """Take out of a module's saved values what its ``load_state_dict`` does not take, and return the names.
 
     What an assembled module holds is in it already. Buffers that are not persistent, where they are saved at all, are
-    there too if this load has built the object; in any other they are filled.
+    there too if this load has built the object; in any other they are filled. ``taken`` are the tensors made of the
+    state's, by the ids of these.
     """
-    taken = []
+    done = []
     for path, inner in everywhere(module):
         begin, is_filled = (f"{path}." if path else ""), id(inner) in assembled
         for table in (inner._parameters, inner._buffers):
@@ -255,8 +261,10 @@ def _take_own(
                 if tensor is None:
                     continue  # it is not wanted
                 del own[key]
-                taken.append(key)
-                if value is tensor or (isinstance(value, torch.Tensor) and _are_one(value, tensor)):
+                done.append(key)
+                if value is tensor or taken.get(id(value)) is tensor:
+                    continue
+                if isinstance(value, torch.Tensor) and _are_one(value, tensor):
                     continue
                 if not isinstance(value, torch.Tensor):
                     mismatch.errors.append(f"{key} is a {type(value).__qualname__} in the save, and a tensor here")
@@ -269,7 +277,7 @@ def _take_own(
                         torch.Tensor.copy_(tensor, value)
                 except (RuntimeError, NotImplementedError) as error:  # a layout that cannot be written to
                     mismatch.errors.append(f"{key} cannot be filled: {str(error)[:200]}")
-    return taken
+    return done
 
 
 def _are_one(value: torch.Tensor, tensor: torch.Tensor) -> bool:

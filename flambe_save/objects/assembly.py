@@ -46,6 +46,7 @@ __all__ = [
     "is_class_of_weight_hooks",
     "is_set_by_torch",
     "computes_weights",
+    "note_assembled",
     "noting",
     "put_attributes",
     "put_hooks",
@@ -199,6 +200,15 @@ def noting(made: dict[int, Any], complete: set[int]) -> Setting[tuple[dict[int, 
     return Setting(_noted, (made, complete))
 
 
+def note_assembled(made: Any, *, is_complete: bool = False) -> None:
+    """Note an object that has what it holds from the state already."""
+    noted = _noted.get()
+    if noted is not None:
+        noted[0][id(made)] = made
+        if is_complete:
+            noted[1].add(id(made))
+
+
 def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     """Make an object of its parts; no code of its class is run.
 
@@ -235,11 +245,7 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     if type(is_complete) is not bool:
         raise _wrong(cls, f"is {COMPLETE}, or it is not", "Write true or false.")
     made: Any = object.__new__(cls)
-    noted = _noted.get()
-    if noted is not None:
-        noted[0][id(made)] = made
-        if is_complete:
-            noted[1].add(id(made))
+    note_assembled(made, is_complete=is_complete)
     if issubclass(cls, nn.Module):
         made.__dict__.update(empty_tables())
         for table in _KINDS:

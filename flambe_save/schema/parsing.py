@@ -38,6 +38,7 @@ _MAX_ALIASES = 100_000
 _MAX_SCALAR = 16 << 20
 
 _TEXT = CORE + "str"
+_NUMBERS = frozenset(CORE + kind for kind in ("null", "bool", "int", "float"))
 _PATTERNS = {kind: re.compile(pattern) for kind, (pattern, _) in SCALARS.items()}
 
 _COLLECTIONS: dict[type, tuple[Any, str]] = {
@@ -201,6 +202,7 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
     open_nodes: list[Any] = []
     pending: list[list[Any]] = [[]]  # the children met so far, per open node; the first is the document's
     done: set[int] = set()  # those of anchors
+    resolved: dict[tuple[str, Any], str] = {}  # tags of plain texts: most configs have few, again and again
     aliases = 0
     node: Any
     for event in events:
@@ -210,7 +212,10 @@ def _compose(loader: Any, events: Iterator[Any]) -> Document:
                 raise ConfigError(f"line {event.start_mark.line + 1}: a text of more than {_MAX_SCALAR} characters")
             tag = event.tag
             if tag is None or tag == "!":
-                tag = loader.resolve(pyyaml.ScalarNode, event.value, event.implicit)
+                known = event.value, event.implicit
+                tag = resolved.get(known)
+                if tag is None:
+                    tag = resolved[known] = loader.resolve(pyyaml.ScalarNode, event.value, event.implicit)
             node = pyyaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
             nodes.append(node)
             if event.anchor is not None:
@@ -294,16 +299,24 @@ class Constructor:
         self._recorded = recorded or {}
         self._own_names = document.own_names(classes)
         self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
+        scalars: dict[tuple[str, str], Any] = {}
         sizes, most = self._sizes, max(_MAX_UNFOLDED, 4 * len(document.nodes))
         for node in document.nodes:
-            if node.tag == _TEXT and isinstance(node, pyyaml.ScalarNode):  # as most are
+            is_scalar = isinstance(node, pyyaml.ScalarNode)
+            if is_scalar and node.tag == _TEXT:  # as most are
                 sizes[id(node)], self.values[id(node)] = 1, node.value
+                continue
+            call = (node.tag, node.value) if is_scalar and node.tag in _NUMBERS else None
+            if call in scalars:
+                sizes[id(node)], self.values[id(node)] = 1, scalars[call]
                 continue
             size = sizes[id(node)] = 1 + sum([sizes[id(child)] for child in children_of(node)])
             if size > most:
                 raise ConfigError(f"line {line_of(node)}: with its anchors unfolded, this stands for too many values")
             try:
-                self.values[id(node)] = self._build(node)
+                value = self.values[id(node)] = self._build(node)
+                if call is not None:
+                    scalars[call] = value
             except FlambeSaveError as error:
                 if not error.message.startswith("line "):
                     error.message = f"line {line_of(node)}: {error.message}"

@@ -15,7 +15,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from reprlib import recursive_repr
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -274,6 +274,11 @@ class Schema(MutableMapping[str, Any]):
     def _building(self, building: _Building, overrides: Mapping[str, Any], path: Trail) -> Steps:
         if self._compiled is not None:
             return self._compiled
+        copied = building.copies.copy_for(self) if building.copies is not None else None
+        if copied is not None:
+            self._compiled = copied
+            building.note(copied, 1 + len(self.keywords))
+            return copied
         if self._compiling:
             raise CompilationError(f"{self._name} is an argument of itself", node=join_key(keys_of(path)))
         self._compiling = True
@@ -338,6 +343,8 @@ class Schema(MutableMapping[str, Any]):
 
         self._compiled = instance
         building.note(instance, whole)
+        if building.copies is not None:
+            building.copies.note(self, instance)
         if is_made_of_parts(cls) or cls in TRANSPARENT:
             return instance  # it shows what it is
         if self.factory_method == PARTS:
@@ -414,8 +421,9 @@ class Schema(MutableMapping[str, Any]):
 class _Building:
     """One building of a config and all Schemas inside it: its sources, and the copies of containers that they share."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, copies: Copies | None) -> None:
         self.sources = sources
+        self.copies = copies
         self.ready: dict[int, Any] = {}
         self.built: dict[int, Any] = {}
         self.kept: dict[int, Any] = {}
@@ -523,7 +531,19 @@ class _Building:
         return item.resolve(self.sources)
 
 
-def build(config: Any, sources: Sources, overrides: Mapping[str, Any] | None = None) -> Any:
+class Copies(Protocol):
+    """What may have a copy in place of an object to build: layers.py."""
+
+    def copy_for(self, schema: Schema) -> Any:
+        """Return a copy of what was built before; None where the Schema is to be built."""
+
+    def note(self, schema: Schema, made: Any) -> None:
+        """Note what was built."""
+
+
+def build(
+    config: Any, sources: Sources, overrides: Mapping[str, Any] | None = None, copies: Copies | None = None
+) -> Any:
     """Build what a config describes: a Schema's object, or containers with what the Schemas in them build.
 
     Parameters
@@ -532,13 +552,14 @@ def build(config: Any, sources: Sources, overrides: Mapping[str, Any] | None = N
     sources : Sources
     overrides : mapping, optional
         Keywords to use instead of the Schema's own.
+    copies : Copies, optional
 
     Raises
     ------
     CompilationError, LinkError
         As a call of a Schema.
     """
-    building = _Building(sources)
+    building = _Building(sources, copies)
     if not (isinstance(config, Schema) and config._compiled is not None):
         for item in items_in(config):
             building.size += 1
@@ -596,6 +617,8 @@ def items_in(root: Any) -> Iterator[Any]:
 
 def _inside(item: Any) -> tuple[Iterable[Any], list[Any]]:
     """Return the keys and values of the arguments of a Schema, or of an object that records one, or of a container."""
+    if type(item) is dict:  # as most are
+        return item.keys(), list(item.values())
     if isinstance(item, Reference):
         return (), []
     schema = item if type(item) is Schema else schema_of(item)
