@@ -20,7 +20,7 @@ from torch import nn
 from flambe_save import Component, LinkError, UntrustedError, load, save, untrusted, yaml
 from flambe_save.classes.registrable import TAGS, dotted_path
 from flambe_save.errors import FlambeSaveError
-from flambe_save.objects.assembly import PARTS
+from flambe_save.objects.assembly import PARTS, attributes_of
 from flambe_save.objects.attributes import held_attribute, held_item
 from flambe_save.schema.schema import schema_of
 from flambe_save.trust import Trust
@@ -381,3 +381,26 @@ def test_no_attribute_of_any_class_runs_code() -> None:
     assert counts["made"] > 500, counts
     assert counts["held"] > 5000, counts
     assert counts["not made"] < counts["made"] / 10, counts
+
+
+def test_attributes_of_objects_of_one_class() -> None:
+    """Each has its own, whatever the last object of its class had; what is registered later is none."""
+
+    class Some(nn.Module):
+        pass
+
+    first, second, third = Some(), Some(), Some()
+    first.one, second.one, third.two = 1, 2, 3
+    assert [attributes_of(item) for item in (first, second, third)] == [{"one": 1}, {"one": 2}, {"two": 3}]
+    second.one = 4
+    second.two = 5
+    assert [attributes_of(item) for item in (first, second, third)] == [{"one": 1}, {"one": 4, "two": 5}, {"two": 3}]
+    second._registered_attributes = {"one"}
+    assert "one" not in attributes_of(second)
+    second._registered_attributes = {"two"}
+    assert "two" not in attributes_of(second)
+    assert attributes_of(second)["one"] == 4
+    second._dynamo_note = 6
+    assert "_dynamo_note" not in attributes_of(second)
+    lstm = nn.LSTM(2, 2)
+    assert "_flat_weights" not in {**attributes_of(lstm), **attributes_of(nn.LSTM(2, 2))}

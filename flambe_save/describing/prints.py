@@ -23,7 +23,7 @@ from flambe_save.deferred_init.mode import when_drawn
 from flambe_save.objects.assembly import attributes_of, can_be_assembled
 from flambe_save.objects.structural import is_made_of_parts
 from flambe_save.objects.values import BY_TYPE
-from flambe_save.objects.walks import named_tensors
+from flambe_save.objects.walks import modules_in
 from flambe_save.support.notes import marks_of
 from flambe_save.support.static import has_static
 
@@ -350,8 +350,11 @@ class _Printing:
 def name_outside(modules: list[tuple[str, nn.Module]], names: dict[int, str]) -> list[tuple[str, nn.Module]]:
     """Note the tensors of modules that are not gone into: what has one of these too comes after. None are left."""
     for begin, module in modules:
-        for name, tensor in named_tensors(module):
-            names.setdefault(id(tensor), begin + name)
+        for path, inner in modules_in(module):
+            for table in (inner._parameters, inner._buffers):
+                for name, tensor in table.items():
+                    if id(tensor) not in names and tensor is not None:  # it is named in vain, but for ties
+                        names[id(tensor)] = f"{begin}{path}.{name}" if path else begin + name
     return []
 
 

@@ -82,16 +82,23 @@ def attributes_of(obj: Any) -> dict[str, Any]:
     """Return the attributes of an object that neither torch's tables nor its state hold; shared with it."""
     own: dict[str, Any] = obj.__dict__
     cls: Any = type(obj)
+    names, chosen = _usual.get(cls, (None, ()))
+    if [*own] == names:  # as of the last object of the class, which nearly all are like
+        return {name: own[name] for name in chosen}
     found = {name: value for name, value in own.items() if name not in TABLES and not name.startswith(OF_THE_COMPILER)}
     if "_is_accelerate_prepared" in own:
         _take_off(obj, found)
     if issubclass(cls, torch.optim.Optimizer):
         return {name: value for name, value in found.items() if not is_own_of_training(obj, name)}
-    made_again = _made_again(cls)
-    if made_again or _REGISTERED in own:
-        for name in (*own.get(_REGISTERED, ()), *made_again):
-            found.pop(name, None)
+    for name in (*own.get(_REGISTERED, ()), *_made_again(cls)):
+        found.pop(name, None)
+    if _REGISTERED not in own and "_is_accelerate_prepared" not in own:  # then the names alone tell
+        _usual[cls] = [*own], [*found]
     return found
+
+
+# By class, what the __dict__ of an object had, and which of it are attributes
+_usual: dict[type, tuple[list[str], list[str]]] = {}
 
 
 @functools.cache
