@@ -106,7 +106,7 @@ def test_links_to_parents_are_refused(config: str, tmp_path: Path) -> None:
         loaded(tmp_path / "s", config)
 
 
-@pytest.mark.parametrize("count", [30_000, 10**9])
+@pytest.mark.parametrize("count", [10_000, 30_000])
 def test_modules_that_a_constructor_copies_count(count: int, tmp_path: Path) -> None:
     """Modules without tensors are counted while they are made, and the limits allow more of them."""
     config = f"a: !torch.TransformerEncoder {{encoder_layer: !torch.ReLU {{}}, num_layers: {count}}}\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import io
 import json
@@ -10,7 +9,6 @@ import math
 import pathlib
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
@@ -23,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flambe_save import Component, ConfigError, FlambeSaveError, Schema, UnsupportedObjectError, yaml
+from flambe_save.config.dialect import MAX_DEPTH
 from flambe_save.describing.represent import serialize
 from flambe_save.schema import parsing
 from flambe_save.schema.schema import visit
@@ -382,9 +381,9 @@ def test_a_shared_list_is_recorded_as_one_list() -> None:
         ("a: b: c", "line 1: this is no YAML"),
         ("a\x00", "this is no YAML"),
         ("a: \ud800", "this is no YAML"),
-        ("x: 1\ny: !!python/object:os.system {}", "line 2: the tag .*python/object:os.system"),
-        ("!!python/object/apply:os.system [ls]", "line 1: the tag .*python/object/apply:os.system"),
-        ("!!python/name:os.system ''", "line 1: the tag .*python/name:os.system"),
+        ("x: 1\ny: !!python/object:os.getcwd {}", "line 2: the tag .*python/object:os.getcwd"),
+        ("!!python/object/apply:os.getcwd []", "line 1: the tag .*python/object/apply:os.getcwd"),
+        ("!!python/name:os.getcwd ''", "line 1: the tag .*python/name:os.getcwd"),
         ("!!set {a, b}", "line 1: the tag '?.*set.* is none of this dialect|line 1: the tag .* takes"),
         ("!<tag:elsewhere.org,2000:x> 1", "line 1: the tag 'tag:elsewhere.org,2000:x' is none of this dialect"),
         ("- 1\n- !yml.Pair [1]", "line 2: the tag '!yml.Pair' takes a mapping"),
@@ -434,14 +433,17 @@ def test_a_string_that_no_file_can_hold_is_an_error_of_ours() -> None:
         yaml.dump({"a": "\ud800"})
 
 
+DEEP = MAX_DEPTH + 1
+
+
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, "[" * 100_000 + "]" * 100_000, "{a: " * 100_000 + "}" * 100_000, "- " * 100_000, "? " * 100_000],
+    ["[" * DEEP, "[" * DEEP + "]" * DEEP, "{a: " * DEEP + "}" * DEEP, "- " * DEEP, "? " * DEEP],
     ids=["open", "lists", "mappings", "block", "keys"],
 )
 def test_deep_nesting_is_an_error_of_ours(text: str) -> None:
-    """A hundred thousand levels neither crash nor exhaust the stack."""
-    with pytest.raises(ConfigError, match=r"nested deeper|no YAML"):
+    """One level more than may be is an error."""
+    with pytest.raises(ConfigError, match="nested deeper"):
         yaml.load(text)
 
 
@@ -477,25 +479,26 @@ def test_what_is_too_deep_to_be_read_is_not_written() -> None:
         value = value[0]
 
 
-def laughs(levels: int, tag: str = "") -> str:
+def doubled(levels: int, tag: str = "") -> str:
+    """Return lists of which each holds the one before it twice."""
     lines = [f"a{level}: &a{level} {tag} [*a{level - 1}, *a{level - 1}]" for level in range(1, levels)]
     return "\n".join([f"a0: &a0 {tag} [1, 1]", *lines, ""])
 
 
-def test_a_billion_laughs_stay_cheap() -> None:
+def test_doubled_anchors_stay_cheap() -> None:
     """Anchors that double at every level cost what they hold once, not what they would unfold to."""
-    assert sum(1 for _ in visit(yaml.load(laughs(15)))) < 1000
+    assert sum(1 for _ in visit(yaml.load(doubled(15)))) < 1000
 
 
-def test_too_many_laughs_are_refused() -> None:
+def test_anchors_that_unfold_to_too_much_are_refused() -> None:
     """Whoever walks through such values walks through each part as often as it stands there."""
     with pytest.raises(ConfigError, match="line 19: with its anchors unfolded"):
-        yaml.load(laughs(21))
+        yaml.load(doubled(20))
 
 
-def test_an_error_does_not_unfold_a_billion_laughs() -> None:
+def test_an_error_does_not_unfold_anchors() -> None:
     """A message about a value shows a part of it, and does not make the rest."""
-    text = laughs(17) + "b: !range [*a16]"
+    text = doubled(17) + "b: !range [*a16]"
     tracemalloc.start()
     try:
         with pytest.raises(ConfigError, match="!range cannot hold"):
@@ -506,13 +509,11 @@ def test_an_error_does_not_unfold_a_billion_laughs() -> None:
     assert peak < 1_000_000
 
 
-@pytest.mark.parametrize(("levels", "use"), [(27, "b: !set [*a26]"), (23, "? *a22\n: 1")], ids=["set", "key"])
-def test_hashing_does_not_unfold_a_billion_laughs(levels: int, use: str) -> None:
-    """A tuple's hash visits all that it unfolds to, so one that is too large is refused where it would be hashed."""
-    text, start = laughs(levels, "!tuple") + use, time.process_time()
-    with contextlib.suppress(ConfigError):
-        yaml.load(text)
-    assert time.process_time() - start < 0.3
+@pytest.mark.parametrize("use", ["b: !set [*a13]", "? *a13\n: 1"], ids=["set", "key"])
+def test_what_is_hashed_is_measured(use: str) -> None:
+    """A tuple's hash visits all that it unfolds to, so one of more than 10,000 values is refused where it is hashed."""
+    with pytest.raises(ConfigError, match="of more than 10000 values"):
+        yaml.load(doubled(14, "!tuple") + use)
 
 
 def test_limits_are_errors_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -708,8 +708,8 @@ def test_what_numpy_has_not(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_repeats_itself(tmp_path: Path) -> None:
-    """A tensor of a terabyte that is one number over and over is refused before it is laid out."""
-    path = save_state_to_file({"x": torch.ones(1).expand(1 << 40)}, tmp_path / "a")
+    """A tensor of more than 512 MiB that is one number over and over is refused before it is laid out."""
+    path = save_state_to_file({"x": torch.ones(1).expand((512 << 20) // 4 + 2)}, tmp_path / "a")
     for name, out in (("convert", "b.safetensors"), ("extract", "b.npy")):
         with pytest.raises(LimitError, match=rf"(?s)repeat.*{name}\(\.\.\., limits="):
             convert(path, tmp_path / out) if name == "convert" else extract(path, "x", tmp_path / out)
@@ -822,14 +822,14 @@ ONE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 HOSTILE = {
     "empty": b"",
     "short": b"\1\2\3",
-    "huge": header(b"{}", (1 << 64) - 1),
+    "huge": header(b"{}", 10_000),
     "large": header(b"{}", 100_000_001),
     "longer than the file": header(b"{}", 3),
     "no JSON": header(b"{nonsense"),
     "no UTF-8": header(b'{"\xff":1}'),
     "no mapping": header(b"[1,2]"),
-    "nested": header(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
-    "digits": header(b'{"a":{"dtype":"F32","shape":[' + b"9" * 10_000 + b'],"data_offsets":[0,4]}}', data=bytes(4)),
+    "nested": header(b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}"),
+    "digits": header(b'{"a":{"dtype":"F32","shape":[' + b"9" * 5_000 + b'],"data_offsets":[0,4]}}', data=bytes(4)),
     "twice": header(ONE[:-1] + b"," + ONE[1:], data=bytes(4)),
     "no entry": header(b'{"a":1}'),
     "no type": header(ONE.replace(b"F32", b"X32"), data=bytes(4)),
@@ -898,15 +898,15 @@ def test_facts_are_what_they_are() -> None:
     [
         lambda document: document["state"].update(a={"!tensor": "nothing"}),
         lambda document: document["state"].update(a={"!tensor": 3}),
-        lambda document: document["state"].update(a={"!tensor": {"name": "a", "shape": [1 << 40], "stride": [1]}}),
-        lambda document: document["state"].update(a={"!tensor": {"name": "a", "stride": [1 << 40]}}),
+        lambda document: document["state"].update(a={"!tensor": {"name": "a", "shape": [3], "stride": [1]}}),
+        lambda document: document["state"].update(a={"!tensor": {"name": "a", "stride": [2]}}),
         lambda document: document["state"].update(a={"!tensor": {"name": "a", "stride": [-1]}}),
         lambda document: document["state"].update(a={"!tensor": {"name": "a", "dtype": "complex128"}}),
         lambda document: document["state"].update(a={"!tensor": {"name": "a", "dtype": "object", "shape": [2]}}),
-        lambda document: document["state"].update(b={"!call": "os.system"}),
+        lambda document: document["state"].update(b={"!call": "os.getcwd"}),
         lambda document: document["state"].update(b={"!tuple": 3}),
         lambda document: document["state"].update(b={"!set": [[1]]}),
-        lambda document: document["state"].update(b={"!again": 10**9}),
+        lambda document: document["state"].update(b={"!again": 10}),
         lambda document: document["state"].update(b={"!tuple": [], "x": 1}),
         lambda document: document["state"].update(b=again_and_again()),
         lambda document: document.update(components=["", "x"]),
@@ -920,9 +920,9 @@ def test_facts_are_what_they_are() -> None:
         lambda document: document.update(digest="md5"),
         lambda document: document.update(version=None),
         lambda document: document.pop("state"),
-        lambda document: document["state"].update(b={"!set": [number * (2**61 - 1) for number in range(1, 40_000)]}),
+        lambda document: document["state"].update(b={"!set": [number * (2**61 - 1) for number in range(1, 1_002)]}),
         lambda document: document["state"].update(
-            b={"!dict": [[number * (2**61 - 1), 0] for number in range(1, 40_000)]}
+            b={"!dict": [[number * (2**61 - 1), 0] for number in range(1, 1_002)]}
         ),
         lambda document: document["state"].update(
             a={"!tensor": {"name": "a", "dtype": "uint8", "shape": [8]}},

@@ -106,7 +106,7 @@ def without_manifest(files: dict[str, bytes]) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------------------------------- names
 
 AWKWARD = [
-    *("", ".", "..", "...", "/", "a/b", "../../etc/passwd", "\\", "C:\\x", "a:b", "*", "?", '"', "<", ">", "|"),
+    *("", ".", "..", "...", "/", "a/b", "../../elsewhere/file", "\\", "C:\\x", "a:b", "*", "?", '"', "<", ">", "|"),
     *(".hidden", "a.", "a ", " a", "a\n", "\0", "\x7f", "\ud800", "a\udfffb", "\U0001f4a9", "\u00e9", "e\u0301"),
     *("%", "%%", "%41", "%2F", "%2f", "%~", "a%~b", "%~0123", "%C3", "100%", "state.pt", "State.PT", "config.yaml"),
     *("manifest.json", "requirements.txt", "stash.pkl", "con", "CON", "nul.txt", "com1", "COM9.a.b", "conman"),
@@ -408,7 +408,7 @@ class Opaque:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"{}", b"[]", b"null", b"1", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"format": "flambe_save"}', b"NaN"],
+    [b"", b"{", b"{}", b"[]", b"null", b"1", b'"x"', b"\xff\xfe", b"[" * 20_000, b'{"format": "flambe_save"}', b"NaN"],
     ids=lambda data: repr(data[:20]),
 )
 def test_a_garbage_manifest_is_corrupt(data: bytes) -> None:

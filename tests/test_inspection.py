@@ -632,7 +632,7 @@ def test_a_whole_folder_is_missing(tmp_path: Path) -> None:
         assert opened["right"].verify() == []
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"a": 1', b"null", b"9" * 5000, b"[" * 100_000])
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"a": 1', b"null", b"9" * 5000, b"[" * 20_000])
 def test_a_broken_manifest(data: bytes, tmp_path: Path) -> None:
     """It is told of, and all else is read without it."""
     path = write(trunk(), tmp_path / "s")

@@ -94,7 +94,7 @@ def test_own_and_harmless_ones_need_no_trust(act: Any, others: Any, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "act",
-    [shutil.rmtree, os.path.join, torch.load, torch.hub.load, attempt, np.load, functools.partial(swish, x="a")],
+    [shutil.which, os.path.join, torch.is_tensor, torch.hub.get_dir, attempt, np.ones, functools.partial(swish, x="a")],
     ids=lambda act: getattr(act, "__qualname__", "partial"),
 )
 def test_others_need_trust(act: Any, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ CONFIGS = {
     "in a sequence": "!torch.Sequential {args: [!function test_own_names.swish]}",
     "in an edited object": "!edited {object: !torch.Linear {in_features: 1, out_features: 1}, "
     "changes: {'': {attributes: {act: !function test_own_names.swish}}}}",
-    "imported there": "!test_own_names.Layer.parts {attributes: {act: !function shutil.rmtree}}",
+    "imported there": "!test_own_names.Layer.parts {attributes: {act: !function shutil.which}}",
     "of an imported module": "!test_own_names.Layer.parts {attributes: {act: !function os.path.join}}",
     "a method": "!test_own_names.Layer.parts {attributes: {act: !function test_own_names.Built.__init__}}",
 }

@@ -285,7 +285,7 @@ REFUSED = {
     "a library": "auto_mapping: {base_model_class: system, parent_library: os}",
     "a repository": "base_model_name_or_path: someone/model",
     "its revision": "revision: main",
-    "files": "corda_config: {cache_file: /etc/passwd}",
+    "files": "corda_config: {cache_file: /elsewhere/file}",
     "files of another": "eva_config: {rho: 1.0}",
     "quantization": "loftq_config: {loftq_bits: 4}",
     "a beginning that needs them": "init_lora_weights: loftq",

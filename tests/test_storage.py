@@ -678,14 +678,14 @@ def pack(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:
 
 ROOT = member("run", tarfile.DIRTYPE)
 HOSTILE = {
-    "symlink": [ROOT, member("run/link", tarfile.SYMTYPE, "/etc/passwd")],
+    "symlink": [ROOT, member("run/link", tarfile.SYMTYPE, "/elsewhere/file")],
     "symlink_inside": [ROOT, member("run/a"), member("run/link", tarfile.SYMTYPE, "a")],
     "symlink_root": [member("run", tarfile.SYMTYPE, "/etc"), member("run/passwd")],
     "hard_link": [ROOT, member("run/a"), member("run/link", tarfile.LNKTYPE, "run/a")],
     "device": [ROOT, member("run/dev", tarfile.CHRTYPE)],
     "block_device": [ROOT, member("run/dev", tarfile.BLKTYPE)],
     "fifo": [ROOT, member("run/fifo", tarfile.FIFOTYPE)],
-    "absolute": [member("/etc/passwd")],
+    "absolute": [member("/elsewhere/file")],
     "absolute_inside": [ROOT, member("/run/a")],
     "parent": [ROOT, member("../a")],
     "parent_inside": [ROOT, member("run/../../a")],

@@ -132,7 +132,7 @@ def test_what_is_no_model(timm: Any, tmp_path: Path) -> None:
         "architecture: local-dir:/tmp",
         "architecture: 3",
         "pretrained: true",
-        "checkpoint_path: /etc/passwd",
+        "checkpoint_path: /elsewhere/file",
         "num_classes: '3'",
     ],
 )

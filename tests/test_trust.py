@@ -343,17 +343,17 @@ def test_limits_are_numbers(value: Any) -> None:
 
 
 OPERATIONS: dict[str, Callable[[], Any]] = {
-    "zeros": lambda: torch.zeros(10**12),
-    "old_constructor": lambda: torch.FloatTensor(10**12),
-    "like": lambda: torch.zeros_like(torch.zeros(1).expand(10**12)),
-    "clone": lambda: torch.zeros(1).expand(10**12).clone(),
-    "repeat": lambda: torch.zeros(1).repeat(10**12),
-    "pad": lambda: nn.functional.pad(torch.zeros(1), (0, 10**12)),
-    "range": lambda: torch.arange(10**12),
-    "random": lambda: torch.randperm(10**12),
-    "eye": lambda: torch.eye(10**7),
-    "new": lambda: torch.zeros(1).new_ones(10**12),
-    "many": lambda: [torch.zeros(1) for _ in range(10**9)],
+    "zeros": lambda: torch.zeros(10**9),
+    "old_constructor": lambda: torch.FloatTensor(10**9),
+    "like": lambda: torch.zeros_like(torch.zeros(1).expand(10**9)),
+    "clone": lambda: torch.zeros(1).expand(10**9).clone(),
+    "repeat": lambda: torch.zeros(1).repeat(10**9),
+    "pad": lambda: nn.functional.pad(torch.zeros(1), (0, 10**9)),
+    "range": lambda: torch.arange(10**9),
+    "random": lambda: torch.randperm(10**9),
+    "eye": lambda: torch.eye(20_000),
+    "new": lambda: torch.zeros(1).new_ones(10**9),
+    "many": lambda: [torch.zeros(1) for _ in range(10**4)],
 }
 
 
@@ -386,10 +386,10 @@ def test_unfolded_size() -> None:
     row = [1, 2]
     loop: list[Any] = [row]
     loop.append(loop)
-    laughs: Any = (1,)
-    for _ in range(100):
-        laughs = (laughs, laughs)
-    assert [unfolded_size(value, 1000) for value in (5, "text", [row, row], {"a": {1: row}}, loop, laughs)] == [
+    doubled: Any = (1,)
+    for _ in range(14):
+        doubled = (doubled, doubled)
+    assert [unfolded_size(value, 1000) for value in (5, "text", [row, row], {"a": {1: row}}, loop, doubled)] == [
         1,
         1,
         7,

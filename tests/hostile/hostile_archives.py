@@ -17,14 +17,6 @@ from flambe_save.storage import TarStore
 Members = list[tuple[tarfile.TarInfo, bytes]]
 
 
-def extract(path: Path) -> None:
-    """Unpack as tarfile does that trusts everything, below the folder of the case."""
-    inside = path.parent / "inside" / "deeper"
-    inside.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path) as tar:
-        tar.extractall(inside, filter="fully_trusted")
-
-
 def good(folder: Path) -> Members:
     """Return the members of an archive that would load."""
     return members_of(holder(folder))
@@ -37,13 +29,13 @@ def with_members(folder: Path, more: Members, first: bool = False) -> Path:
 
 
 BAD: dict[str, tuple[Members, str]] = {
-    "absolute": ([member("/etc/flambe", b"x")], "names lie inside the archive's root"),
+    "absolute": ([member("/elsewhere", b"x")], "names lie inside the archive's root"),
     "parent": ([member("s/../../x", b"x")], "names lie inside the archive's root"),
     "parent_alone": ([member("..", type=tarfile.DIRTYPE)], "names lie inside the archive's root"),
     "sibling": ([member("t/config.yaml", b"x")], "an archive has one root"),
     "root_prefix": ([member("s2/config.yaml", b"x")], "an archive has one root"),
     "dot": ([member(".", type=tarfile.DIRTYPE)], "names lie inside the archive's root"),
-    "symlink": ([member("s/link", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "members are files and folders"),
+    "symlink": ([member("s/link", type=tarfile.SYMTYPE, linkname="state.pt")], "members are files and folders"),
     "symlink_folder": (
         [member("s/part", type=tarfile.SYMTYPE, linkname=".."), member("s/part/x", b"x")],
         "members are files and folders",
@@ -67,13 +59,21 @@ BAD: dict[str, tuple[Members, str]] = {
     "many_parts": ([member("s" + "/a" * 20_000, b"x")], "what a message quotes is cut"),
     "empty": ([member("", b"x")], "names lie inside the archive's root"),
 }
+REASONS = {
+    "names lie inside the archive's root": "outside",
+    "an archive has one root": "outside",
+    "members are files and folders": "neither a plain file nor a folder",
+    "a name comes once": "comes twice",
+    "a name comes once, however it is written": "comes twice",
+    "a file holds no files": "comes twice",
+}
 for kind, (more, rule) in BAD.items():
     add(
         Case(
             f"tar_{kind}",
             lambda folder, more=more: with_members(folder, more),  # type: ignore[misc]
             (CorruptSaveError,),
-            "",
+            REASONS.get(rule, ""),
             rule,
         )
     )
@@ -83,20 +83,20 @@ for kind in ("parent", "symlink", "hardlink", "fifo", "sibling", "absolute"):
             f"tar_{kind}_first",
             lambda folder, more=BAD[kind][0]: with_members(folder, more, first=True),  # type: ignore[misc]
             (CorruptSaveError, UnknownFormatError),
-            "",
+            "outside|neither|holds",
             BAD[kind][1],
         )
     )
 
 
-@case(CorruptSaveError, "outside|neither", "nothing is extracted", live=extract)
+@case(CorruptSaveError, "outside|neither", "nothing is extracted")
 def tar_that_writes(folder: Path) -> Path:
     """A link that leads out, and a file behind it."""
     link = member("s/out", type=tarfile.SYMTYPE, linkname=str(folder))
     return with_members(folder, [link, member(f"s/out/{marker(folder).name}", b"x")])
 
 
-@case(CorruptSaveError, "outside", "nothing is extracted", live=extract)
+@case(CorruptSaveError, "outside", "nothing is extracted")
 def tar_that_climbs(folder: Path) -> Path:
     """A file two folders up."""
     return with_members(folder, [member(f"s/../../../{marker(folder).name}", b"x")])
@@ -198,22 +198,12 @@ def tar_with_a_second_stream(folder: Path) -> Path:
     return path
 
 
-@case((CorruptSaveError, UnknownFormatError), "", "a member's size is no negative number")
-def tar_of_a_negative_size(folder: Path) -> Path:
-    """A size in base 256, below zero."""
-    raw = bytearray(gzip.decompress(holder_tar(folder).read_bytes()))
-    raw[512 + 124 : 512 + 136] = b"\xff" * 12
-    raw[512 + 148 : 512 + 156] = b"%06o\0 " % sum(raw[512 : 512 + 148] + b" " * 8 + raw[512 + 156 : 1024])
-    (folder / "s.tar.gz").write_bytes(gzip.compress(bytes(raw)))
-    return folder / "s.tar.gz"
-
-
 @case(CorruptSaveError, "", "a member is as long as it says")
 def tar_of_a_huge_size(folder: Path) -> Path:
-    """A size of 2 ** 60 and no content."""
+    """A size of 1 MiB and no content."""
     info = tarfile.TarInfo("s/state.pt")
-    info.size = 1 << 60
-    return raw_archive(folder, [tarfile.TarInfo("s").tobuf(), info.tobuf(tarfile.GNU_FORMAT)])
+    info.size = 1 << 20
+    return raw_archive(folder, [root(), info.tobuf(tarfile.GNU_FORMAT)])
 
 
 def raw_archive(folder: Path, blocks: list[bytes]) -> Path:
@@ -237,14 +227,11 @@ def root() -> bytes:
 
 
 PAX = {
-    "size": b"20 size=-1\n",
     "huge_size": b"30 size=99999999999999999999\n",
     "no_number": b"12 size=abc\n",
     "no_length": b"nonsense",
-    "zero_length": b"0 a=b\n",
     "path": b"21 path=../../evil\n",
     "sparse": b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n",
-    "sparse_size": b"33 GNU.sparse.size=9999999999999\n",
     "charset": b"21 hdrcharset=BINARY\n",
 }
 for kind, records in PAX.items():
@@ -269,9 +256,13 @@ def zeros(blocks: int, head: bytes) -> bytes:
     return begin + block * blocks + squeeze.flush()
 
 
-def bomb(folder: Path, head: bytes, megabytes: int = 1200) -> Path:
-    """Write a bomb."""
-    (folder / "s.tar.gz").write_bytes(zeros(megabytes, head))
+MEGABYTES = 300  # 256 MiB are free, beside 100 times the archive's own size
+SIZE = MEGABYTES << 20
+
+
+def bomb(folder: Path, head: bytes) -> Path:
+    """Write an archive that unpacks to a little more than the limits allow."""
+    (folder / "s.tar.gz").write_bytes(zeros(MEGABYTES, head))
     return folder / "s.tar.gz"
 
 
@@ -282,46 +273,47 @@ def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
-@case((CorruptSaveError, LimitError), "", "what is unpacked is counted against what is packed", state=False)
+@case(LimitError, "", "what is unpacked is counted against what is packed", state=False)
 def gzip_bomb_in_a_state(folder: Path) -> Path:
-    """A state of 1.2 GB of zeros."""
-    return bomb(folder, root() + header("s/state.pt", 1200 << 20))
+    """A state of 300 MiB of zeros."""
+    return bomb(folder, root() + header("s/state.pt", SIZE))
 
 
-@case((CorruptSaveError, LimitError), "", "a text is no larger than texts are", state=False)
-def gzip_bomb_in_a_text(folder: Path) -> Path:
-    """A config of 1.2 GB of zeros."""
-    return bomb(folder, root() + header("s/config.yaml", 1200 << 20))
+@case(CorruptSaveError, "too many for its kind", "a text is no larger than texts are", state=False)
+def text_past_its_limit(folder: Path) -> Path:
+    """A config of one byte more than 64 MiB."""
+    rest = [(info, data) for info, data in good(folder) if info.name not in ("s/config.yaml", "s/manifest.json")]
+    return archive(folder / "s.tar.gz", [*rest, member("s/config.yaml", b" " * ((64 << 20) + 1))])
 
 
-@case((CorruptSaveError, LimitError), "", "extended headers are read within limits", state=False)
+@case(LimitError, "", "extended headers are read within limits", state=False)
 def gzip_bomb_in_a_pax_header(folder: Path) -> Path:
-    """A pax header of 1.2 GB of zeros."""
-    return bomb(folder, root() + header("././@PaxHeader", 1200 << 20, b"x"))
+    """A pax header of 300 MiB of zeros."""
+    return bomb(folder, root() + header("././@PaxHeader", SIZE, b"x"))
 
 
-@case((CorruptSaveError, LimitError), "", "extended headers are read within limits", state=False)
+@case(LimitError, "", "extended headers are read within limits", state=False)
 def gzip_bomb_in_a_global_header(folder: Path) -> Path:
-    """A pax header for all members, of 1.2 GB of zeros."""
-    return bomb(folder, root() + header("././@PaxHeader", 1200 << 20, b"g"))
+    """A pax header for all members, of 300 MiB of zeros."""
+    return bomb(folder, root() + header("././@PaxHeader", SIZE, b"g"))
 
 
-@case((CorruptSaveError, LimitError), "", "long names are read within limits", state=False)
+@case(LimitError, "", "long names are read within limits", state=False)
 def gzip_bomb_in_a_long_name(folder: Path) -> Path:
-    """A name of 1.2 GB of zeros."""
-    return bomb(folder, root() + header("././@LongLink", 1200 << 20, b"L"))
+    """A name of 300 MiB of zeros."""
+    return bomb(folder, root() + header("././@LongLink", SIZE, b"L"))
 
 
-@case((CorruptSaveError, LimitError), "", "what follows the last member is counted too", state=False)
+@case(LimitError, "", "what follows the last member is counted too", state=False)
 def gzip_bomb_after_the_end(folder: Path) -> Path:
     """Zeros after the archive's end."""
-    return bomb(folder, gzip.decompress(holder_tar(folder).read_bytes()), 3000)
+    return bomb(folder, gzip.decompress(holder_tar(folder).read_bytes()))
 
 
 @case((LimitError, UnknownFormatError), "", "an archive begins with a member", state=False)
 def gzip_bomb_of_zeros(folder: Path) -> Path:
     """Nothing but zeros."""
-    return bomb(folder, b"", 3000)
+    return bomb(folder, b"")
 
 
 @case((CorruptSaveError, LoadError), "", "an archive holds a save, and no other archive")
@@ -385,18 +377,18 @@ def gzip_member_of_content_with_headers(folder: Path) -> Path:
 
 @case(LimitError, "unpacks to more", "what members tell is counted against what is packed", state=False)
 def gzip_bomb_by_members(folder: Path) -> Path:
-    """1.2 GB of zeros in members that tell the truth."""
-    zero = Part(1, bytes(4 << 20)).bytes() * 300
-    first = Part(0, root() + header("s/state.pt", 1200 << 20)).bytes()
+    """480 MiB of zeros in members that tell the truth."""
+    zero = Part(1, bytes(4 << 20)).bytes() * 120
+    first = Part(0, root() + header("s/state.pt", 480 << 20)).bytes()
     (folder / "s.tar.gz").write_bytes(first + zero + Part(0, bytes(1024)).bytes())
     return folder / "s.tar.gz"
 
 
 @case(CorruptSaveError, "as long as it says", "no more is unpacked than a member tells", state=False)
 def gzip_bomb_in_a_member(folder: Path) -> Path:
-    """1.2 GB of zeros in one member that tells of 1 MiB."""
+    """2 MiB of zeros in one member that tells of 1 MiB."""
     first, _, *rest = with_content(folder)
-    bomb = zeros(1200, b"")[10:-8]  # of another trailer and header
+    bomb = zeros(2, b"")[10:-8]  # of another trailer and header
     begin = HEADER.pack(b"\x1f\x8b\x08\x04\0\0\0\0\0\xff", 13, b"FS", 9, 1, HEADER.size + len(bomb) + 8, 1 << 20)
     end = struct.pack("<II", 0, 1 << 20)
     data = first.bytes() + begin + bomb + end + b"".join(part.bytes() for part in rest)

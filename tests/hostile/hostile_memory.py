@@ -26,14 +26,17 @@ from casebook import (
 )
 from hostile_pickles import IN_STASH, PLACES, in_nested_file, in_pickle, in_stash, in_state
 
-from flambe_save import CorruptSaveError, FlambeSaveError, LimitError, LoadError, UnknownFormatError, UntrustedError
+from flambe_save import CorruptSaveError, FlambeSaveError, LimitError, UnknownFormatError, UntrustedError
 
-READ = "cannot be read|cannot be|larger|too "
-HUGE_TUPLE = b"K\x01\x85" + b"2\x86" * 40  # 2 ** 40 parts, in 82 bytes
-TERA = 1 << 40
+LARGE_TUPLE = b"K\x01\x85" + b"2\x86" * 14  # 2 ** 14 parts; a key may have 10,000
+HASHED = "too large to be hashed"
+COUNT, INDEX_ = "a count larger than the pickle", "an index (or a size )?larger than the pickle"
+REPEATED = (512 << 20) // 4 + 1024  # numbers of 4 bytes: what tensors may repeat, and a little more
 
 
-def sizes(name: str, body: bytes, rule: str, *, where: tuple[str, ...] = ("state", "pkl", "legacy")) -> None:
+def sizes(
+    name: str, body: bytes, rule: str, message: str, *, where: tuple[str, ...] = ("state", "pkl", "legacy")
+) -> None:
     """Put a pickle into the table, in several places."""
     for place in where:
 
@@ -41,44 +44,43 @@ def sizes(name: str, body: bytes, rule: str, *, where: tuple[str, ...] = ("state
             return PLACES[place](folder, whole(body))
 
         kinds = (CorruptSaveError, LimitError, UntrustedError, UnknownFormatError)
-        add(Case(f"{name}-{place}", make, kinds, "", rule, place not in IN_STASH, None))
+        add(Case(f"{name}-{place}", make, kinds, message, rule, place not in IN_STASH))
 
 
-sizes("bytearray_of_a_size", call("builtins", "bytearray", number(1 << 36)), "bytearray takes bytes, not a size")
-sizes("bytes_of_a_size", call("builtins", "bytes", number(1 << 36)), "bytes takes bytes, not a size")
-sizes("float_tensor", call("torch", "FloatTensor", number(1 << 36)), "no class that allocates is found")
-sizes("float_storage", call("torch", "FloatStorage", number(1 << 36)), "a storage's class stands for its type alone")
-sizes(
-    "untyped_storage",
-    call("torch.storage", "UntypedStorage", number(1 << 36)),
-    "a storage's class stands for its type alone",
-)
+NO_CLASS = "a storage's class stands for its type alone"
+sizes("bytearray_of_a_size", call("builtins", "bytearray", number(8)), "bytearray takes bytes, not a size", "latin1")
+sizes("bytes_of_a_size", call("builtins", "bytes", number(8)), "bytes takes bytes, not a size", "latin1")
+sizes("float_tensor", call("torch", "FloatTensor", number(8)), "no class that allocates is found", "torch.FloatTensor")
+sizes("float_storage", call("torch", "FloatStorage", number(8)), NO_CLASS, "not callable")
+sizes("untyped_storage", call("torch.storage", "UntypedStorage", number(8)), NO_CLASS, "not callable")
 sizes(
     "parameter_of_nothing",
     call("torch._utils", "_rebuild_parameter", number(5), b"\x88", b"}"),
     "arguments are checked",
+    "a parameter that is no tensor",
 )
-sizes("binunicode8", b"\x8d" + struct.pack("<Q", 1 << 40) + b"abc", "a count is compared with what is there")
-sizes("binbytes8", b"\x8e" + struct.pack("<Q", 1 << 40) + b"abc", "a count is compared with what is there")
-sizes("bytearray8", b"\x96" + struct.pack("<Q", 1 << 40) + b"abc", "a count is compared with what is there")
-sizes("bytearray8_most", b"\x96" + struct.pack("<Q", (1 << 63) - 1) + b"abc", "a count is compared with what is there")
-sizes("binbytes", b"B" + struct.pack("<I", 0xFFFFFFFF) + b"abc", "a count is compared with what is there")
-sizes("long4", b"\x8b" + struct.pack("<i", 0x7FFFFFFF) + b"abc", "a count is compared with what is there")
-sizes("long4_negative", b"\x8b" + struct.pack("<i", -5) + b"abc", "a count is no negative number")
-sizes("frame", b"\x95" + struct.pack("<Q", 1 << 40) + b"N", "a frame is no larger than the pickle")
-sizes("long_binput", b"}r" + struct.pack("<I", 0x7FFFFFFF), "a memo index is no larger than the pickle")
-sizes("put", b"}p" + b"9" * 12 + b"\n", "a memo index is no larger than the pickle")
-sizes("int_of_many_digits", b"I" + b"9" * 100_000 + b"\n", "Python limits the digits of an int")
-sizes("long_of_many_digits", b"L" + b"9" * 100_000 + b"L\n", "Python limits the digits of an int")
-sizes("deep_lists", b"]" * 50_000 + b"a" * 49_999, "what is built is walked without recursion, or refused")
-sizes("deep_tuples", b"N" + b"\x85" * 50_000, "what is built is walked without recursion, or refused")
-sizes("marks", b"(" * 100_000, "a pickle that ends early is damage")
-sizes("key", b"}" + HUGE_TUPLE + b"K\x01s", "a key is measured before it is hashed", where=tuple(PLACES))
-sizes("keys", b"}(" + HUGE_TUPLE + b"K\x01u", "a key is measured before it is hashed")
-sizes("dict_opcode", b"(" + HUGE_TUPLE + b"K\x01d", "a key is measured before it is hashed")
-sizes("item", b"\x8f(" + HUGE_TUPLE + b"\x90", "a set's item is measured before it is hashed")
-sizes("frozen", b"(" + HUGE_TUPLE + b"\x91", "a set's item is measured before it is hashed")
-sizes("set_call", call("builtins", "set", b"]" + HUGE_TUPLE + b"a"), "a set's item is measured before it is hashed")
+PRESENT = "a count is compared with what is there"
+sizes("binunicode8", b"\x8d" + struct.pack("<Q", 10_000) + b"abc", PRESENT, COUNT)
+sizes("binbytes8", b"\x8e" + struct.pack("<Q", 10_000) + b"abc", PRESENT, COUNT)
+sizes("bytearray8", b"\x96" + struct.pack("<Q", 10_000) + b"abc", PRESENT, COUNT)
+sizes("binbytes", b"B" + struct.pack("<I", 10_000) + b"abc", PRESENT, COUNT)
+sizes("long4", b"\x8b" + struct.pack("<i", 10_000) + b"abc", PRESENT, COUNT)
+sizes("long4_negative", b"\x8b" + struct.pack("<i", -5) + b"abc", "a count is no negative number", COUNT)
+sizes("frame", b"\x95" + struct.pack("<Q", 10_000) + b"N", "a frame is no larger than the pickle", INDEX_)
+sizes("long_binput", b"}r" + struct.pack("<I", 10_000), "a memo index is no larger than the pickle", INDEX_)
+sizes("put", b"}p10000\n", "a memo index is no larger than the pickle", INDEX_)
+sizes("int_of_many_digits", b"I" + b"9" * 5_000 + b"\n", "Python limits the digits of an int", "cannot be read")
+sizes("long_of_many_digits", b"L" + b"9" * 5_000 + b"L\n", "Python limits the digits of an int", "cannot be read")
+sizes("deep_lists", b"]" * 2_000 + b"a" * 1_999, "what is built is walked without recursion", "mapping|list")
+sizes("deep_tuples", b"N" + b"\x85" * 2_000, "what is built is walked without recursion", "mapping|tuple")
+sizes("marks", b"(" * 3, "a pickle that ends early is damage", "cannot be read")
+MEASURED = "what is hashed is measured before"
+sizes("key", b"}" + LARGE_TUPLE + b"K\x01s", MEASURED, HASHED, where=tuple(PLACES))
+sizes("keys", b"}(" + LARGE_TUPLE + b"K\x01u", MEASURED, HASHED)
+sizes("dict_opcode", b"(" + LARGE_TUPLE + b"K\x01d", MEASURED, HASHED)
+sizes("item", b"\x8f(" + LARGE_TUPLE + b"\x90", MEASURED, HASHED)
+sizes("frozen", b"(" + LARGE_TUPLE + b"\x91", MEASURED, HASHED)
+sizes("set_call", call("builtins", "set", b"]" + LARGE_TUPLE + b"a"), MEASURED, HASHED)
 for kind, module in {
     "ordered": "collections",
     "flambe": "flambe.compile.serialization",
@@ -86,43 +88,47 @@ for kind, module in {
 }.items():
     sizes(
         f"{kind}_pairs",
-        call(module, "OrderedDict" if kind == "ordered" else "State", b"](" + HUGE_TUPLE + b"K\x01\x86e"),
-        "a mapping's keys are measured before they are hashed",
+        call(module, "OrderedDict" if kind == "ordered" else "State", b"](" + LARGE_TUPLE + b"K\x01\x86e"),
+        MEASURED,
+        HASHED,
     )
     sizes(
         f"{kind}_setitem",
-        call(module, "OrderedDict" if kind == "ordered" else "State") + HUGE_TUPLE + b"K\x01s",
-        "a mapping's keys are measured before they are hashed",
+        call(module, "OrderedDict" if kind == "ordered" else "State") + LARGE_TUPLE + b"K\x01s",
+        MEASURED,
+        HASHED,
     )
 
 
-def nested_files(depth: int, calls: int) -> bytes:
-    """Return a pickle that reads a pickle again and again, which reads a pickle again and again."""
+def of_a_storage() -> bytes:
+    """Return a torch file of one storage."""
     buffer = io.BytesIO()
     torch.save(torch.ones(1).untyped_storage(), buffer)
-    inner = buffer.getvalue()
-    for _ in range(depth):
-        push = named("torch.storage", "_load_from_bytes") + b"q\x01" + binary(inner) + b"q\x02"
-        inner = whole(push + b"h\x01h\x02\x85R0" * calls + b"h\x01h\x02\x85R")
-    return inner
+    return buffer.getvalue()
 
 
-@case((CorruptSaveError, LimitError), "", "files inside pickles are read within one budget")
-def nested_files_of_nested_files(folder: Path) -> Path:
-    """Each of six levels asks for the next 300 times."""
-    return in_pickle(folder, nested_files(6, 300))
+def nested_files(calls: int) -> bytes:
+    """Return a pickle that reads the torch file inside it again and again."""
+    push = named("torch.storage", "_load_from_bytes") + b"q\x01" + binary(of_a_storage()) + b"q\x02"
+    return whole(push + b"h\x01h\x02\x85R0" * calls + b"h\x01h\x02\x85R")
 
 
-@case((CorruptSaveError, LimitError), "", "files inside pickles are read within one budget")
+@case(CorruptSaveError, "copies the same bytes", "files inside pickles are read within one budget")
+def nested_files_in_a_pickle(folder: Path) -> Path:
+    """A pickle asks for the file inside it more often than its size justifies."""
+    return in_pickle(folder, nested_files(2_000))
+
+
+@case(CorruptSaveError, "copies the same bytes", "files inside pickles are read within one budget")
 def nested_files_in_a_state(folder: Path) -> Path:
     """The same in a state."""
-    return in_state(folder, nested_files(6, 300))
+    return in_state(folder, nested_files(2_000))
 
 
-@case((CorruptSaveError, LimitError), "", "files inside pickles nest only so deep")
-def nested_files_of_many_levels(folder: Path) -> Path:
-    """Thousands of levels, each of which asks for the next once."""
-    return in_pickle(folder, nested_files(3000, 0))
+@case(UntrustedError, "_load_from_bytes", "a file inside a pickle holds no other")
+def nested_files_of_two_levels(folder: Path) -> Path:
+    """A file inside a file inside a pickle."""
+    return in_nested_file(folder, whole(call("torch.storage", "_load_from_bytes", binary(of_a_storage()))))
 
 
 # ------------------------------------------------------------------------------------------------ tensors
@@ -142,8 +148,8 @@ def in_records(folder: Path, pickled: bytes, records: dict[str, bytes]) -> Path:
 
 @case(CorruptSaveError, "storage|bytes", "a storage has the size that its persistent id tells")
 def a_storage_larger_than_its_record(folder: Path) -> Path:
-    """A storage of 2 ** 40 elements over a record of one."""
-    return with_tensor(folder, tensor(storage("0", TERA), 0, (TERA,), (1,)), {"0": ONE})
+    """A storage of two elements over a record of one."""
+    return with_tensor(folder, tensor(storage("0", 2), 0, (2,), (1,)), {"0": ONE})
 
 
 @case(CorruptSaveError, "storage|bytes", "a storage has the size that its persistent id tells")
@@ -161,21 +167,17 @@ def a_storage_without_its_record(folder: Path) -> Path:
 @case(CorruptSaveError, "missing|cannot be read", "a storage's key is the name of a record and no path")
 def a_storage_by_a_path(folder: Path) -> Path:
     """A key that points elsewhere."""
-    return with_tensor(folder, tensor(storage("../../../etc/hostname", 1), 0, (1,), (1,)), {"0": ONE})
+    return with_tensor(folder, tensor(storage("../elsewhere", 1), 0, (1,), (1,)), {"0": ONE})
 
 
 VIEWS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
     "past_the_end": (0, (2,), (1,)),
     "by_offset": (1, (1,), (1,)),
-    "by_stride": (0, (2, 2), (1, 1 << 40)),
-    "by_overflow": (0, (1 << 40, 1 << 40), (1 << 40, 1 << 40)),
+    "by_stride": (0, (1, 2), (1, 2)),
     "negative_offset": (-1, (1,), (1,)),
     "negative_stride": (0, (1,), (-1,)),
     "negative_size": (0, (-1,), (1,)),
     "uneven": (0, (1, 1), (1,)),
-    "huge_offset": (1 << 70, (1,), (1,)),
-    "huge_empty": (1 << 70, (0, 1 << 70), (1, 1)),
-    "many_dimensions": (0, (1,) * 100_000, (1,) * 100_000),
 }
 for view, (offset, size, stride) in VIEWS.items():
     for rebuilt in ("v2", "quantized"):
@@ -195,10 +197,9 @@ for view, (offset, size, stride) in VIEWS.items():
             Case(
                 f"view_{view}-{rebuilt}",
                 make_view,
-                (LoadError,) if view == "many_dimensions" else (CorruptSaveError,),
-                "",
+                (CorruptSaveError,),
+                "past its storage|a bad offset|a bad shape",
                 "a tensor lies inside its storage",
-                view != "many_dimensions",
             )
         )
 
@@ -210,43 +211,46 @@ def quantized(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> by
     return call("torch._utils", "_rebuild_qtensor", *parts)
 
 
-@case((CorruptSaveError, LoadError), "", "a tensor that torch would have to allocate is as large as its storage")
+@case(
+    CorruptSaveError, "larger than its storage", "a tensor that torch would have to allocate is as large as its storage"
+)
 def a_broadcast_quantized_tensor(folder: Path) -> Path:
-    """One byte that stands for 2 ** 40."""
-    return with_tensor(folder, quantized(0, (TERA,), (0,)), {"0": b"\x01"})
+    """One byte that stands for two."""
+    return with_tensor(folder, quantized(0, (2,), (0,)), {"0": b"\x01"})
 
 
-BROADCAST = tensor(storage("0", 1), 0, (TERA,), (0,))
+BROADCAST = tensor(storage("0", 1), 0, (REPEATED,), (0,))
+TWO = tensor(storage("0", 1), 0, (2,), (0,))
 
 
-@case(LoadError, "", "a value of another shape is refused, and not copied", state=False)
+@case(LimitError, "repeat what is stored", "what a few stored numbers may stand for is limited")
 def a_broadcast_weight(folder: Path) -> Path:
-    """A weight of terabytes over four bytes."""
+    """A weight of more than 512 MiB over four bytes."""
     return in_records(folder, mapping(text("lin.weight"), BROADCAST, text("lin.bias"), BROADCAST), {"0": ONE})
 
 
-@case((CorruptSaveError, LimitError), "", "an opcode for sets takes sets")
+@case(CorruptSaveError, "no container", "an opcode for sets takes sets")
 def a_tensor_as_a_set(folder: Path) -> Path:
     """Adding an item to a tensor would compute the sum."""
-    return with_tensor(folder, BROADCAST + b"(K\x01\x90", {"0": ONE})
+    return with_tensor(folder, TWO + b"(K\x01\x90", {"0": ONE})
 
 
-@case((CorruptSaveError, LimitError), "", "an opcode for mappings takes mappings")
+@case(CorruptSaveError, "no container", "an opcode for mappings takes mappings")
 def a_tensor_as_a_mapping(folder: Path) -> Path:
     """Setting an item of a tensor would fill it."""
-    return with_tensor(folder, tensor(storage("0", 1), 0, (1, TERA), (0, 0)) + b"K\x00K\x01s", {"0": ONE})
+    return with_tensor(folder, tensor(storage("0", 1), 0, (1, 2), (0, 0)) + b"K\x00K\x01s", {"0": ONE})
 
 
-@case((CorruptSaveError, LimitError), "", "a size is made of a tuple of ints")
+@case(CorruptSaveError, "a size of no numbers", "a size is made of a tuple of ints")
 def a_size_of_a_tensor(folder: Path) -> Path:
-    """Iterating over it would not end."""
-    return with_tensor(folder, call("torch", "Size", BROADCAST), {"0": ONE})
+    """It would be gone through number by number."""
+    return with_tensor(folder, call("torch", "Size", TWO), {"0": ONE})
 
 
-@case((CorruptSaveError, LimitError), "", "a mapping is made of pairs")
+@case(CorruptSaveError, "a mapping of nothing", "a mapping is made of pairs")
 def a_state_of_a_tensor(folder: Path) -> Path:
-    """Iterating over it would not end."""
-    rows = tensor(storage("0", 1), 0, (TERA, 2), (0, 0))
+    """It would be gone through row by row."""
+    rows = tensor(storage("0", 1), 0, (2, 2), (0, 0))
     return in_records(folder, whole(call("flambe_save.state", "State", rows)), {"0": ONE})
 
 
@@ -256,19 +260,14 @@ def sparse(indices: bytes, values: bytes, size: bytes) -> bytes:
     return call("torch._utils", "_rebuild_sparse_tensor", layout, b"(" + indices + values + size + b"t")
 
 
-INDEX = struct.pack("<q", 5)
-FIVE = tensor(storage("1", 1, "LongStorage"), 0, (1, 1), (1, 1))
+INDEX = struct.pack("<q", 3)
+THREE = tensor(storage("1", 1, "LongStorage"), 0, (1, 1), (1, 1))
 SPARSE = {
-    "outside": sparse(FIVE, tensor(storage("0", 1), 0, (1,), (1,)), shape(3)),
+    "outside": sparse(THREE, tensor(storage("0", 1), 0, (1,), (1,)), shape(3)),
     "negative": sparse(
         tensor(storage("2", 1, "LongStorage"), 0, (1, 1), (1, 1)), tensor(storage("0", 1), 0, (1,), (1,)), shape(3)
     ),
-    "uneven": sparse(FIVE, tensor(storage("0", 1), 0, (1, 1), (1, 1)), shape(3)),
-    "broadcast": sparse(
-        tensor(storage("1", 1, "LongStorage"), 0, (1, TERA), (0, 0)),
-        tensor(storage("0", 1), 0, (TERA,), (0,)),
-        shape(9),
-    ),
+    "uneven": sparse(THREE, tensor(storage("0", 1), 0, (1, 1), (1, 1)), shape(3)),
     "no_tensors": sparse(b"N", b"N", shape(3)),
     "lists": sparse(b"](K\x01K\x02e", b"](K\x01e", shape(3)),
     "bad_layout": call("torch.serialization", "_get_layout", text("torch.onnx")),
@@ -304,77 +303,81 @@ def type_state(size: int, order: str = "|", inner: bytes = b"N", names: bytes = 
 
 
 def array(pushed: bytes, sizes: tuple[int, ...], raw: bytes) -> bytes:
-    """Push a numpy array."""
+    """Push a numpy array of bytes, or of a pushed list."""
     made = call("numpy._core.multiarray", "_reconstruct", named("numpy", "ndarray"), shape(0), binary(b"b"))
-    return made + b"(" + number(1) + shape(*sizes) + pushed + b"\x89" + binary(raw) + b"tb"
+    content = raw if raw[:1] == b"]" else binary(raw)
+    return made + b"(" + number(1) + shape(*sizes) + pushed + b"\x89" + content + b"tb"
 
 
+F4, F8, V8, OBJECT = type_state(-1, "<"), type_state(-1, "<"), type_state(8), type_state(-1)
 ARRAYS = {
-    "huge_type": array(dtype("V8", type_state(0x40000000)), (1,), b"12345678"),
-    "huge_type_by_code": array(dtype("V999999999"), (1,), b"12345678"),
-    "huge_subarray": array(dtype("V8", type_state(8, inner=b"(" + dtype("f4") + shape(1 << 40) + b"t")), (1,), b"1234"),
+    "larger_type": array(dtype("V8", type_state(9)), (1,), b"12345678"),
+    "type_without_a_state": array(dtype("V9"), (1,), b"12345678"),
+    "larger_subarray": array(dtype("V8", type_state(8, inner=b"(" + dtype("f4", F4) + shape(2) + b"t")), (1,), b"1234"),
     "nested_subarrays": array(
-        dtype("V8", type_state(8, inner=b"(" + dtype("V8") + shape(1 << 20, 1 << 20) + b"t")), (1,), b"1234"
+        dtype("V8", type_state(8, inner=b"(" + dtype("V8", V8) + shape(1 << 16, 1 << 15) + b"t")),
+        (1,),
+        b"1234",
     ),
-    "more_than_its_bytes": array(dtype("f4"), (1 << 40,), b"1234"),
-    "overflow": array(dtype("f4"), (1 << 32, 1 << 32), b""),
-    "of_objects": array(dtype("O8"), (1,), b"12345678"),
+    "more_than_its_bytes": array(dtype("f4", F4), (2,), b"1234"),
+    "of_objects": array(dtype("O8", OBJECT), (1,), b"](Ne"),
     "objects_in_fields": array(
         dtype(
             "V8",
             type_state(
-                8, names=b"(" + text("a") + b"t", fields=b"}" + text("a") + b"(" + dtype("O8") + number(0) + b"ts"
+                8,
+                names=b"(" + text("a") + b"t",
+                fields=b"}" + text("a") + b"(" + dtype("O8", OBJECT) + number(0) + b"ts",
             ),
         ),
         (1,),
-        b"12345678",
+        b"](Ne",
     ),
     "fields_outside": array(
         dtype(
             "V8",
             type_state(
-                8, names=b"(" + text("a") + b"t", fields=b"}" + text("a") + b"(" + dtype("f8") + number(8) + b"ts"
+                8, names=b"(" + text("a") + b"t", fields=b"}" + text("a") + b"(" + dtype("f8", F8) + number(8) + b"ts"
             ),
         ),
         (1,),
         b"12345678",
     ),
-    "scalar": call("numpy._core.multiarray", "scalar", dtype("f8"), binary(b"1")),
-    "scalar_of_objects": call("numpy._core.multiarray", "scalar", dtype("O8"), binary(b"12345678")),
+    "scalar": call("numpy._core.multiarray", "scalar", dtype("f8", F8), binary(b"1")),
+    "scalar_of_objects": call("numpy._core.multiarray", "scalar", dtype("O8", OBJECT), binary(bytes(8))),
     "of_a_class": call("numpy._core.multiarray", "_reconstruct", named("torch", "float32"), shape(0), binary(b"b")),
-    "of_a_size": call(
-        "numpy._core.multiarray", "_reconstruct", named("numpy", "ndarray"), shape(1 << 40), binary(b"b")
-    ),
-    "buffer": call("numpy._core.numeric", "_frombuffer", binary(b"1234"), dtype("f8"), shape(1 << 40), text("C")),
-    "axes": call("numpy._core.numeric", "_frombuffer", binary(b"1234"), dtype("f4"), shape(1), text("K"), shape(7)),
+    "of_a_size": call("numpy._core.multiarray", "_reconstruct", named("numpy", "ndarray"), shape(1), binary(b"b")),
+    "buffer": call("numpy._core.numeric", "_frombuffer", binary(b"1234"), dtype("f4", F4), shape(2), text("C")),
+    "axes": call("numpy._core.numeric", "_frombuffer", binary(b"1234"), dtype("f4", F4), shape(1), text("K"), shape(1)),
 }
+FITS = "another size|unknown|a bad|an array with bad|without its bytes|cannot override"
 for kind, pushed in ARRAYS.items():
-    sizes(f"array_{kind}", pushed, "numpy gets types and sizes that fit the bytes", where=("state", "pkl", "stash"))
+    reason = "numpy.object_" if kind.startswith(("of_objects", "objects_")) else FITS
+    rule = "numpy gets types and sizes that fit the bytes"
+    sizes(f"array_{kind}", pushed, rule, reason, where=("state", "pkl", "stash"))
 
 
 # ------------------------------------------------------------------------------------------------ budgets
 
 
-@case((CorruptSaveError, LimitError), "", "bytes are copied within a budget")
+@case(CorruptSaveError, "copies the same bytes", "bytes are copied within a budget")
 def the_same_bytes_again(folder: Path) -> Path:
-    """One long text is made bytes thousands of times, and all are kept."""
-    copies = (
-        named("_codecs", "encode") + b"q\x01" + text("x" * (1 << 20)) + b"q\x02" + b"](" + b"h\x01h\x02\x85R" * 5000
-    )
+    """One long text is made bytes again and again, and all are kept."""
+    copies = named("_codecs", "encode") + b"q\x01" + text("x" * (1 << 20)) + b"q\x02" + b"](" + b"h\x01h\x02\x85R" * 20
     return in_state(folder, whole(copies + b"e"))
 
 
 @case(FlambeSaveError, "", "a tuple that stands for too much is not handed on", state=False)
-def a_huge_tuple_in_a_set_of_the_config(folder: Path) -> Path:
-    """The stash holds a huge tuple, and the config puts it into a set."""
-    path = in_stash(folder, whole(b"}" + text("0") + HUGE_TUPLE + b"s"))
+def a_large_tuple_in_a_set_of_the_config(folder: Path) -> Path:
+    """The stash holds a large tuple, and the config puts it into a set."""
+    path = in_stash(folder, whole(b"}" + text("0") + LARGE_TUPLE + b"s"))
     (path / "config.yaml").write_text("!casebook.Holder\nvalue: !set [!$ '0']\n")
     return path
 
 
 add(
     Case(
-        "a_huge_tuple_as_an_argument",
+        "a_large_tuple_as_an_argument",
         lambda folder: _argument(folder),
         (FlambeSaveError,),
         "",
@@ -385,7 +388,7 @@ add(
 
 
 def _argument(folder: Path) -> Path:
-    path = in_stash(folder, whole(b"}" + text("0") + HUGE_TUPLE + b"s"))
+    path = in_stash(folder, whole(b"}" + text("0") + LARGE_TUPLE + b"s"))
     conv = "!torch.Conv2d {in_channels: 1, out_channels: 1, kernel_size: 1, padding_mode: !$ '0'}"
     (path / "config.yaml").write_text(f"!casebook.Holder\nvalue: {conv}\n")
     return path
@@ -394,7 +397,7 @@ def _argument(folder: Path) -> Path:
 @case(CorruptSaveError, "parts|cannot be read", "the parts of a key are limited")
 def a_key_of_dots(folder: Path) -> Path:
     """Each key of a state is looked for upwards from part to part."""
-    return in_pickle(folder, whole(b"}" + text("." * 1_000_000) + b"K\x01s", 2))
+    return in_pickle(folder, whole(b"}" + text("." * 10_001) + b"K\x01s", 2))
 
 
 @case(CorruptSaveError, "", "a nested file holds a storage")

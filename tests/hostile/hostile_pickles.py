@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
-import marshal
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from casebook import (
     archive,
     binary,
     call,
-    careless,
     case,
     holder,
     legacy,
@@ -32,6 +29,7 @@ from casebook import (
     outer,
     text,
     torch_zip,
+    touched,
     unlisted,
     whole,
     with_state,
@@ -132,7 +130,6 @@ def place(
     message: str,
     rule: str,
     errors: tuple[type[BaseException], ...] = (UntrustedError,),
-    live: bool = True,
 ) -> None:
     """Put a payload into the table, in one place."""
 
@@ -140,116 +137,73 @@ def place(
         return PLACES[where](folder, payload(marker(folder)))
 
     # A stash is opened when it is looked into, and the state alone does not look
-    add(Case(f"{name}-{where}", make, errors, message, rule, where not in IN_STASH, careless if live else None))
+    add(Case(f"{name}-{where}", make, errors, message, rule, where not in IN_STASH))
 
 
 # ------------------------------------------------------------------------------------------------ calls by name
 
 
-def touch(path: Path) -> bytes:
-    """A command for a shell."""
-    return text(f"touch '{path}'")
+def said(path: Path) -> bytes:
+    """Push the marker's path."""
+    return text(str(path))
 
 
-def code(path: Path) -> bytes:
-    """The same in Python."""
-    return text(f"open({str(path)!r}, 'w').close()")
-
-
-def evil(path: Path) -> bytes:
-    """A pickle that runs something."""
-    return binary(whole(call("posix", "system", touch(path))))
+def inner(path: Path) -> bytes:
+    """Push a pickle that makes the marker."""
+    return binary(whole(call("casebook", "touched", said(path))))
 
 
 Arguments = Callable[[Path], tuple[bytes, ...]]
-EMPTY = b"}"
-CALLS: dict[str, tuple[str, str, Arguments, bool]] = {
-    "system": ("posix", "system", lambda path: (touch(path),), True),
-    "os_system": ("os", "system", lambda path: (touch(path),), True),
-    "popen": ("os", "popen", lambda path: (touch(path),), False),
-    "nt_system": ("nt", "system", lambda path: (touch(path),), False),
-    "subprocess": ("subprocess", "getoutput", lambda path: (touch(path),), True),
-    "exec": ("builtins", "exec", lambda path: (code(path),), True),
-    "exec_2": ("__builtin__", "execfile", lambda path: (code(path),), False),
-    "eval": ("builtins", "eval", lambda path: (text(f"open({str(path)!r}, 'w')"),), True),
-    "open": ("builtins", "open", lambda path: (text(str(path)), text("w")), True),
-    "io_open": ("io", "open", lambda path: (text(str(path)), text("w")), True),
-    "codecs_open": ("codecs", "open", lambda path: (text(str(path)), text("w")), True),
-    "breakpoint": ("builtins", "breakpoint", lambda path: (), False),
-    "path_touch": ("pathlib", "Path.touch", lambda path: (call("pathlib", "PosixPath", text(str(path))),), True),
-    "path_write": (
-        "pathlib",
-        "PosixPath.write_text",
-        lambda path: (call("pathlib", "PosixPath", text(str(path))), text("")),
-        True,
-    ),
-    "path_os": ("pathlib", "os.system", lambda path: (touch(path),), True),
-    "torch_os": ("torch", "os.system", lambda path: (touch(path),), True),
-    "torch_load": ("torch", "load", lambda path: (text(str(path)),), False),
-    "serialization_load": ("torch.serialization", "load", lambda path: (text(str(path)),), False),
-    "hub_load": ("torch.hub", "load", lambda path: (text("owner/repo"), text("model")), False),
-    "jit_load": ("torch.jit", "load", lambda path: (text(str(path)),), False),
-    "torch_import": ("torch._utils", "_import_dotted_name", lambda path: (text("posix.system"),), False),
-    "torch_exec": ("torch.fx.graph_module", "_exec_with_source", lambda path: (code(path), EMPTY), True),
-    "torch_run": ("torch.utils.collect_env", "run", lambda path: (touch(path),), True),
-    "torch_globals": ("torch._utils", "_rebuild_tensor_v2.__globals__.get", lambda path: (text("sys"),), False),
-    "numpy_load": ("numpy", "load", lambda path: (evil_file(path), b"N", b"\x88"), True),
-    "numpy_runstring": ("numpy.testing._private.utils", "runstring", lambda path: (code(path), EMPTY), True),
-    "numpy_exec": ("numpy", "f2py.os.system", lambda path: (touch(path),), False),
-    "code_type": ("types", "CodeType", lambda path: (number(0),), False),
-    "function_type": ("types", "FunctionType", lambda path: (marshalled(path), EMPTY), False),
-    "dill_code": ("dill._dill", "_create_code", lambda path: (number(0),), False),
-    "dill_function": ("dill._dill", "_create_function", lambda path: (marshalled(path), EMPTY), False),
-    "dill_import": ("dill._dill", "_import_module", lambda path: (text("posix.system"),), False),
-    "dill_type": ("dill._dill", "_load_type", lambda path: (text("CodeType"),), False),
-    "dill_loads": ("dill", "loads", lambda path: (evil(path),), True),
-    "pickle_loads": ("pickle", "loads", lambda path: (evil(path),), True),
-    "c_pickle_loads": ("_pickle", "loads", lambda path: (evil(path),), True),
-    "marshal_loads": ("marshal", "loads", lambda path: (binary(marshal.dumps(compile("1", "", "eval"))),), False),
-    "import": ("builtins", "__import__", lambda path: (text("antigravity"),), False),
-    "import_module": ("importlib", "import_module", lambda path: (text("this"),), False),
-    "resolve_name": ("pkgutil", "resolve_name", lambda path: (text("posix:system"),), False),
-    "run_path": ("runpy", "run_path", lambda path: (text(str(path)),), False),
-    "timeit": ("timeit", "timeit", lambda path: (code(path), text(""), named("time", "time"), number(1)), True),
-    "pipepager": ("pydoc", "pipepager", lambda path: (text(""), touch(path)), True),
-    "map": ("builtins", "map", lambda path: (named("posix", "system"), b"(" + touch(path) + b"l"), False),
-    "getattr": ("builtins", "getattr", lambda path: (named("posix", "stat"), text("__self__")), False),
-    "reconstructor": ("copyreg", "__newobj__", lambda path: (named("casebook", "Trap"), text(str(path))), True),
-    "trap": ("casebook", "Trap", lambda path: (text(str(path)),), True),
-    "webbrowser": ("webbrowser", "open", lambda path: (text("about:blank"),), False),
-    "socket": ("socket", "create_connection", lambda path: (text("localhost"),), False),
-    "ctypes": ("ctypes", "CDLL", lambda path: (b"N",), False),
-    "colour": ("\x1b[31mred", "\x1b]0;title\x07", lambda path: (), False),
-    "long_name": ("m" * 100_000, "n" * 100_000, lambda path: (), False),
-    "odd_name": ("a.b\u202eevil", "c\u0000d", lambda path: (), False),
+NONE: Arguments = lambda path: ()  # noqa: E731
+MARKER: Arguments = lambda path: (said(path),)  # noqa: E731
+# What is named is harmless, and merely not data. Beside functions of the tests, which make the marker, there is one
+# name of each kind: of Python, of modules that do have names which are data, through such a name, and of no module
+CALLS: dict[str, tuple[str, str, Arguments]] = {
+    "a_function": ("casebook", "touched", MARKER),
+    "class": ("casebook", "Trap", MARKER),
+    "class_by_copyreg": ("copyreg", "__newobj__", lambda path: (named("casebook", "Trap"), said(path))),
+    "in_another_module": ("casebook", "Path.touch", lambda path: (call("pathlib", "PosixPath", said(path)),)),
+    "module": ("casebook", "json", NONE),
+    "builtin": ("builtins", "len", MARKER),
+    "builtin_getattr": ("builtins", "getattr", lambda path: (named("casebook", "Trap"), text("spring"))),
+    "builtin_map": ("builtins", "map", lambda path: (named("casebook", "touched"), b"(" + said(path) + b"l")),
+    "python_2": ("__builtin__", "abs", lambda path: (number(1),)),
+    "of_the_library": ("os", "getcwd", NONE),
+    "of_the_library_in_c": ("math", "sqrt", lambda path: (number(4),)),
+    "pathlib": ("pathlib", "Path.touch", lambda path: (call("pathlib", "PosixPath", said(path)),)),
+    "collections": ("collections", "namedtuple", NONE),
+    "datetime": ("datetime", "date.today", NONE),
+    "codecs": ("_codecs", "decode", NONE),
+    "torch": ("torch", "is_tensor", lambda path: (number(1),)),
+    "torch_utils": ("torch._utils", "_get_all_device_indices", NONE),
+    "torch_serialization": ("torch.serialization", "get_default_mmap_options", NONE),
+    "torch_through_data": ("torch._utils", "_rebuild_tensor_v2.__globals__", NONE),
+    "numpy": ("numpy", "zeros", lambda path: (number(1),)),
+    "numpy_multiarray": ("numpy._core.multiarray", "zeros", lambda path: (number(1),)),
+    "dill_type": ("dill._dill", "_load_type", lambda path: (text("NoneType"),)),
+    "dill_loads": ("dill", "loads", lambda path: (inner(path),)),
+    "pickle_loads": ("pickle", "loads", lambda path: (inner(path),)),
+    "not_imported": ("antigravity", "fly1", NONE),
+    "nowhere": ("no_such_module", "name", NONE),
+    "colour": ("\x1b[31mred", "\x1b]0;title\x07", NONE),
+    "long_name": ("m" * 10_000, "n" * 10_000, NONE),
+    "odd_name": ("a.b\u202eevil", "c\u0000d", NONE),
 }
-
-
-def evil_file(path: Path) -> bytes:
-    """A file beside the save that numpy would unpickle."""
-    beside = path.with_name("array.npy")
-    beside.write_bytes(whole(call("posix", "system", touch(path))))
-    return text(str(beside))
-
-
-def marshalled(path: Path) -> bytes:
-    """A code object."""
-    return call("marshal", "loads", binary(marshal.dumps(compile(f"open({str(path)!r}, 'w')", "", "eval"))))
 
 
 def call_of(name: str) -> Payload:
     """Return the payload of a row of the table."""
-    module, attribute, arguments, _ = CALLS[name]
+    module, attribute, arguments = CALLS[name]
     if name in ("colour", "odd_name"):
         return lambda path: whole(text(module) + text(attribute) + b"\x93)R")
     return lambda path: whole(call(module, attribute, *arguments(path)))
 
 
-for index, (row, (*_, is_live)) in enumerate(CALLS.items()):
+for index, row in enumerate(CALLS):
     RULE = "a pickle finds nothing by name but the stand-ins of rebuild.py"
     others = [where for where in PLACES if where not in ("state", "pkl")]
     for where in ("state", "pkl", others[index % len(others)]):
-        place(call_of(row), row, where, "trusting load|asks for|not trusted|may unpickle", RULE, live=is_live)
+        place(call_of(row), row, where, "trusting load|asks for|not trusted|may unpickle", RULE)
 
 # ------------------------------------------------------------------------------------------------ ways to call
 
@@ -269,107 +223,101 @@ def by_protocol(protocol: int) -> Payload:
     return lambda path: pickle.dumps([Reduced(Trap, str(path))], protocol)
 
 
-def stack(body: Callable[[bytes, bytes], bytes]) -> Payload:
-    """Return a payload of a body that is made of the pushed path and the pushed command."""
-    return lambda path: whole(body(text(str(path)), touch(path)))
+def stack(body: Callable[[bytes], bytes]) -> Payload:
+    """Return a payload of a body that is made of the pushed path."""
+    return lambda path: whole(body(said(path)))
 
 
-SYSTEM = named("posix", "system")
+TOUCHED = named("casebook", "touched")
 TRAP = named("casebook", "Trap")
 WAYS: dict[str, tuple[Payload, str]] = {
-    "inst": (stack(lambda path, command: b"(" + command + b"iposix\nsystem\n"), "INST finds by name too"),
-    "inst_new": (stack(lambda path, command: b"(" + path + b"icasebook\nTrap\n"), "INST finds by name too"),
-    "obj": (stack(lambda path, command: b"(" + SYSTEM + command + b"o"), "OBJ takes what was found"),
-    "newobj": (stack(lambda path, command: TRAP + path + b"\x85\x81"), "NEWOBJ takes what was found"),
+    "inst": (stack(lambda path: b"(" + path + b"icasebook\ntouched\n"), "INST finds by name too"),
+    "inst_new": (stack(lambda path: b"(" + path + b"icasebook\nTrap\n"), "INST finds by name too"),
+    "obj": (stack(lambda path: b"(" + TOUCHED + path + b"o"), "OBJ takes what was found"),
+    "newobj": (stack(lambda path: TRAP + path + b"\x85\x81"), "NEWOBJ takes what was found"),
     "newobj_ex": (
-        stack(lambda path, command: TRAP + b")}" + text("key") + path + b"s\x92"),
+        stack(lambda path: TRAP + b")}" + text("key") + path + b"s\x92"),
         "NEWOBJ_EX takes what was found",
     ),
-    "setstate": (stack(lambda path, command: TRAP + b")\x81" + path + b"b"), "the object is not made"),
+    "setstate": (stack(lambda path: TRAP + b")\x81" + path + b"b"), "the object is not made"),
     "setter": (
-        stack(lambda path, command: named("casebook", "Slotted") + b")\x81N}" + text("path") + path + b"s\x86b"),
+        stack(lambda path: named("casebook", "Slotted") + b")\x81N}" + text("path") + path + b"s\x86b"),
         "the object is not made",
     ),
-    "setitem": (stack(lambda path, command: TRAP + b")\x81K\x01" + path + b"s"), "the object is not made"),
-    "append": (stack(lambda path, command: TRAP + b")\x81" + path + b"a"), "the object is not made"),
-    "appends": (stack(lambda path, command: TRAP + b")\x81(" + path + b"e"), "the object is not made"),
-    "additems": (stack(lambda path, command: TRAP + b")\x81(" + path + b"\x90"), "the object is not made"),
-    "called_object": (stack(lambda path, command: TRAP + b")\x81" + path + b"\x85R"), "the object is not made"),
+    "setitem": (stack(lambda path: TRAP + b")\x81K\x01" + path + b"s"), "the object is not made"),
+    "append": (stack(lambda path: TRAP + b")\x81" + path + b"a"), "the object is not made"),
+    "appends": (stack(lambda path: TRAP + b")\x81(" + path + b"e"), "the object is not made"),
+    "additems": (stack(lambda path: TRAP + b")\x81(" + path + b"\x90"), "the object is not made"),
+    "called_object": (stack(lambda path: TRAP + b")\x81" + path + b"\x85R"), "the object is not made"),
     "python_2_names": (
-        stack(lambda path, command: named("__builtin__", "getattr") + TRAP + text("spring") + b"\x86R"),
+        stack(lambda path: named("__builtin__", "getattr") + TRAP + text("spring") + b"\x86R"),
         "Python 2's names are the same names",
     ),
     "stack_global": (
-        stack(lambda path, command: text("posix") + text("system") + b"\x93" + command + b"\x85R"),
+        stack(lambda path: text("casebook") + text("touched") + b"\x93" + path + b"\x85R"),
         "STACK_GLOBAL finds by name",
     ),
     "memo": (
         stack(
-            lambda path, command: (
-                text("system") + b"\x94" + text("posix") + b"\x940h\x01h\x00" + b"\x93" + command + b"\x85R"
-            )
+            lambda path: text("touched") + b"\x94" + text("casebook") + b"\x940h\x01h\x00" + b"\x93" + path + b"\x85R"
         ),
         "what a name is decides when it is looked up, not how it came to the stack",
     ),
     "decoys": (
         stack(
-            lambda path, command: (
-                text("posix")
-                + text("system")
+            lambda path: (
+                text("casebook")
+                + text("touched")
                 + text("collections")
                 + text("OrderedDict")
                 + b"00\x93"
-                + command
+                + path
                 + b"\x85R"
             )
         ),
         "names are checked when they are looked up, whatever a scan of the opcodes saw",
     ),
     "two_steps": (
-        stack(lambda path, command: apply(call("builtins", "getattr", named("os", "sys"), text("exit")))),
+        stack(lambda path: apply(call("builtins", "getattr", named("casebook", "Path"), text("cwd")))),
         "the first name is refused",
     ),
     "partial": (
-        stack(lambda path, command: call("functools", "partial", SYSTEM, command) + b")R"),
+        stack(lambda path: call("functools", "partial", TOUCHED, path) + b")R"),
         "what would call another thing is refused too",
     ),
     "reduce": (
         stack(
-            lambda path, command: (
-                call("functools", "reduce", SYSTEM, b"(" + command + b"l")
-                + call("builtins", "list", call("builtins", "map", SYSTEM, b"(" + command + b"l"))
+            lambda path: (
+                call("functools", "reduce", TOUCHED, b"(" + path + b"l")
+                + call("builtins", "list", call("builtins", "map", TOUCHED, b"(" + path + b"l"))
                 + b"0"
             )
         ),
         "what would call another thing is refused too",
     ),
     "attrgetter": (
-        stack(lambda path, command: apply(call("operator", "attrgetter", text("system")), named("sys", "modules"))),
+        stack(lambda path: apply(call("operator", "attrgetter", text("touched")), named("sys", "modules"))),
         "what would look up another thing is refused too",
     ),
     "methodcaller": (
-        stack(
-            lambda path, command: apply(
-                call("operator", "methodcaller", text("touch")), call("pathlib", "PosixPath", path)
-            )
-        ),
+        stack(lambda path: apply(call("operator", "methodcaller", text("touch")), call("pathlib", "PosixPath", path))),
         "what would call another thing is refused too",
     ),
     "evil_persistent_id": (
-        stack(lambda path, command: b"(" + text("storage") + apply(SYSTEM, command) + text("0") + b"tQ"),
+        stack(lambda path: b"(" + text("storage") + apply(TOUCHED, path) + text("0") + b"tQ"),
         "a persistent id is data itself",
     ),
     "after_stop": (
-        stack(lambda path, command: b"}." + apply(SYSTEM, command)),
+        stack(lambda path: b"}." + apply(TOUCHED, path)),
         "what follows the end is not unpickled, and is damage",
     ),
     "load_from_bytes": (
-        lambda path: whole(call("torch.storage", "_load_from_bytes", evil(path))),
+        lambda path: whole(call("torch.storage", "_load_from_bytes", inner(path))),
         "a file inside a pickle is read by the same rules",
     ),
     "load_from_zip": (
         lambda path: whole(
-            call("torch.storage", "_load_from_bytes", binary(torch_zip(whole(apply(SYSTEM, touch(path))))))
+            call("torch.storage", "_load_from_bytes", binary(torch_zip(whole(apply(TOUCHED, said(path))))))
         ),
         "a file inside a pickle is read by the same rules",
     ),
@@ -378,17 +326,15 @@ WAYS: dict[str, tuple[Payload, str]] = {
         "arrays of objects name what is in them",
     ),
     "trap_in_a_key": (
-        stack(lambda path, command: b"}" + apply(SYSTEM, command) + b"K\x01s"),
+        stack(lambda path: b"}" + apply(TOUCHED, path) + b"K\x01s"),
         "a key is found by the same rules",
     ),
     **{f"protocol_{number}": (by_protocol(number), "no protocol has a way of its own") for number in range(6)},
     "protocol_0_text": (
-        lambda path: b"cposix\nsystem\n(S'touch " + str(path).encode() + b"'\ntR.",
+        lambda path: b"ccasebook\ntouched\n(S'" + str(path).encode() + b"'\ntR.",
         "the oldest opcodes find by name too",
     ),
 }
-_NOT_LIVE = ("python_2_names", "two_steps", "attrgetter", "evil_persistent_id", "after_stop")
-_LIVE_IN_BARE = ("evil_persistent_id",)
 
 for index, (way, (payload, rule)) in enumerate(WAYS.items()):
     errors = (
@@ -400,22 +346,28 @@ for index, (way, (payload, rule)) in enumerate(WAYS.items()):
     if way == "after_stop":
         others = ["pkl", "packed"]
     for where in dict.fromkeys((others[0], others[index % len(others)], others[(3 * index + 1) % len(others)])):
-        place(payload, way, where, "", rule, errors, live=way not in _NOT_LIVE)
+        place(payload, way, where, "", rule, errors)
 
 
 # ------------------------------------------------------------------------------------------------ codes
+
+
+NAME = ("casebook", "touched")
+_CODES: dict[int, tuple[str, str]] = copyreg._inverted_registry  # type: ignore[attr-defined]
 
 
 def registered(opcode: bytes, number: int, used: bool) -> Payload:
     """Return a call of a function by the code that the program has registered for it."""
 
     def payload(path: Path) -> bytes:
-        copyreg.add_extension("posix", "system", number)
+        for code in [code for code, what in _CODES.items() if what == NAME]:  # of another case in this process
+            copyreg.remove_extension(*NAME, code)
+        copyreg.add_extension(*NAME, number)
         width = {b"\x82": 1, b"\x83": 2, b"\x84": 4}[opcode]
         push = opcode + number.to_bytes(width, "little")
         if used:
-            pickle.loads(whole(push))  # from now on Python finds the function without being asked for its name
-        return whole(push + touch(path) + b"\x85R")
+            copyreg._extension_cache[number] = touched  # type: ignore[attr-defined]  # as after any pickle that used it
+        return whole(push + said(path) + b"\x85R")
 
     return payload
 
@@ -444,30 +396,24 @@ def importing(folder: Path) -> Path:
     return in_state(folder, whole(named(name, "value")))
 
 
-def careless_import(path: Path) -> None:
-    """Unpickle with the module in reach."""
-    sys.path.insert(0, str(path.parent))
-    careless(path)
-
-
-@case(UntrustedError, "imported_by_a_pickle", "nothing is imported to learn what it is", live=careless_import)
+@case(UntrustedError, "imported_by_a_pickle", "nothing is imported to learn what it is")
 def a_module_to_import(folder: Path) -> Path:
     """A pickle names a module that is not imported yet."""
     return importing(folder)
 
 
-@case(UntrustedError, "posix|torch", "a name is one text: dots in its last part lead nowhere")
+@case(UntrustedError, "OrderedDict.fromkeys", "a name is one text: dots in its last part lead nowhere")
 def dotted_through_data(folder: Path) -> Path:
     """A name leads through something that is data."""
     return in_state(
-        folder, whole(text("collections") + text("OrderedDict.fromkeys.__self__") + b"\x93N0cposix\nsystem\n")
+        folder, whole(text("collections") + text("OrderedDict.fromkeys.__self__") + b"\x93N0ccasebook\ntouched\n")
     )
 
 
 @case(UntrustedError, "casebook.Trap", "the error lists all that is refused, and not the first alone")
 def all_names_are_listed(folder: Path) -> Path:
     """Several globals are named."""
-    return in_state(folder, whole(SYSTEM + TRAP + named("builtins", "exec") + b"\x87"))
+    return in_state(folder, whole(TOUCHED + TRAP + named("builtins", "len") + b"\x87"))
 
 
 @functools.cache
@@ -478,7 +424,7 @@ def _keep() -> type:
 @case(CorruptSaveError, "cannot be read|persistent", "persistent ids are tuples that name storages")
 def a_text_as_persistent_id(folder: Path) -> Path:
     """A persistent id of protocol 0."""
-    return in_state(folder, b"Pposix.system\n.")
+    return in_state(folder, b"Pcasebook.touched\n.")
 
 
 @case((CorruptSaveError, UntrustedError), "", "old files could hold a module's class and source; these are not read")

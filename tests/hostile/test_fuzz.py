@@ -160,7 +160,7 @@ def pieces() -> list[bytes]:
     plain = [op.code.encode("latin1") for op in pickletools.opcodes if op.arg is None]
     values = [number(value) for value in (0, 1, -1, 2, 255, 1 << 31, 1 << 40, -(1 << 63), 1 << 70)]
     texts = [text(value) for value in ("", "0", "storage", "cpu", "lin.weight", "_metadata", "<", "f4", "\x00")]
-    evil = call("posix", "system", text("touch MARKER"))
+    evil = call("casebook", "touched", text("MARKER"))
     memo = [b"h" + bytes([index]) for index in range(6)] + [b"q" + bytes([index]) for index in range(6)]
     more = [b"(tR", b")R", b"}b", b"(lR", b"\x85R", b"\x86R", b"\x87R", b")\x81", b"}\x92", b"Q", b"}(", b"]("]
     kept = [piece for name in (".pkl", "-golden.pkl") for piece in opcodes(corpus()[name][""])[:400]]
@@ -248,7 +248,7 @@ WORDS = (
     "!@ inner.value",
     "!@ 'a[b].c'", "!call inner.run", "!$ '0'", "!tuple", "!set", "!type torch.ReLU", "!range [0, 3, 1]", "!odict",
     "&a ", "*a", "{", "}", "[", "]", ": ", "- ", "---\n", "...\n", "\n", "  ", "? ", "| ", "> ", "# ", "'", '"', "\t",
-    "null", "1e400", "-0", ".nan", "0x", "9" * 500, "2020-13-01", "!!python/object:os.system {}", "!!binary 'a'",
+    "null", "1e400", "-0", ".nan", "0x", "9" * 500, "2020-13-01", "!!python/object:casebook.Trap {}", "!!binary 'a'",
     "%YAML 9.9\n", "<<: *a", "a: &a [*a]", "\u2028", "\x85", "\ufeff", "value:", "inner:", "!complex x", "!slice [1]",
     "!torch.dtype float32", "!torch.Sequential {args: [1]}", "!torch.LSTM {input_size: 1, hidden_size: 1}", "!path x",
     "evil: evil\n", "!casebook.Holder.load_from_path {path: x}", "!frozenset", "size: 3", "torch.", "!torch.device cpu",
