@@ -1,37 +1,141 @@
-"""Run code in a Python of its own, as a program that loads what another has saved."""
+"""Run code in a Python of its own, as a program that loads what another has saved.
+
+Each program is a fork of a template, which has imported torch and this package and done nothing with them: that is paid
+once for each process of the tests, and not for each program. What is about a start of Python itself begins one with
+``subprocess``.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import flambe_save
 
+ROOT = Path(flambe_save.__file__).parents[1]
+SECONDS = 300
+
+
+class Done(NamedTuple):
+    """What became of a program."""
+
+    returncode: int  # below zero where a signal ended it
+    stdout: str
+    stderr: str
+
+
+def run_program(
+    code: str,
+    *arguments: object,
+    folder: Path | None = None,
+    places: Sequence[Path] = (),
+    warnings: Sequence[str] = (),
+) -> Done:
+    """Run code with ``sys.argv[1:]`` in a process of its own.
+
+    Parameters
+    ----------
+    code : str
+    *arguments : object
+    folder : Path, optional
+        The current directory; modules there are found, as from ``python -c``.
+    places : sequence of Path
+        Where further modules are found.
+    warnings : sequence of str
+        As the option ``-W`` of Python.
+    """
+    with tempfile.TemporaryDirectory() as outputs:
+        asked = {
+            "code": code,
+            "arguments": [*map(str, arguments)],
+            "folder": str(folder or Path.cwd()),
+            "path": ["", *map(str, places), str(ROOT)],
+            "warnings": [*warnings],
+            "environment": {**os.environ, "HF_HUB_OFFLINE": "1"},
+            "threads": torch.get_num_threads(),  # as many as here: sums depend on how they are split
+            "seconds": SECONDS,
+            "outputs": outputs,
+        }
+        template = _template()
+        assert template.stdin is not None
+        assert template.stdout is not None
+        template.stdin.write(json.dumps(asked) + "\n")
+        template.stdin.flush()
+        returncode = int(template.stdout.readline())
+        shown = [(Path(outputs) / name).read_text("utf-8", "replace") for name in ("stdout", "stderr")]
+    return Done(returncode, *shown)
+
 
 def run_python(code: str, *arguments: object) -> Any:
-    """Run code with ``sys.argv[1:]`` and return the JSON in the last line that it prints."""
-    places = [str(Path(flambe_save.__file__).parents[1]), os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        # With as many threads as here: sums depend on how they are split
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(places),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    """Run code that finds the modules of the tests, and return the JSON in the last line that it prints."""
+    done = run_program(code, *arguments, places=[Path(__file__).parent])
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@functools.cache
+def _template() -> subprocess.Popen[str]:
+    command = [sys.executable, "-X", "utf8", "-c", _TEMPLATE]
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+    started = subprocess.Popen(command, env=found, **pipes)  # type: ignore[call-overload]
+    assert started.stdin is not None
+    atexit.register(lambda: (started.stdin.close(), started.wait()))  # type: ignore[union-attr]
+    return started
+
+
+_TEMPLATE = """
+import atexit, json, os, signal, sys, threading, traceback, types, warnings
+import torch, flambe_save
+
+def program(asked):
+    for number, name in (1, "stdout"), (2, "stderr"):
+        os.dup2(os.open(os.path.join(asked["outputs"], name), os.O_WRONLY | os.O_CREAT), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.alarm(asked["seconds"])
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    sys.argv = ["-c", *asked["arguments"]]
+    sys.path[:0] = asked["path"]
+    for text in asked["warnings"]:
+        warnings._setoption(text)
+    torch.set_num_threads(asked["threads"])
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    status = 0
+    try:
+        exec(compile(asked["code"], "<string>", "exec"), main.__dict__)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+answers = os.fdopen(os.dup(1), "w")
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            program(json.loads(line))
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+"""
 
 
 def there_and_here(folder: Path, made: dict[str, Any], module: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:

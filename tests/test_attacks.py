@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.saves import with_config
 from torch import nn
 
 from flambe_save import (
@@ -75,20 +76,12 @@ def hostile_state(folder: Path, data: bytes) -> Path:
     return path
 
 
-def hostile_config(folder: Path, text: str) -> Path:
-    """Return a save with a given config."""
-    path = Path(save(Holder(1), folder / "s"))
-    (path / "manifest.json").unlink()
-    (path / "config.yaml").write_text(text)
-    return path
-
-
 def test_a_link_to_a_function(tmp_path: Path) -> None:
     """A link gives values: else a scheduler would call the method of a path that it is given."""
     victim = tmp_path / "precious"
     victim.touch()
-    path = hostile_config(
-        tmp_path,
+    path = with_config(
+        tmp_path / "s",
         f"!torch.Sequential\npath: !path {victim}\nlin: !torch.Linear {{in_features: 1, out_features: 1}}\n"
         "params: !torch.ParameterList {values: [!@ lin.weight]}\nopt: !torch.SGD {params: !@ params, lr: 0.1}\n"
         "sched: !torch.LambdaLR {optimizer: !@ opt, lr_lambda: !@ path.unlink}\n",
@@ -100,14 +93,14 @@ def test_a_link_to_a_function(tmp_path: Path) -> None:
 
 def test_an_overridden_factory(tmp_path: Path) -> None:
     """A factory that reads files needs trust in every subclass, whatever the override is decorated with."""
-    path = hostile_config(tmp_path, "!Overrides.load_from_path {path: nowhere}\n".replace("!O", "!test_attacks.O"))
+    path = with_config(tmp_path / "s", "!Overrides.load_from_path {path: nowhere}\n".replace("!O", "!test_attacks.O"))
     with pytest.raises(UntrustedError, match="load_from_path"):
         load(path)
 
 
 def test_a_config_imports_nothing(tmp_path: Path) -> None:
     """torch imports some of its modules when an attribute is asked for; names are looked up without asking."""
-    path = hostile_config(tmp_path, "!test_attacks.Holder {value: !torch.dtype onnx}\n")
+    path = with_config(tmp_path / "s", "!test_attacks.Holder {value: !torch.dtype onnx}\n")
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_attacks, flambe_save\n"
         f"before = set(sys.modules)\ntry: flambe_save.load({str(path)!r})\nexcept flambe_save.ConfigError: pass\n"

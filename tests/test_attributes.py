@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.saves import with_config
 from torch import nn
 
 from flambe_save import Component, LinkError, UntrustedError, load, save, untrusted, yaml
@@ -119,14 +120,6 @@ class Hashed:
 HERE = __name__
 
 
-def written(path: Path, config: str) -> Path:
-    """Return a save of a config alone."""
-    save({"x": 1}, path)
-    (path / "config.yaml").write_text(config)
-    (path / "manifest.json").unlink()
-    return path
-
-
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> None:
     RAN.clear()
@@ -157,7 +150,7 @@ def _nothing_ran() -> None:
 )
 def test_links_read_what_objects_hold(config: str, value: Any, tmp_path: Path) -> None:
     """Instance attributes, slots, fields, items, arguments of components, plain constants of classes."""
-    path = written(tmp_path / "s", config)
+    path = with_config(tmp_path / "s", config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the layers have no weights
         assert load(path, strict=False)["b"] == value
@@ -184,7 +177,7 @@ def test_links_read_the_tables_of_modules() -> None:
 )
 def test_what_a_class_computes_needs_trust(config: str, name: str, value: Any, tmp_path: Path) -> None:
     """A property is refused by name, listed by an audit, and read with that trust and no more."""
-    path = written(tmp_path / "s", config)
+    path = with_config(tmp_path / "s", config)
     with pytest.raises(UntrustedError, match="not what an object holds") as caught:
         load(path)
     rows = untrusted(path)
@@ -221,7 +214,7 @@ def test_what_a_class_computes_needs_trust(config: str, name: str, value: Any, t
 )
 def test_all_that_links_read_is_listed_before(config: str, names: list[str], tmp_path: Path) -> None:
     """Through fields, arguments, changes, containers and other links; with all of it trusted the save loads."""
-    path = written(tmp_path / "s", config)
+    path = with_config(tmp_path / "s", config)
     rows = untrusted(path)
     assert [row.argument for row in rows] == [f"trusted=['{HERE}.{name}']" for name in names]
     assert not any("what it gives" in row.what for row in rows)
@@ -234,7 +227,7 @@ def test_all_that_links_read_is_listed_before(config: str, names: list[str], tmp
 
 def test_a_row_says_what_comes_after_it(tmp_path: Path) -> None:
     """What a property gives is known once it has run; so are the rows for what is read of that."""
-    path = written(tmp_path / "s", "a: !attr.Sized {}\nb: !@ a.width.real\n")
+    path = with_config(tmp_path / "s", "a: !attr.Sized {}\nb: !@ a.width.real\n")
     (row,) = untrusted(path)
     assert row.argument == f"trusted=['{HERE}.Sized.width']"
     assert "what it gives tells whether 'real' of it needs trust too" in row.what
@@ -249,7 +242,7 @@ def test_a_row_says_what_comes_after_it(tmp_path: Path) -> None:
 
 def test_an_audit_keeps_what_only_the_load_could_see(tmp_path: Path) -> None:
     """Where the config does not tell the class, the error still has the row."""
-    path = written(tmp_path / "s", "a: !attr.Making {}\nb: !@ a.made.width\n")
+    path = with_config(tmp_path / "s", "a: !attr.Making {}\nb: !@ a.made.width\n")
     assert untrusted(path) == []
     with pytest.raises(UntrustedError) as caught:
         load(path)
@@ -259,7 +252,7 @@ def test_an_audit_keeps_what_only_the_load_could_see(tmp_path: Path) -> None:
 
 def test_methods_are_functions_whoever_defines_them(tmp_path: Path) -> None:
     """No trust in names makes a link give a method."""
-    path = written(tmp_path / "s", "a: !attr.Sized {}\nb: !@ a.get_state\n")
+    path = with_config(tmp_path / "s", "a: !attr.Sized {}\nb: !@ a.get_state\n")
     for trusted in ([], ["flambe_save", HERE]):
         with pytest.raises(LinkError, match="leads to the function 'get_state'"):
             load(path, trusted=trusted)
@@ -278,14 +271,14 @@ def test_a_program_reads_what_it_likes_and_saves_it_as_a_value(tmp_path: Path) -
 
 def test_nothing_is_hashed_or_compared_to_find_what_describes_it(tmp_path: Path) -> None:
     """A load keeps what it knows of objects by identity."""
-    path = written(tmp_path / "s", f"a: !{HERE}.Hashed {{}}\nb: !@ a.x\nc: [!@ a]\n")
+    path = with_config(tmp_path / "s", f"a: !{HERE}.Hashed {{}}\nb: !@ a.x\nc: [!@ a]\n")
     assert load(path)["b"] == 1
     assert RAN == []
 
 
 def test_a_property_in_place_of_a_field_is_not_run(tmp_path: Path) -> None:
     """A dataclass whose field is shadowed by a property is refused, or filled, without it."""
-    path = written(tmp_path / "s", f"a: !{HERE}.Shadowed {{x: 4}}\nb: !@ a.x\n")
+    path = with_config(tmp_path / "s", f"a: !{HERE}.Shadowed {{x: 4}}\nb: !@ a.x\n")
     assert load(path)["b"] == 4
     assert RAN == []
 

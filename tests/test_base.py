@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.saves import files_of, flip
 from torch import nn
 
 from flambe_save import Component, CorruptSaveError, LoadError, SaveError, SaveNotFoundError, load, save, verify
@@ -44,11 +45,6 @@ def inode(path: Path, index: int, name: str = "state.pt") -> int:
     return (path / f"parts.{index}" / name).stat().st_ino
 
 
-def files(path: Path) -> dict[str, bytes]:
-    """Return all files below a folder."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-
-
 def change(model: Whole, index: int) -> None:
     """Change one number of a part."""
     with torch.no_grad():
@@ -63,7 +59,7 @@ def test_what_is_the_same_is_linked(model: Whole, tmp_path: Path) -> None:
     save(model, tmp_path / "plain")
     linked = [inode(tmp_path / "one", index) == inode(tmp_path / "two", index) for index in range(4)]
     assert linked == [True, False, True, True]
-    assert files(tmp_path / "two") == files(tmp_path / "plain")
+    assert files_of(tmp_path / "two") == files_of(tmp_path / "plain")
     assert verify(tmp_path / "two") == []
     assert same(load(tmp_path / "two").state_dict(), model.state_dict())
 
@@ -106,7 +102,7 @@ def test_digests_are_those_of_the_files(digest: str | None, model: Whole, tmp_pa
     assert (inode(tmp_path / "one", 3) == inode(tmp_path / "two", 3)) == (digest is not None)
     assert verify(tmp_path / "two") == []
     save(model, tmp_path / "plain", digest="sha256")
-    assert files(tmp_path / "two") == files(tmp_path / "plain")
+    assert files_of(tmp_path / "two") == files_of(tmp_path / "plain")
 
 
 def test_other_parts_than_before(model: Whole, tmp_path: Path) -> None:
@@ -129,7 +125,7 @@ def test_a_disk_without_links(code: int, model: Whole, tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "link", refuse)
     save(model, tmp_path / "two", base=tmp_path / "one")
     assert inode(tmp_path / "one", 3) != inode(tmp_path / "two", 3)
-    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
 def test_a_file_that_takes_the_place_of_the_compared_one_is_not_linked(
@@ -156,18 +152,11 @@ def test_a_file_that_takes_the_place_of_the_compared_one_is_not_linked(
     assert verify(tmp_path / "two") == []
 
 
-def flip(path: Path, name: str) -> None:
-    """Change a byte in the middle of a file."""
-    data = bytearray((path / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (path / name).write_bytes(data)
-
-
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "weights": lambda path: flip(path, "parts.3/state.pt"),
-    "weights that changed": lambda path: flip(path, "parts.1/state.pt"),
-    "text": lambda path: flip(path, "parts.1/source.py"),
-    "manifest": lambda path: flip(path, "manifest.json"),
+    "weights": lambda path: flip(path / "parts.3/state.pt"),
+    "weights that changed": lambda path: flip(path / "parts.1/state.pt"),
+    "text": lambda path: flip(path / "parts.1/source.py"),
+    "manifest": lambda path: flip(path / "manifest.json"),
     "missing": lambda path: (path / "parts.0" / "state.pt").unlink(),
     "cut": lambda path: os.truncate(path / "parts.3" / "state.pt", 3 << 20),
     "foreign": lambda path: (path / "notes.txt").write_text("x"),
@@ -234,7 +223,7 @@ def test_an_error_while_linking_leaves_the_base_alone(
 ) -> None:
     """A save that fails half-way takes its links away, and not what they lead to."""
     save(model, tmp_path / "one")
-    before = files(tmp_path / "one")
+    before = files_of(tmp_path / "one")
 
     def fail(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "no space left")
@@ -242,6 +231,6 @@ def test_an_error_while_linking_leaves_the_base_alone(
     monkeypatch.setattr("flambe_save.formats.manifest.Manifest.to_json", fail)
     with pytest.raises(SaveError, match="no space"):
         save(model, tmp_path / "two", base=tmp_path / "one")
-    assert files(tmp_path / "one") == before
+    assert files_of(tmp_path / "one") == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["one"]
     assert {file.stat().st_nlink for file in (tmp_path / "one").rglob("state.pt")} == {1}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.saves import with_config
 from torch import nn
 
 from flambe_save import (
@@ -35,19 +36,11 @@ class Takes(Component, tag_namespace="bud"):
         self.first, self.second, self.third = first, second, third
 
 
-def written(path: Path, config: str) -> Path:
-    """Return a save of a config alone."""
-    save({"x": 1}, path)
-    (path / "config.yaml").write_text(config)
-    (path / "manifest.json").unlink()
-    return path
-
-
 def loaded(path: Path, config: str, **options: Any) -> Any:
     """Return what a load makes of a config."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the manifest is gone, and modules have no state
-        return load(written(path, config), strict=False, **options)
+        return load(with_config(path, config), strict=False, **options)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +81,7 @@ def test_a_link_to_a_container_is_that_container(tmp_path: Path) -> None:
 
 def test_links_lead_through_other_references(tmp_path: Path) -> None:
     """A link to what the state holds is that tensor, and no reference to it."""
-    path = Path(save({"x": torch.ones(2)}, tmp_path / "s"))
-    (path / "config.yaml").write_text("x: !tensor x\ny: [!@ x]\n")
-    (path / "manifest.json").unlink()
+    path = with_config(tmp_path / "s", "x: !tensor x\ny: [!@ x]\n", {"x": torch.ones(2)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = load(path, strict=False)
@@ -160,8 +151,8 @@ def test_seeds_are_short(seed: str, tmp_path: Path) -> None:
 
 def test_memory_grows_with_the_depth_and_not_its_square(tmp_path: Path) -> None:
     """Lists in lists take about a kilobyte each to load and to save, besides their keys."""
-    path = written(tmp_path / "s", "a: " + "[" * DEPTH + "]" * DEPTH + "\n")
-    load(written(tmp_path / "t", "a: 1\n"))
+    path = with_config(tmp_path / "s", "a: " + "[" * DEPTH + "]" * DEPTH + "\n")
+    load(with_config(tmp_path / "t", "a: 1\n"))
     tracemalloc.start()
     try:
         with warnings.catch_warnings():
@@ -213,7 +204,7 @@ def test_edits_inside_each_other_work_or_are_refused(form: str, tmp_path: Path) 
     """However deep, they are built or refused, in a time that grows with their number."""
     begins, ends, levels = EDITED[form]
     config = f"a: {begins * levels}!torch.ReLU {{}}{ends * levels}\n"
-    path, begin, seen = written(tmp_path / "s", config), time.process_time(), []
+    path, begin, seen = with_config(tmp_path / "s", config), time.process_time(), []
     for call in (untrusted, lambda path: load(path, strict=False)):
         try:
             call(path)

@@ -12,8 +12,6 @@ import functools
 import os
 import pathlib
 import re
-import subprocess
-import sys
 import textwrap
 import types
 import uuid
@@ -26,6 +24,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from other_process import run_program
 from torch import nn
 
 from flambe_save import (
@@ -252,12 +251,7 @@ def test_another_process_needs_the_classes_imported(tmp_path: Path) -> None:
         "print(flambe_save.load('run', trusted=['kinds_of_mine']))",
         "print(flambe_save.load('run'))",
     ]
-    results = [
-        subprocess.run(
-            [sys.executable, "-c", code.format(step)], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        for step in steps
-    ]
+    results = [run_program(code.format(step), folder=tmp_path) for step in steps]
     shown = "[Options(size=3, mode=<Mode.FAST: 'f'>)]\n"
     assert [result.stdout for result in results] == ["", shown, shown, ""], results
     assert "import kinds_of_mine" in results[3].stderr

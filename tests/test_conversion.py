@@ -19,6 +19,7 @@ import pytest
 import safetensors.torch
 import textnet
 import torch
+from helpers.saves import files_of, flip
 from torch import nn
 
 from flambe_save import (
@@ -108,11 +109,6 @@ def run() -> dict[str, Any]:
     return {"model": model, "optimizer": optimizer, "epoch": 3, "mask": torch.arange(6).reshape(2, 3).t()}
 
 
-def files(path: str | Path) -> dict[str, bytes]:
-    """Return the files of a folder."""
-    return {str(item.relative_to(path)): item.read_bytes() for item in Path(path).rglob("*") if item.is_file()}
-
-
 def same(one: Any, other: Any) -> bool:
     """Whether two states have the same keys and values."""
     if isinstance(one, torch.Tensor):
@@ -159,13 +155,13 @@ def test_there_and_back_is_the_same_folder(make: Callable[[], Any], kind: str, t
     """Through an archive or a file of tensors, a folder comes back with all its files to the byte."""
     path = save(make(), tmp_path / "a", digest="sha256")
     convert(path, tmp_path / f"b{ENDINGS[kind]}")
-    assert files(convert(tmp_path / f"b{ENDINGS[kind]}", tmp_path / "c")) == files(path)
+    assert files_of(convert(tmp_path / f"b{ENDINGS[kind]}", tmp_path / "c")) == files_of(path)
 
 
 def test_a_pickle_keeps_all_but_the_packages(tmp_path: Path) -> None:
     """Through a pickle, all files come back to the byte: it was written with the packages of this very program."""
     path = save(run(), tmp_path / "a")
-    assert files(convert(convert(path, tmp_path / "b.pkl"), tmp_path / "c")) == files(path)
+    assert files_of(convert(convert(path, tmp_path / "b.pkl"), tmp_path / "c")) == files_of(path)
     assert Path(convert(path, tmp_path / "d.pkl")).read_bytes() == (tmp_path / "b.pkl").read_bytes()
 
 
@@ -225,7 +221,7 @@ def test_values_of_every_kind_come_back(tmp_path: Path) -> None:
     """Plain values, and tensors of any type and layout, are in a file of tensors as they were."""
     path = save_state_to_file(VALUES, tmp_path / "a")
     again = convert(convert(path, tmp_path / "b.safetensors"), tmp_path / "c")
-    assert files(again) == files(path)
+    assert files_of(again) == files_of(path)
 
 
 def test_what_is_one_object_stays_one(tmp_path: Path) -> None:
@@ -237,7 +233,7 @@ def test_what_is_one_object_stays_one(tmp_path: Path) -> None:
     path = save_state_to_file(state, tmp_path / "a")
     again = convert(convert(path, tmp_path / "b.safetensors"), tmp_path / "c")
     loaded = load_state_from_file(again)
-    assert files(again) == files(path)
+    assert files_of(again) == files_of(path)
     assert loaded["a"][0] is loaded["a"][1] is loaded["a"][0][1]
     assert loaded["b"].data_ptr() == loaded["c"].data_ptr() == loaded["d"].data_ptr()
 
@@ -319,7 +315,7 @@ def test_an_archive_is_what_a_save_would_have_made(make: Callable[[], Any], tmp_
     assert pack(path) == str(tmp_path / "a.tar.gz")
     assert (tmp_path / "a.tar.gz").read_bytes() == Path(archive).read_bytes()
     assert unpack(archive) == str(tmp_path / "there" / "a")
-    assert files(tmp_path / "there" / "a") == files(path)
+    assert files_of(tmp_path / "there" / "a") == files_of(path)
     assert Path(pack(tmp_path / "there" / "a", overwrite=True)).read_bytes() == (tmp_path / "a.tar.gz").read_bytes()
 
 
@@ -337,7 +333,7 @@ def test_a_pickle_is_packed_and_unpacked(tmp_path: Path) -> None:
 def test_saves_of_flambe_are_packed(name: str, tmp_path: Path) -> None:
     """Saves without a manifest are copied to the byte as well, after a look at their zips."""
     archive = pack(FLAMBE / name, tmp_path / "a.tar.gz")
-    assert files(unpack(archive)) == files(FLAMBE / name)
+    assert files_of(unpack(archive)) == files_of(FLAMBE / name)
     assert Path(pack(tmp_path / "a", tmp_path / "b" / "a.tar.gz")).read_bytes() == Path(archive).read_bytes()
 
 
@@ -352,7 +348,7 @@ def test_no_trust_is_needed_to_copy(tmp_path: Path) -> None:
         archive = pack(path)
     with pytest.warns(UncheckedSaveWarning):
         unpack(archive, tmp_path / "b")
-    assert files(tmp_path / "b") == files(path)
+    assert files_of(tmp_path / "b") == files_of(path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -370,14 +366,14 @@ def test_a_card_goes_along(tmp_path: Path) -> None:
     """What a hub puts beside a save is packed with it."""
     path = Path(save(Leaf(), tmp_path / "a"))
     (path / "README.md").write_text("hello")
-    assert files(unpack(pack(path), tmp_path / "b")) == files(path)
+    assert files_of(unpack(pack(path), tmp_path / "b")) == files_of(path)
 
 
 def test_a_foreign_archive_is_unpacked(tmp_path: Path) -> None:
     """So is an archive that another program packed."""
     path = save(Tree(), tmp_path / "a")
     shutil.make_archive(str(tmp_path / "b"), "gztar", tmp_path, "a")
-    assert files(unpack(tmp_path / "b.tar.gz")) == files(path)
+    assert files_of(unpack(tmp_path / "b.tar.gz")) == files_of(path)
 
 
 def test_large_files_pass_in_pieces(tmp_path: Path) -> None:
@@ -390,15 +386,8 @@ def test_large_files_pass_in_pieces(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert files(tmp_path / "b") == files(tmp_path / "a")
+    assert files_of(tmp_path / "b") == files_of(tmp_path / "a")
     assert peak < 48 << 20 < (tmp_path / "a" / "state.pt").stat().st_size
-
-
-def flip(path: Path, at: int = -100) -> None:
-    """Change one byte of a file; in a short one the first."""
-    data = bytearray(path.read_bytes())
-    data[max(at, -len(data))] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -505,7 +494,7 @@ def test_views_in_a_torch_file_are_kept_alone(tmp_path: Path) -> None:
     weights = {"a": whole[:, :2], "b": whole.t()[1:3], "c": whole}
     torch.save(weights, tmp_path / "w.pt")
     again = convert(convert(tmp_path / "w.pt", tmp_path / "w.safetensors"), tmp_path / "out")
-    assert files(again) == files(save_state_to_file(weights, tmp_path / "expected"))
+    assert files_of(again) == files_of(save_state_to_file(weights, tmp_path / "expected"))
 
 
 @pytest.mark.parametrize(
@@ -523,10 +512,10 @@ def test_what_is_there_is_kept(call: Callable[[Path, Path], str], tmp_path: Path
     """A target that is there is an error, and stays; with overwrite=True it is replaced, if it is one of that kind."""
     path = Path(save(Tree(), tmp_path / "a"))
     first = Path(call(path, tmp_path / "out"))
-    before = files(first) or first.read_bytes()
+    before = files_of(first) or first.read_bytes()
     with pytest.raises(TargetExistsError):
         call(path, tmp_path / "out")
-    assert (files(first) or first.read_bytes()) == before
+    assert (files_of(first) or first.read_bytes()) == before
     assert not [item for item in tmp_path.iterdir() if item.name.startswith(".")]
 
 
@@ -647,18 +636,18 @@ def test_a_part_of_the_manifest(tmp_path: Path) -> None:
         out = Path(extract(path, node, tmp_path / node))
         part = json.loads((out / MANIFEST_FILE).read_text())
         folder = path / whole["nodes"][node]["folder"]
-        inside = files(folder) | {"requirements.txt": (path / "requirements.txt").read_bytes()}
-        assert {name: data for name, data in files(out).items() if name != MANIFEST_FILE} == inside
+        inside = files_of(folder) | {"requirements.txt": (path / "requirements.txt").read_bytes()}
+        assert {name: data for name, data in files_of(out).items() if name != MANIFEST_FILE} == inside
         assert part["nodes"][""]["class"] == whole["nodes"][node]["class"]
         assert part["files"]["state.pt"] == whole["files"][f"{whole['nodes'][node]['folder']}/state.pt"]
         assert part["packages"] == whole["packages"]
         assert verify(out) == []
-        assert files(extract(folder, "", tmp_path / f"{node}2")) == files(out)
+        assert files_of(extract(folder, "", tmp_path / f"{node}2")) == files_of(out)
     assert json.loads((tmp_path / "pair.tree" / MANIFEST_FILE).read_text())["ties"]
     trust = json.loads((tmp_path / "held" / MANIFEST_FILE).read_text())["needs_trust"]
     assert {sentence.partition(":")[0] for sentence in trust} == {"stash.pkl", "leaf/stash.pkl"}
     assert json.loads((tmp_path / "pair" / MANIFEST_FILE).read_text())["needs_trust"] == []
-    assert files(extract(path / "pair", "tree", tmp_path / "t")) == files(tmp_path / "pair.tree")
+    assert files_of(extract(path / "pair", "tree", tmp_path / "t")) == files_of(tmp_path / "pair.tree")
 
 
 @pytest.mark.parametrize("name", ["classifier", "classifier_gz.tar.gz", "classifier_pkl.pkl"])
@@ -668,8 +657,8 @@ def test_a_component_of_flambe(name: str, tmp_path: Path) -> None:
     assert type(load(out)) is textnet.Encoder
     assert same(dict(load(out).state_dict()), dict(load(FLAMBE / name, node="encoder").state_dict()))
     if name == "classifier":
-        expected = files(FLAMBE / name / "encoder")
-        assert {key: value for key, value in files(out).items() if key != "requirements.txt"} == expected
+        expected = files_of(FLAMBE / name / "encoder")
+        assert {key: value for key, value in files_of(out).items() if key != "requirements.txt"} == expected
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
@@ -748,7 +737,7 @@ def test_near_names_are_told(kind: str, tmp_path: Path) -> None:
 def test_nothing_is_read_that_is_not_needed(tmp_path: Path) -> None:
     """Damage elsewhere in a save is none of a component's business."""
     path = Path(save(Tree(), tmp_path / "a"))
-    flip(path / "inner.Con" / "state.pt")
+    flip(path / "inner.Con" / "state.pt", -100)
     extract(path, "inner.a/b", tmp_path / "b")
     extract(path, "inner.a/b.linear.bias", tmp_path / "b.npy")
     with pytest.raises(CorruptSaveError, match="Con"):
@@ -777,7 +766,7 @@ def test_a_flat_torch_file(name: str, is_zip: bool, tmp_path: Path) -> None:
     weights = run()["model"].state_dict()
     torch.save(weights, tmp_path / name, _use_new_zipfile_serialization=is_zip)
     expected = save_state_to_file(weights, tmp_path / "expected")
-    assert files(convert(tmp_path / name, tmp_path / "out")) == files(expected)
+    assert files_of(convert(tmp_path / name, tmp_path / "out")) == files_of(expected)
 
 
 def test_a_nested_torch_file(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.saves import CONTAINERS, written
 
-from flambe_save import Change, LoadError, SaveNotFoundError, State, diff, load, save, save_state_to_file
+from flambe_save import Change, LoadError, SaveNotFoundError, State, diff, load, save
 from flambe_save.inspection import changes, difference, open_save
 from flambe_save.inspection.configs import compare_configs
 from flambe_save.layout import MANIFEST_FILE
@@ -19,12 +20,6 @@ from flambe_save.layout import MANIFEST_FILE
 pytestmark = pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
 
 FLAMBE = Path(__file__).parent / "golden" / "flambe_0_4"
-CONTAINERS: dict[str, dict[str, Any]] = {
-    "": {},
-    ".tar.gz": {"compress": True},
-    ".pkl": {"pickle_only": True},
-    ".pkl.tar.gz": {"compress": True, "pickle_only": True},
-}
 
 
 class Odd:
@@ -45,17 +40,13 @@ def state_of(values: dict[str, Any], **nodes: dict[str, Any]) -> State:
     return state
 
 
-def write(state: State, path: Path, suffix: str = "", **options: Any) -> Path:
-    """Save a state in a container and return the save's path."""
-    save_state_to_file(state, path, **CONTAINERS[suffix], **options)
-    return path.with_name(path.name + suffix)
-
-
 def rows(tmp_path: Path, before: State, after: State, **options: Any) -> list[Change]:
     """Return what is different between two states in saves, the same in each pair of containers."""
     found = []
     for suffix in ("", ".pkl"):
-        paths = [write(state, tmp_path / name, suffix, overwrite=True) for name, state in (("a", before), ("b", after))]
+        paths = [
+            written(state, tmp_path / name, suffix, overwrite=True) for name, state in (("a", before), ("b", after))
+        ]
         found.append(diff(*paths, **options))
         assert diff(paths[0], paths[0], **options) == diff(paths[1], paths[1], **options) == []
     assert found[0] == found[1]
@@ -94,14 +85,14 @@ def rich() -> State:
 def test_the_same_in_other_containers(one: str, other: str, tmp_path: Path) -> None:
     """A save has no differences to itself in any container, but that what needs trust cannot be compared."""
     state = rich()
-    a, b = write(state, tmp_path / "a", one), write(state, tmp_path / "b", other)
+    a, b = written(state, tmp_path / "a", one), written(state, tmp_path / "b", other)
     found = diff(a, b)
     assert {(row.part, row.name) for row in found} <= {("value", "odd"), ("stash", "1")}
     assert all(row.text is not None and "not compared" in row.text for row in found)
     is_pickle = "pkl" in one, "pkl" in other
     assert bool(found) == (is_pickle[0] != is_pickle[1])
     del state["odd"], state._metadata["b"]["_flambe_stash"]["1"]
-    assert diff(write(state, tmp_path / "c", one), write(state, tmp_path / "d", other)) == []
+    assert diff(written(state, tmp_path / "c", one), written(state, tmp_path / "d", other)) == []
 
 
 @pytest.mark.parametrize("name", ["classifier_gz.tar.gz", "classifier_pkl.pkl"])
@@ -219,7 +210,7 @@ def test_tolerances(options: dict[str, float], count: int, tmp_path: Path) -> No
 )
 def test_arguments_that_are_none(options: dict[str, Any], tmp_path: Path) -> None:
     """A tolerance below zero, or a part that there is not, is a ValueError."""
-    path = write(state_of({}), tmp_path / "a")
+    path = written(state_of({}), tmp_path / "a")
     with pytest.raises(ValueError, match="tolerances"):
         diff(path, path, **options)
 
@@ -325,7 +316,7 @@ def test_ties_and_packages(tmp_path: Path) -> None:
     before, after = state_of({"a": weight, "b": weight}), state_of({"a": weight, "b": weight.clone()})
     [row] = rows(tmp_path, before, after)
     assert (row.node, row.part, row.name, row.kind) == (None, "tie", "a = b", "removed")
-    paths = [write(before, tmp_path / "x"), write(before, tmp_path / "y")]
+    paths = [written(before, tmp_path / "x"), written(before, tmp_path / "y")]
     with open_save(paths[0]) as one, open_save(paths[1]) as other:
         other.packages = {**other.packages, "torch": "1.0"}
         [row] = changes(one, other)
@@ -337,7 +328,7 @@ def test_progress_is_told_of_all_bytes(tmp_path: Path) -> None:
     """Whatever is changed, added or the same, in the end all of the first save's bytes are told of."""
     before = state_of({"a": torch.ones(10), "b": torch.ones(3), "c": torch.ones(5)}, n={})
     after = state_of({"a": torch.ones(10), "b": torch.ones(4), "d": torch.ones(5)}, n={})
-    a, b = write(before, tmp_path / "a"), write(after, tmp_path / "b")
+    a, b = written(before, tmp_path / "a"), written(after, tmp_path / "b")
     told: list[int] = []
     with open_save(a) as one, open_save(b) as other:
         assert len([*changes(one, other, advance=told.append)]) == 3
@@ -352,17 +343,17 @@ def test_equal_files_are_not_read(how: str, tmp_path: Path, monkeypatch: pytest.
     """Digests, and links to one file, settle that states are the same."""
     state = state_of({"w": torch.randn(5000), "v": [1]})
     options = {"digest": "sha256"} if how != "base" else {}
-    a = write(state, tmp_path / "a", **options)
+    a = written(state, tmp_path / "a", **options)
     if how == "base":
-        b = write(state, tmp_path / "b", base=a)
+        b = written(state, tmp_path / "b", base=a)
         assert (a / "state.pt").stat().st_ino == (b / "state.pt").stat().st_ino
     else:
-        b = write(state, tmp_path / "b", ".tar.gz" if how == "archive" else "", **options)
+        b = written(state, tmp_path / "b", ".tar.gz" if how == "archive" else "", **options)
     monkeypatch.setattr(difference, "compare", lambda *_, **__: pytest.fail("the tensors were read"))
     assert diff(a, b) == []
     monkeypatch.undo()
     state["w"] = state["w"] + 1
-    c = write(state, tmp_path / "c", **options)
+    c = written(state, tmp_path / "c", **options)
     assert [row.name for row in diff(a, c)] == ["w"]
 
 
@@ -379,7 +370,7 @@ def test_what_needs_trust(where: str, tmp_path: Path) -> None:
             state["odd"] = Odd(number)
         else:
             state._metadata[""]["_flambe_stash"] = {"odd": Odd(number)}
-        paths.append(write(state, tmp_path / str(len(paths))))
+        paths.append(written(state, tmp_path / str(len(paths))))
     assert diff(paths[0], paths[1]) == []
     [row] = diff(paths[0], paths[2])
     assert (row.part, row.name, row.kind) == ("value" if where == "state" else "stash", "odd", "changed")
@@ -410,7 +401,7 @@ def test_a_damaged_tensor_hides_no_other(side: int, has_manifest: bool, tmp_path
     values = {"a": torch.full((9,), 3.0), "b": torch.ones(2), "v": [1]}
     before = state_of(values, inner={"_flambe_stash": {"1": {1}}})
     after = state_of({**values, "b": torch.zeros(2), "v": [2]}, inner={"_flambe_stash": {"1": {2}}})
-    paths = [write(before, tmp_path / "0"), write(after, tmp_path / "1")]
+    paths = [written(before, tmp_path / "0"), written(after, tmp_path / "1")]
     _flip(paths[side] / "state.pt", values["a"])
     for path in paths if not has_manifest else ():
         (path / MANIFEST_FILE).unlink()
@@ -432,7 +423,7 @@ def test_a_damaged_file(name: str, make: Callable[[Path], Any], has_manifest: bo
     config = {"_flambe_config": "!Part {}\n", "_flambe_source": "x"}
     before = state_of({"w": torch.ones(2), "p.w": torch.ones(1)}, p=config, only_here=config)
     after = state_of({"w": torch.zeros(2), "p.w": torch.ones(1)}, p=config)
-    a, b = write(before, tmp_path / "a"), write(after, tmp_path / "b")
+    a, b = written(before, tmp_path / "a"), written(after, tmp_path / "b")
     for folder in ("p", "only_here"):
         make(a / folder / name)
     if not has_manifest:
@@ -450,7 +441,7 @@ def test_a_damaged_file(name: str, make: Callable[[Path], Any], has_manifest: bo
 
 def test_what_cannot_be_read_at_all(tmp_path: Path) -> None:
     """A side that is no save is a LoadError that names it."""
-    path = write(state_of({}), tmp_path / "a")
+    path = written(state_of({}), tmp_path / "a")
     (tmp_path / "b.pkl").write_bytes(b"\x80nothing")
     for pair in ((path, tmp_path / "b.pkl"), (tmp_path / "b.pkl", path)):
         with pytest.raises(LoadError, match=r"b\.pkl"):
@@ -486,7 +477,7 @@ def test_what_floats_do_not_tell_apart(before: torch.Tensor, after: torch.Tensor
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:100])])
 def test_digests_do_not_stand_for_a_file_that_is_gone(harm: Callable[[Path], Any], tmp_path: Path) -> None:
     """A noted digest settles nothing where the file is not there, or is cut."""
-    paths = [write(state_of({"w": torch.ones(50)}), tmp_path / name, digest="sha256") for name in ("a", "b")]
+    paths = [written(state_of({"w": torch.ones(50)}), tmp_path / name, digest="sha256") for name in ("a", "b")]
     assert diff(*paths) == []
     harm(paths[1] / "state.pt")
     assert {row.part for row in diff(*paths)} == {"damage"}
@@ -494,7 +485,7 @@ def test_digests_do_not_stand_for_a_file_that_is_gone(harm: Callable[[Path], Any
 
 def test_damage_that_is_known_is_told(tmp_path: Path) -> None:
     """A file that is not of the save, or a lost manifest, is a row on either side, though all else is equal."""
-    paths = [write(state_of({"w": torch.ones(5)}), tmp_path / name) for name in ("a", "b")]
+    paths = [written(state_of({"w": torch.ones(5)}), tmp_path / name) for name in ("a", "b")]
     (paths[1] / "extra.bin").write_bytes(b"x")
     [row] = diff(*paths)
     assert (row.part, row.name) == ("damage", "extra.bin")

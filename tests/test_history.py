@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.saves import files_of
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -127,7 +128,7 @@ def files(obj: Any, path: Path) -> dict[str, bytes]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class among the values needs trust
         where = Path(save(obj, path, overwrite=True))
-    return {str(file.relative_to(where)): file.read_bytes() for file in where.rglob("*") if file.is_file()}
+    return files_of(where)
 
 
 def saved(items: dict[str, Any], path: Path) -> dict[str, dict[str, bytes]]:

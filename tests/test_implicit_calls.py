@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from helpers.saves import with_config
 from torch import nn
 
 from flambe_save import (
@@ -259,9 +260,7 @@ def test_constructors_get_none(name: str, tmp_path: Path) -> None:
         "measured": f"!torch.ModuleList {{modules: {tag}}}",
         "deep": f"!torch.CrossEntropyLoss {{weight: !torch.Sequential {{args: [{tag}]}}}}",
     }[name]
-    path = Path(save({"x": 1}, tmp_path / "save"))
-    (path / "manifest.json").unlink()
-    (path / "config.yaml").write_text(config + "\n")
+    path = with_config(tmp_path / "save", config + "\n")
     RAN.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -747,8 +746,7 @@ for _cls in OF_METACLASSES:
 def attempt_of(config: str, path: Path, trusted: Any = ()) -> Any:
     """Load and audit a save of a config; return what comes of it, and let no code of this module run."""
     if not path.exists():
-        path = Path(save({"x": 1}, path))
-        (path / "manifest.json").unlink()
+        with_config(path, config)
     (path / "config.yaml").write_text(config + "\n")
     RAN.clear()
     with warnings.catch_warnings():

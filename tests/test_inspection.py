@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
+from helpers.saves import CONTAINERS, written
 from torch import nn
 
 import flambe_save
@@ -53,12 +54,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
 
 FLAMBE = Path(__file__).parent / "golden" / "flambe_0_4"
 GOLDEN = ["classifier", "classifier_gz.tar.gz", "classifier_pkl.pkl", "linked", "shared", "stashed"]
-CONTAINERS: dict[str, dict[str, Any]] = {
-    "": {},
-    ".tar.gz": {"compress": True},
-    ".pkl": {"pickle_only": True},
-    ".pkl.tar.gz": {"compress": True, "pickle_only": True},
-}
 KINDS = {"": "folder", ".tar.gz": "archive", ".pkl": "pickle", ".pkl.tar.gz": "archived pickle"}
 
 
@@ -95,12 +90,6 @@ class Trunk(Component):
         super().__init__()
         self.left, self.right, self.rate = left, right, rate
         self.right.linear.weight = self.left.linear.weight
-
-
-def write(obj: Any, path: Path, suffix: str = "", **options: Any) -> Path:
-    """Save an object in a container and return the save's path."""
-    save(obj, path, **CONTAINERS[suffix], **options)
-    return path.with_name(path.name + suffix)
 
 
 def write_state(state: Any, path: Path, suffix: str = "", **options: Any) -> Path:
@@ -182,7 +171,7 @@ def test_flambes_saves(name: str) -> None:
 @pytest.mark.parametrize("suffix", CONTAINERS)
 def test_objects(suffix: str, tmp_path: Path) -> None:
     """Of an object's save, in any container, all is there that a load reads."""
-    path = write(trunk(), tmp_path / "s", suffix)
+    path = written(trunk(), tmp_path / "s", suffix)
     with flambe_save.open(path) as opened:
         check_same(path, opened)
         assert opened.kind == KINDS[suffix]
@@ -227,7 +216,7 @@ def test_a_part_by_its_key(suffix: str, tmp_path: Path) -> None:
 
 def test_a_part_by_its_folder(tmp_path: Path) -> None:
     """A folder inside a save is opened as a part of it, with and without the manifest."""
-    path = write(Trunk(Leaf(), Leaf(odd={1: Leaf()})), tmp_path / "s")
+    path = written(Trunk(Leaf(), Leaf(odd={1: Leaf()})), tmp_path / "s")
     with flambe_save.open(path / "left") as opened:
         check_same(path / "left", opened)
         assert (opened.is_vouched_for, opened.class_name, opened.ties) == (True, "Leaf", [])
@@ -243,7 +232,7 @@ def test_a_part_by_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", CONTAINERS)
 def test_load_from_the_handle(suffix: str, tmp_path: Path) -> None:
     """What is loaded from a handle is what a load gives, of the whole and of a part, with the handle's trust."""
-    path = write(Trunk(Leaf(odd=Odd(3)), Leaf()), tmp_path / "s", suffix)
+    path = written(Trunk(Leaf(odd=Odd(3)), Leaf()), tmp_path / "s", suffix)
     with flambe_save.open(path, trusted=[__name__]) as opened:
         assert same(opened.load().get_state(), load(path, trusted=[__name__]).get_state())
         assert opened["left"].load().odd == Odd(3)
@@ -258,7 +247,7 @@ def test_load_from_the_handle(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", CONTAINERS)
 def test_a_stash_needs_trust(suffix: str, tmp_path: Path) -> None:
     """Without trust a stash tells its types alone; with it, its values."""
-    path = write(Leaf(odd=Odd(3)), tmp_path / "s", suffix)
+    path = written(Leaf(odd=Odd(3)), tmp_path / "s", suffix)
     with flambe_save.open(path) as opened:
         [name] = opened.stash
         assert opened.stash.types() == {name: f"{__name__}.Odd"}
@@ -323,7 +312,7 @@ def test_a_tensor_of_a_class_of_its_own(suffix: str, tmp_path: Path) -> None:
 
 def test_it_is_a_mapping(tmp_path: Path) -> None:
     """Nodes are equal where they are the same node of the same handle, and true also without any inside."""
-    path = write(trunk(), tmp_path / "s")
+    path = written(trunk(), tmp_path / "s")
     with flambe_save.open(path) as one, flambe_save.open(path) as other:
         assert one["left"] == one["left"]
         assert hash(one["left"]) == hash(one["left"])
@@ -345,7 +334,7 @@ def test_it_is_a_mapping(tmp_path: Path) -> None:
 
 def test_a_handle_tells_what_it_is(tmp_path: Path) -> None:
     """In one line, also where it is closed or damaged."""
-    path = write(trunk(), tmp_path / "s")
+    path = written(trunk(), tmp_path / "s")
     with flambe_save.open(path) as opened:
         assert repr(opened) == f"<OpenSave {str(path)!r}: Trunk 0.0.0, 2 components inside, 10 parameters, 40 B>"
         assert repr(opened["left"]) == f"<SavedNode 'left' of {str(path)!r}: Leaf 1.2.0, 8 parameters, 32 B>"
@@ -360,7 +349,7 @@ def test_a_handle_tells_what_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", CONTAINERS)
 def test_a_closed_handle(suffix: str, tmp_path: Path) -> None:
     """Tensors that were read stay; what is asked for afterwards is an error that says so."""
-    path = write(trunk(), tmp_path / "s", suffix)
+    path = written(trunk(), tmp_path / "s", suffix)
     with flambe_save.open(path) as opened:
         weight, state = opened["left"].state["linear.weight"], opened["left"].state
         before = weight.clone()
@@ -397,7 +386,7 @@ def files_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_walking_reads_the_manifest_alone(tmp_path: Path, files_read: list[str]) -> None:
     """The tree, its classes, tensors and totals, and the documents of it, take no other file."""
-    path = write(trunk(), tmp_path / "s")
+    path = written(trunk(), tmp_path / "s")
     with flambe_save.open(path) as opened:
         for node in opened.walk():
             _ = node.class_name, node.version, dict(node.tensors), node.total, node.own, node.needs_trust, repr(node)
@@ -439,7 +428,7 @@ def _resident() -> int:
 @pytest.mark.parametrize("suffix", CONTAINERS)
 def test_writing_to_a_tensor_changes_no_save(suffix: str, tmp_path: Path) -> None:
     """What is changed in a tensor that was read changes no file, and is no damage of one."""
-    path = write(trunk(), tmp_path / "s", suffix)
+    path = written(trunk(), tmp_path / "s", suffix)
     expected = load_state_from_file(path)["left.linear.weight"]
     before = {file: file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
     with flambe_save.open(path) as opened:
@@ -539,10 +528,10 @@ def test_a_bare_hostile_pickle_runs_nothing(name: str, tmp_path: Path, flag: Pat
     data = pickle.dumps({"w": Bomb(flag)})
     path = tmp_path / name
     if name != "whole.pkl":
-        path = write(trunk(), tmp_path / "s")
+        path = written(trunk(), tmp_path / "s")
         (path / MANIFEST_FILE).unlink()
         (path / "left" / name).write_bytes(data)
-        look_at(path, write(trunk(), tmp_path / "good"))
+        look_at(path, written(trunk(), tmp_path / "good"))
     else:
         path.write_bytes(data)
         try:
@@ -569,7 +558,7 @@ def edited(path: Path, edit: Callable[[Manifest], object]) -> Path:
 @pytest.mark.parametrize("has_manifest", [True, False])
 def test_a_damaged_file(last: str, how: str, has_manifest: bool, tmp_path: Path) -> None:
     """It is named, by what asks for it and by verify; all other files are there."""
-    good, path = write(trunk(), tmp_path / "good"), write(trunk(), tmp_path / "s")
+    good, path = written(trunk(), tmp_path / "good"), written(trunk(), tmp_path / "s")
     file = path / "left" / last
     data = file.read_bytes()
     if how == "removed":
@@ -621,9 +610,9 @@ def test_a_flipped_bit_in_a_tensor(tmp_path: Path) -> None:
 
 def test_a_whole_folder_is_missing(tmp_path: Path) -> None:
     """The manifest still tells what was in it."""
-    path = write(trunk(), tmp_path / "s")
+    path = written(trunk(), tmp_path / "s")
     shutil.rmtree(path / "left")
-    look_at(path, write(trunk(), tmp_path / "good"))
+    look_at(path, written(trunk(), tmp_path / "good"))
     with flambe_save.open(path) as opened:
         assert {row.file for row in opened.damage} == {f"left/{name}" for name in NODE_FILES}
         assert {row.node for row in opened.damage} == {"left"}
@@ -635,9 +624,9 @@ def test_a_whole_folder_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"a": 1', b"null", b"9" * 5000, b"[" * 20_000])
 def test_a_broken_manifest(data: bytes, tmp_path: Path) -> None:
     """It is told of, and all else is read without it."""
-    path = write(trunk(), tmp_path / "s")
+    path = written(trunk(), tmp_path / "s")
     (path / MANIFEST_FILE).write_bytes(data)
-    look_at(path, write(trunk(), tmp_path / "good"))
+    look_at(path, written(trunk(), tmp_path / "good"))
     with flambe_save.open(path) as opened:
         assert [row.file for row in opened.damage] == [MANIFEST_FILE]
         assert not opened.is_vouched_for
@@ -647,7 +636,7 @@ def test_a_broken_manifest(data: bytes, tmp_path: Path) -> None:
 
 def test_a_lost_manifest(tmp_path: Path) -> None:
     """That a save had one is told; of Flambe's saves, which have none, it is not."""
-    path = write(trunk(), tmp_path / "s")
+    path = written(trunk(), tmp_path / "s")
     (path / MANIFEST_FILE).unlink()
     with flambe_save.open(path) as opened:
         assert [(row.file, row.node) for row in opened.damage] == [(MANIFEST_FILE, "")]
@@ -657,7 +646,7 @@ def test_a_lost_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".tar.gz", ".pkl", ".pkl.tar.gz"])
 def test_a_damaged_single_file(suffix: str, tmp_path: Path) -> None:
     """An archive or a pickle that was cut is an error of ours, or still tells what it can."""
-    good = write(trunk(), tmp_path / "good", suffix)
+    good = written(trunk(), tmp_path / "good", suffix)
     data = good.read_bytes()
     path = tmp_path / f"bad{suffix}"
     for end in (0, 1, 10, len(data) // 2, len(data) - 1):
@@ -678,8 +667,8 @@ ABSURD: list[dict[str, Any]] = [
 @pytest.mark.parametrize("odd", ABSURD, ids=lambda odd: str(odd)[:30])
 def test_absurd_facts_of_tensors(odd: dict[str, Any], tmp_path: Path) -> None:
     """A manifest's facts that are none are damage of the manifest, and what the files hold is still read."""
-    good = write(trunk(), tmp_path / "good")
-    path = edited(write(trunk(), tmp_path / "s"), lambda it: it.nodes["left"]["tensors"].update(a={**TENSOR, **odd}))
+    good = written(trunk(), tmp_path / "good")
+    path = edited(written(trunk(), tmp_path / "s"), lambda it: it.nodes["left"]["tensors"].update(a={**TENSOR, **odd}))
     look_at(path, good)
     with flambe_save.open(path) as opened:
         with pytest.raises(CorruptSaveError, match=r"manifest\.json"):
@@ -691,8 +680,8 @@ def test_absurd_facts_of_tensors(odd: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [-1, 10**4299, "7", None, 1.5, True])
 def test_absurd_sizes_of_files(size: Any, tmp_path: Path) -> None:
     """A file of a size that none has is damage, however it is written."""
-    path = edited(write(trunk(), tmp_path / "s"), lambda it: it.files["state.pt"].update(bytes=size))
-    look_at(path, write(trunk(), tmp_path / "good"))
+    path = edited(written(trunk(), tmp_path / "s"), lambda it: it.files["state.pt"].update(bytes=size))
+    look_at(path, written(trunk(), tmp_path / "good"))
     with flambe_save.open(path) as opened:
         assert opened.verify()
         assert 0 <= opened.size < 1 << 63
@@ -701,8 +690,8 @@ def test_absurd_sizes_of_files(size: Any, tmp_path: Path) -> None:
 def test_facts_that_are_not_those_of_the_file(tmp_path: Path) -> None:
     """A manifest that says of a tensor what is not so is found where the tensor is looked at."""
     lies = {"linear.weight": TENSOR, "linear.bias": {"dtype": "int32", "shape": [2], "bytes": 8}, "none": TENSOR}
-    path = edited(write(trunk(), tmp_path / "s"), lambda it: it.nodes["left"].update(tensors=lies))
-    good = write(trunk(), tmp_path / "good")
+    path = edited(written(trunk(), tmp_path / "s"), lambda it: it.nodes["left"].update(tensors=lies))
+    good = written(trunk(), tmp_path / "good")
     look_at(path, good)
     with flambe_save.open(path) as opened:
         for name in lies:
@@ -716,8 +705,8 @@ def test_facts_that_are_not_those_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["../good/left", "../../etc", "/etc", "left/../../good/left", "nowhere", ".", "\0"])
 def test_a_manifest_that_leads_out(folder: str, tmp_path: Path) -> None:
     """Only files of the save are read, whatever folder the manifest names."""
-    good = write(trunk(), tmp_path / "good")
-    path = edited(write(trunk(), tmp_path / "s"), lambda it: it.nodes["left"].update(folder=folder))
+    good = written(trunk(), tmp_path / "good")
+    path = edited(written(trunk(), tmp_path / "s"), lambda it: it.nodes["left"].update(folder=folder))
     look_at(path, good)
     with flambe_save.open(path) as opened:
         for ask in (lambda: opened["left"].config, lambda: dict(opened["left"].state), lambda: opened["left"].source):
@@ -741,8 +730,8 @@ def test_a_manifest_that_leads_out(folder: str, tmp_path: Path) -> None:
 )
 def test_ties_that_are_none(ties: list[list[str]], tmp_path: Path) -> None:
     """What a manifest ties that is not there, or twice, takes nothing from the totals."""
-    path = edited(write(trunk(), tmp_path / "s"), lambda it: setattr(it, "ties", ties))
-    look_at(path, write(trunk(), tmp_path / "good"))
+    path = edited(written(trunk(), tmp_path / "s"), lambda it: setattr(it, "ties", ties))
+    look_at(path, written(trunk(), tmp_path / "good"))
     with flambe_save.open(path) as opened:
         is_pair = ties[0] == ["left.linear.weight", "right.linear.weight"]
         assert opened.total[:3] == ((3, 10, 40) if is_pair else (4, 16, 64))
@@ -751,8 +740,8 @@ def test_ties_that_are_none(ties: list[list[str]], tmp_path: Path) -> None:
 
 def test_odd_nodes_in_a_manifest(tmp_path: Path) -> None:
     """No root, prefixes of all kinds, facts that are none: there is a root, and all is told."""
-    path = write(trunk(), tmp_path / "s")
-    good = write(trunk(), tmp_path / "good")
+    path = written(trunk(), tmp_path / "s")
+    good = written(trunk(), tmp_path / "good")
     edited(path, lambda it: it.nodes.pop(""))
     look_at(path, good)
     with flambe_save.open(path) as opened:
@@ -772,7 +761,7 @@ def test_odd_nodes_in_a_manifest(tmp_path: Path) -> None:
 def test_components_in_one_another_without_end(tmp_path: Path) -> None:
     """A tree deeper than Python's stack is walked, described and shown."""
     chain = {"n" + ".n" * depth: {"folder": "", "class": "C", "version": "1", "tensors": {}} for depth in range(2000)}
-    path = edited(write(trunk(), tmp_path / "s"), lambda it: it.nodes.update(chain))
+    path = edited(written(trunk(), tmp_path / "s"), lambda it: it.nodes.update(chain))
     with flambe_save.open(path) as opened:
         shown = opened._repr_html_()
         assert shown.count("<details") == shown.count("</details>") == 500
@@ -821,9 +810,9 @@ def test_values_too_long_to_be_written(tmp_path: Path) -> None:
 def test_replaced_while_open(suffix: str, tmp_path: Path) -> None:
     """A handle tells of the save that was opened, or that it is gone; never of the one in its place."""
     old = Trunk(Leaf(odd=Odd(1)), Leaf())
-    path = write(old, tmp_path / "s", suffix)
+    path = written(old, tmp_path / "s", suffix)
     with flambe_save.open(path, trusted=[__name__]) as opened:
-        write(Trunk(Leaf(size=5, odd=Odd(2)), Leaf()), tmp_path / "s", suffix, overwrite=True)
+        written(Trunk(Leaf(size=5, odd=Odd(2)), Leaf()), tmp_path / "s", suffix, overwrite=True)
         assert opened["left"].tensors["linear.weight"].shape == (2, 3)
         try:
             assert torch.equal(opened["left"].state["linear.weight"], old.left.linear.weight)
@@ -931,7 +920,7 @@ def test_random_damage_is_an_error_of_ours(suffix: str, count: int, tmp_path: Pa
 
 def test_states_and_trees_agree(tmp_path: Path) -> None:
     """The nodes of a handle make the tree that a load of the state makes."""
-    path = write(trunk(), tmp_path / "s")
+    path = written(trunk(), tmp_path / "s")
     state = load_state_from_file(path)
     with flambe_save.open(path) as opened:
         assert [node.prefix for node in opened.walk()] == [*prefixed(tree_from_state(state))]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
-import subprocess
-import sys
 import textwrap
 import warnings
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from other_process import run_program
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -481,9 +479,7 @@ def test_a_script_in_another_process(tmp_path: Path) -> None:
     shown = []
     for step in steps:
         code = f"import sys; sys.path.insert(0, '.'); import torch, flambe_save\n{step}"
-        result = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ}
-        )
+        result = run_program(code, folder=tmp_path)
         assert result.returncode == 0, result.stderr
         shown.append(result.stdout)
     assert shown == ["", "[[7.0, 7.0, 7.0]]\n", "[[7.0, 7.0, 7.0]]\n"]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.saves import with_config
 from test_edits import attempt
 from torch import nn
 
@@ -134,9 +135,7 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_where_it_stands_counts(name: str, tmp_path: Path) -> None:
     """A function is an object's own in its attributes alone."""
-    path = Path(save({"x": 1}, tmp_path / "save"))
-    (path / "manifest.json").unlink()
-    (path / "config.yaml").write_text(CONFIGS[name] + "\n")
+    path = with_config(tmp_path / "save", CONFIGS[name] + "\n")
     RAN.clear()
     with pytest.raises(CompilationError if "link" in name else UntrustedError):
         load(path)
@@ -147,11 +146,9 @@ def test_where_it_stands_counts(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", ["!@ a", "*x", "[*x]", "!@ b.act"])
 def test_no_method_gets_to_a_constructor(given: str, tmp_path: Path) -> None:
     """Nor one in a list that stands, or is held, elsewhere."""
-    path = Path(save({"x": 1}, tmp_path / "save"))
-    (path / "manifest.json").unlink()
     method = "!builtins.method {object: !test_own_names.Layer.parts {}, name: forward}"
     config = f"a: &x [{method}]\nb: !test_own_names.Layer.parts {{attributes: {{act: *x}}}}\n"
-    (path / "config.yaml").write_text(f"{config}c: !test_own_names.Built {{act: {given}}}\n")
+    path = with_config(tmp_path / "save", f"{config}c: !test_own_names.Built {{act: {given}}}\n")
     with pytest.raises(CompilationError, match="is an argument of a constructor"):
         load(path)
 
@@ -195,10 +192,8 @@ def test_only_the_very_same_is_its_own(name: str, tmp_path: Path, monkeypatch: A
     """A function of another module with the name of what the class, or its module, has is not; none is asked."""
     monkeypatch.setitem(sys.modules, OTHERS.__name__, OTHERS)
     _of_others(name)
-    path = Path(save({"x": 1}, tmp_path / "save"))
-    (path / "manifest.json").unlink()
     text = f"!test_own_names.Layer.parts {{attributes: {{act: !function {OTHERS.__name__}.{name}}}}}\n"
-    (path / "config.yaml").write_text(text)
+    path = with_config(tmp_path / "save", text)
     RAN.clear()
     with pytest.raises(UntrustedError):
         load(path)

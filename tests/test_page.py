@@ -9,7 +9,6 @@ import http.client
 import json
 import re
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 import page_report
 import pytest
+from other_process import run_program
 
 import flambe_save
 from flambe_save.errors import MissingDependencyError
@@ -81,8 +81,7 @@ def test_same_report_same_bytes() -> None:
         f"made = [getattr(page_report, name)() for name in {list(REPORTS)}];"
         f"print(*(hashlib.sha256(render(report).encode()).hexdigest() for report in made))"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert other.stdout.split() == digests
+    assert run_program(code).stdout.split() == digests
 
 
 @pytest.mark.parametrize("name", REPORTS)

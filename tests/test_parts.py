@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.saves import flip
 
 from flambe_save import CorruptSaveError, SaveError, SaveNotFoundError, TargetExistsError, load, save, verify
 from flambe_save.layout import NODE_FILES
@@ -35,19 +36,13 @@ def fetched(path: Path, into: Path, *parts: str, root: tuple[str, ...] = ("manif
     return into
 
 
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[200] ^= 1
-    file.write_bytes(bytes(data))
-
-
 @pytest.mark.parametrize("root", [("manifest.json",), ("manifest.json", "requirements.txt", *NODE_FILES)])
 def test_a_part_loads_without_its_siblings(tmp_path: Path, root: tuple[str, ...]) -> None:
     """A folder that was fetched with the root's manifest loads, and every damage of its own files is found."""
     path = saved(tmp_path)
     part = fetched(path, tmp_path / "part", "one.deep", root=root) / "one.deep"
     assert load(part).in_features == 3
-    flip(part / "state.pt")
+    flip(part / "state.pt", 200)
     with pytest.raises(CorruptSaveError, match=r"state\.pt"):
         load(part)
     for change, match in (

@@ -24,8 +24,8 @@ from flambe_save import Component, load, recorded
 
 TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
 CHUNKS = 4
-TREES = 1500 if TORTURE else 100  # in each chunk
-AWAY = 400 if TORTURE else 60  # that another process loads
+TREES = 1500 if TORTURE else 10  # in each chunk
+AWAY = 400 if TORTURE else 20  # that another process loads
 ONCE_WRONG = (20140, 20363, 20367, 40024, 40378, 40584, 41539, 41761, 42207, 42526, 42875, 50459, 50732, 51419, 51864)
 ONCE_WRONG += (52838, 70269, 70678, 71084)
 

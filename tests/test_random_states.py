@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from other_process import run_program
 
 from flambe_save import (
     Component,
@@ -291,8 +292,9 @@ def test_across_processes(tmp_path: Path) -> None:
         "import sys, random, torch, numpy as np, flambe_save; flambe_save.load(sys.argv[1]);"
         "print(torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())"
     )
-    output = subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True).stdout
-    assert output == f"{torch.rand(3).tolist()} {np.random.rand(3).tolist()} {random.random()}\n"
+    assert (
+        run_program(code, path).stdout == f"{torch.rand(3).tolist()} {np.random.rand(3).tolist()} {random.random()}\n"
+    )
 
 
 def test_without_numpy(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import dill
 import pytest
 import textnet
 import torch
+from other_process import run_program
 from torch import nn
 
 import flambe_save
@@ -496,7 +497,7 @@ def test_unknown_tag_says_what_to_import(tmp_path: Path) -> None:
     """In a process that has not imported the classes, the error names the module that the save recorded."""
     path = save(classifier(), tmp_path / "run")
     code = f"import flambe_save; flambe_save.load({path!r})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = run_program(code)
     last = result.stderr.strip().splitlines()[-6:]
     assert any("textnet.Encoder" in line for line in last), last
     assert any("import textnet" in line for line in last), last

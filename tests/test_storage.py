@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_process import run_program
 
 from flambe_save.errors import CorruptSaveError, SaveError, SaveNotFoundError, TargetExistsError
 from flambe_save.layout import PROTOCOL_FILE
@@ -537,9 +538,7 @@ for name, kind in KINDS.items() if swap else [("folder", KINDS["folder"])]:
 
 def deaths(folder: Path, how: str) -> list[list[str]]:
     """Return what was seen after each death: kind, old save there, step, exit status, and what was at the path."""
-    result = subprocess.run(
-        [sys.executable, "-c", DEATHS, folder, Path(__file__).parent, how], capture_output=True, text=True, check=False
-    )
+    result = run_program(DEATHS, folder, Path(__file__).parent, how)
     assert result.returncode == 0, result.stderr[-2000:]
     return [line.split("|") for line in result.stdout.splitlines()]
 

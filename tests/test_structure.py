@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from helpers.comparing import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -109,26 +110,6 @@ class Layer(Component):
 def double(value: Any) -> Any:
     """A function that needs trust."""
     return 2 * value
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two values are alike down to types, signs of zeros and the order of dicts."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, torch.Tensor):
-        facts = [(item.dtype, item.shape, item.requires_grad) for item in (one, other)]
-        return facts[0] == facts[1] and torch.equal(one, other)
-    if isinstance(one, np.ndarray):
-        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-    if isinstance(one, (list, tuple, collections.deque)):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, dict):
-        return same(list(one.items()), list(other.items()))
-    if dataclasses.is_dataclass(one):
-        return all(same(getattr(one, field.name), getattr(other, field.name)) for field in dataclasses.fields(one))
-    if isinstance(one, float):
-        return repr(one) == repr(other)
-    return bool(one == other) or (isinstance(one, complex) and repr(one) == repr(other))
 
 
 def round_trip(obj: Any, **options: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from other_process import run_program
 from torch import nn
 
 from flambe_save import (
@@ -226,7 +227,8 @@ def gone(tmp_path: Path) -> Path:
         "import torch, flambe_save, gone_module as m; torch.manual_seed(1)\n"
         "flambe_save.save(m.Child(3, m.Left(2)), 's')"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    done = run_program(code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     (tmp_path / "gone_module.py").unlink()
     return tmp_path / "s"
 

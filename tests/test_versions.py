@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import textwrap
 import warnings
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import textnet
 import torch
+from other_process import run_program
 from torch import nn
 
 from flambe_save import (
@@ -69,11 +68,10 @@ def _forget_moves() -> Iterator[None]:
 
 def run(folder: Path, code: str) -> str:
     """Run a program in a process of its own, where every warning is an error, and return what it prints."""
-    root = str(Path(__file__).parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, str(folder)]), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-W", "error::UserWarning", "-c", textwrap.dedent(code)]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+    done = run_program(
+        "import sys; sys.dont_write_bytecode = True\n" + textwrap.dedent(code),
+        folder=folder,
+        warnings=["error::UserWarning"],
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -83,7 +83,7 @@ for kind in ("parent", "symlink", "hardlink", "fifo", "sibling", "absolute"):
             f"tar_{kind}_first",
             lambda folder, more=BAD[kind][0]: with_members(folder, more, first=True),  # type: ignore[misc]
             (CorruptSaveError, UnknownFormatError),
-            "outside|neither|holds",
+            REASONS[BAD[kind][1]],
             BAD[kind][1],
         )
     )

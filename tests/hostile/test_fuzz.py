@@ -1,6 +1,6 @@
 """Damage by chance: whatever is done to a save, a load gives the object or one of this package's errors.
 
-``FLAMBE_SAVE_TORTURE=1`` runs 60,000 cases and a bit of each byte of small saves; by default it takes half a minute.
+``FLAMBE_SAVE_TORTURE=1`` runs 60,000 cases and a bit of each byte of small saves; by default it runs 1,200.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import pytest
 import textnet
 import torch
 from casebook import Holder, Outer, call, legacy, listed, marker, named, number, text, torch_zip, zip_of
+from helpers.saves import files_of
 from sandbox import in_child, limit, peak
 
 import flambe_save
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="cases run in fo
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
-CASES = round(60_000 * TORTURE) or 3_600
+CASES = round(60_000 * TORTURE) or 1_200
 SECONDS = 5.0
 MEMORY = 2 << 30
 GROWTH = 1 << 30
@@ -86,16 +87,9 @@ def corpus() -> dict[str, Files]:
         "-golden.pkl": str(GOLDEN / "flambe_0_4" / "classifier_pkl.pkl"),
         "-linked": str(GOLDEN / "flambe_0_4" / "linked"),
     }
-    found = {suffix: read(Path(path)) for suffix, path in paths.items()}
+    found = {suffix: files_of(Path(path)) for suffix, path in paths.items()}
     shutil.rmtree(folder)
     return found
-
-
-def read(path: Path) -> Files:
-    """Return the files of a save."""
-    if path.is_file():
-        return {"": path.read_bytes()}
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
 def write(files: Files, path: Path) -> None:
@@ -569,7 +563,7 @@ def test_a_flipped_bit_is_found(suffix: str, tmp_path: Path) -> None:
     """Any bit of a save that is flipped is found, or it changes nothing of what is loaded."""
     options = {"compress": suffix.endswith(".gz"), "pickle_only": ".pkl" in suffix}
     path = Path(save(Tiny(), tmp_path / "s", **options))
-    files, whole = read(path), facts(path)
+    files, whole = files_of(path), facts(path)
     rng = Random(1)
 
     def missed() -> list[str]:
