@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test ecosystem torture bench check lint types docs clean
+.PHONY: demo test quick ecosystem torture bench check lint types docs clean
 .DEFAULT_GOAL := check
 
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -18,6 +18,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto
+
+# Some of all parts of the package, while one works on it
+quick: $(READY)
+	$(BIN)/python -m pytest --numprocesses auto -m "not slow and not process and not browser"
 
 # Objects of some fifty libraries, in an environment of their own; it writes the table in docs/libraries.md
 ecosystem:

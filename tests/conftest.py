@@ -1,8 +1,12 @@
-"""Shared fixtures: the component classes of the golden saves, a fresh seed, and torch kept to one thread per worker."""
+"""Shared fixtures: the component classes of the golden saves, a fresh seed, and torch kept to one thread per worker.
+
+Here is also what `make quick` leaves out: the marks `slow`, `process` and `browser` of tests and whole files.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -22,3 +26,44 @@ def _seed() -> None:
     torch.set_num_threads(1)
     opening._told.clear()  # each test is told of what needs trust
     opening._opened.clear()
+
+
+MARKS: dict[str, frozenset[str]] = {  # files
+    "slow": frozenset(
+        (
+            *("test_edits", "test_random_modules", "test_round_trip", "test_interrupts", "test_every_value"),
+            *("test_history", "test_config_budgets", "test_attributes", "test_fast_paths", "test_benchmarks"),
+            *("test_transformers", "test_timm", "test_peft", "test_geometric", "test_sklearn", "test_resuming"),
+            *("test_optimizers", "test_background", "test_conversion", "test_docs", "test_check", "test_init"),
+            *("test_fuzz", "test_faults", "test_crash", "test_concurrent", "test_large_trees", "test_power_cut"),
+            *("test_ecosystem", "test_resuming_libraries", "test_wrapped_training"),
+        )
+    ),
+    "process": frozenset(
+        (
+            *("test_cli_docs", "test_examples", "test_scripts", "test_redefined", "test_forks", "test_versions"),
+            *("test_layers", "test_audit_work"),
+        )
+    ),
+    "browser": frozenset(("test_page_browser", "test_site_browser")),
+}
+STARTS_PYTHON = ("run_program", "run_python", "subprocess", "command", "on_terminal", "deaths")
+MANY = 30  # cases of one test, of which `make quick` takes a tenth
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes long, what starts other programs, and all but a tenth of a test's many cases."""
+    cases: dict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        for mark, files in MARKS.items():
+            if item.path.stem in files:
+                item.add_marker(mark)
+        function = getattr(item, "function", None)
+        names = getattr(getattr(function, "__code__", None), "co_names", ())
+        if any(name in STARTS_PYTHON for name in names):
+            item.add_marker("process")
+        cases[item.path, getattr(item, "originalname", None) or item.name].append(item)
+    for found in cases.values():
+        for number, item in enumerate(found if len(found) > MANY else ()):
+            if number % 10:
+                item.add_marker("slow")

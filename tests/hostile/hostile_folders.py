@@ -401,7 +401,10 @@ manifest("tie_to_another", lambda found: found["ties"].append(["lin.weight", "li
 manifest("tie_of_numbers", lambda found: found["ties"].append([1, 2]), TEXT)
 manifest("tie_as_text", lambda found: found.update(ties=["ab"]), TEXT)
 manifest(
-    "tie_of_dots", lambda found: found["ties"].append(["lin.weight", "." * 10_001]), "the parts of a key are limited"
+    "tie_of_dots",
+    lambda found: found["ties"].append(["lin.weight", "." * 10_001]),
+    "the parts of a key are limited",
+    "more than 10000 parts",
 )
 manifest("node_of_a_number", lambda found: found["nodes"].update(inner=5), TEXT)
 manifest("tags_of_numbers", lambda found: found["tags"].update(x=5), TEXT)
@@ -762,7 +765,7 @@ def a_pipe(folder: Path) -> Path:
     return folder / "s.pkl"
 
 
-@case(LoadError, "", "a path is a file or a folder")
+@case(LoadError, "neither a file nor a folder", "a path is a file or a folder")
 def a_device(folder: Path) -> Path:
     """A device as the save."""
     (folder / "s.pkl").symlink_to("/dev/null")
