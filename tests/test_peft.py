@@ -346,3 +346,40 @@ def test_adapters_of_tied_embeddings_share_their_memory_again(tmp_path: Path) ->
     assert head.lora_A.default.weight.data_ptr() == embedding.lora_embedding_B["default"].data_ptr()
     assert head.base_layer.weight is embedding.base_layer.weight
     assert torch.equal(again(**IDS).logits, model(**IDS).logits)
+
+
+class Answering:
+    """A config that answers by its own code."""
+
+    def to_dict(self) -> Any:
+        """Note it, though nobody may ask."""
+        ANSWERED.append("to_dict")
+        return {}
+
+
+class Asked(nn.Module):
+    """A base model with a config."""
+
+
+ANSWERED: list[str] = []
+_BASE = "!test_peft.Asked.parts {modules: {first: %s}, attributes: {config: !test_peft.Answering.parts {}}}"
+_EDITED = "!edited {object: %s, changes: {'': {attributes: {config: !test_peft.Answering.parts {}}}}}"
+_LAYER = "!torch.Linear {in_features: 2, out_features: 2}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        f"model: {_BASE % _LAYER}",
+        f"model: {_EDITED % ('!torch.Sequential {args: [' + _LAYER + ']}')}",
+    ],
+)
+def test_peft_asks_nothing_that_is_put_together(config: str, tmp_path: Path) -> None:
+    """It calls methods of a base model's config, so a default load hands it none of another class."""
+    path = Path(save({"x": 1}, tmp_path / "save"))
+    (path / "manifest.json").unlink()
+    adapters = "adapters: {default: !peft.LoraConfig {r: 2, target_modules: all-linear}}"
+    (path / "config.yaml").write_text(f"!peft.PeftModel\n{config}\n{adapters}\n")
+    with pytest.raises(UntrustedError, match="of its parts"):
+        load(path)
+    assert ANSWERED == []

@@ -22,7 +22,7 @@ from flambe_save.deferred_init.pending import tensors_in
 from flambe_save.describing.describe import describe, describe_as
 from flambe_save.errors import UnsupportedObjectError, quote, shown
 from flambe_save.layout import CLASS_KEY, SOURCE_KEY
-from flambe_save.objects.assembly import PARTS
+from flambe_save.objects.assembly import PARTS, is_assembled
 from flambe_save.schema.schema import Reference, Schema, schema_of
 from flambe_save.state import State, join_key
 from flambe_save.tree import join_prefix
@@ -213,7 +213,10 @@ class _ModelAdapter:
             elif name == "active_adapter":
                 if not _is_plain(value):
                     yield f"active_adapter that is a {type(value).__name__}"
-            elif name != _MODEL:
+            elif name == _MODEL:
+                if _may_answer_itself(value):
+                    yield f"a base model, or a config of it, that is put together of its parts: a {_name_of(value)}"
+            else:
                 yield f"{quote(name)}, which is no argument of it"
 
     def build(self, cls: type, arguments: Mapping[str, Any]) -> Any:
@@ -237,6 +240,18 @@ class _ModelAdapter:
 
 
 MODEL = _ModelAdapter()
+
+
+def _may_answer_itself(model: Any) -> bool:
+    """Whether a load has put together a base model, or its config, of parts: peft calls methods of both."""
+    if isinstance(model, Schema):
+        return model.factory_method == PARTS
+    config = vars(model).get("config") if isinstance(model, nn.Module) else None
+    return is_assembled(model) or is_assembled(config)
+
+
+def _name_of(model: Any) -> str:
+    return (model.component_subclass if isinstance(model, Schema) else type(model)).__name__
 
 
 class _PartAdapter:

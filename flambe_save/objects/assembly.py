@@ -43,6 +43,7 @@ __all__ = [
     "empty_tables",
     "fills_itself",
     "has_parts",
+    "is_assembled",
     "is_class_of_weight_hooks",
     "is_set_by_torch",
     "computes_weights",
@@ -214,6 +215,12 @@ def note_assembled(made: Any, *, is_complete: bool = False) -> None:
         noted[0][id(made)] = made
         if is_complete:
             noted[1].add(id(made))
+
+
+def is_assembled(obj: Any) -> bool:
+    """Whether the load that is building has assembled an object."""
+    noted = _noted.get()
+    return noted is not None and id(obj) in noted[0]
 
 
 def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
