@@ -17,8 +17,7 @@ import dill
 from flambe_save.adapters import Adoption, Fit, Passed, get_state, get_unbuilt_state, restore_ties
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.adapters.migrations import Migrated, migrate_state
-from flambe_save.background import start, wait_for
-from flambe_save.codecs import DumpOptions, LoadOptions, MapLocation, PickleModule
+from flambe_save.background import start
 from flambe_save.deferred_init.generators import KeptRandomStates
 from flambe_save.deferred_init.mode import Deferral
 from flambe_save.errors import (
@@ -31,22 +30,13 @@ from flambe_save.errors import (
     UnsupportedObjectError,
     warn,
 )
-from flambe_save.formats import Damage, ReadOptions, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ties
 from flambe_save.layout import CONFIG_KEY, STASH_KEY
-from flambe_save.loading import (
-    audit,
-    build,
-    module_inside,
-    opened,
-    read,
-    read_around,
-    read_value,
-    reading,
-    shape_of,
-    telling,
-)
-from flambe_save.saving import Saving, Target, check_level, final_path
+from flambe_save.loading import audit, build, module_inside, read_value, telling
+from flambe_save.pt import DumpOptions, LoadOptions, MapLocation, PickleModule
+from flambe_save.reading import read, read_around, shape_of, verify
+from flambe_save.running import wait_for
+from flambe_save.saving import Saving
 from flambe_save.state import State
 from flambe_save.storage import local_path
 from flambe_save.support.parallel import CollectionPaused, check_threads, default_threads
@@ -54,6 +44,7 @@ from flambe_save.support.progress import ShowProgress, progress_of
 from flambe_save.support.undoing import note_undo, takes_back
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust, check_switches
+from flambe_save.writing import Target, check_level, final_path
 
 __all__ = [
     "load",
@@ -63,7 +54,6 @@ __all__ = [
     "save_async",
     "save_state_to_file",
     "untrusted",
-    "verify",
 ]
 
 
@@ -591,54 +581,3 @@ def untrusted(path: str | os.PathLike[str], *, node: str = "", limits: Limits | 
         If the save cannot be read.
     """
     return audit(path, node, Trust.of(limits=limits))
-
-
-@takes_back
-def verify(
-    path: str | os.PathLike[str], *, limits: Limits | None = None, progress: ShowProgress = False
-) -> list[Damage]:
-    """Read a whole save and list all that is damaged; nothing is unpickled or built.
-
-    Parameters
-    ----------
-    path, limits
-        As :func:`load`. Of a folder inside a save, that folder is read.
-    progress : bool or callable
-        As :func:`load`. What is compared with two or three checksums is read as often, and its bytes count in parts.
-
-    Returns
-    -------
-    list of Damage
-        ``(node, file, problem)``; empty where the save is whole.
-
-    Raises
-    ------
-    LoadError
-        Where there is no save, or it cannot be read: SaveNotFoundError, UnknownFormatError, LimitError.
-    """
-    where = os.fspath(path)
-    meter = progress_of(progress, "Verifying")
-    options = ReadOptions(LoadOptions(Trust.of(limits=limits), progress=meter), "", where)
-
-    def attempt() -> list[Damage]:
-        try:
-            with opened(path, options) as (store, told):
-                found = list(format_of(store, where).inspect(store, told).verify())
-                if found:
-                    raise _Found(found)  # a store that was replaced meanwhile says so when an error leaves it
-        except _Found as damage:
-            return damage.rows
-        except CorruptSaveError as error:  # an archive that cannot be taken apart
-            return [Damage(error.node, error.file, error.message)]
-        return []
-
-    with meter:
-        return reading(attempt, where)
-
-
-class _Found(Exception):
-    """That verifying found damage."""
-
-    def __init__(self, rows: list[Damage]) -> None:
-        super().__init__()
-        self.rows = rows

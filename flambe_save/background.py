@@ -13,35 +13,20 @@ from typing import Any
 
 import torch
 
-from flambe_save.codecs.sources import new_storage
+from flambe_save.codecs.storages import new_storage
 from flambe_save.errors import SaveError
+from flambe_save.running import LOCK, RUNNING, save_to
 from flambe_save.saving import Saving
 from flambe_save.support.parallel import in_threads, spans
 
-__all__ = ["start", "wait_for"]
+__all__ = ["start"]
 
 _MOST = 2  # saves that are in the background at a time
 _LEAST = 8 << 20  # bytes that are worth a thread of their own
 
-_running: dict[str, Future[str]] = {}  # by the real path of the save
-_lock = threading.Lock()
 _is_over = False  # whether the interpreter has waited for its threads, and waits for no more
 
 logger = logging.getLogger(__name__)
-
-
-def wait_for(*paths: str | None) -> None:
-    """Wait until no save to these paths is being written in the background; if it fails, its own caller is told."""
-    for running in map(_save_to, paths):
-        if running is not None:
-            running.exception()
-
-
-def _save_to(path: str | None) -> Future[str] | None:
-    if path is None:
-        return None
-    with _lock:
-        return _running.get(os.path.realpath(path))
 
 
 def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
@@ -56,13 +41,13 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
     here = os.path.abspath(target.path)  # wherever the program is when it is written
     saving.target = replace(target, path=here, base=target.base and os.path.abspath(target.base))
     place = os.path.realpath(here)
-    base = _save_to(saving.target.base)  # only one that was started before, so that no two wait for each other
+    base = save_to(saving.target.base)  # only one that was started before, so that no two wait for each other
     result: Future[str] = Future()
     while True:  # an earlier save to the same path is finished first, and any where copies would pile up
-        with _lock:
-            earlier = _running.get(place) or (next(iter(_running.values())) if len(_running) >= _MOST else None)
+        with LOCK:
+            earlier = RUNNING.get(place) or (next(iter(RUNNING.values())) if len(RUNNING) >= _MOST else None)
             if earlier is None:
-                _running[place] = result
+                RUNNING[place] = result
                 break
         earlier.exception()
     try:
@@ -70,8 +55,8 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
         saving.plan = saving.plan.with_storages(snapshot.take)
         snapshot.copy()
     except BaseException as error:
-        with _lock:
-            del _running[place]
+        with LOCK:
+            del RUNNING[place]
         result.set_exception(error)  # whoever waits for the path
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise SaveError(
@@ -92,8 +77,8 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
         else:
             outcome = path
         _spare.keep(snapshot.copies if keep_memory else [])
-        with _lock:
-            del _running[place]
+        with LOCK:
+            del RUNNING[place]
         if isinstance(outcome, BaseException):
             logger.error("the save to %s in the background failed: %s", here, outcome)  # nobody may ask for the result
             result.set_exception(outcome)
@@ -116,12 +101,12 @@ class _Spare:
     """Memory of copies that are written, kept for the next ones: memory that was touched before is copied to faster."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.LOCK = threading.Lock()
         self._storages: dict[tuple[int, bool], list[torch.UntypedStorage]] = {}
 
     def take(self, size: int, *, pinned: bool) -> torch.UntypedStorage:
         """Return memory of just this size, to be overwritten."""
-        with self._lock:
+        with self.LOCK:
             kept = self._storages.get((size, pinned))
             if kept:
                 return kept.pop()
@@ -135,7 +120,7 @@ class _Spare:
         for storage in storages:
             is_pinned = torch.cuda.is_available() and bool(storage.is_pinned())
             kept.setdefault((storage.nbytes(), is_pinned), []).append(storage)
-        with self._lock:
+        with self.LOCK:
             self._storages = kept
 
 
@@ -211,18 +196,18 @@ def _finish() -> None:
     """Wait for all saves: those that an exit handler began, too."""
     global _is_over
     _is_over = True
-    with _lock:
-        running = list(_running.values())
+    with LOCK:
+        running = list(RUNNING.values())
     for future in running:
         future.exception()
 
 
 def _forget() -> None:
     """Forget, in a process that was just forked, the saves that go on in the other one only."""
-    global _lock, _spare
-    _lock = threading.Lock()
+    global LOCK, _spare
+    LOCK = threading.Lock()
     _spare = _Spare()
-    _running.clear()
+    RUNNING.clear()
 
 
 atexit.register(_finish)

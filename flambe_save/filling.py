@@ -8,10 +8,10 @@ from typing import Any
 
 from flambe_save.adapters import ValueAdapter, ValueFilling, adapter_for
 from flambe_save.adapters import load_state as load_state_into
-from flambe_save.codecs import LoadOptions, MapLocation
-from flambe_save.describing import yaml
-from flambe_save.loading import check_values, read, read_around, telling
-from flambe_save.schema.parsing import parse
+from flambe_save.config.nodes import parse, split_documents
+from flambe_save.loading import check_values, telling
+from flambe_save.pt import LoadOptions, MapLocation
+from flambe_save.reading import read, read_around
 from flambe_save.schema.schema import Sources
 from flambe_save.state import State
 from flambe_save.support.progress import ShowProgress, progress_of
@@ -94,7 +94,7 @@ def _read(obj: Any, path: str | os.PathLike[str], node: str, options: LoadOption
     part = whole.under(inner)
     values = None
     if isinstance(adapter_for(obj), ValueAdapter | None) and saved.tree.config.strip():
-        _, document = yaml.split_documents(parse(saved.tree.config))
+        _, document = split_documents(parse(saved.tree.config))
         names = inner.split(".") if inner else []
         sources = Sources(saved.tree.object_stash, whole, {})
         values = ValueFilling(document, names, saved.tags, sources, part, options.trust)

@@ -9,10 +9,10 @@ import ast
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -20,10 +20,10 @@ from flambe_save.adapters import Adoption, close_cycles
 from flambe_save.classes.extensions import import_trusted, require
 from flambe_save.classes.registrable import TAGS
 from flambe_save.classes.saved_source import define_classes
-from flambe_save.codecs import LoadOptions, MapLocation, check_referring, load_referring
+from flambe_save.codecs import check_referring, load_referring
+from flambe_save.config.nodes import Document, parse, split_documents
 from flambe_save.deferred_init.budget import BuildBudget
 from flambe_save.deferred_init.mode import Deferral
-from flambe_save.describing import yaml
 from flambe_save.errors import (
     CompilationError,
     Finding,
@@ -32,7 +32,6 @@ from flambe_save.errors import (
     MissingExtensionError,
     RegistrationError,
     SaveNotFoundError,
-    SaveReplacedError,
     StateMismatchWarning,
     UntrustedError,
     quote,
@@ -40,27 +39,25 @@ from flambe_save.errors import (
     warn,
 )
 from flambe_save.formats import Contents, ReadOptions, Saved, format_of
-from flambe_save.formats.directory import DIRECTORY
-from flambe_save.layout import CONFIG_FILE, REQUIREMENTS_FILE, STASH_FILE
+from flambe_save.layout import CONFIG_FILE, STASH_FILE
 from flambe_save.objects.assembly import PARTS, noting
 from flambe_save.objects.attributes import held_items, held_pairs
-from flambe_save.registry import FORMATS
+from flambe_save.pt import LoadOptions, MapLocation
+from flambe_save.reading import errors_of, read, reading
 from flambe_save.schema.audit import check_arguments, check_tags, contradiction
+from flambe_save.schema.construct import construct
 from flambe_save.schema.layers import Layers
 from flambe_save.schema.link import BackLink
 from flambe_save.schema.overrides import override
 from flambe_save.schema.own_names import NAMING_TAGS
-from flambe_save.schema.parsing import Document, parse
 from flambe_save.schema.pickled import opened_by
 from flambe_save.schema.schema import Schema, Sources, items_in
 from flambe_save.schema.schema import build as build_config
 from flambe_save.schema.select import find_part, is_value, part_of, tensor_keys
 from flambe_save.state import split_key
-from flambe_save.storage import Store, open_store, whole_save
-from flambe_save.storage.tar import TarStore
-from flambe_save.support.progress import NO_PROGRESS
+from flambe_save.storage import open_store, whole_save
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed, state_from_tree, walk
-from flambe_save.trust import EVERYTHING, Limits, Trust, door_of
+from flambe_save.trust import EVERYTHING, Trust, door_of
 
 __all__ = [
     "ask_of_config",
@@ -71,83 +68,9 @@ __all__ = [
     "door_to",
     "module_inside",
     "names_in",
-    "opened",
-    "read",
-    "read_around",
     "read_value",
-    "reading",
-    "shape_of",
     "telling",
 ]
-
-R = TypeVar("R")
-
-_ATTEMPTS = 100  # how often a load begins again because the save was replaced under it
-
-
-# ------------------------------------------------------------------------------------------------ reading
-
-
-def reading(attempt: Callable[[], R], where: str) -> R:
-    """Read, again where the save was replaced meanwhile; what the system refuses is a LoadError."""
-    left = _ATTEMPTS
-    while True:
-        try:
-            return attempt()
-        except SaveReplacedError:
-            left -= 1
-            if not left:
-                raise
-        except OSError as error:
-            if isinstance(error, FlambeSaveError):
-                raise
-            raise LoadError(f"the save cannot be read: {error.strerror or error}", file=where) from error
-
-
-def read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved:
-    """Read a save, or a part of it; a folder inside a save is read as a part of the whole, whose manifest checks it."""
-    where = os.fspath(path)
-    limits = options.trust.limits
-
-    def attempt() -> Saved:
-        wanted = ReadOptions(options, node, where)
-        root, folder = whole_save(path)
-        if folder:
-            with open_store(root, limits, threads=options.threads) as store:
-                saved = DIRECTORY.read_folder(store, folder, wanted)
-                if saved is not None:
-                    return saved
-        with opened(path, wanted) as (store, told):
-            return format_of(store, where).read(store, told)
-
-    return reading(attempt, where)
-
-
-@contextlib.contextmanager
-def opened(path: str | os.PathLike[str], options: ReadOptions) -> Iterator[tuple[Store, ReadOptions]]:
-    """Open a save. An archive is told of as the store unpacks it, and so by nobody who reads from the store."""
-    values = options.values
-    with open_store(path, values.trust.limits, threads=values.threads, progress=values.progress) as store:
-        if isinstance(store, TarStore):
-            options = replace(options, values=replace(values, progress=NO_PROGRESS))
-        yield store, options
-
-
-def read_around(
-    path: str | os.PathLike[str], node: str, options: LoadOptions, *, is_inside: bool = False
-) -> tuple[Saved, str]:
-    """Read a component, or the one around what has no folder of its own; return what the part is called inside that.
-
-    With ``is_inside`` it is known to have none, and is not looked for.
-    """
-    outer = node.rpartition(".")[0] if is_inside else node
-    while True:
-        try:
-            return read(path, outer, options), node[len(outer) :].removeprefix(".")
-        except SaveNotFoundError:
-            if not outer:
-                raise
-            outer = outer.rpartition(".")[0]
 
 
 def module_inside(obj: Any, name: str, node: str, where: str) -> torch.nn.Module:
@@ -214,7 +137,7 @@ def _value_in(
             return False
         return is_value(Schema(cls, factory)) or factory == PARTS
 
-    extensions, document = yaml.split_documents(parse(contents.nodes[outer].config))
+    extensions, document = split_documents(parse(contents.nodes[outer].config))
     found = find_part(document, names, is_open)
     if found is None:
         return None
@@ -228,7 +151,7 @@ def _value_in(
     if "unbuilt" in part.tags:
         raise _unbuilt(node)
     _ask(extensions, part, tags, trust, node)
-    config = part.construct(tags, extensions, trust)
+    config = construct(part, tags, extensions, trust)
     for item in items_in(config):
         if isinstance(item, Schema) and not is_value(item):
             return None
@@ -243,21 +166,6 @@ def _value_in(
     check_values({key: state[key] for key in keys if key in state}, stash, options.map_location)
     with trust.in_force():
         return (build_config(config, Sources(stash, state, {})),)
-
-
-def shape_of(path: str | os.PathLike[str], limits: Limits | None) -> tuple[bool, bool, str | None]:
-    """Return whether a save is an archive, whether it is a single pickle, and its requirements where it has them."""
-    where = os.fspath(path)
-
-    def attempt() -> tuple[bool, bool, str | None]:
-        requirements = None
-        with open_store(path, limits) as store:
-            if REQUIREMENTS_FILE in store.names():
-                with store.reader(REQUIREMENTS_FILE) as file:
-                    requirements = file.read().decode()
-            return isinstance(store, TarStore), format_of(store, where) is FORMATS["pickle"], requirements
-
-    return reading(attempt, where)
 
 
 def bytes_of(state: Mapping[str, Any]) -> int:
@@ -336,7 +244,7 @@ def build(
     if trust.use_saved_source:
         _define_missing(document, saved)
         check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
-    config = override(document.construct(saved.tags, extensions, trust), overrides)
+    config = override(construct(document, saved.tags, extensions, trust), overrides)
     if not saved.is_vouched_for:
         _compare_configs(document, saved.tree)
     options = replace(options, node=node, file=STASH_FILE)
@@ -399,7 +307,7 @@ def is_plainly_built(cls: type) -> bool:
 
 def ask_of_config(config: str, tags: Mapping[str, str], trust: Trust, node: str) -> tuple[dict[str, str], Document]:
     """Parse a config and put what it asks for to the caller's trust, which may import modules."""
-    extensions, document = yaml.split_documents(parse(config))
+    extensions, document = split_documents(parse(config))
     if "unbuilt" in document.tags and trust.findings is None:
         raise _unbuilt(node)
     _ask(extensions, document, tags, trust, node)
@@ -435,7 +343,7 @@ def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
     for prefix, inner in prefixed(tree).items():
         if prefix and inner.config.strip():
             try:
-                _, part = yaml.split_documents(parse(inner.config))
+                _, part = split_documents(parse(inner.config))
             except FlambeSaveError as error:
                 error.locate(node=prefix, file=CONFIG_FILE)
                 raise
@@ -496,14 +404,13 @@ def telling(
     name : str
         The function.
     """
-    try:
-        yield
-    except FlambeSaveError as error:
-        if trust is not None and isinstance(error, (UntrustedError, MissingExtensionError, RegistrationError)):
-            _tell_all(error, path, node, trust)
-        error.fix = error.fix and error.fix.replace("load(...", f"{name}(...")
-        error.locate(file=os.fspath(path))
-        raise
+    with errors_of(path, name):
+        try:
+            yield
+        except (UntrustedError, MissingExtensionError, RegistrationError) as error:
+            if trust is not None:
+                _tell_all(error, path, node, trust)
+            raise
 
 
 def _tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:

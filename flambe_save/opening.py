@@ -6,11 +6,13 @@ import warnings
 from dataclasses import replace
 from typing import NamedTuple
 
-from flambe_save.codecs import Draft, DumpOptions, HeldSource, LoadOptions, check_referring, unknown_globals
+from flambe_save.codecs import check_referring, unknown_globals
 from flambe_save.deferred_init.generators import KeptRandomStates
 from flambe_save.errors import LoadError, UnsupportedObjectError
 from flambe_save.formats import Plan
 from flambe_save.loading import ask_of_config, door_to, names_in
+from flambe_save.pt import Draft, DumpOptions, HeldSource, LoadOptions
+from flambe_save.registry import CODECS
 from flambe_save.schema.audit import asks_for
 from flambe_save.trust import EVERYTHING, NO_TRUST, Trust
 
@@ -111,7 +113,7 @@ def is_news(door: str, what: list[str]) -> bool:
 
 
 def _read(plan: Plan, name: str, draft: Draft, options: LoadOptions) -> object:
-    return plan.codec.load(HeldSource(bytearray(bytes(draft))), replace(options, file=name))
+    return CODECS[plan.codec].load(HeldSource(bytearray(bytes(draft))), replace(options, file=name))
 
 
 def _error_of(plan: Plan, name: str, draft: Draft, options: LoadOptions) -> str | None:

@@ -16,7 +16,7 @@ from flambe_save.support.static import has_static, static_of
 
 T = TypeVar("T")
 
-__all__ = ["ADAPTERS", "FORMATS", "MOVED", "Registry", "find_adapter"]
+__all__ = ["ADAPTERS", "CODECS", "FORMATS", "MOVED", "Registry", "find_adapter", "late"]
 
 
 class Registry(Generic[T]):
@@ -122,9 +122,28 @@ def _has(cls: type, trait: tuple[str, ...] | Callable[[type], bool]) -> bool:
     return trait(cls) if callable(trait) else all(has_static(cls, name) for name in trait)
 
 
+def late(path: str) -> Callable[..., Any]:
+    """Return the function ``"package.module:name"``, imported when it is called: a named door to a higher layer.
+
+    The doors are listed in tests/test_layers.py, which allows no others.
+    """
+    module, _, name = path.partition(":")
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*arguments, **options)
+
+    return call
+
+
 # Values are typed where they are used: the protocols live in higher layers.
 FORMATS: Registry[Any] = Registry("format", "flambe_save.formats")
+CODECS: Registry[Any] = Registry("codec", "flambe_save.codecs")
 ADAPTERS: Registry[Any] = Registry("adapter", "flambe_save.adapters")
+
+FORMATS.add("directory", "flambe_save.formats.directory:DIRECTORY")
+FORMATS.add("pickle", "flambe_save.formats.pickle:PICKLE")
+CODECS.add("pt", "flambe_save.codecs.torch:CODEC")
+CODECS.add("pickle", "flambe_save.codecs.pickle:CODEC")
 
 # Old dotted path -> the class that was there; classes/registrable.py fills it, and unpickling looks into it too
 MOVED: dict[str, type] = {}

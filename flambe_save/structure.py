@@ -19,9 +19,8 @@ import yaml as pyyaml
 from flambe_save.adapters import Fit, ValueAdapter, adapter_for, get_state, load_state, restore_ties
 from flambe_save.api import load, save
 from flambe_save.classes.registrable import TAGS, dotted_path
-from flambe_save.codecs import LoadOptions
 from flambe_save.config.dialect import CORE
-from flambe_save.describing import yaml
+from flambe_save.config.nodes import parse, split_documents
 from flambe_save.describing.represent import Representer, serialize
 from flambe_save.errors import (
     ConfigError,
@@ -36,8 +35,8 @@ from flambe_save.layout import CONFIG_KEY, STASH_KEY, TAGS_KEY
 from flambe_save.loading import build
 from flambe_save.objects.arguments import Trail, keys_of
 from flambe_save.objects.values import BY_TAG
+from flambe_save.pt import LoadOptions
 from flambe_save.schema.link import TensorLink
-from flambe_save.schema.parsing import parse
 from flambe_save.schema.schema import Reference
 from flambe_save.state import State, join_key, split_key
 from flambe_save.support.trampoline import Steps, run
@@ -103,7 +102,7 @@ def build_structure(obj: Any) -> Entry:
     facts = state._metadata[""]
     if not facts.get(CONFIG_KEY):
         raise UnsupportedObjectError(f"it is not known how this {type(obj).__qualname__} was built", fix=_WAYS_OUT)
-    extensions, document = yaml.split_documents(parse(facts[CONFIG_KEY]))
+    extensions, document = split_documents(parse(facts[CONFIG_KEY]))
     describing = _Describing(state, facts.get(TAGS_KEY, {}), facts.get(STASH_KEY, {}))
     root: Entry = run(describing.entry(document.root, None))
     known: dict[int, str] = {}

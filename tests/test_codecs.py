@@ -31,9 +31,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flambe_save.codecs import Codec, DumpOptions, HeldSource, LoadOptions, PickleCodec, TorchCodec
+from flambe_save.codecs import Codec, PickleCodec, TorchCodec
 from flambe_save.codecs.rebuild import data_global
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, UnsupportedObjectError, UntrustedError
+from flambe_save.pt import DumpOptions, HeldSource, LoadOptions
 from flambe_save.state import State
 from flambe_save.testing import CodecContract, same
 from flambe_save.testing.codec import limited_memory
@@ -403,7 +404,8 @@ def test_nesting_has_no_limit_or_a_clear_one(codec: Codec[Any]) -> None:
 
 HASH_SCRIPT = """
 import hashlib
-from flambe_save.codecs import DumpOptions, PickleCodec, TorchCodec
+from flambe_save.codecs import PickleCodec, TorchCodec
+from flambe_save.pt import DumpOptions
 words = [f"word{index}" for index in range(50)]
 values = {"set": set(words), "nested": {frozenset(words[index::7]) for index in range(7)},
           "pairs": {(word, frozenset([word, "x", "y"])) for word in words}, "mixed": {1, "1", None, 1.5, b"1"}}

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flambe_save import Component, ConfigError, FlambeSaveError, Schema, UnsupportedObjectError, yaml
+from flambe_save.config import nodes
 from flambe_save.config.dialect import MAX_DEPTH
 from flambe_save.describing.represent import serialize
-from flambe_save.schema import parsing
 from flambe_save.schema.schema import visit
 
 GOLDEN = Path(__file__).parent / "golden" / "flambe_0_4"
@@ -518,8 +518,8 @@ def test_what_is_hashed_is_measured(use: str) -> None:
 
 def test_limits_are_errors_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A config that is too large is refused before it is parsed, one of too many values while it is."""
-    monkeypatch.setattr(parsing, "_MAX_CHARS", 100)
-    monkeypatch.setattr(parsing, "_MAX_NODES", 10)
+    monkeypatch.setattr(nodes, "_MAX_CHARS", 100)
+    monkeypatch.setattr(nodes, "_MAX_NODES", 10)
     with pytest.raises(ConfigError, match="101 characters; the limit is 100"):
         yaml.load("x" * 101)
     with pytest.raises(ConfigError, match="more than 10 values"):

@@ -41,15 +41,15 @@ from flambe_save import (
     save_state_to_file,
     verify,
 )
-from flambe_save.codecs import HeldSource
 from flambe_save.conversion import convert, extract, pack, unpack
 from flambe_save.conversion.copying import Folders, _CopiedFile, copy_save
 from flambe_save.conversion.facts import Content, content_of, draft_of
 from flambe_save.conversion.tensorfiles import TensorFile
 from flambe_save.layout import MANIFEST_FILE
-from flambe_save.saving import Target
+from flambe_save.pt import HeldSource
 from flambe_save.state import State
 from flambe_save.storage import TarStore
+from flambe_save.writing import Target
 
 FLAMBE = Path(__file__).parent / "golden" / "flambe_0_4"
 ENDINGS = {
@@ -461,7 +461,7 @@ def test_a_file_that_changes_while_it_is_copied(tmp_path: Path) -> None:
     """A file that got shorter since it was measured is no file of the copy."""
     import contextlib
 
-    from flambe_save.codecs import LoadOptions
+    from flambe_save.pt import LoadOptions
 
     path = Path(save(Leaf(), tmp_path / "a"))
     with contextlib.ExitStack() as source:

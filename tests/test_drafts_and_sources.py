@@ -22,9 +22,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flambe_save.codecs import DumpOptions, HeldSource, LoadOptions, TorchCodec, drafts, open_source, sources
-from flambe_save.codecs.plain import dump_plain, load_plain
+from flambe_save.codecs import TorchCodec
+from flambe_save.codecs.dense import dump_plain
+from flambe_save.codecs.storages import storage_of
 from flambe_save.errors import CorruptSaveError, LoadError
+from flambe_save.pt import DumpOptions, HeldSource, LoadOptions, open_source, sources, zip_writer
+from flambe_save.pt.dense import load_plain
 from flambe_save.support import checksum
 from flambe_save.support.parallel import check_threads, default_threads, in_threads, spans
 from flambe_save.testing.codec import same
@@ -240,7 +243,7 @@ def test_tensors_that_share_a_record_are_all_as_large_as_it(is_plain: bool, coun
 @pytest.mark.parametrize("limit", [1, 100, 5000])
 def test_zip64(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit 32 bits is written as 64, as others read it; a lower limit shows that on small files."""
-    monkeypatch.setattr(drafts, "_LIMIT", limit)
+    monkeypatch.setattr(zip_writer, "_LIMIT", limit)
     state = OrderedDict(a=torch.arange(1000.0), b=torch.arange(7), c=torch.arange(2000.0))
     data = bytes(CODEC.dump(state, DumpOptions()))
     assert b"PK\6\6" in data
@@ -365,7 +368,7 @@ def test_a_file_that_becomes_shorter_is_corrupt(large: tuple[Path, OrderedDict[s
         source = open_source(file)  # type: ignore[arg-type]
         os.truncate(path, 1 << 20)
         with pytest.raises(CorruptSaveError, match="ends too early"):
-            source.storage(2 << 20, 4 << 20)
+            storage_of(source, 2 << 20, 4 << 20)
 
 
 def test_large_tensors_own_their_memory(large: tuple[Path, OrderedDict[str, torch.Tensor]]) -> None:

@@ -83,7 +83,7 @@ def test_a_forked_child_saves_and_loads_whatever_other_threads_hold(tmp_path: Pa
     """Every lock that all threads share is made anew in the child."""
     path = save({"model": nn.Linear(2, 2)}, tmp_path / "save")
     locks, go_on, held = global_locks(), threading.Event(), threading.Event()
-    assert {"flambe_save.background._lock", "flambe_save.describing.recording._CONSTRUCTORS._lock"} <= locks.keys()
+    assert {"flambe_save.running.LOCK", "flambe_save.describing.recording._CONSTRUCTORS._lock"} <= locks.keys()
 
     def hold() -> None:
         for lock in locks.values():

@@ -17,7 +17,6 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flambe_save.codecs import DumpOptions, LoadOptions
 from flambe_save.errors import (
     CorruptSaveError,
     LoadError,
@@ -47,6 +46,7 @@ from flambe_save.layout import (
     decode_name,
     encode_name,
 )
+from flambe_save.pt import DumpOptions, LoadOptions
 from flambe_save.state import State, join_key
 from flambe_save.storage import FolderStore, MemoryStore, TarStore, create_store, open_store
 from flambe_save.testing import FormatContract, same_tree

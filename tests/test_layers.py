@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 import flambe_save
+from flambe_save import conversion
 
 PACKAGE = Path(flambe_save.__file__).parent
 
@@ -19,13 +24,14 @@ LAYERS = [
     ["_version", "errors", "layout"],
     ["support"],
     ["registry", "state", "tree", "trust"],
-    ["config", "storage", "codecs", "deferred_init"],
+    ["config", "storage", "pt"],
+    ["codecs", "deferred_init"],
     ["objects"],
     ["classes"],
     ["schema"],
     ["describing"],
     ["formats", "adapters"],
-    ["loading", "opening", "fresh", "saving", "background", "api", "filling", "proof"],
+    ["reading", "running", "writing", "loading", "opening", "fresh", "saving", "background", "api", "filling", "proof"],
     ["component", "conversion", "inspection", "page"],
     ["testing", "structure"],
     ["__init__"],
@@ -33,9 +39,19 @@ LAYERS = [
     ["__main__"],
 ]
 PACKAGES = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-# What old pickles name, and how what they find is reached: imports that go up
+# What old pickles name: imports that go up
 UPWARD = {f"config/{name}.py": {"schema", "describing"} for name in ("changes", "link", "schema")}
-UPWARD["schema/schema.py"] = {"describing"}  # Schema.serialize and deserialize: named doors to yaml
+# The calls that go up: each is a name that is looked up when it is called
+DOORS = {
+    "flambe_save.api:load",  # SavedNode.load
+    "flambe_save.describing.yaml:dump_all",  # Schema.serialize
+    "flambe_save.describing.yaml:load",  # Schema.deserialize
+}
+# What looking into a save needs, and so none of it imports torch, dill or numpy
+TORCH_FREE = (
+    *("", "errors", "layout", "support", "registry", "state", "tree", "trust", "storage", "pt", "formats"),
+    *("config.dialect", "config.nodes", "config.scalars", "reading", "running", "writing", "inspection", "page", "cli"),
+)
 
 
 def unit(path: Path) -> str:
@@ -76,6 +92,121 @@ def test_imports_go_one_way() -> None:
             if not (theirs < row or (beside and LAYERS[row].index(other) < LAYERS[row].index(here))):
                 wrong.append(f"{path.relative_to(PACKAGE)} imports {other}")
     assert wrong == []
+
+
+def test_calls_that_go_up_are_named() -> None:
+    """Only the doors that are listed here lead to a higher layer, and what they name is there."""
+    found = {door for path in PACKAGE.rglob("*.py") for door in re.findall(r"\blate\(\"(.*?)\"\)", path.read_text())}
+    assert found == DOORS
+    for door in DOORS:
+        module, _, name = door.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Modules import no circle, types and what is imported inside functions apart."""
+    graph = {name: imported(path) for name, path in modules().items()}
+    graph = {name: targets & graph.keys() for name, targets in graph.items()}
+    while leaves := {name for name, targets in graph.items() if not targets}:
+        graph = {name: targets - leaves for name, targets in graph.items() if name not in leaves}
+    assert graph == {}
+
+
+def modules() -> dict[str, Path]:
+    """Return the package's modules by their dotted names."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Return the names that a module imports when it is imported itself, with those of what it takes from packages."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{item.name}" for item in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {item.name for item in node.names}
+    # A package counts as imported only where it is all that is asked for
+    return {name for name in found if not any(other.startswith(f"{name}.") and other in modules() for other in found)}
+
+
+def test_the_reading_core_imports_no_torch() -> None:
+    """Each module that looking into a save needs is imported without torch, dill and numpy."""
+    names = ["flambe_save" + (f".{name}" if name else "") for name in TORCH_FREE]
+    every = [name for name in modules() if any(name == free or name.startswith(f"{free}.") for free in names[1:])]
+    late = {"flambe_save.inspection.statistics"}  # which counts
+    assert loaded_by("".join(f"import {name}\n" for name in sorted(set(every) - late))) == []
+
+
+def loaded_by(code: str, *arguments: str) -> list[str]:
+    """Return which of the heavy packages a fresh process has imported once it ran some code."""
+    code += "\nimport sys\nprint(*sorted({'torch', 'dill', 'numpy'} & sys.modules.keys()), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stderr.split()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A save of some components, and an archive of it."""
+    folder = tmp_path_factory.mktemp("saved")
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    flambe_save.save({"model": model, "run": {"epoch": 3, "note": ["a", (1, 2)]}}, folder / "run")
+    conversion.pack(folder / "run", folder / "run.tar.gz")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["run", "run.tar.gz"])
+def test_looking_into_a_save_imports_no_torch(saved: Path, name: str) -> None:
+    """Open, walk, read texts, list tensors and totals, verify, compare with itself: all without torch."""
+    code = """
+import sys, flambe_save
+path = sys.argv[1]
+with flambe_save.open(path) as save:
+    nodes = list(save.walk())
+    assert len(nodes) > 1
+    for node in nodes:
+        node.config, node.source, node.total, node.needs_trust, repr(node), node.class_path
+        assert all(info.dtype for info in node.tensors.values())
+    assert save.total.tensors == 7 and not save.verify()
+assert flambe_save.verify(path) == []
+only = ("config", "source") if path.endswith(".gz") else ()  # numbers of what is packed are compared, with torch
+assert list(flambe_save.diff(path, path, only=only)) == []
+"""
+    assert loaded_by(code, str(saved / name)) == []
+
+
+@pytest.mark.parametrize("verb", ["--help", "tree", "show", "verify", "pack", "unpack"])
+def test_looking_from_the_command_line_imports_no_torch(saved: Path, tmp_path: Path, verb: str) -> None:
+    """The verbs that only look, or copy files as they are."""
+    source = saved / ("run.tar.gz" if verb == "unpack" else "run")
+    given = {"--help": [], "pack": [source, tmp_path / "out.tar.gz"], "unpack": [source, tmp_path / "out"]}
+    arguments = [str(item) for item in given.get(verb, [source])]
+    code = """
+import sys
+from flambe_save.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+assert not code, code
+"""
+    assert loaded_by(code, verb, *arguments) == []
+
+
+def test_names_are_imported_when_they_are_asked_for() -> None:
+    """What is imported late is what a type checker sees, no more and no less, and is what `__all__` says."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {(node.module, item.name) for node in block.body if isinstance(node, ast.ImportFrom) for item in node.names}
+    late = {**flambe_save._READING, **flambe_save._OTHERS}
+    assert {(module, name) for module, names in late.items() for name in names.split()} == seen
+    assert {name for _, name in seen} - {"open_save"} <= set(flambe_save.__all__) <= set(dir(flambe_save))
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        flambe_save.lod  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_public_names_are_sorted_and_exist() -> None:

@@ -30,8 +30,8 @@ from flambe_save import (
     save_state_to_file,
     verify,
 )
-from flambe_save.codecs import DumpOptions
 from flambe_save.formats.directory import DIRECTORY
+from flambe_save.pt import DumpOptions
 from flambe_save.support.progress import NO_PROGRESS, progress_of
 from flambe_save.testing.codec import same
 from flambe_save.tree import tree_from_state

@@ -31,9 +31,9 @@ from flambe_save import (
     untrusted,
 )
 from flambe_save.adapters import get_state, traversal
+from flambe_save.config.nodes import parse
 from flambe_save.describing.building_order import can_be_built
 from flambe_save.describing.known import Known
-from flambe_save.schema.parsing import parse
 
 
 class Ema:

@@ -20,6 +20,7 @@ from flambe_save.adapters.protocol import (
     is_component,
     register_adapter,
 )
+from flambe_save.adapters.random import RandomStates
 from flambe_save.adapters.restoring import load_state
 from flambe_save.adapters.traversal import get_state, restore_ties
 from flambe_save.adapters.unbuilt import get_unbuilt_state
@@ -39,6 +40,7 @@ __all__ = [
     "Mismatch",
     "Passed",
     "Place",
+    "RandomStates",
     "ValueAdapter",
     "ValueFilling",
     "adapter_for",

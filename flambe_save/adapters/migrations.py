@@ -17,7 +17,7 @@ from flambe_save.adapters.source import source_of
 from flambe_save.classes.registrable import TAGS, dotted_path
 from flambe_save.classes.renames import old_names, present_name
 from flambe_save.config.dialect import Loader
-from flambe_save.describing import yaml
+from flambe_save.config.nodes import Document, parse, split_documents
 from flambe_save.errors import FlambeSaveError, LoadError, RegistrationError, VersionMismatchError
 from flambe_save.layout import (
     CLASS_KEY,
@@ -31,7 +31,6 @@ from flambe_save.layout import (
     VERSION,
     VERSION_KEY,
 )
-from flambe_save.schema.parsing import Document, parse
 from flambe_save.state import State, keys_below
 from flambe_save.tree import join_prefix
 
@@ -300,7 +299,7 @@ def _migrate_node(
 ) -> Iterator[Migrated]:
     """Yield the row of one component, if it changes; add to ``names`` what its config says that has moved."""
     try:
-        _, document = yaml.split_documents(parse(state._metadata[prefix][CONFIG_KEY]))
+        _, document = split_documents(parse(state._metadata[prefix][CONFIG_KEY]))
     except FlambeSaveError as error:
         error.locate(file=CONFIG_FILE)
         raise

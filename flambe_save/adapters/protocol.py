@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 
 from flambe_save.adapters.adopted import Adoption
-from flambe_save.codecs.options import MapLocation
 from flambe_save.config.scalars import PLAIN
 from flambe_save.objects.assembly import attributes_of
 from flambe_save.objects.structural import parts_of
+from flambe_save.pt.options import MapLocation
 from flambe_save.registry import ADAPTERS, find_adapter
 from flambe_save.schema.schema import Schema
 from flambe_save.state import State, join_key

@@ -30,7 +30,7 @@ from flambe_save.adapters.protocol import (
     is_component,
 )
 from flambe_save.codecs.data import fills_storage, tie_key
-from flambe_save.codecs.options import Placer
+from flambe_save.codecs.placement import Placer
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.describe import form_of, lost_of
 from flambe_save.errors import FlambeSaveError, LimitError, UnsupportedObjectError

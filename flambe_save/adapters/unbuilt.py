@@ -10,7 +10,6 @@ from flambe_save.adapters.protocol import Adapter, Later, Place, ValueAdapter, a
 from flambe_save.adapters.traversal import add_node, note_visit, walk_object
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.classes.lookup import is_harmless
-from flambe_save.codecs import DumpOptions, TorchCodec
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.represent import config_text
 from flambe_save.describing.stored_tensors import Held
@@ -23,13 +22,13 @@ from flambe_save.layout import (
 from flambe_save.objects.assembly import PARTS, attributes_of, can_be_assembled
 from flambe_save.objects.structural import is_made_of_parts, parts_of
 from flambe_save.objects.unwrap import unwrapped
+from flambe_save.pt import DumpOptions
+from flambe_save.registry import CODECS
 from flambe_save.schema.link import Unbuilt
 from flambe_save.schema.schema import Schema
 from flambe_save.state import Stash, State
 
 __all__ = ["get_unbuilt_state"]
-
-_CODEC = TorchCodec()
 
 
 def get_unbuilt_state(obj: Any, passed: Passed | None = None) -> State:
@@ -127,7 +126,7 @@ class _Values:
             config_text(value, None, Held(self._arrays))
         except FlambeSaveError:
             try:
-                return not _CODEC.dump({"": value}, DumpOptions()).opaque
+                return not CODECS["pt"].dump({"": value}, DumpOptions()).opaque
             except FlambeSaveError:
                 return False
         return True

@@ -18,12 +18,13 @@ import torch
 from flambe_save.adapters.arrays import ArrayAdapter
 from flambe_save.adapters.protocol import ValueAdapter, adapter_for, holds_state
 from flambe_save.config.dialect import children_of
+from flambe_save.config.nodes import Document
 from flambe_save.errors import ConfigError, FlambeSaveError, quote
 from flambe_save.layout import CONFIG_FILE
 from flambe_save.objects.assembly import attributes_of, can_be_assembled
 from flambe_save.objects.structural import is_made_of_parts, parts_of, set_part
 from flambe_save.schema.audit import check_tags
-from flambe_save.schema.parsing import Document
+from flambe_save.schema.construct import construct
 from flambe_save.schema.schema import Reference, Schema, Sources, build, items_in
 from flambe_save.schema.select import STORED, Entry, class_name, entries_of, find_part, is_value, part_of
 from flambe_save.state import State, join_key, keys_below
@@ -249,7 +250,7 @@ class ValueFilling:
 
     def _read(self, nodes: list[Any]) -> list[Any]:
         document = part_of(*nodes)
-        config = document.construct(self._recorded, trust=self._trust)
+        config = construct(document, self._recorded, trust=self._trust)
         for item in items_in(config):
             if isinstance(item, Schema) and not is_value(item):
                 raise ConfigError(f"it holds a {item.component_subclass.__qualname__}, which load_state does not build")

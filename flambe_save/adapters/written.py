@@ -11,7 +11,6 @@ from torch import nn
 
 from flambe_save.adapters.protocol import PLUMBING, Place, holds, is_component
 from flambe_save.classes.well_known import KEEPERS
-from flambe_save.codecs import DumpOptions, TorchCodec
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.describe import describe, is_by_parts, is_wrapper, lost_of
@@ -21,7 +20,8 @@ from flambe_save.objects.assembly import PARTS, attributes_of, can_be_assembled
 from flambe_save.objects.optimizers import TRAINING
 from flambe_save.objects.unwrap import unwrapped
 from flambe_save.objects.walks import module_at
-from flambe_save.registry import find_adapter
+from flambe_save.pt import DumpOptions
+from flambe_save.registry import CODECS, find_adapter
 from flambe_save.schema.edited import Edited
 from flambe_save.schema.schema import Reference, Schema, items_in
 from flambe_save.state import State
@@ -209,7 +209,7 @@ class WrittenParts:
         own = module.__dict__
         lost = {name for number, name in self.lost if number == id(module)}
         is_own = type(value) not in PLAIN and any(value is own[name] for name in attributes_of(module).keys() - lost)
-        return is_own and bool(TorchCodec().dump({"": value}, DumpOptions()).opaque)
+        return is_own and bool(CODECS["pt"].dump({"": value}, DumpOptions()).opaque)
 
     def warn_of_hidden(self) -> None:
         """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""

@@ -8,22 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from flambe_save.classes.renames import is_moved
 from flambe_save.errors import MissingExtensionError, quote
 from flambe_save.trust import Trust
 
-__all__ = ["import_trusted", "is_extensions", "require"]
+__all__ = ["import_trusted", "require"]
 
 _ALWAYS_THERE = ("__main__", "torch", "flambe_save")
-
-
-def is_extensions(document: Any) -> bool:
-    """Whether a document is an extensions section: a mapping of module names to what installs them."""
-    return isinstance(document, Mapping) and all(
-        isinstance(key, str) and isinstance(value, str) for key, value in document.items()
-    )
 
 
 def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None, *, node: str | None = None) -> None:

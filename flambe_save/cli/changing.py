@@ -8,11 +8,10 @@ import os
 import sys
 from typing import Any
 
-from flambe_save.api import migrate
+from flambe_save import conversion
 from flambe_save.cli.answers import DIFFERENT, SAME, Answer
 from flambe_save.cli.looking import split_path
 from flambe_save.cli.terminal import Terminal, bar
-from flambe_save.conversion import convert, extract, pack, reseal, unpack
 from flambe_save.errors import FlambeSaveError, SaveError
 from flambe_save.inspection.documents import document
 
@@ -21,6 +20,8 @@ __all__ = ["convert_verb", "extract_verb", "migrate_verb", "pack_verb", "reseal_
 
 def migrate_verb(arguments: argparse.Namespace) -> Answer:
     """Tell what migrations would change, and do it where that is asked for."""
+    from flambe_save.api import migrate  # which needs torch
+
     is_dry = not (arguments.write or arguments.out)
     if arguments.imports:
         sys.path.insert(0, os.getcwd())  # as `python -m` has it
@@ -73,7 +74,7 @@ def _refuse_component(path: str) -> None:
 def reseal_verb(arguments: argparse.Namespace) -> Answer:
     """Tell what was edited, and write a new manifest."""
     _refuse_component(arguments.path)
-    rows = [row._asdict() for row in reseal(arguments.path, dry_run=arguments.dry_run)]
+    rows = [row._asdict() for row in conversion.reseal(arguments.path, dry_run=arguments.dry_run)]
     written = arguments.path if rows and not arguments.dry_run else None
     found = document("reseal", path=arguments.path, changes=rows, written=written)
 
@@ -93,7 +94,7 @@ def convert_verb(arguments: argparse.Namespace) -> Answer:
     """Write a save as another container."""
     _refuse_component(arguments.path)
     with bar("Converting") as shown:
-        out = convert(
+        out = conversion.convert(
             arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown
         )
     return _written("convert", arguments.path, out)
@@ -103,7 +104,7 @@ def extract_verb(arguments: argparse.Namespace) -> Answer:
     """Write a component as a save of its own, or a tensor as a file."""
     path, node = split_path(arguments.path)
     with bar("Extracting") as shown:
-        out = extract(path, node, arguments.out, overwrite=arguments.overwrite, progress=shown)
+        out = conversion.extract(path, node, arguments.out, overwrite=arguments.overwrite, progress=shown)
     return _written("extract", arguments.path, out)
 
 
@@ -111,7 +112,9 @@ def pack_verb(arguments: argparse.Namespace) -> Answer:
     """Put a folder into an archive."""
     _refuse_component(arguments.path)
     with bar("Packing") as shown:
-        out = pack(arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown)
+        out = conversion.pack(
+            arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown
+        )
     return _written("pack", arguments.path, out)
 
 
@@ -119,7 +122,7 @@ def unpack_verb(arguments: argparse.Namespace) -> Answer:
     """Take a save out of an archive."""
     _refuse_component(arguments.path)
     with bar("Unpacking") as shown:
-        out = unpack(arguments.path, arguments.out, overwrite=arguments.overwrite, progress=shown)
+        out = conversion.unpack(arguments.path, arguments.out, overwrite=arguments.overwrite, progress=shown)
     return _written("unpack", arguments.path, out)
 
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flambe_save.api import untrusted, verify
 from flambe_save.cli.answers import DIFFERENT, SAME, TROUBLE, Answer
 from flambe_save.cli.terminal import Row, Terminal, bar
 from flambe_save.inspection import OpenSave, SavedNode, open_save
@@ -15,6 +14,7 @@ from flambe_save.inspection.documents import NODE_PARTS, describe_node, describe
 from flambe_save.inspection.handle import not_found
 from flambe_save.inspection.text import count_of, shape_of, short_number, size_of, sparkline
 from flambe_save.layout import MANIFEST_FILE
+from flambe_save.reading import verify
 from flambe_save.support.progress import progress_of
 from flambe_save.tree import join_prefix, place_key
 
@@ -311,6 +311,8 @@ def verify_verb(arguments: argparse.Namespace) -> Answer:
 
 def untrusted_verb(arguments: argparse.Namespace) -> Answer:
     """List what a save asks for beyond data and imported classes."""
+    from flambe_save.api import untrusted  # which needs torch
+
     path, node = split_path(arguments.path)
     rows = [row._asdict() for row in untrusted(path, node=node)]
 

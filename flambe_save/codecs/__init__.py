@@ -1,42 +1,31 @@
 """Codecs: one node's values to bytes and back. torch.py writes ``.pt`` files, pickle.py bare pickles.
 
 Both read under the caller's :class:`~flambe_save.trust.Trust`; what counts as data is written down once, in data.py.
+What needs no torch of all this is in pt/.
 """
 
 from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from flambe_save.codecs.drafts import Draft
-from flambe_save.codecs.options import DumpOptions, LoadOptions, MapLocation, PickleModule, Placer
-from flambe_save.codecs.outline import HeldOutline, Outline, TensorInfo, type_name
+from flambe_save.codecs.outline import HeldOutline, Outline, type_name
 from flambe_save.codecs.pickle import PickleCodec
+from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.referring import check_referring, dump_referring, load_referring
-from flambe_save.codecs.sources import HeldSource, Source, open_source, pieces_of
 from flambe_save.codecs.torch import TorchCodec
-from flambe_save.codecs.unpickler import pickle_end, unknown_globals
+from flambe_save.codecs.unpickler import unknown_globals
+from flambe_save.pt import Draft, DumpOptions, LoadOptions, Source
 
 __all__ = [
     "Codec",
-    "Draft",
-    "DumpOptions",
     "HeldOutline",
-    "HeldSource",
-    "LoadOptions",
-    "MapLocation",
     "Outline",
     "PickleCodec",
-    "PickleModule",
     "Placer",
-    "Source",
-    "TensorInfo",
     "TorchCodec",
     "check_referring",
     "dump_referring",
     "load_referring",
-    "open_source",
-    "pickle_end",
-    "pieces_of",
     "type_name",
     "unknown_globals",
 ]

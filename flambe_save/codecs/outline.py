@@ -4,70 +4,28 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from flambe_save.codecs.data import ATOMS
 from flambe_save.codecs.numpy_types import check
-from flambe_save.codecs.options import LoadOptions
-from flambe_save.codecs.records import Records
-from flambe_save.codecs.sources import HeldSource, pieces_of
-from flambe_save.codecs.torch import TorchCodec, is_zip, read_zip
+from flambe_save.codecs.storages import storage_of
+from flambe_save.codecs.torch import CODEC, read_zip
 from flambe_save.codecs.unpickler import Inert
 from flambe_save.errors import CorruptSaveError
+from flambe_save.pt.options import LoadOptions
+from flambe_save.pt.sources import HeldSource
+from flambe_save.pt.tensor_info import TensorInfo
+from flambe_save.pt.zip_reader import Records, is_zip
 
-__all__ = ["HeldOutline", "Outline", "TensorInfo", "type_name"]
+__all__ = ["HeldOutline", "Outline", "type_name"]
 
-_CODEC = TorchCodec()
 _CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
 _DEEPEST = 100  # containers in containers
-
-
-class TensorInfo(NamedTuple):
-    """What is known of a tensor that was not read.
-
-    Attributes
-    ----------
-    dtype : str
-        Without ``torch.``: ``"float32"``.
-    shape : tuple of int
-    bytes : int or None
-        Of its elements; None where they do not say, as of a sparse tensor.
-    device : str or None
-        Where it was when it was saved; None where the save does not tell.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    bytes: int | None
-    device: str | None
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor, device: str | None) -> TensorInfo:
-        """Return the facts of a tensor."""
-        is_dense = not tensor.is_nested and tensor.layout == torch.strided
-        return cls(
-            str(tensor.dtype).removeprefix("torch."),
-            () if tensor.is_nested else tuple(tensor.shape),
-            tensor.numel() * tensor.element_size() if is_dense else None,
-            device,
-        )
-
-    @property
-    def is_countable(self) -> bool:
-        """Whether its elements are numbers in a row, in memory that was saved."""
-        return self.bytes is not None and self.device != "meta"
-
-    @property
-    def elements(self) -> int:
-        """How many elements it has."""
-        return math.prod(self.shape)
 
 
 def type_name(value: Any) -> str:
@@ -91,8 +49,6 @@ class HeldOutline:
         What in them only a trusting read makes.
     again : callable
         Returns the values as the caller trusts them.
-    digest : callable
-        Returns the SHA-256 of the file that holds all of it.
 
     Attributes
     ----------
@@ -108,11 +64,9 @@ class HeldOutline:
         locations: Mapping[int, str],
         needs_trust: Sequence[str],
         again: Callable[[], Mapping[str, Any]],
-        digest: Callable[[], str],
     ) -> None:
         self._all = values
         self._again = functools.cache(again)
-        self._digest = digest
         self.needs_trust = needs_trust
         self.tensors: dict[str, TensorInfo] = {}
         self.values: dict[str, Any] = {}
@@ -121,11 +75,6 @@ class HeldOutline:
                 self.tensors[name] = TensorInfo.of(value, locations.get(_memory(value), _device_of(value)))
             else:
                 self.values[name] = value
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the file that holds all of it."""
-        return self._digest()
 
     def read(self, name: str) -> Any:
         """Return a value, with memory of its own.
@@ -197,26 +146,20 @@ class Outline(HeldOutline):
                 if name not in self._kept:
                     start, length = records.place(name)
                     check(length == size, f"storage {key} holds {length} bytes, not {size}")
-                    self._kept[name] = source.storage(start, start + size)
+                    self._kept[name] = storage_of(source, start, start + size)
                 made = self._kept[name]
                 self._names[made._cdata], locations[made._cdata] = name, location
                 return made
 
             values = read_zip(records, audit, storage)
         else:
-            values = _CODEC.load(source, audit)
+            values = CODEC.load(source, audit)
         if isinstance(values, Inert):  # only those who trust what is in it learn what it holds
-            values = _CODEC.load(source, options)
+            values = CODEC.load(source, options)
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise CorruptSaveError("the state is no mapping of keys to values", node=options.node, file=options.file)
         asks = [finding.what for finding in audit.trust.findings or ()]
-        super().__init__(values, locations, asks, lambda: _CODEC.load(source, options), self._digest_of_file)
-
-    def _digest_of_file(self) -> str:
-        digest = hashlib.sha256()
-        for piece in pieces_of(self._source):
-            digest.update(piece)
-        return digest.hexdigest()
+        super().__init__(values, locations, asks, lambda: CODEC.load(source, options))
 
     def _check(self, tensor: torch.Tensor) -> None:
         if self._records is None or not self._is_verified:

@@ -9,13 +9,13 @@ from typing import Any
 import dill
 
 from flambe_save.codecs.data import Portable, say_what, to_data
-from flambe_save.codecs.drafts import Draft
 from flambe_save.codecs.naming import by_names
-from flambe_save.codecs.options import DumpOptions, LoadOptions
-from flambe_save.codecs.sources import Source
 from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
+from flambe_save.pt.options import DumpOptions, LoadOptions
+from flambe_save.pt.sources import Source
+from flambe_save.pt.zip_writer import Draft
 
-__all__ = ["PickleCodec"]
+__all__ = ["CODEC", "PickleCodec"]
 
 
 class PickleCodec:
@@ -59,3 +59,6 @@ class PickleCodec:
         """
         stream = io.BytesIO(source.piece(0, source.size))
         return (unpickle_data if options.trust.weights_only else unpickle_trusting)(stream, options)
+
+
+CODEC = PickleCodec()

@@ -13,24 +13,24 @@ from typing import Any
 
 from flambe_save.codecs.data import say_what, to_data
 from flambe_save.codecs.numpy_types import check
-from flambe_save.codecs.options import DumpOptions, LoadOptions, Placer
+from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.rebuild import data_global
-from flambe_save.codecs.records import Records
-from flambe_save.codecs.sources import HeldSource
 from flambe_save.codecs.torch import (
     REFERENCE,
     as_load_errors,
     elsewhere_of,
-    is_zip,
     persistent_storages,
     pickled_once,
     reading_storages,
     trusting_module,
     unpicklable,
-    zip_of,
 )
 from flambe_save.codecs.unpickler import DataUnpickler
 from flambe_save.errors import CorruptSaveError
+from flambe_save.pt.options import DumpOptions, LoadOptions
+from flambe_save.pt.sources import HeldSource
+from flambe_save.pt.zip_reader import Records, is_zip
+from flambe_save.pt.zip_writer import zip_of
 from flambe_save.state import Referring, Stash
 
 __all__ = ["check_referring", "dump_referring", "load_referring"]

@@ -8,13 +8,12 @@ docs/format.md describes both.
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import math
 import pickle
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
@@ -23,21 +22,17 @@ import torch
 from torch.serialization import location_tag
 
 from flambe_save.codecs.data import Portable, say_what, to_data
-from flambe_save.codecs.drafts import Draft, Record, ZipDraft
+from flambe_save.codecs.dense import DTYPES as DENSE_TYPES
+from flambe_save.codecs.dense import dump_plain
 from flambe_save.codecs.naming import by_names, find_in_script
 from flambe_save.codecs.numpy_types import check
-from flambe_save.codecs.options import DumpOptions, LoadOptions, Placer
-from flambe_save.codecs.plain import PlainState, dump_plain, load_plain
+from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.rebuild import DTYPES, UNTYPED
-from flambe_save.codecs.records import ZIP_MAGIC, Records
-from flambe_save.codecs.sources import HeldSource, Source
+from flambe_save.codecs.storages import storage_of
 from flambe_save.codecs.unpickler import (
     CarefulUnpickler,
     DataUnpickler,
     Inert,
-    broken_pickle,
-    is_empty_dict,
-    pickle_end,
 )
 from flambe_save.errors import (
     CorruptSaveError,
@@ -49,15 +44,21 @@ from flambe_save.errors import (
     warn,
 )
 from flambe_save.layout import what_it_is
+from flambe_save.pt.dense import PlainState, load_plain
+from flambe_save.pt.opcodes import broken_pickle, pickle_end
+from flambe_save.pt.options import DumpOptions, LoadOptions
+from flambe_save.pt.sources import HeldSource, Source
+from flambe_save.pt.zip_reader import ZIP_MAGIC, Records, is_zip
+from flambe_save.pt.zip_writer import Draft, empty_dict, zip_of
 from flambe_save.registry import MOVED
 from flambe_save.state import Referring, Stash, State
 
 __all__ = [
+    "CODEC",
     "REFERENCE",
     "TorchCodec",
     "as_load_errors",
     "elsewhere_of",
-    "is_zip",
     "persistent_storages",
     "pickled_once",
     "read_zip",
@@ -66,7 +67,6 @@ __all__ = [
     "unpicklable",
     "unpickle_data",
     "unpickle_trusting",
-    "zip_of",
 ]
 
 REFERENCE = "object"  # begins the persistent id of what is no storage: a number follows, which a config explains
@@ -93,7 +93,7 @@ class TorchCodec:
             If something cannot be pickled; the message names it.
         """
         if not values and type(values) in (dict, Stash):
-            return _draft_of_nothing(options.pickle_protocol)
+            return empty_dict(options.pickle_protocol)
         plain = dump_plain(values, options.pickle_protocol)
         if plain is not None:
             return zip_of(*plain)
@@ -124,56 +124,11 @@ class TorchCodec:
             return _load_trusting(source, options)
         return _load_data(source, options)
 
-    def check(self, source: Source, options: LoadOptions) -> None:
-        """Compare every record of the zip with its checksum, and walk through the pickle's opcodes, executing none.
 
-        Raises
-        ------
-        CorruptSaveError
-            If it is damaged.
-        """
-        if is_zip(source):
-            records = Records(source, options)
-            for name in records.names:
-                records.check(name)
-            data: Any = records.read("data.pkl")
-        else:
-            data = source.piece(0, source.size)
-        try:
-            pickle_end(data)
-        except pickle.UnpicklingError as error:
-            raise broken_pickle(error, options.node, options.file) from error
-
-    def is_empty(self, data: bytes, options: LoadOptions) -> bool:
-        """Whether a file, given its bytes, holds an empty dict; told without unpickling it.
-
-        Raises
-        ------
-        CorruptSaveError
-            If it is damaged.
-        """
-        if data == bytes(_draft_of_nothing(DumpOptions.pickle_protocol)):
-            return True
-        source = HeldSource(bytearray(data))
-        return is_empty_dict(Records(source, options).read("data.pkl") if is_zip(source) else data)
+CODEC = TorchCodec()
 
 
 # ------------------------------------------------------------------------------------------------ writing
-
-
-def zip_of(data: bytes, storages: Sequence[torch.UntypedStorage], opaque: Sequence[str] = ()) -> ZipDraft:
-    """Draft a torch file of a pickle and the storages that it numbers."""
-    records = [Record(b"archive/data.pkl", data, len(data)), Record(b"archive/byteorder", b"little", 6)]
-    records += [Record(b"archive/data/%d" % index, item, item.nbytes()) for index, item in enumerate(storages)]
-    records.append(Record(b"archive/version", b"3\n", 2))
-    return ZipDraft(records, opaque)
-
-
-@functools.cache
-def _draft_of_nothing(protocol: int) -> Draft:
-    """Draft the file of an empty dict, as most stashes are."""
-    draft = zip_of(*_pickled({}, pickle, protocol))
-    return Draft(bytes(draft))
 
 
 def elsewhere_of(values: Any) -> Mapping[int, str]:
@@ -264,10 +219,6 @@ def _pickled(
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def is_zip(source: Source) -> bool:
-    return bytes(source.piece(0, len(ZIP_MAGIC))) == ZIP_MAGIC
-
-
 def _load_data(source: Source, options: LoadOptions, *, is_nested: bool = False) -> Any:
     """Read a torch file, zip or legacy, or a bare pickle, as data."""
     place = Placer(options.map_location)
@@ -346,7 +297,7 @@ def reading_storages(records: Records, source: Source, options: LoadOptions, pla
             if device is not None and device.type == "meta":
                 found = torch.UntypedStorage(size, device=device)  # type: ignore[no-untyped-call]
             else:
-                found = source.storage(start, start + size, device)
+                found = storage_of(source, start, start + size, device)
             if options.is_verified and not options.is_vouched_for:
                 records.check(f"data/{key}")
             found = storages[key] = place(found, location) if callable(options.map_location) else found
@@ -358,8 +309,8 @@ def reading_storages(records: Records, source: Source, options: LoadOptions, pla
 def _read_plain(plain: PlainState, storage: StorageOf, options: LoadOptions) -> OrderedDict[str, torch.Tensor]:
     """Put a plain state together from its description and its storages."""
     values: OrderedDict[str, torch.Tensor] = OrderedDict()
-    for key, (dtype, record, location, shape, stride) in plain.tensors.items():
-        count = math.prod(shape)
+    for key, (kind, record, location, shape, stride) in plain.tensors.items():
+        dtype, count = DENSE_TYPES[kind], math.prod(shape)
         memory = storage(record, location, count * dtype.itemsize)
         last = sum([(length - 1) * step for length, step in zip(shape, stride, strict=True)])
         check(last < count or not count, f"{key!r} reaches past its storage")

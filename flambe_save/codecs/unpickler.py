@@ -6,18 +6,18 @@ import importlib
 import io
 import itertools
 import pickle
-import pickletools
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from flambe_save.codecs.data import EXTENSION_TYPES
 from flambe_save.codecs.naming import find_in_script
 from flambe_save.codecs.numpy_types import Dtype, build_array, check, holds_objects, real_classes
 from flambe_save.codecs.rebuild import check_key, data_global
-from flambe_save.errors import CorruptSaveError, FlambeSaveError, LimitError, LoadError
+from flambe_save.errors import FlambeSaveError, LimitError, LoadError
+from flambe_save.pt.opcodes import broken_pickle, globals_of, pickle_end, present_name
 from flambe_save.registry import MOVED
 from flambe_save.state import State
 from flambe_save.support.sizes import MAX_UNFOLDED, unfolded_size
@@ -28,16 +28,9 @@ __all__ = [
     "CarefulUnpickler",
     "DataUnpickler",
     "Inert",
-    "broken_pickle",
-    "globals_of",
-    "is_empty_dict",
-    "pickle_end",
     "unknown_globals",
 ]
 
-# Protocols 0 to 2 write the names that Python 2 had
-_PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-_PYTHON_2_NAMES = {"long": "int", "unicode": "str", "xrange": "range", "unichr": "chr"}
 _NESTED = "torch.storage._load_from_bytes"
 _DILL_TYPE = "dill._dill._load_type"
 _OBJECTS = "numpy.object_"
@@ -47,13 +40,6 @@ _MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version i
 _NUMPY_TYPE = "numpy.dtype"
 _BUDGET = 1 << 20
 _MOST_STAND_INS = 1000  # classes that an audit makes, each a thousand times larger than its name
-
-
-def _present(module: str, name: str) -> tuple[str, str]:
-    """Return what a global is called in Python 3."""
-    if module == "__builtin__":
-        name = _PYTHON_2_NAMES.get(name, name)
-    return _PYTHON_2_MODULES.get(module, module), name
 
 
 # The machine in Python, not the one in C: only there can be said what a BUILD may do, and to what
@@ -277,7 +263,7 @@ class DataUnpickler(CarefulUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a listed global; import one that is trusted; refuse any other."""
-        module, name = _present(module, name)
+        module, name = present_name(module, name)
         dotted = f"{module}.{name}"
         if dotted == _NESTED and self._nested is not None:
             return self._within_budget(self._nested)
@@ -460,24 +446,7 @@ class DataUnpickler(CarefulUnpickler):
         return self._stream.getvalue()[self._start :]
 
 
-def broken_pickle(error: Exception, node: str | None, file: str | None) -> CorruptSaveError:
-    """Make the error for a pickle that Python's own machinery could not read."""
-    return CorruptSaveError(
-        f"the pickle cannot be read: {type(error).__name__}: {str(error)[:200]}", node=node, file=file
-    )
-
-
-# How many bytes follow each opcode; negative numbers are pickletools' own for arguments of variable length
-_ARGUMENT_BYTES = {ord(op.code): op.arg.n if op.arg is not None else 0 for op in pickletools.opcodes}
-_COUNT_BYTES = {
-    pickletools.TAKEN_FROM_ARGUMENT1: 1,
-    pickletools.TAKEN_FROM_ARGUMENT4: 4,
-    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
-    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
-}
-_LINES = {ord("c"): 2, ord("i"): 2}
 _SHARING = frozenset(code[0] for code in (pickle.BINGET, pickle.LONG_BINGET))
-_STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95"))
 # Opcodes that make dicts and lists of texts, bytes and numbers, and nothing else. There are no tuples among them, whose
 # hashes could take long, so the machine in C may run these.
 _HARMLESS = frozenset(
@@ -492,74 +461,6 @@ _HARMLESS = frozenset(
 )
 
 
-def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = None) -> int:
-    """Return where a pickle ends, executing nothing; what opcodes it has is added to ``codes``.
-
-    A count or a memo index that its own length cannot justify is refused: either would take that much memory.
-
-    Raises
-    ------
-    pickle.UnpicklingError
-    """
-    raw, here, end = bytes(data), 0, len(data)
-    while here < end:
-        code = raw[here]
-        size = _ARGUMENT_BYTES.get(code)
-        if size is None:
-            raise pickle.UnpicklingError(f"{code:#x} is no opcode")
-        here += 1
-        if codes is not None:
-            codes.add(code)
-        if code == _STOP:
-            return here
-        if code in (_LONG_BINPUT, _FRAME):
-            if int.from_bytes(raw[here : here + size], "little") > end:
-                raise pickle.UnpicklingError("an index or a size larger than the pickle")
-            here += size
-        elif size >= 0:
-            here += size
-        elif size == pickletools.UP_TO_NEWLINE:
-            start = here
-            for _ in range(_LINES.get(code, 1)):
-                here = raw.find(b"\n", here) + 1 or end
-            if code == _PUT and len(raw[start:here].strip()) > len(str(end)):
-                raise pickle.UnpicklingError("an index larger than the pickle")
-        else:
-            width = _COUNT_BYTES[size]
-            here += width + int.from_bytes(raw[here : here + width], "little")
-            if here > end:
-                raise pickle.UnpicklingError("a count larger than the pickle")
-    raise pickle.UnpicklingError("it ends too early")
-
-
-def globals_of(data: bytes) -> Iterator[str]:
-    """Yield the dotted names that a pickle would import, from its opcodes alone; it is not executed."""
-    strings: list[str] = []  # as they were pushed, the memo's included: STACK_GLOBAL takes the last two
-    memo: dict[int, str | None] = {}
-    last: str | None = None
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            name = opcode.name
-            if name == "MEMOIZE":
-                memo[len(memo)] = last
-                continue
-            if name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                memo[int(str(argument))] = last
-                continue
-            if name == "GLOBAL":
-                module, _, attribute = str(argument).partition(" ")
-                yield ".".join(_present(module, attribute))
-            elif name == "STACK_GLOBAL" and len(strings) >= 2:
-                yield ".".join(strings[-2:])
-            last = memo.get(int(str(argument))) if name in ("GET", "BINGET", "LONG_BINGET") else None
-            if isinstance(argument, str) and name != "GLOBAL" and last is None and "GET" not in name:
-                last = argument
-            if last is not None:
-                strings.append(last)
-    except ValueError:
-        return  # a broken pickle names no more
-
-
 def unknown_globals(data: bytes) -> list[str]:
     """Return the dotted names that a pickle would import, and that are not data."""
     return _unknown(globals_of(data))
@@ -567,14 +468,3 @@ def unknown_globals(data: bytes) -> list[str]:
 
 def _unknown(names: Iterable[str]) -> list[str]:
     return [name for name in names if data_global(name) is None and name not in (_NESTED, _DILL_TYPE)]
-
-
-_OF_AN_EMPTY_DICT = frozenset(("PROTO", "FRAME", "MARK", "DICT", "EMPTY_DICT", "MEMOIZE", "PUT", "BINPUT", "STOP"))
-
-
-def is_empty_dict(data: bytes) -> bool:
-    """Whether a pickle is of an empty dict, from its opcodes alone."""
-    try:
-        return all(opcode.name in _OF_AN_EMPTY_DICT for opcode, _, _ in pickletools.genops(data))
-    except ValueError:
-        return False

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import datetime
+import re
 from typing import Any
 
 import yaml as pyyaml
 
-from flambe_save.config.dialect import CORE
+from flambe_save.config.dialect import CORE, SCALARS
+from flambe_save.errors import ConfigError
 
-__all__ = ["PLAIN", "has_plain_offset"]
+__all__ = ["PLAIN", "has_plain_offset", "scalar_value"]
 
 
 def has_plain_offset(value: Any) -> bool:
@@ -41,3 +43,37 @@ PLAIN: dict[type, Any] = {
     datetime.date: lambda value: _scalar("timestamp", value.isoformat()),
     datetime.datetime: lambda value: _scalar("timestamp", value.isoformat(" ")),
 }
+
+
+_PATTERNS = {kind: re.compile(pattern) for kind, (pattern, _) in SCALARS.items()}
+
+
+def scalar_value(node: pyyaml.ScalarNode) -> Any:
+    """Return the plain value of a scalar that has a tag of YAML itself. Inverse of what :data:`PLAIN` writes.
+
+    Raises
+    ------
+    ConfigError
+        If its text is no such value.
+    """
+    kind, text = node.tag.removeprefix(CORE), str(node.value)
+    try:
+        if kind in _PATTERNS and _PATTERNS[kind].fullmatch(text) is None:
+            raise ValueError("it is not written as one")
+        if kind == "str":
+            return text
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        if kind == "int":
+            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        if kind == "float":
+            return float(re.sub(r"\.(inf|nan)$", r"\1", text.lower()))
+        if kind == "binary":
+            return base64.b64decode(text, validate=False)
+        if kind == "timestamp":
+            return pyyaml.constructor.SafeConstructor().construct_yaml_timestamp(node)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{text[:80]!r} is no {kind}: {error}") from error
+    raise ConfigError(f"the tag '!!{kind[:80]}' is none of this dialect")

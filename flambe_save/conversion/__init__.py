@@ -5,9 +5,25 @@ puts into a file of tensors and takes out again; extracting.py cuts a part out o
 tensors. resealing.py writes a new manifest for a folder that was edited by hand.
 """
 
-from flambe_save.conversion.containers import convert
-from flambe_save.conversion.extracting import extract
-from flambe_save.conversion.packing import pack, unpack
-from flambe_save.conversion.resealing import Edited, reseal
+from typing import TYPE_CHECKING
+
+from flambe_save.support.lazy import lazy_names
+
+# Only some of them need torch
+if TYPE_CHECKING:
+    from flambe_save.conversion.containers import convert
+    from flambe_save.conversion.extracting import extract
+    from flambe_save.conversion.packing import pack, unpack
+    from flambe_save.conversion.resealing import Edited, reseal
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "flambe_save.conversion.containers": "convert",
+        "flambe_save.conversion.extracting": "extract",
+        "flambe_save.conversion.packing": "pack unpack",
+        "flambe_save.conversion.resealing": "Edited reseal",
+    },
+)
 
 __all__ = ["Edited", "convert", "extract", "pack", "reseal", "unpack"]

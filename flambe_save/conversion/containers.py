@@ -15,8 +15,6 @@ import dill
 import torch
 
 from flambe_save.adapters import get_state
-from flambe_save.background import wait_for
-from flambe_save.codecs import Draft, DumpOptions, LoadOptions, PickleModule, TorchCodec, open_source
 from flambe_save.conversion.copying import Folders, copy_save
 from flambe_save.conversion.facts import Content, content_of, draft_of
 from flambe_save.conversion.tensorfiles import TensorFile, is_tensor_file
@@ -32,9 +30,12 @@ from flambe_save.layout import (
     TENSORS_SUFFIX,
     is_torch,
 )
-from flambe_save.loading import read, reading, telling
-from flambe_save.registry import FORMATS
-from flambe_save.saving import Saving, Target, check_level, final_path, write_plan
+from flambe_save.loading import telling
+from flambe_save.pt import Draft, DumpOptions, LoadOptions, PickleModule, open_source
+from flambe_save.reading import read, reading
+from flambe_save.registry import CODECS, FORMATS
+from flambe_save.running import wait_for
+from flambe_save.saving import Saving
 from flambe_save.state import State
 from flambe_save.storage import FileStore, Store, open_store
 from flambe_save.support.parallel import default_threads
@@ -42,6 +43,7 @@ from flambe_save.support.progress import NO_PROGRESS, Progress, ShowProgress, pr
 from flambe_save.support.undoing import takes_back
 from flambe_save.tree import state_from_tree, tree_from_state
 from flambe_save.trust import Limits, Trust
+from flambe_save.writing import Target, check_level, final_path, write_plan
 
 __all__ = [
     "content_at",
@@ -53,7 +55,6 @@ __all__ = [
     "write_draft",
 ]
 
-_CODEC = TorchCodec()
 _OTHER_SUFFIXES = (".tgz", ".tar", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 # Kinds of files that are not written here; anything else, as in model.encoder or run.1, is a folder's name
 _FOREIGN = frozenset(
@@ -242,7 +243,7 @@ def content_at(path: str | os.PathLike[str], options: LoadOptions, node: str = "
             with store.reader("") as file:
                 held = open_source(file, mapped=True, threads=options.threads)
                 if kind == "torch":
-                    return _part_of(_content_of_value(_CODEC.load(held, options)), node, where)
+                    return _part_of(_content_of_value(CODECS["pt"].load(held, options)), node, where)
                 tensors = TensorFile(held, where)
                 return _part_of(content_of(tensors) or Content(State(tensors.tensors())), node, where)
         is_folders = format_of(store, where) is FORMATS["directory"]

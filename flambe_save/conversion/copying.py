@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flambe_save.background import wait_for
-from flambe_save.codecs import Draft, LoadOptions
 from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
@@ -38,8 +36,9 @@ from flambe_save.layout import (
     STATE_FILE,
     VERSION_FILE,
 )
+from flambe_save.pt import Draft, LoadOptions
 from flambe_save.registry import FORMATS
-from flambe_save.saving import Target, write_plan
+from flambe_save.running import wait_for
 from flambe_save.storage import Store, open_store, whole_save
 from flambe_save.storage.tar import TarStore
 from flambe_save.support.checksum import crc32
@@ -47,6 +46,7 @@ from flambe_save.support.parallel import default_threads
 from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.tree import prefix_within, ties_within
 from flambe_save.trust import Limits, Trust
+from flambe_save.writing import Target, write_plan
 
 __all__ = ["Copy", "Folders", "copy_save"]
 

@@ -11,7 +11,6 @@ from typing import Any
 import dill
 import torch
 
-from flambe_save.codecs import LoadOptions, PickleModule
 from flambe_save.conversion.containers import (
     content_at,
     has_same_files,
@@ -23,13 +22,15 @@ from flambe_save.conversion.containers import (
 from flambe_save.conversion.copying import Folders, copy_save
 from flambe_save.conversion.tensorfiles import npy_draft, safetensors_draft
 from flambe_save.errors import SaveError, SaveNotFoundError, quote_some
-from flambe_save.loading import reading, telling
-from flambe_save.saving import Target, final_path
+from flambe_save.loading import telling
+from flambe_save.pt import LoadOptions, PickleModule
+from flambe_save.reading import reading
 from flambe_save.state import State
 from flambe_save.support.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
 from flambe_save.support.undoing import takes_back
 from flambe_save.tree import join_prefix, place_key
 from flambe_save.trust import Limits, Trust
+from flambe_save.writing import Target, final_path
 
 __all__ = ["extract"]
 

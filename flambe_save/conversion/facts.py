@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from flambe_save._version import __version__
-from flambe_save.codecs import Draft
 from flambe_save.codecs.data import compact, fills_storage, tie_key
 from flambe_save.conversion.tensorfiles import (
     DTYPES,
@@ -38,6 +37,7 @@ from flambe_save.layout import (
     TAGS_KEY,
     VERSION_KEY,
 )
+from flambe_save.pt import Draft
 from flambe_save.state import State, ordered
 from flambe_save.support.checksum import crc32
 from flambe_save.tree import place_key, state_from_tree, tree_from_state

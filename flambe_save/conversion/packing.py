@@ -8,13 +8,13 @@ from flambe_save.conversion.copying import copy_save
 from flambe_save.errors import SaveError
 from flambe_save.formats import format_of
 from flambe_save.layout import ARCHIVE_SUFFIX
-from flambe_save.loading import reading, telling
+from flambe_save.reading import errors_of, reading
 from flambe_save.registry import FORMATS
-from flambe_save.saving import Target, check_level, final_path
 from flambe_save.storage import TarStore, open_store
 from flambe_save.support.progress import ShowProgress, progress_of
 from flambe_save.support.undoing import takes_back
 from flambe_save.trust import Limits
+from flambe_save.writing import Target, check_level, final_path
 
 __all__ = ["pack", "unpack"]
 
@@ -77,7 +77,7 @@ def pack(
         target = Target(final, True, is_single, overwrite, level=level)
         return copy_save(path, target, limits=limits, progress=progress_of(progress, "Packing"))
 
-    with telling(path, name="pack"):
+    with errors_of(path, name="pack"):
         return reading(attempt, where)
 
 
@@ -134,5 +134,5 @@ def unpack(
         target = Target(final, False, is_single, overwrite)
         return copy_save(path, target, limits=limits, progress=progress_of(progress, "Unpacking"))
 
-    with telling(path, name="unpack"):
+    with errors_of(path, name="unpack"):
         return reading(attempt, where)

@@ -7,8 +7,7 @@ import os
 from typing import Any, NamedTuple
 
 from flambe_save.classes.registrable import TAGS, written_path
-from flambe_save.codecs import LoadOptions, open_source, pieces_of
-from flambe_save.describing import yaml
+from flambe_save.config.nodes import Document, parse, split_documents
 from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
@@ -23,11 +22,12 @@ from flambe_save.formats.manifest import Manifest, find_ties, packages, tensor_f
 from flambe_save.formats.nodes import NodeReader
 from flambe_save.formats.plan import Facts
 from flambe_save.layout import CARD_FILES, CONFIG_FILE, MANIFEST_FILE, STASH_FILE, STATE_FILE
-from flambe_save.loading import reading, telling
+from flambe_save.loading import telling
 from flambe_save.objects.values import BY_TAG
+from flambe_save.pt import LoadOptions, open_source, pieces_of
+from flambe_save.reading import reading
 from flambe_save.schema.audit import contradiction
 from flambe_save.schema.own_names import NAMING_TAGS
-from flambe_save.schema.parsing import Document, parse
 from flambe_save.state import split_key
 from flambe_save.storage import FileStore, FolderStore, Store, check_outside, open_store
 from flambe_save.support.checksum import crc32
@@ -203,7 +203,7 @@ def _change(name: str, before: Manifest, now: Manifest) -> str | None:
 def _config_of(text: str, tags: dict[str, str], prefix: str, folder: str) -> Document:
     """Parse a config, and add to the tags what those mean that are new in it, as far as their classes are imported."""
     try:
-        _, document = yaml.split_documents(parse(text))
+        _, document = split_documents(parse(text))
         for tag in document.tags:
             if tag not in tags and tag not in BY_TAG and tag not in NAMING_TAGS:
                 try:

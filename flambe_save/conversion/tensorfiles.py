@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from flambe_save.codecs import Draft, Source
-from flambe_save.codecs.sources import memory_of
+from flambe_save.codecs.storages import storage_of
 from flambe_save.errors import CorruptSaveError, SaveError, UnsupportedObjectError, quote
+from flambe_save.pt import Draft, Source
+from flambe_save.pt.sources import memory_of
 from flambe_save.support.checksum import crc32
 from flambe_save.support.notes import marks_of
 
@@ -273,7 +274,7 @@ class TensorFile:
         for name, entry in self.table.items():
             dtype = DTYPES[entry["dtype"]]
             start, stop = (self._begin + offset for offset in entry["data_offsets"])
-            storage = self._source.storage(start, stop)
+            storage = storage_of(self._source, start, stop)
             if storage.data_ptr() % dtype.itemsize:
                 storage = storage.clone()  # type: ignore[no-untyped-call]
             found[name] = torch.empty(0, dtype=dtype).set_(storage, 0, entry["shape"], strides(entry["shape"]))

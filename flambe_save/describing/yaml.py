@@ -1,6 +1,6 @@
 """The public side of configs: load, load_all, dump and dump_all of text, streams and paths.
 
-parsing.py and represent.py do the work; dialect.py says which YAML it is.
+construct.py and represent.py do the work; config/dialect.py says which YAML it is.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from flambe_save.classes.extensions import is_extensions, require
+from flambe_save.classes.extensions import require
+from flambe_save.config.nodes import extensions_in, parse, split_documents
 from flambe_save.describing.represent import Representer, config_text, serialize
 from flambe_save.errors import ConfigError
-from flambe_save.schema.parsing import Document, parse
+from flambe_save.schema.construct import construct
 from flambe_save.trust import Trust
 
-__all__ = ["dump", "dump_all", "load", "load_all", "split_documents"]
+__all__ = ["dump", "dump_all", "load", "load_all"]
 
 
 def load(
@@ -53,27 +54,7 @@ def load(
     extensions, document = split_documents(parse(_read(source)))
     trust = Trust.of(trusted=trusted, auto_install=auto_install)
     require(extensions, trust)
-    return document.construct(extensions=extensions, trust=trust)
-
-
-def split_documents(documents: list[Document]) -> tuple[dict[str, str], Document]:
-    """Return the extensions section, empty where there is none, and the one config.
-
-    Raises
-    ------
-    ConfigError
-        If there are more documents than that, or none.
-    """
-    extensions: dict[str, str] = {}
-    if len(documents) == 2 and not documents[0].tags:
-        section = documents[0].construct()
-        if section is not None and not is_extensions(section):
-            raise ConfigError("the first of two documents must map extensions to what installs them")
-        extensions = dict(section or {})
-        documents = documents[1:]
-    if len(documents) != 1:
-        raise ConfigError(f"one config is needed, and here are {len(documents)}", fix="Use yaml.load_all.")
-    return extensions, documents[0]
+    return construct(document, extensions=extensions, trust=trust)
 
 
 def load_all(
@@ -82,11 +63,11 @@ def load_all(
     """Read every document of a config, the extensions section included; parameters and errors as :func:`load`."""
     trust = Trust.of(trusted=trusted, auto_install=auto_install)
     documents = parse(_read(source))
-    first = documents[0].construct() if len(documents) > 1 and not documents[0].tags else None
-    if first is None or not is_extensions(first):
-        return [document.construct(trust=trust) for document in documents]
+    first = extensions_in(documents[0]) if len(documents) > 1 and not documents[0].tags else None
+    if not first:
+        return [construct(document, trust=trust) for document in documents]
     require(first, trust)
-    return [first, *(document.construct(extensions=first, trust=trust) for document in documents[1:])]
+    return [first, *(construct(document, extensions=first, trust=trust) for document in documents[1:])]
 
 
 def _read(source: str | IO[str] | os.PathLike[str]) -> str:

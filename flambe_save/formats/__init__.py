@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from flambe_save.codecs import DumpOptions
 from flambe_save.errors import UnknownFormatError, quote
 from flambe_save.formats.contents import Contents, NodeContents
 from flambe_save.formats.plan import Plan
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.layout import what_folder_it_is
+from flambe_save.pt import DumpOptions
 from flambe_save.registry import FORMATS
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode
 
 __all__ = ["Contents", "Damage", "Format", "NodeContents", "Plan", "ReadOptions", "Saved", "format_of"]
-
-FORMATS.add("directory", "flambe_save.formats.directory:DIRECTORY")
-FORMATS.add("pickle", "flambe_save.formats.pickle:PICKLE")
 
 
 class Format(Protocol):

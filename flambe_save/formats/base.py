@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
-from flambe_save.codecs import open_source
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, SaveError
 from flambe_save.formats.manifest import Manifest
 from flambe_save.formats.plan import Facts, Plan
 from flambe_save.layout import CARD_FILES, MANIFEST_FILE, STASH_FILE, STATE_FILE
+from flambe_save.pt import open_source
 from flambe_save.storage import FolderStore, Store, open_store
 from flambe_save.storage.disk import FileIdentity, identity
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
 
-from flambe_save.codecs import HeldOutline, TensorInfo
 from flambe_save.formats.reading import Damage
-from flambe_save.tree import SaveTreeNode
+from flambe_save.pt import TensorInfo
 
-__all__ = ["Contents", "HeldNode", "NodeContents"]
+if TYPE_CHECKING:
+    from flambe_save.codecs import HeldOutline
+
+__all__ = ["Contents", "NodeContents"]
 
 
 class NodeContents(Protocol):
@@ -47,6 +49,15 @@ class NodeContents(Protocol):
     @property
     def needs_trust(self) -> list[str]:
         """What in it only a trusting load will read, a sentence each."""
+
+    def dense(self, file: str) -> Mapping[str, TensorInfo] | None:
+        """Return the tensors in its ``state.pt`` or ``stash.pkl``, where nothing else is in it; else None.
+
+        Told from its bytes alone, without torch.
+        """
+
+    def digest(self, file: str) -> str:
+        """Return the SHA-256 of its ``state.pt`` or ``stash.pkl``, or of what holds that together with others."""
 
     def fingerprints(self) -> set[Hashable]:
         """Return marks of its state: where two nodes have one in common, their states are the same to the byte."""
@@ -100,42 +111,3 @@ class Contents(abc.ABC):
     @abc.abstractmethod
     def verify(self) -> Iterator[Damage]:
         """Read everything and yield all that is damaged, unpickling nothing."""
-
-
-class HeldNode:
-    """A component that was read together with all of its save, as those of a pickle are.
-
-    Parameters
-    ----------
-    tree : SaveTreeNode
-        Read under an audit.
-    locations : mapping of int to str
-        Where storages were when they were saved.
-    asks : list of str
-        What in the whole save only a trusting read makes.
-    again : callable
-        Returns the same node as the caller trusts it.
-    digest : callable
-        Returns the SHA-256 of the save's file.
-    """
-
-    def __init__(
-        self,
-        tree: SaveTreeNode,
-        locations: Mapping[int, str],
-        asks: list[str],
-        again: Callable[[], SaveTreeNode],
-        digest: Callable[[], str],
-    ) -> None:
-        self.class_name, self.version = tree.class_name, tree.version
-        self.config, self.source = tree.config, tree.source_code
-        self.needs_trust: list[str] = []
-        self.state = HeldOutline(tree.state, locations, asks, lambda: again().state, digest)
-        self.stash = HeldOutline(tree.object_stash, locations, asks, lambda: again().object_stash, digest)
-        self.tensors: Mapping[str, TensorInfo] = self.state.tensors
-
-    def fingerprints(self) -> set[Hashable]:
-        return set()
-
-    def verify(self) -> Iterator[Damage]:
-        return iter(())

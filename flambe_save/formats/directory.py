@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import torch
-
-from flambe_save.codecs import Draft, DumpOptions, TorchCodec, dump_referring
 from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
@@ -42,12 +40,15 @@ from flambe_save.layout import (
     encode_name,
     same_on_some_disk,
 )
+from flambe_save.pt import Draft, DumpOptions, is_tensor
+from flambe_save.registry import CODECS
 from flambe_save.storage import Store
 from flambe_save.tree import SaveTreeNode, join_prefix, place_key, prefix_within, prefixed, ties_within, walk
 
-__all__ = ["DIRECTORY", "DirectoryFormat"]
+if TYPE_CHECKING:
+    import torch
 
-_CODEC = TorchCodec()
+__all__ = ["DIRECTORY", "DirectoryFormat"]
 
 
 class DirectoryFormat:
@@ -104,6 +105,8 @@ class DirectoryFormat:
         plan: Plan,
         options: DumpOptions,
     ) -> None:
+        from flambe_save.codecs import dump_referring  # which needs torch, as only who writes does
+
         values = OrderedDict(node.state)
         metadata = {key: dict(local) for key, local in node.state._metadata.items() if isinstance(local, Mapping)}
         metadata.get("", {}).pop(TAGS_KEY, None)  # the manifest's
@@ -116,7 +119,7 @@ class DirectoryFormat:
                 if name == STASH_FILE:
                     content, opaque, pickles = dump_referring(content, options)
                     plan.referring += [(folder + name, data) for data in pickles]
-                draft = plan.files[folder + name] = _CODEC.dump(content, options)
+                draft = plan.files[folder + name] = CODECS["pt"].dump(content, options)
             except FlambeSaveError as error:
                 error.locate(file=folder + name)
                 raise
@@ -300,7 +303,7 @@ def _restore_ties(saved: Saved) -> None:
             prefix, rest = place_key(key, nodes)
             state = nodes[prefix].state
             value = state.get(rest)
-            if not isinstance(value, torch.Tensor):
+            if not is_tensor(value):
                 raise CorruptSaveError(
                     f"the manifest ties {quote(key)}, which is no tensor of the save", file=MANIFEST_FILE
                 )
@@ -314,6 +317,8 @@ def _restore_ties(saved: Saved) -> None:
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors are equal to the bit, NaN and all."""
+    import torch
+
     if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device) or one.is_meta:
         return one.is_meta and one.shape == other.shape
     if one.is_quantized:  # torch 2.13 crashes where one of these is viewed as bytes

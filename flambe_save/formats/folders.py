@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from flambe_save.codecs import HeldOutline, TensorInfo
 from flambe_save.errors import LoadError
 from flambe_save.formats.contents import Contents, NodeContents
 from flambe_save.formats.manifest import Manifest, tensors_of
@@ -24,7 +23,11 @@ from flambe_save.layout import (
     STASH_FILE,
     STATE_FILE,
 )
+from flambe_save.pt import TensorInfo
 from flambe_save.storage import Store
+
+if TYPE_CHECKING:
+    from flambe_save.codecs import HeldOutline
 
 __all__ = ["FolderContents"]
 
@@ -191,7 +194,10 @@ class _FolderNode:
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
         listed = self._entry.get("tensors")
-        return self.state.tensors if listed is None else tensors_of(listed, self._known)
+        if listed is not None:
+            return tensors_of(listed, self._known)
+        dense = self.dense(STATE_FILE)
+        return self.state.tensors if dense is None else dense
 
     @property
     def state(self) -> HeldOutline:
@@ -207,6 +213,12 @@ class _FolderNode:
             return self._needs_trust
         files = ((STATE_FILE, self.state), (STASH_FILE, self.stash))
         return [f"{name}: {what}" for name, outline in files for what in outline.needs_trust]
+
+    def dense(self, file: str) -> Mapping[str, TensorInfo] | None:
+        return self._reader.dense(self.folder + file, self._prefix)
+
+    def digest(self, file: str) -> str:
+        return self._reader.digest(self.folder + file, self._prefix)
 
     def fingerprints(self) -> set[Hashable]:
         return self._reader.fingerprints(self.folder + STATE_FILE)

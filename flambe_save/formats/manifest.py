@@ -18,14 +18,11 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
-import torch
-
 from flambe_save._version import __version__
-from flambe_save.codecs import TensorInfo
-from flambe_save.codecs.data import tie_key
 from flambe_save.errors import CorruptSaveError, ProtocolError, quote, quote_some
 from flambe_save.formats.plan import Facts
 from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
+from flambe_save.pt import TensorInfo, is_tensor
 from flambe_save.support.checksum import crc32
 
 __all__ = [
@@ -285,7 +282,7 @@ def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     known: dict[Any, dict[str, Any]] = {}
     found = {}
     for key, value in values.items():
-        if isinstance(value, torch.Tensor) and not value.is_nested:
+        if is_tensor(value) and not value.is_nested:
             kind = value.dtype, value.shape, value.layout, value.device
             if kind not in known:
                 dtype, shape, size, device = TensorInfo.of(value, str(value.device))
@@ -330,9 +327,11 @@ def tensors_of(facts: Any, known: dict[Any, TensorInfo]) -> dict[str, TensorInfo
 
 def find_ties(items: Iterable[tuple[str, Any]]) -> list[list[str]]:
     """Return the groups of a state's keys, two or more, whose tensors are one: same memory, type and layout."""
+    from flambe_save.codecs.data import tie_key  # which needs torch, as tensors do
+
     groups: dict[Any, list[str]] = {}
     for key, value in items:
-        shared = tie_key(value) if isinstance(value, torch.Tensor) else None
+        shared = tie_key(value) if is_tensor(value) else None
         if shared is not None:
             groups.setdefault(shared, []).append(key)
     return [keys for keys in groups.values() if len(keys) > 1]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from flambe_save.codecs import HeldSource, LoadOptions, Outline, Source, TorchCodec, open_source, pieces_of
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, ProtocolError, quote, quote_some
 from flambe_save.formats.manifest import Manifest
 from flambe_save.formats.reading import Damage
@@ -35,14 +35,20 @@ from flambe_save.layout import (
     same_on_some_disk,
     what_it_is,
 )
+from flambe_save.pt import HeldSource, LoadOptions, Source, TensorInfo, open_source, pieces_of
+from flambe_save.pt.dense import infos_of, load_plain
+from flambe_save.pt.opcodes import is_empty_dict
+from flambe_save.pt.zip_reader import Records, check_file, holds_nothing, is_zip
+from flambe_save.registry import CODECS
 from flambe_save.state import State
 from flambe_save.storage.disk import identity
 from flambe_save.support.checksum import crc32
 from flambe_save.tree import SaveTreeNode
 
-__all__ = ["LazyStash", "NodeReader"]
+if TYPE_CHECKING:
+    from flambe_save.codecs import Outline
 
-_CODEC = TorchCodec()
+__all__ = ["LazyStash", "NodeReader"]
 
 
 class LazyStash(Mapping[str, Any]):
@@ -61,7 +67,7 @@ class LazyStash(Mapping[str, Any]):
 
     def _open(self) -> dict[str, Any]:
         if self._data is not None:
-            values = _CODEC.load(HeldSource(bytearray(self._data)), self._options)
+            values = CODECS["pt"].load(HeldSource(bytearray(self._data)), self._options)
             if not isinstance(values, dict):
                 raise CorruptSaveError("the stash is no dict", node=self._node, file=self._file)
             self._values, self._data = values, None
@@ -80,7 +86,7 @@ class LazyStash(Mapping[str, Any]):
         # Told without unpickling: most stashes are empty, and whoever asks need not trust the others
         if self._data is None:
             return bool(self._values)
-        return not _CODEC.is_empty(self._data, self._options)
+        return not holds_nothing(self._data, self._options)
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
         return dict, (self._open(),)
@@ -268,7 +274,7 @@ class NodeReader:
             )
             if is_listed and source.is_held:
                 self._check_checksum(name, source)
-            values = _CODEC.load(source, replace(options, node=prefix, file=name, is_vouched_for=is_listed))
+            values = CODECS["pt"].load(source, replace(options, node=prefix, file=name, is_vouched_for=is_listed))
             if is_listed and not source.is_held:  # it was taken while the values were read
                 self._check_checksum(name, source)
             source.progress.finish()
@@ -283,6 +289,8 @@ class NodeReader:
 
         Only the last outline is kept, so that a walk through an archive holds the unpacked bytes of one file at a time.
         """
+        from flambe_save.codecs import Outline  # which makes tensors, and needs torch
+
         found = self._outlines.get(name)
         if found is None:
             options = replace(self._options, node=prefix, file=name)
@@ -292,6 +300,24 @@ class NodeReader:
                 found = Outline(HeldSource(data, options.threads, is_shared=True), options)
             self._outlines = {name: found}  # another thread may put its own there
         return found
+
+    def dense(self, name: str, prefix: str) -> dict[str, TensorInfo] | None:
+        """Return the tensors of a file that holds nothing else, told without torch; None of any other file."""
+        options = replace(self._options, node=prefix, file=name)
+        with self._opened(name, prefix, None) as file:
+            source = open_source(file, mapped=True)
+            records = Records(source, options) if is_zip(source) else None
+            data = records.read("data.pkl") if records is not None and "data.pkl" in records else b""
+        plain = load_plain(data)
+        return infos_of(plain) if plain is not None else {} if data and is_empty_dict(data) else None
+
+    def digest(self, name: str, prefix: str) -> str:
+        """Return the SHA-256 of a file."""
+        digest = hashlib.sha256()
+        with self._opened(name, prefix, None) as file:
+            for piece in pieces_of(open_source(file, mapped=True)):
+                digest.update(piece)
+        return digest.hexdigest()
 
     def fingerprints(self, name: str) -> set[Hashable]:
         """Return marks of a file: files that have one in common are the same to the byte. None of one that is gone.
@@ -377,7 +403,7 @@ class NodeReader:
                 self._check_checksum(name, source)
                 self._manifest.check_digest(name, pieces_of(source))
             if is_torch_file:
-                _CODEC.check(source, options)
+                check_file(source, options)
             else:
                 _decoded(bytes(source.piece(0, source.size)), name, prefix)
             source.progress.finish()

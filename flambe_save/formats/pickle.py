@@ -10,14 +10,13 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from flambe_save.codecs import Draft, DumpOptions, HeldSource, PickleCodec, dump_referring, pickle_end
 from flambe_save.errors import CorruptSaveError, SaveNotFoundError, SaveReplacedError, UnknownFormatError
-from flambe_save.formats.contents import Contents, HeldNode, NodeContents
+from flambe_save.formats.contents import Contents, NodeContents
 from flambe_save.formats.manifest import find_ties
 from flambe_save.formats.plan import Plan
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
@@ -31,6 +30,9 @@ from flambe_save.layout import (
     VERSION_KEY,
     what_it_is,
 )
+from flambe_save.pt import Draft, DumpOptions, HeldSource, TensorInfo
+from flambe_save.pt.opcodes import pickle_end
+from flambe_save.registry import CODECS
 from flambe_save.state import State
 from flambe_save.storage import Store
 from flambe_save.storage.disk import identity
@@ -39,7 +41,6 @@ from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_
 
 __all__ = ["PICKLE", "PickleFormat"]
 
-_CODEC = PickleCodec()
 # Behind the pickle, where unpicklers do not look: its size and checksum
 _TRAILER = re.compile(rb"(\nflambe_save (\d{1,20}) bytes(?: sha256 ([0-9a-f]{64}))?) crc32 ([0-9a-f]{8})\n")
 _STEP = 16 << 20  # bytes that are read at once
@@ -56,6 +57,8 @@ class PickleFormat:
 
     def plan(self, root: SaveTreeNode, options: DumpOptions) -> Plan:
         """Pickle the State, as an OrderedDict, so that reading it needs none of our classes."""
+        from flambe_save.codecs import dump_referring  # which needs torch, as only who writes does
+
         state = state_from_tree(root)
         plain: OrderedDict[str, Any] = OrderedDict(state)
         metadata = plain._metadata = OrderedDict(state._metadata)  # type: ignore[attr-defined]
@@ -68,15 +71,15 @@ class PickleFormat:
                 metadata[key] = {**local, STASH_KEY: stash}
                 opaque += found
         metadata[DIRECTORIES_KEY] = sorted(state.components)
-        data = bytes(draft := _CODEC.dump(plain, options))
+        data = bytes(draft := CODECS["pickle"].dump(plain, options))
         opaque = [*draft.opaque, *opaque]
         file = Draft(data, _trailer(data, options.digest), opaque=opaque)
-        return Plan({"": file}, opaque=opaque, referring=referring, codec=_CODEC)
+        return Plan({"": file}, opaque=opaque, referring=referring, codec="pickle")
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Unpickle the State and cut it into its tree."""
         data, trailer = _read_checked(store, options)
-        values = _CODEC.load(HeldSource(data), replace(options.values, file=options.where))
+        values = CODECS["pickle"].load(HeldSource(data), replace(options.values, file=options.where))
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise UnknownFormatError(
                 f"the pickle holds a {type(values).__name__}, not a State",
@@ -155,7 +158,7 @@ class _PickleContents(Contents):
             return hashlib.sha256(_read_checked(self._store, self._options)[0]).hexdigest()
 
         nodes = {
-            prefix: HeldNode(node, locations, asks, functools.partial(found_again, prefix), digest)
+            prefix: _HeldNode(node, locations, asks, functools.partial(found_again, prefix), digest)
             for prefix, node in sorted(prefixed(saved.tree).items())
         }
         nodes[""].needs_trust = asks
@@ -172,6 +175,54 @@ class _PickleContents(Contents):
             _read_checked(self._store, self._options, digests=True)
         except CorruptSaveError as error:
             yield Damage(None, self._options.where, error.message)
+
+
+class _HeldNode:
+    """A component that was read together with all of its save, as those of a pickle are.
+
+    Parameters
+    ----------
+    tree : SaveTreeNode
+        Read under an audit.
+    locations : mapping of int to str
+        Where storages were when they were saved.
+    asks : list of str
+        What in the whole save only a trusting read makes.
+    again : callable
+        Returns the same node as the caller trusts it.
+    digest : callable
+        Returns the SHA-256 of the save's file.
+    """
+
+    def __init__(
+        self,
+        tree: SaveTreeNode,
+        locations: Mapping[int, str],
+        asks: list[str],
+        again: Callable[[], SaveTreeNode],
+        digest: Callable[[], str],
+    ) -> None:
+        from flambe_save.codecs import HeldOutline
+
+        self.class_name, self.version = tree.class_name, tree.version
+        self.config, self.source = tree.config, tree.source_code
+        self.needs_trust: list[str] = []
+        self.state = HeldOutline(tree.state, locations, asks, lambda: again().state)
+        self.stash = HeldOutline(tree.object_stash, locations, asks, lambda: again().object_stash)
+        self._digest = digest
+        self.tensors: Mapping[str, TensorInfo] = self.state.tensors
+
+    def dense(self, file: str) -> None:
+        return None
+
+    def digest(self, file: str) -> str:
+        return self._digest()
+
+    def fingerprints(self) -> set[Hashable]:
+        return set()
+
+    def verify(self) -> Iterator[Damage]:
+        return iter(())
 
 
 PICKLE = PickleFormat()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import torch
-
-from flambe_save.codecs import Codec, Draft, TorchCodec
+from flambe_save.pt import Draft
 from flambe_save.storage import Store
 from flambe_save.support.checksum import combine
 from flambe_save.support.parallel import in_threads
 from flambe_save.support.progress import NO_PROGRESS, Progress
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Facts", "Link", "Plan"]
 
@@ -59,8 +60,8 @@ class Plan:
         What only a trusting load will read, a sentence each.
     referring : list of (str, bytes)
         The names of files, and pickles in them that refer to what a load builds.
-    codec : Codec
-        What wrote the files of which that is said.
+    codec : str
+        The name of what wrote the files of which that is said.
     """
 
     files: dict[str, Draft] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class Plan:
     digest: str | None = None
     opaque: list[str] = field(default_factory=list)
     referring: list[tuple[str, bytes]] = field(default_factory=list)
-    codec: Codec[Any] = field(default_factory=TorchCodec)
+    codec: str = "pt"
 
     @property
     def size(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from flambe_save.codecs import LoadOptions
+from flambe_save.pt import LoadOptions
 from flambe_save.tree import SaveTreeNode
 
 __all__ = ["Damage", "ReadOptions", "Saved"]

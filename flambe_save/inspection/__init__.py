@@ -5,8 +5,8 @@ Nothing of a save is imported, built or run for any of this, and nothing but dat
 
 from flambe_save.inspection.difference import Change, changes, diff
 from flambe_save.inspection.handle import OpenSave, open_save
+from flambe_save.inspection.measures import Measures, Statistics
 from flambe_save.inspection.nodes import SavedNode, SavedValues
-from flambe_save.inspection.statistics import Measures, Statistics
 from flambe_save.inspection.totals import Totals
 
 __all__ = [

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import yaml as pyyaml
 
 from flambe_save.config.dialect import CORE
-from flambe_save.describing.yaml import split_documents
-from flambe_save.schema.parsing import parse
+from flambe_save.config.nodes import parse, split_documents
 
 __all__ = ["ConfigChange", "compare_configs"]
 

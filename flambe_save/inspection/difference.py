@@ -11,19 +11,18 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flambe_save.codecs import DumpOptions, PickleCodec, TensorInfo
 from flambe_save.errors import ConfigError, LoadError, UnsupportedObjectError, UntrustedError
 from flambe_save.inspection.configs import compare_configs
 from flambe_save.inspection.handle import OpenSave, open_save
+from flambe_save.inspection.measures import Measures
 from flambe_save.inspection.nodes import SavedNode, SavedValues
-from flambe_save.inspection.statistics import PIECE, Measures, compare
 from flambe_save.inspection.text import all_of, shape_of, value_of
+from flambe_save.pt import DumpOptions, TensorInfo
+from flambe_save.registry import CODECS
 from flambe_save.support.progress import ShowProgress, progress_of
 from flambe_save.trust import Limits
 
 __all__ = ["PARTS", "Change", "diff"]
-
-_CODEC = PickleCodec()
 
 _MOST_LINES = 10_000  # of a source; what differs is found in the square of them, at worst
 PARTS = ("state", "config", "source")  # what `only` can choose
@@ -217,6 +216,8 @@ class _Comparison:
     def _tensor(
         self, prefix: str, name: str, a: SavedNode, b: SavedNode, one: TensorInfo, other: TensorInfo
     ) -> Iterator[Change]:
+        from flambe_save.inspection.statistics import PIECE, compare  # which count with torch
+
         if one.shape != other.shape:
             self.advance(one.bytes or 0)
             yield Change(prefix, "tensor", name, "reshaped", _describe(one), _describe(other))
@@ -331,7 +332,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _written(value: Any) -> bytes:
-    return bytes(_CODEC.dump(value, DumpOptions()))
+    return bytes(CODECS["pickle"].dump(value, DumpOptions()))
 
 
 def _alike(one: Any, other: Any) -> bool:

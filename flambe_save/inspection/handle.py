@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pickle
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
-from flambe_save.codecs import DumpOptions, LoadOptions, TensorInfo
 from flambe_save.errors import LoadError, SaveNotFoundError, quote, quote_some
 from flambe_save.formats import Contents, Damage, Format, ReadOptions, format_of
 from flambe_save.inspection.nodes import SavedNode
 from flambe_save.inspection.totals import Totals, add_up
-from flambe_save.loading import reading
+from flambe_save.pt import LoadOptions, TensorInfo
+from flambe_save.pt.options import default_pickle_module
+from flambe_save.reading import reading
 from flambe_save.registry import FORMATS
 from flambe_save.storage import Store, TarStore, open_store, whole_save
 from flambe_save.support.parallel import CollectionPaused
@@ -169,7 +171,7 @@ def open_save(
     where = os.fspath(path)
     options: dict[str, Any] = {"weights_only": weights_only, "trusted": tuple(trusted), "limits": limits}
     trust = Trust.of(weights_only, trusted, limits=limits)
-    values = LoadOptions(trust, "cpu", DumpOptions.pickle_module, is_mapped=True)
+    values = LoadOptions(trust, "cpu", pickle if trust.weights_only else default_pickle_module(), is_mapped=True)
 
     def attempt() -> OpenSave:
         root, folder = whole_save(path)

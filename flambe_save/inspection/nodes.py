@@ -7,23 +7,25 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from flambe_save.api import load
-from flambe_save.codecs import HeldOutline, MapLocation, TensorInfo, type_name
 from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError, quote, quote_some
 from flambe_save.formats import Damage, NodeContents
-from flambe_save.inspection.statistics import PIECE, Statistics, measure
+from flambe_save.inspection.measures import Statistics
 from flambe_save.inspection.text import count_of, one_line, size_of
 from flambe_save.inspection.totals import Totals
-from flambe_save.layout import STATE_FILE
+from flambe_save.layout import STASH_FILE, STATE_FILE
+from flambe_save.pt import MapLocation, TensorInfo, is_tensor
+from flambe_save.registry import late
 from flambe_save.tree import place_key, prefix_within
 
 if TYPE_CHECKING:
+    import torch
+
+    from flambe_save.codecs import HeldOutline
     from flambe_save.inspection.handle import OpenSave
 
 __all__ = ["SavedNode", "SavedValues"]
 
+_load = late("flambe_save.api:load")
 _MOST_SHOWN = 500  # components in a notebook
 
 
@@ -33,8 +35,11 @@ class SavedValues(Mapping[str, Any]):
     Asking for one that is more than data raises an UntrustedError, unless the save was opened with that trust.
     """
 
-    def __init__(self, outline: Callable[[], HeldOutline]) -> None:
-        self._outline = outline
+    def __init__(self, part: NodeContents, file: str) -> None:
+        self._part, self._file = part, file
+
+    def _outline(self) -> HeldOutline:
+        return self._part.state if self._file == STATE_FILE else self._part.stash
 
     def __getitem__(self, name: str) -> Any:
         outline = self._outline()
@@ -50,20 +55,23 @@ class SavedValues(Mapping[str, Any]):
         return list(self)
 
     def __iter__(self) -> Iterator[str]:
-        outline = self._outline()
-        return iter([*outline.tensors, *outline.values])
+        return iter(self.types())
 
     def __len__(self) -> int:
-        outline = self._outline()
-        return len(outline.tensors) + len(outline.values)
+        return len(self.types())
 
     @property
     def digest(self) -> str:
         """The SHA-256 of the file that holds them."""
-        return self._outline().digest
+        return self._part.digest(self._file)
 
     def types(self) -> dict[str, str]:
         """Return the name of each value's type; nothing is read or trusted for it."""
+        dense = self._part.dense(self._file)
+        if dense is not None:
+            return dict.fromkeys(dense, "torch.Tensor")
+        from flambe_save.codecs import type_name  # of values that torch's classes are among
+
         outline = self._outline()
         return dict.fromkeys(outline.tensors, "torch.Tensor") | {
             name: type_name(value) for name, value in outline.values.items()
@@ -177,12 +185,12 @@ class SavedNode(Mapping[str, "SavedNode"]):
     @property
     def state(self) -> SavedValues:
         """The values of its own state; each is read when it is asked for, and has memory of its own."""
-        return SavedValues(lambda: self._part.state)
+        return SavedValues(self._part, STATE_FILE)
 
     @property
     def stash(self) -> SavedValues:
         """What YAML cannot hold, by its ids; a value that is more than data needs trust."""
-        return SavedValues(lambda: self._part.stash)
+        return SavedValues(self._part, STASH_FILE)
 
     @property
     def own(self) -> Totals:
@@ -213,6 +221,8 @@ class SavedNode(Mapping[str, "SavedNode"]):
         TypeError
             If its elements are not numbers in a row: a sparse tensor, or one of packed types.
         """
+        from flambe_save.inspection.statistics import PIECE, measure  # which count with torch
+
         outline = self._outline_of(name)
         try:
             return measure(lambda: outline.pieces(name, PIECE), advance)
@@ -250,7 +260,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
             raise KeyError(name)
         if found is None and name in outline.values:  # a tensor of a class that needs trust
             value = outline.read(name)
-            found = TensorInfo.of(value, None) if isinstance(value, torch.Tensor) else None
+            found = TensorInfo.of(value, None) if is_tensor(value) else None
         if found is None or name not in listed or found[:3] != listed[name][:3]:
             raise CorruptSaveError(
                 f"the manifest does not say of {quote(name)} what is in {STATE_FILE}", node=self.prefix, file=STATE_FILE
@@ -268,7 +278,9 @@ class SavedNode(Mapping[str, "SavedNode"]):
             Those of :func:`flambe_save.load`.
         """
         save = self._save
-        return load(save.path, map_location, node=prefix_within(save.node, self.prefix), **{**save._options, **options})
+        return _load(
+            save.path, map_location, node=prefix_within(save.node, self.prefix), **{**save._options, **options}
+        )
 
     def verify(self) -> list[Damage]:
         """Read this component's own files and return what is damaged."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from flambe_save.codecs import TensorInfo
+from flambe_save.pt import TensorInfo
 from flambe_save.tree import MAX_PARTS, place_key
 
 __all__ = ["Tally", "Totals", "add_up"]

@@ -15,18 +15,20 @@ from torch import nn
 from flambe_save.classes.lookup import find_imported, is_harmless
 from flambe_save.classes.registrable import TAGS, dotted_path, needs_trust
 from flambe_save.classes.well_known import KEEPERS
+from flambe_save.config.dialect import CORE
+from flambe_save.config.nodes import Document, parse
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import ConfigError, RegistrationError, quote
-from flambe_save.objects.assembly import PARTS, fills_itself
+from flambe_save.objects.assembly import COMPLETE, PARTS, fills_itself
 from flambe_save.objects.attributes import code_behind, held_attribute, is_function_of
 from flambe_save.objects.builders import builder_of
 from flambe_save.objects.derived import is_derived
 from flambe_save.objects.special import is_used_by_python, is_used_by_torch
 from flambe_save.objects.structural import is_made_of_parts, is_sum_of_parts
 from flambe_save.objects.values import BY_TAG
+from flambe_save.schema.construct import construct, may_be_called
 from flambe_save.schema.link import FunctionCallLink, Link, ModuleLink
-from flambe_save.schema.own_names import NAMING_TAGS
-from flambe_save.schema.parsing import Document, may_be_called, parse
+from flambe_save.schema.own_names import NAMING_TAGS, own_names
 from flambe_save.schema.schema import TRANSPARENT, Reference, Schema, items_in
 from flambe_save.trust import NO_TRUST, Trust
 
@@ -75,9 +77,9 @@ def check_tags(
                     trust.check_call(f"{asking.tag} {asking.value}", node=node, file=file)
         elif factory is not None and needs_trust(cls, factory):
             trust.check_call(f"!{tag}", node=node, file=file)
-        elif factory == PARTS and fills_itself(cls) and cls not in TAGS and not document.is_complete(tag):
+        elif factory == PARTS and fills_itself(cls) and cls not in TAGS and not _are_complete(document, tag):
             trust.check_class(recorded.get(tag, dotted_path(cls)), node=node, file=file)
-    own = document.own_names(classes)
+    own = own_names(document, classes)
     for path in dict.fromkeys(named.value for named in document.named("function") if id(named) not in own):
         if not is_harmless(find_imported(path)):
             trust.check_function(path, node=node, file=file)
@@ -90,6 +92,17 @@ def check_tags(
             is_open = False
         if isinstance(found, type) and not (is_open or is_harmless(found)):
             trust.check_class(dotted_path(found), node=node, file=file)
+
+
+def _are_complete(document: Document, tag: str) -> bool:
+    """Whether all objects under a tag are written as all that they are, as ``assemble`` has it."""
+    written = [node for node in document.nodes if node.tag == f"!{tag}"]
+    return all(isinstance(node, pyyaml.MappingNode) and any(map(_says_complete, node.value)) for node in written)
+
+
+def _says_complete(pair: tuple[pyyaml.Node, pyyaml.Node]) -> bool:
+    key, value = pair
+    return (key.tag, key.value, value.tag, value.value) == (CORE + "str", COMPLETE, CORE + "bool", "true")
 
 
 def check_arguments(
@@ -112,7 +125,7 @@ def check_arguments(
     if not (used or has_links or any(map(builder_of, classes))):
         return
     try:
-        config = document.construct(recorded, trust=trust)
+        config = construct(document, recorded, trust=trust)
     except ConfigError:
         return  # a load will say what is wrong with it
     known: dict[int, Any] = {}  # by their ids, what the config shows at the end of links; these lead to what is before

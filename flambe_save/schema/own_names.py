@@ -18,6 +18,7 @@ import yaml as pyyaml
 from flambe_save.classes.lookup import find_imported, names_in
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.dialect import CORE, children_of
+from flambe_save.config.nodes import Document
 from flambe_save.objects.assembly import PARTS
 from flambe_save.objects.special import is_answered_by_type
 from flambe_save.objects.structural import is_made_of_parts, is_sum_of_parts
@@ -31,18 +32,20 @@ NAMING_TAGS = ("type", "function")  # they hand a class or a function to an obje
 _WIDE = frozenset(("torch", "numpy", "dill", "flambe_save", *sys.stdlib_module_names)) - {"__main__"}
 
 
-def own_names(root: Any, classes: Mapping[str, tuple[type, str | None]]) -> frozenset[int]:
+def own_names(document: Document, classes: Mapping[str, tuple[type, str | None]]) -> frozenset[int]:
     """Return the ids of the nodes of a config that only name what the classes of the objects around them name.
 
     Parameters
     ----------
-    root : yaml.Node
+    document : Document
     classes : mapping of str to (type, str or None)
         What the config's tags mean: classes, and the ends of tags.
     """
+    if not any(tag in document.tags for tag in NAMING_TAGS):
+        return frozenset()
     found: dict[int, bool] = {}
     seen: set[tuple[int, Any, bool]] = set()
-    waiting: list[tuple[Any, Any, bool]] = [(root, None, False)]
+    waiting: list[tuple[Any, Any, bool]] = [(document.root, None, False)]
     while waiting:
         node, owner, is_handed = waiting.pop()
         if (id(node), owner, is_handed) in seen:

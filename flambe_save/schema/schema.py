@@ -31,6 +31,7 @@ from flambe_save.objects.builders import build_with, builder_of
 from flambe_save.objects.optimizers import TRAINING
 from flambe_save.objects.structural import POINTERS, is_made_of_parts, maker_of
 from flambe_save.objects.walks import modules_in
+from flambe_save.registry import late
 from flambe_save.state import join_key
 from flambe_save.support.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.support.trampoline import Call, Steps, run
@@ -51,6 +52,8 @@ __all__ = [
     "schema_of",
     "visit",
 ]
+
+_dump_all, _load = late("flambe_save.describing.yaml:dump_all"), late("flambe_save.describing.yaml:load")
 
 MAX_REPEATED = 1_000_000  # values that arguments may hold beyond those of the config
 _MOST_SEEDS = 10_000  # numbers in a seed
@@ -398,20 +401,16 @@ class Schema(MutableMapping[str, Any]):
     @staticmethod
     def serialize(obj: Any) -> dict[str, Any]:
         """Return ``{"yaml": text, "extensions": {...}}`` for a Schema or a mapping of Schemas."""
-        from flambe_save.describing import yaml
-
         extensions: dict[str, str] = {}
         for item in items_in(obj):
             if isinstance(item, Schema):
                 extensions.update(item._extensions)
-        return {"yaml": yaml.dump_all([obj]), "extensions": extensions}
+        return {"yaml": _dump_all([obj]), "extensions": extensions}
 
     @staticmethod
     def deserialize(data: Mapping[str, Any]) -> Any:
         """Return what :meth:`serialize` was given."""
-        from flambe_save.describing import yaml
-
-        obj = yaml.load(data["yaml"])
+        obj = _load(data["yaml"])
         for item in items_in(obj):
             if isinstance(item, Schema):
                 item._note_extension(data["extensions"])

@@ -12,9 +12,10 @@ import torch
 import yaml as pyyaml
 
 from flambe_save.config.dialect import CORE, children_of
+from flambe_save.config.nodes import Document
 from flambe_save.objects.assembly import PARTS
 from flambe_save.objects.structural import is_made_of_parts
-from flambe_save.schema.parsing import Document
+from flambe_save.schema.construct import construct
 from flambe_save.schema.schema import Schema
 from flambe_save.state import join_key
 
@@ -103,7 +104,7 @@ def _named(pairs: Iterable[Any]) -> dict[str, Entry]:
     found = {}
     for key_node, node in pairs:
         is_text = isinstance(key_node, pyyaml.ScalarNode) and key_node.tag == f"{CORE}str"
-        key = key_node.value if is_text else part_of(key_node).construct()
+        key = key_node.value if is_text else construct(part_of(key_node))
         found[join_key([str(key)])] = Entry(key, node)
     return found
 

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from flambe_save.codecs import Codec, DumpOptions, HeldSource, LoadOptions
+from flambe_save.codecs import Codec
 from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError
+from flambe_save.pt import DumpOptions, HeldSource, LoadOptions
 from flambe_save.trust import Trust
 
 __all__ = ["CodecContract", "same"]

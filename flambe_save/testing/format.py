@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from flambe_save.codecs import DumpOptions, LoadOptions, TensorInfo
 from flambe_save.errors import LoadError, SaveNotFoundError
 from flambe_save.formats import Damage, Format, ReadOptions, Saved
 from flambe_save.layout import MANIFEST_FILE
+from flambe_save.pt import DumpOptions, LoadOptions, TensorInfo
 from flambe_save.registry import FORMATS
 from flambe_save.state import State
 from flambe_save.storage import MemoryStore

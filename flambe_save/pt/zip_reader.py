@@ -6,17 +6,20 @@ thing and a record's own header another.
 
 from __future__ import annotations
 
+import pickle
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from flambe_save.codecs.options import LoadOptions
-from flambe_save.codecs.sources import Source
 from flambe_save.errors import CorruptSaveError, quote
+from flambe_save.pt.opcodes import broken_pickle, is_empty_dict, pickle_end
+from flambe_save.pt.options import PROTOCOL, LoadOptions
+from flambe_save.pt.sources import HeldSource, Source
+from flambe_save.pt.zip_writer import empty_dict
 
-__all__ = ["ZIP_MAGIC", "Records"]
+__all__ = ["ZIP_MAGIC", "Records", "check_file", "holds_nothing", "is_zip"]
 
 ZIP_MAGIC = b"PK\3\4"
-# As in drafts.py, but only what is read
+# As in zip_writer.py, but only what is read
 _HEADER = struct.Struct("<4s22x2H")  # the lengths of the name and of the extra field
 _ENTRY = struct.Struct("<4s2x3H4x3L4H6xL")
 _END = struct.Struct("<4s4H2LH")
@@ -162,6 +165,48 @@ class Records:
         if at != len(directory):
             raise ValueError("its directory is longer than its entries")
         return entries
+
+
+def is_zip(source: Source) -> bool:
+    """Whether a source is a zip, as torch writes since 1.6."""
+    return bytes(source.piece(0, len(ZIP_MAGIC))) == ZIP_MAGIC
+
+
+def check_file(source: Source, options: LoadOptions) -> None:
+    """Compare every record of a torch file with its checksum, and walk through its pickle's opcodes, executing none.
+
+    A file of torch before 1.6, which is no zip, is a pickle as a whole.
+
+    Raises
+    ------
+    CorruptSaveError
+        If it is damaged.
+    """
+    if is_zip(source):
+        records = Records(source, options)
+        for name in records.names:
+            records.check(name)
+        data: Any = records.read("data.pkl")
+    else:
+        data = source.piece(0, source.size)
+    try:
+        pickle_end(data)
+    except pickle.UnpicklingError as error:
+        raise broken_pickle(error, options.node, options.file) from error
+
+
+def holds_nothing(data: bytes, options: LoadOptions) -> bool:
+    """Whether a torch file, given its bytes, holds an empty dict; told without unpickling it.
+
+    Raises
+    ------
+    CorruptSaveError
+        If it is damaged.
+    """
+    if data == bytes(empty_dict(PROTOCOL)):
+        return True
+    source = HeldSource(bytearray(data))
+    return is_empty_dict(Records(source, options).read("data.pkl") if is_zip(source) else data)
 
 
 def _entry(directory: bytes, at: int) -> tuple[_Entry, int]:

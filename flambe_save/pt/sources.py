@@ -11,23 +11,21 @@ import io
 import mmap
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from flambe_save.errors import CorruptSaveError
 from flambe_save.support.checksum import combine, crc32
-from flambe_save.support.libc import c_function
 from flambe_save.support.parallel import in_threads, spans
 from flambe_save.support.progress import NO_PROGRESS, Progress
 
-__all__ = ["FileSource", "HeldSource", "Source", "memory_of", "new_storage", "open_source", "pieces_of"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FileSource", "HeldSource", "Source", "memory_of", "open_source", "pieces_of"]
 
 _SMALL = 1 << 20  # bytes; a file up to here is read at once
 _STEP = 1 << 20  # bytes that are read, and then counted into the checksum while the processor still has them at hand
 _LEAST = 8 << 20  # bytes that are worth a thread of their own
-_HUGE = 4 << 20  # bytes from which memory in huge pages is asked for
-_STAGE = 16 << 20  # bytes that are on their way to another device at a time
 
 
 class Source(Protocol):
@@ -52,8 +50,11 @@ class Source(Protocol):
     def piece(self, start: int, stop: int) -> memoryview:
         """Return some of the bytes: shared, where the source keeps them."""
 
-    def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
-        """Return a storage of these bytes, in this machine's memory or on a device."""
+    def kept(self, start: int, stop: int) -> memoryview | None:
+        """Return some of the bytes where they are in memory already: the source's own, not a copy."""
+
+    def read_into(self, data: memoryview, start: int) -> None:
+        """Fill memory with the bytes from ``start``."""
 
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
         """Return the CRC-32 of some of the bytes, or of all."""
@@ -89,8 +90,11 @@ class HeldSource:
     def piece(self, start: int, stop: int) -> memoryview:
         return self._data[start:stop]
 
-    def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
-        return _storage_of(self._data[start:stop], device, is_shared=self.is_shared)
+    def kept(self, start: int, stop: int) -> memoryview | None:
+        return self._data[start:stop]
+
+    def read_into(self, data: memoryview, start: int) -> None:
+        data[:] = self._data[start : start + len(data)]
 
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
         stop = self.size if stop is None else stop
@@ -145,23 +149,15 @@ class FileSource:
         self._known: dict[int, tuple[int, int]] = {}  # where a piece begins -> where it ends, and its checksum
 
     def piece(self, start: int, stop: int) -> memoryview:
-        kept = self._kept(start, stop)
+        kept = self.kept(start, stop)
         if kept is not None:
             return kept
         data = memoryview(bytearray(max(0, min(stop, self.size) - start)))
         self._fill(data, start)
         return data
 
-    def storage(self, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
-        kept = self._kept(start, stop)
-        if kept is not None:
-            return _storage_of(kept, device)
-        if device is not None:
-            return self._storage_on(device, start, stop)
-        storage = new_storage(stop - start)
-        data = memory_of(storage)
-        self._note(start, stop, self._read(data, start))
-        return storage
+    def read_into(self, data: memoryview, start: int) -> None:
+        self._note(start, start + len(data), self._read(data, start))
 
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
         total, stop = 0, self.size if stop is None else stop
@@ -169,7 +165,7 @@ class FileSource:
             end, found = self._known.get(start, (0, 0))
             if not start < end <= stop:
                 end = min([begin for begin in self._known if begin > start] + [stop])
-                kept = self._kept(start, end)
+                kept = self.kept(start, end)
                 found = self._count(start, end) if kept is None else crc32(kept)
             total = combine(total, found, end - start)
             start = end
@@ -185,8 +181,7 @@ class FileSource:
                 self._blocks.append(block)
             here = stop
 
-    def _kept(self, start: int, stop: int) -> memoryview | None:
-        """Return bytes that were read already."""
+    def kept(self, start: int, stop: int) -> memoryview | None:
         index = bisect.bisect_right(self._starts, start) - 1
         if index < 0:
             return None
@@ -227,30 +222,6 @@ class FileSource:
 
         parts = spans(start, stop, self._threads, _LEAST)
         return _joined(in_threads(count, parts, self._threads), [end - begin for begin, end in parts])
-
-    def _storage_on(self, device: torch.device, start: int, stop: int) -> torch.UntypedStorage:
-        """Read to another device by way of two buffers: one is filled while the other is on its way."""
-        storage = torch.UntypedStorage(stop - start, device=device)  # type: ignore[no-untyped-call]
-        target = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
-        is_cuda = device.type == "cuda"
-        stages = [torch.empty(min(_STAGE, stop - start), dtype=torch.uint8, pin_memory=is_cuda) for _ in range(2)]
-        events: list[Any] = [None, None]
-        checksum = 0
-        for count, here in enumerate(range(start, stop, _STAGE)):
-            size, turn = min(_STAGE, stop - here), count % 2
-            if events[turn] is not None:
-                events[turn].synchronize()
-            stage = stages[turn][:size]
-            checksum = combine(checksum, self._read(memory_of(stage.untyped_storage())[:size], here), size)
-            target[here - start : here - start + size].copy_(stage, non_blocking=is_cuda)
-            if is_cuda:
-                events[turn] = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                events[turn].record(torch.cuda.current_stream(device))
-        for event in events:
-            if event is not None:
-                event.synchronize()
-        self._note(start, stop, checksum)
-        return storage
 
 
 def open_source(
@@ -319,29 +290,6 @@ def memory_of(storage: torch.UntypedStorage) -> memoryview:
     return memoryview(array.from_address(storage.data_ptr())).cast("B")
 
 
-def new_storage(size: int) -> torch.UntypedStorage:
-    """Return a storage that is not filled yet; a large one in huge pages, which are several times cheaper to touch.
-
-    Raises
-    ------
-    MemoryError
-        If there is not enough.
-    """
-    try:
-        storage = torch.UntypedStorage(size)  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        raise MemoryError(str(error)[:200]) from error
-    if size >= _HUGE and _madvise is not None:
-        page = mmap.PAGESIZE
-        begin = -(-storage.data_ptr() // page) * page
-        end = (storage.data_ptr() + size) // page * page
-        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
-    return storage
-
-
-_madvise = c_function("madvise") if hasattr(mmap, "MADV_HUGEPAGE") else None
-
-
 def _read_at(descriptor: int, data: memoryview, start: int) -> None:
     """Fill memory from a place in a file.
 
@@ -362,16 +310,3 @@ def _joined(checksums: Sequence[int], lengths: Sequence[int]) -> int:
     for checksum, length in zip(checksums[1:], lengths[1:], strict=True):
         total = combine(total, checksum, length)
     return total
-
-
-def _storage_of(data: memoryview, device: torch.device | None, *, is_shared: bool = False) -> torch.UntypedStorage:
-    """Return a storage of bytes that are kept: over the same memory where it is shared, or a copy, also on a device."""
-    if not len(data):
-        return torch.UntypedStorage(0, device=device)  # type: ignore[no-untyped-call]
-    bytes_there = torch.frombuffer(data, dtype=torch.uint8)
-    if device is None:
-        return (bytes_there if is_shared else bytes_there.clone()).untyped_storage()
-    storage = bytes_there.untyped_storage()
-    target = torch.UntypedStorage(storage.nbytes(), device=device)  # type: ignore[no-untyped-call]
-    target.copy_(storage)
-    return target

@@ -1,102 +1,17 @@
-"""What codecs are told: how to pickle, whom to trust, where tensors shall be."""
+"""Placement: storages put on the devices that ``map_location`` says."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
-import dill
 import torch
 from torch.serialization import default_restore_location
 
 from flambe_save.errors import LoadError, quote
-from flambe_save.support.parallel import default_threads
-from flambe_save.support.progress import NO_PROGRESS, Progress
-from flambe_save.trust import NO_TRUST, Trust
+from flambe_save.pt.options import MapLocation
 
-__all__ = ["DumpOptions", "LoadOptions", "MapLocation", "PickleModule", "Placer"]
-
-# As torch.load: a device, a mapping of saved to wanted locations, or f(storage, location) -> storage or None.
-MapLocation: TypeAlias = "str | torch.device | Mapping[str, str] | Callable[[Any, str], Any] | None"
-
-
-class PickleModule(Protocol):
-    """A module with pickle's ``dump`` and ``load``; ``Pickler`` and ``Unpickler`` are used where it has them."""
-
-    def dump(self, obj: Any, file: Any, protocol: int | None = None) -> None: ...
-
-    def load(self, file: Any) -> Any: ...
-
-
-@dataclass(frozen=True)
-class DumpOptions:
-    """How to pickle what is more than data.
-
-    Parameters
-    ----------
-    pickle_module : module
-        Used for values that are more than data; data is pickled by the standard library.
-    pickle_protocol : int
-        The pickle protocol of everything pickled.
-    digest : {"sha256"}, optional
-        A digest to note for each file, beside its checksum.
-    requirements : str, optional
-        What was installed when the object was saved, where that was not now.
-    packages : mapping of str to str, optional
-        Versions of packages, likewise.
-    threads : int
-        How many write at once.
-    progress : Progress
-        Is told of what is written.
-    """
-
-    pickle_module: PickleModule = dill
-    pickle_protocol: int = 2
-    digest: str | None = None
-    requirements: str | None = None
-    packages: Mapping[str, str] | None = None
-    threads: int = 1
-    progress: Progress = NO_PROGRESS
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """Under which policy, and to where, values are read; ``node`` and ``file`` are for messages.
-
-    Parameters
-    ----------
-    trust : Trust
-    map_location : str, torch.device, mapping, callable or None
-        As in :func:`torch.load`.
-    pickle_module : module
-        Used only by a load that trusts everything.
-    pickle_load_args : mapping
-        Further arguments of its Unpickler: ``encoding`` for what Python 2 wrote, say.
-    is_mapped : bool
-        Whether tensors share memory with the file, where the store's files can be mapped.
-    is_verified : bool
-        Whether checksums are compared.
-    is_vouched_for : bool
-        Whether somebody else compares the checksum of the whole file, so that those inside it need not be.
-    threads : int
-        How many read at once.
-    progress : Progress
-        Is told of what is read.
-    """
-
-    trust: Trust = NO_TRUST
-    map_location: MapLocation = None
-    pickle_module: PickleModule = pickle
-    pickle_load_args: Mapping[str, Any] = field(default_factory=dict)
-    is_mapped: bool = False
-    is_verified: bool = True
-    is_vouched_for: bool = False
-    threads: int = field(default_factory=default_threads)
-    node: str | None = None
-    file: str | None = None
-    progress: Progress = NO_PROGRESS
+__all__ = ["Placer"]
 
 
 class Placer:

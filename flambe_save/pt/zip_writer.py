@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import pickle
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import torch
-
-from flambe_save.codecs.sources import Source, memory_of
+from flambe_save.pt.sources import Source, memory_of
 from flambe_save.support.checksum import combine, crc32
 from flambe_save.support.libc import c_function
 from flambe_save.support.parallel import in_threads, spans
 
-__all__ = ["Draft", "Record", "ZipDraft"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Draft", "Record", "ZipDraft", "empty_dict", "zip_of"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Content: TypeAlias = "bytes | torch.UntypedStorage"
@@ -219,6 +221,20 @@ def _extra(size: int, offset: int) -> bytes:
     """Return what the directory says of a record in 64 bits, where 32 are too few."""
     numbers = ([size, size] if size >= _LIMIT else []) + ([offset] if offset >= _LIMIT else [])
     return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
+
+
+def zip_of(data: bytes, storages: Sequence[torch.UntypedStorage], opaque: Sequence[str] = ()) -> ZipDraft:
+    """Draft a torch file of a pickle and the storages that it numbers."""
+    records = [Record(b"archive/data.pkl", data, len(data)), Record(b"archive/byteorder", b"little", 6)]
+    records += [Record(b"archive/data/%d" % index, item, item.nbytes()) for index, item in enumerate(storages)]
+    records.append(Record(b"archive/version", b"3\n", 2))
+    return ZipDraft(records, opaque)
+
+
+@functools.cache
+def empty_dict(protocol: int) -> Draft:
+    """Draft the torch file of an empty dict, as most stashes are."""
+    return Draft(bytes(zip_of(pickle.dumps({}, protocol), [])))
 
 
 # ------------------------------------------------------------------------------------------------ comparing

@@ -1,0 +1,68 @@
+"""Measures: the numbers that are taken of a tensor, and of the difference between two. statistics.py takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Measures", "Statistics"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of a tensor's elements. Of complex ones, their absolute values are looked at.
+
+    Attributes
+    ----------
+    count : int
+        Elements.
+    minimum, maximum, mean, std : float or None
+        Of the finite elements, computed in float64; ``std`` is that of the population. None where none is finite.
+    nan, inf, zero : int
+        How many elements are that.
+    norm : float or None
+        The Euclidean norm of the finite elements; infinite where it is more than a float can be.
+    histogram : tuple of int
+        Finite elements in equal bins from the minimum to the maximum; empty where there are none.
+    """
+
+    count: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    std: float | None
+    nan: int
+    inf: int
+    zero: int
+    norm: float | None
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How far two tensors of one shape are apart, computed in float64.
+
+    Only elements that are finite in both are measured.
+
+    Attributes
+    ----------
+    is_same : bool
+        Whether all elements are equal, NaN in the same places.
+    is_close : bool
+        Whether all are within the tolerances: ``|b - a| <= atol + rtol * |a|``.
+    max_abs, mean_abs : float
+        Of the differences.
+    relative_norm : float
+        The norm of the difference by that of ``a``; infinite where ``a`` is zero and ``b`` is not, or one is too long.
+    not_finite : int
+        Elements that differ and are infinite or NaN in one of the two.
+    cosine : float or None
+        Of the angle between the two; None where one of them is zero, or too long or short.
+    """
+
+    is_same: bool
+    is_close: bool
+    max_abs: float
+    mean_abs: float
+    relative_norm: float
+    not_finite: int
+    cosine: float | None

@@ -1,0 +1,25 @@
+"""Files of torch without torch: zips read and written, pickles walked, what a file holds listed; nothing is executed.
+
+codecs/ is the other side: it makes tensors and objects of what is found here.
+"""
+
+from __future__ import annotations
+
+from flambe_save.pt.options import DumpOptions, LoadOptions, MapLocation, PickleModule
+from flambe_save.pt.sources import HeldSource, Source, open_source, pieces_of
+from flambe_save.pt.tensor_info import TensorInfo, is_tensor
+from flambe_save.pt.zip_writer import Draft
+
+__all__ = [
+    "Draft",
+    "DumpOptions",
+    "HeldSource",
+    "LoadOptions",
+    "MapLocation",
+    "PickleModule",
+    "Source",
+    "TensorInfo",
+    "is_tensor",
+    "open_source",
+    "pieces_of",
+]

@@ -1,0 +1,120 @@
+"""The opcodes of a pickle, walked without executing one: where it ends, what it names, whether it is empty."""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+from collections.abc import Iterator
+
+from flambe_save.errors import CorruptSaveError
+
+__all__ = ["broken_pickle", "globals_of", "is_empty_dict", "pickle_end", "present_name"]
+
+# Protocols 0 to 2 write the names that Python 2 had
+_PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_PYTHON_2_NAMES = {"long": "int", "unicode": "str", "xrange": "range", "unichr": "chr"}
+
+
+def present_name(module: str, name: str) -> tuple[str, str]:
+    """Return what a global is called in Python 3."""
+    if module == "__builtin__":
+        name = _PYTHON_2_NAMES.get(name, name)
+    return _PYTHON_2_MODULES.get(module, module), name
+
+
+def broken_pickle(error: Exception, node: str | None, file: str | None) -> CorruptSaveError:
+    """Make the error for a pickle that Python's own machinery could not read."""
+    return CorruptSaveError(
+        f"the pickle cannot be read: {type(error).__name__}: {str(error)[:200]}", node=node, file=file
+    )
+
+
+# How many bytes follow each opcode; negative numbers are pickletools' own for arguments of variable length
+_ARGUMENT_BYTES = {ord(op.code): op.arg.n if op.arg is not None else 0 for op in pickletools.opcodes}
+_COUNT_BYTES = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+_LINES = {ord("c"): 2, ord("i"): 2}
+_STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95"))
+
+
+def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = None) -> int:
+    """Return where a pickle ends, executing nothing; what opcodes it has is added to ``codes``.
+
+    A count or a memo index that its own length cannot justify is refused: either would take that much memory.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+    """
+    raw, here, end = bytes(data), 0, len(data)
+    while here < end:
+        code = raw[here]
+        size = _ARGUMENT_BYTES.get(code)
+        if size is None:
+            raise pickle.UnpicklingError(f"{code:#x} is no opcode")
+        here += 1
+        if codes is not None:
+            codes.add(code)
+        if code == _STOP:
+            return here
+        if code in (_LONG_BINPUT, _FRAME):
+            if int.from_bytes(raw[here : here + size], "little") > end:
+                raise pickle.UnpicklingError("an index or a size larger than the pickle")
+            here += size
+        elif size >= 0:
+            here += size
+        elif size == pickletools.UP_TO_NEWLINE:
+            start = here
+            for _ in range(_LINES.get(code, 1)):
+                here = raw.find(b"\n", here) + 1 or end
+            if code == _PUT and len(raw[start:here].strip()) > len(str(end)):
+                raise pickle.UnpicklingError("an index larger than the pickle")
+        else:
+            width = _COUNT_BYTES[size]
+            here += width + int.from_bytes(raw[here : here + width], "little")
+            if here > end:
+                raise pickle.UnpicklingError("a count larger than the pickle")
+    raise pickle.UnpicklingError("it ends too early")
+
+
+def globals_of(data: bytes) -> Iterator[str]:
+    """Yield the dotted names that a pickle would import, from its opcodes alone; it is not executed."""
+    strings: list[str] = []  # as they were pushed, the memo's included: STACK_GLOBAL takes the last two
+    memo: dict[int, str | None] = {}
+    last: str | None = None
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            name = opcode.name
+            if name == "MEMOIZE":
+                memo[len(memo)] = last
+                continue
+            if name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                memo[int(str(argument))] = last
+                continue
+            if name == "GLOBAL":
+                module, _, attribute = str(argument).partition(" ")
+                yield ".".join(present_name(module, attribute))
+            elif name == "STACK_GLOBAL" and len(strings) >= 2:
+                yield ".".join(strings[-2:])
+            last = memo.get(int(str(argument))) if name in ("GET", "BINGET", "LONG_BINGET") else None
+            if isinstance(argument, str) and name != "GLOBAL" and last is None and "GET" not in name:
+                last = argument
+            if last is not None:
+                strings.append(last)
+    except ValueError:
+        return  # a broken pickle names no more
+
+
+_OF_AN_EMPTY_DICT = frozenset(("PROTO", "FRAME", "MARK", "DICT", "EMPTY_DICT", "MEMOIZE", "PUT", "BINPUT", "STOP"))
+
+
+def is_empty_dict(data: bytes) -> bool:
+    """Whether a pickle is of an empty dict, from its opcodes alone."""
+    try:
+        return all(opcode.name in _OF_AN_EMPTY_DICT for opcode, _, _ in pickletools.genops(data))
+    except ValueError:
+        return False

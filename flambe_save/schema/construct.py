@@ -1,0 +1,250 @@
+"""Nodes to Schemas: plain values and constructions not yet run are made of a document's nodes, and no objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml as pyyaml
+
+from flambe_save.classes.lookup import find_imported, is_harmless
+from flambe_save.classes.registrable import TAGS, dotted_path
+from flambe_save.config.dialect import CORE, SCALARS, children_of
+from flambe_save.config.nodes import Document, line_of
+from flambe_save.config.scalars import scalar_value
+from flambe_save.errors import ConfigError, FlambeSaveError, quote, shown
+from flambe_save.objects.assembly import PARTS
+from flambe_save.objects.builders import builder_of
+from flambe_save.objects.structural import is_made_of_parts
+from flambe_save.objects.values import BY_TAG
+from flambe_save.schema.link import Link, parse_link_str
+from flambe_save.schema.own_names import NAMING_TAGS, own_names
+from flambe_save.schema.schema import Reference, Schema, items_in
+from flambe_save.support.sizes import MAX_HASHED
+from flambe_save.trust import NO_TRUST, Trust
+
+__all__ = ["Constructor", "classes_of", "construct", "may_be_called"]
+
+_MAX_UNFOLDED = 1_000_000
+_TEXT = CORE + "str"
+_NUMBERS = frozenset(CORE + kind for kind in ("null", "bool", "int", "float"))
+
+
+def classes_of(
+    document: Document, recorded: Mapping[str, str] | None = None, trust: Trust = NO_TRUST
+) -> dict[str, tuple[type, str | None]]:
+    """Resolve a document's tags that name classes; the error for unknown ones lists all.
+
+    Parameters
+    ----------
+    document : Document
+    recorded : mapping, optional
+        What a save recorded for its tags: tag -> dotted path.
+    trust : Trust
+        Whose classes may be used that are imported and not registered.
+    """
+    found: dict[str, tuple[type, str | None]] = {}
+    problems: list[FlambeSaveError] = []
+    for tag, line in document.tags.items():
+        if tag in BY_TAG or tag in NAMING_TAGS:
+            continue
+        try:
+            found[tag] = TAGS.resolve(tag, (recorded or {}).get(tag), trust.allows)
+        except ConfigError as error:
+            error.message = f"line {line}: {error.message}"
+            problems.append(error)
+    if problems:
+        first = problems[0]
+        if len(problems) > 1:
+            first = type(first)(
+                "; ".join(problem.message for problem in problems),
+                fix="\n".join(dict.fromkeys(problem.fix or "" for problem in problems)),
+            )
+        raise first
+    return found
+
+
+def construct(
+    document: Document,
+    recorded: Mapping[str, str] | None = None,
+    extensions: Mapping[str, str] | None = None,
+    trust: Trust = NO_TRUST,
+) -> Any:
+    """Build plain values and Schemas from a document, and tell links and Schemas what they are part of.
+
+    Raises
+    ------
+    RegistrationError
+        If a tag is unknown or fits several classes.
+    ConfigError
+        If a value does not fit its tag.
+    """
+    result = Constructor(document, classes_of(document, recorded, trust), recorded, trust).values[id(document.root)]
+    for item in items_in(result):
+        if isinstance(item, Reference):
+            item.within(result)
+        elif isinstance(item, Schema) and extensions:
+            item._note_extension(extensions)
+    return result
+
+
+def may_be_called(cls: Any) -> bool:
+    """Whether a config may hand a class to an object: calling it is no more than a config may do itself by its tag.
+
+    Objects made of their parts, and those of builders, are not made by calling their classes; references are no objects
+    of anybody's.
+    """
+    return not (issubclass(cls, Reference) or is_made_of_parts(cls) or builder_of(cls) is not None)
+
+
+class Constructor:
+    """Builds the values of a document, children first; a class's ``from_yaml`` is handed this and its node."""
+
+    def __init__(
+        self,
+        document: Document,
+        classes: Mapping[str, tuple[type, str | None]],
+        recorded: Mapping[str, str] | None = None,
+        trust: Trust = NO_TRUST,
+    ) -> None:
+        self.values: dict[int, Any] = {}
+        self._trust = trust
+        self._classes = classes
+        self._recorded = recorded or {}
+        self._own_names = own_names(document, classes)
+        self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
+        scalars: dict[tuple[str, str], Any] = {}
+        sizes, most = self._sizes, max(_MAX_UNFOLDED, 4 * len(document.nodes))
+        for node in document.nodes:
+            is_scalar = isinstance(node, pyyaml.ScalarNode)
+            if is_scalar and node.tag == _TEXT:  # as most are
+                sizes[id(node)], self.values[id(node)] = 1, node.value
+                continue
+            call = (node.tag, node.value) if is_scalar and node.tag in _NUMBERS else None
+            if call in scalars:
+                sizes[id(node)], self.values[id(node)] = 1, scalars[call]
+                continue
+            size = sizes[id(node)] = 1 + sum([sizes[id(child)] for child in children_of(node)])
+            if size > most:
+                raise ConfigError(f"line {line_of(node)}: with its anchors unfolded, this stands for too many values")
+            try:
+                value = self.values[id(node)] = self._build(node)
+                if call is not None:
+                    scalars[call] = value
+            except FlambeSaveError as error:
+                if not error.message.startswith("line "):
+                    error.message = f"line {line_of(node)}: {error.message}"
+                raise
+
+    def construct_object(self, node: pyyaml.Node) -> Any:
+        """Return the value of a node inside the current one."""
+        return self.values[id(node)]
+
+    def construct_scalar(self, node: pyyaml.Node) -> str:
+        """Return a scalar's text."""
+        if not isinstance(node, pyyaml.ScalarNode):
+            raise ConfigError(f"the tag {quote(node.tag)} takes a scalar")
+        return str(node.value)
+
+    def construct_sequence(self, node: pyyaml.Node) -> list[Any]:
+        """Return a sequence's values."""
+        if not isinstance(node, pyyaml.SequenceNode):
+            raise ConfigError(f"the tag {quote(node.tag)} takes a list")
+        return [self.values[id(item)] for item in node.value]
+
+    def construct_mapping(self, node: pyyaml.Node) -> dict[Any, Any]:
+        """Return a mapping's keys and values; an empty scalar counts as an empty mapping."""
+        if isinstance(node, pyyaml.ScalarNode) and node.value in ("", "~", "null"):
+            return {}
+        if not isinstance(node, pyyaml.MappingNode):
+            raise ConfigError(f"the tag {quote(node.tag)} takes a mapping of arguments")
+        built: dict[Any, Any] = {}
+        for key, value in node.value:
+            name = self.values[id(key)]
+            self._check_hashable(key)
+            try:
+                hash(name)
+            except TypeError as error:
+                raise ConfigError(f"line {line_of(key)}: a {type(name).__name__} cannot be a key") from error
+            if name in built:
+                raise ConfigError(f"line {line_of(key)}: the key {shown(name)[:80]} comes twice")
+            built[name] = self.values[id(value)]
+        return built
+
+    def _check_hashable(self, node: pyyaml.Node) -> None:
+        """Refuse what would take long to hash: anchors let a few lines stand for a huge nested tuple."""
+        if self._sizes[id(node)] > MAX_HASHED:
+            raise ConfigError(f"line {line_of(node)}: a key or a set's item of more than {MAX_HASHED} values")
+
+    def construct_yaml_map(self, node: pyyaml.Node) -> Iterator[dict[Any, Any]]:
+        """Yield a mapping's keys and values, for a ``from_yaml`` that was written for Flambe."""
+        yield self.construct_mapping(node)
+
+    def construct_arguments(self, node: pyyaml.Node) -> dict[str, Any]:
+        """Return a mapping's keys and values, where all keys are names."""
+        arguments = self.construct_mapping(node)
+        if not all(isinstance(key, str) for key in arguments):
+            raise ConfigError(f"the arguments of {node.tag} must have names")
+        return arguments
+
+    def _build(self, node: pyyaml.Node) -> Any:
+        if node.tag.startswith(CORE):
+            return self._core(node, node.tag[len(CORE) :])
+        tag = node.tag.removeprefix("!")
+        if tag in BY_TAG:
+            plain = node.value if isinstance(node, pyyaml.ScalarNode) else self.construct_sequence(node)
+            if tag in ("set", "frozenset"):
+                self._check_hashable(node)
+            try:
+                return BY_TAG[tag].build(plain)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ConfigError(f"!{tag} cannot hold {shown(plain)[:80]}: {error}") from error
+        if tag in NAMING_TAGS:
+            return self._named(tag, self.construct_scalar(node), id(node) in self._own_names)
+        if tag not in self._classes:
+            raise ConfigError(f"the tag {quote(node.tag)} is none of this dialect")
+        cls, factory = self._classes[tag]
+        if issubclass(cls, Link):
+            return cls(*parse_link_str(self.construct_scalar(node)))
+        if issubclass(cls, Reference):
+            return cls(self.construct_scalar(node))  # type: ignore[call-arg]  # each is made of one text
+        if cls in TAGS and factory != PARTS and hasattr(cls, "from_yaml"):
+            value = cls.from_yaml(self, node, factory)
+            if hasattr(value, "__dict__"):
+                value.__dict__["_created_with_tag"] = tag  # to be written with it again
+            return value
+        schema = Schema(cls, factory)
+        schema.keywords.update(self.construct_arguments(node))
+        schema._created_with_tag = tag
+        return schema
+
+    def _named(self, tag: str, path: str, is_own: bool) -> Any:
+        """Return the class or the function that a config hands to an object."""
+        found = find_imported(path)
+        is_known = found is not None and (is_own or is_harmless(found) or self._trust.allows(path))
+        if tag == "function":
+            if not is_known or isinstance(found, type):
+                raise ConfigError(
+                    f"{quote(path)} is no function that is imported and allowed",
+                    fix=f"Import its module first, and load(..., trusted=[{quote(path)}]) if you know who wrote it.",
+                )
+            return found
+        if is_known and isinstance(found, type):
+            return found
+        cls, factory_name = TAGS.resolve(path, self._recorded.get(path), self._trust.allows)
+        if factory_name is not None:
+            raise ConfigError(f"{quote(path)} is a factory, and !type takes a class")
+        if not (may_be_called(cls) or self._trust.allows(dotted_path(cls))):
+            raise ConfigError(f"{quote(path)} is a class that a config may not hand to an object, which could call it")
+        return cls
+
+    def _core(self, node: pyyaml.Node, kind: str) -> Any:
+        if kind == "map":
+            return self.construct_mapping(node)
+        if kind == "seq":
+            return self.construct_sequence(node)
+        if kind not in (*SCALARS, "str", "binary"):
+            raise ConfigError(f"the tag {quote('!!' + kind)} is none of this dialect")
+        if not isinstance(node, pyyaml.ScalarNode):
+            raise ConfigError(f"the tag {quote(node.tag)} takes a scalar")
+        return scalar_value(node)

@@ -1,0 +1,136 @@
+"""Writing: a plan put where a save shall be, aside first and then in one step; torch is not needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flambe_save.errors import FlambeSaveError, SaveError
+from flambe_save.formats import Plan
+from flambe_save.formats.base import Base
+from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX
+from flambe_save.storage import cards_at, check_outside, check_replaceable, create_store, local_path
+from flambe_save.support.progress import NO_PROGRESS, Progress
+
+__all__ = ["Target", "check_level", "final_path", "write_plan"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a save is written, and how.
+
+    Parameters
+    ----------
+    path : str
+        Just this, whatever it ends in.
+    is_archive, is_single, overwrite, durable : bool
+        As ``compress``, ``pickle_only``, ``overwrite`` and ``durable`` of :func:`flambe_save.save`.
+    base : str, optional
+        An earlier save, whose files are linked to where they have not changed.
+    level : int, optional
+        Of an archive's compression.
+    check : callable, optional
+        Called with the path of what was written, before it is committed; what it raises ends the save.
+    """
+
+    path: str
+    is_archive: bool = False
+    is_single: bool = False
+    overwrite: bool = False
+    durable: bool = False
+    base: str | None = None
+    level: int | None = None
+    check: Callable[[Path], None] | None = None
+
+
+def final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) -> str:
+    """Return the path of a save with the endings that it shall have.
+
+    Raises
+    ------
+    SaveError
+        If it is no path, or a URL for which there is no store.
+    """
+    local = local_path(path, SaveError)
+    final = local.rstrip("/" + os.sep) or local
+    if not final or "\0" in final:
+        raise SaveError(f"{final!r} is no path", fix="Name the folder or file that the save shall be.")
+    if pickle_only and not final.endswith((PICKLE_SUFFIX, PICKLE_SUFFIX + ARCHIVE_SUFFIX)):
+        final = final.removesuffix(ARCHIVE_SUFFIX) + PICKLE_SUFFIX
+    if compress and not final.endswith(ARCHIVE_SUFFIX):
+        final += ARCHIVE_SUFFIX
+    return final
+
+
+def check_level(
+    level: int | None,
+    *,
+    is_archive: bool,
+    otherwise: str = "there is no archive",
+    fix: str = f"Pass an output that ends in {ARCHIVE_SUFFIX} and a level of 0 to 9, or no level.",
+) -> None:
+    """Refuse a level of compression that is none, or that nothing would use.
+
+    Parameters
+    ----------
+    level : int, optional
+    is_archive : bool
+    otherwise : str
+        What is so where it is no archive.
+    fix : str
+        What the caller's caller should pass.
+
+    Raises
+    ------
+    SaveError
+    """
+    if level is not None and (not is_archive or isinstance(level, bool) or level not in range(10)):
+        what = f"level={level!r} is no level" if is_archive else f"level is of the compression, and {otherwise}"
+        raise SaveError(what, fix=fix)
+
+
+def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO_PROGRESS) -> str:
+    """Write a plan's files to where the target says, and return its path; errors are those of :meth:`Saving.write`."""
+    with progress:  # around what makes a SaveError of any OSError: a caller's own stays what it is
+        try:
+            check_outside(target.path)
+            if target.overwrite:
+                check_replaceable(target.path, keeps_cards=not (target.is_archive or target.is_single))
+            if target.base is None:
+                _write(plan, target, threads, progress)
+            else:
+                with Base(target.base) as base:
+                    _write(plan, target, threads, progress, base)
+        except FlambeSaveError:
+            raise
+        except OSError as error:
+            named = str(error.filename or "")  # relative to a descriptor, often, which says nothing
+            raise SaveError(
+                f"the save cannot be written: {error.strerror or error}",
+                file=named if os.path.isabs(named) else target.path,
+                fix="Nothing was left behind; check space and permissions, and save again.",
+            ) from error
+    return target.path
+
+
+def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: Base | None = None) -> None:
+    progress.begin(plan.size)
+    linked = base.compare(plan, threads) if base is not None else 0
+    with create_store(
+        target.path,
+        archive=target.is_archive,
+        single=target.is_single,
+        overwrite=target.overwrite,
+        durable=target.durable,
+        size=plan.size - linked,
+        level=target.level,
+        threads=threads,
+        check=target.check,
+    ) as store:
+        plan.write(store, threads, base.link if base is not None else None, progress)
+        if target.overwrite and not (target.is_archive or target.is_single):
+            for name, content in cards_at(target.path).items():
+                with store.writer(name, len(content)) as file:
+                    file.write(content)
