@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from flambe_save import running  # noqa: F401  # now, so that what exit handlers begin is waited for
 from flambe_save._version import __version__
 from flambe_save.errors import *  # noqa: F403
 from flambe_save.errors import Finding

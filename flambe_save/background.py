@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import logging
 import os
@@ -13,9 +12,9 @@ from typing import Any
 
 import torch
 
+from flambe_save import running
 from flambe_save.codecs.storages import new_storage
 from flambe_save.errors import SaveError
-from flambe_save.running import LOCK, RUNNING, save_to
 from flambe_save.saving import Saving
 from flambe_save.support.parallel import in_threads, spans
 
@@ -23,8 +22,6 @@ __all__ = ["start"]
 
 _MOST = 2  # saves that are in the background at a time
 _LEAST = 8 << 20  # bytes that are worth a thread of their own
-
-_is_over = False  # whether the interpreter has waited for its threads, and waits for no more
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +38,14 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
     here = os.path.abspath(target.path)  # wherever the program is when it is written
     saving.target = replace(target, path=here, base=target.base and os.path.abspath(target.base))
     place = os.path.realpath(here)
-    base = save_to(saving.target.base)  # only one that was started before, so that no two wait for each other
+    base = running.save_to(saving.target.base)  # only one that was started before, so that no two wait for each other
     result: Future[str] = Future()
     while True:  # an earlier save to the same path is finished first, and any where copies would pile up
-        with LOCK:
-            earlier = RUNNING.get(place) or (next(iter(RUNNING.values())) if len(RUNNING) >= _MOST else None)
+        with running.LOCK:
+            others = running.RUNNING
+            earlier = others.get(place) or (next(iter(others.values())) if len(others) >= _MOST else None)
             if earlier is None:
-                RUNNING[place] = result
+                running.RUNNING[place] = result
                 break
         earlier.exception()
     try:
@@ -55,8 +53,8 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
         saving.plan = saving.plan.with_storages(snapshot.take)
         snapshot.copy()
     except BaseException as error:
-        with LOCK:
-            del RUNNING[place]
+        with running.LOCK:
+            del running.RUNNING[place]
         result.set_exception(error)  # whoever waits for the path
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise SaveError(
@@ -77,8 +75,8 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
         else:
             outcome = path
         _spare.keep(snapshot.copies if keep_memory else [])
-        with LOCK:
-            del RUNNING[place]
+        with running.LOCK:
+            del running.RUNNING[place]
         if isinstance(outcome, BaseException):
             logger.error("the save to %s in the background failed: %s", here, outcome)  # nobody may ask for the result
             result.set_exception(outcome)
@@ -86,7 +84,7 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
             result.set_result(outcome)
 
     result.set_running_or_notify_cancel()
-    if _is_over:
+    if running.is_over:
         run()
         return result
     # No daemon: the interpreter waits for it before it exits
@@ -101,12 +99,12 @@ class _Spare:
     """Memory of copies that are written, kept for the next ones: memory that was touched before is copied to faster."""
 
     def __init__(self) -> None:
-        self.LOCK = threading.Lock()
+        self._lock = threading.Lock()
         self._storages: dict[tuple[int, bool], list[torch.UntypedStorage]] = {}
 
     def take(self, size: int, *, pinned: bool) -> torch.UntypedStorage:
         """Return memory of just this size, to be overwritten."""
-        with self.LOCK:
+        with self._lock:
             kept = self._storages.get((size, pinned))
             if kept:
                 return kept.pop()
@@ -120,7 +118,7 @@ class _Spare:
         for storage in storages:
             is_pinned = torch.cuda.is_available() and bool(storage.is_pinned())
             kept.setdefault((storage.nbytes(), is_pinned), []).append(storage)
-        with self.LOCK:
+        with self._lock:
             self._storages = kept
 
 
@@ -192,24 +190,11 @@ class _Snapshot:
         self._read = []
 
 
-def _finish() -> None:
-    """Wait for all saves: those that an exit handler began, too."""
-    global _is_over
-    _is_over = True
-    with LOCK:
-        running = list(RUNNING.values())
-    for future in running:
-        future.exception()
-
-
 def _forget() -> None:
-    """Forget, in a process that was just forked, the saves that go on in the other one only."""
-    global LOCK, _spare
-    LOCK = threading.Lock()
+    """Forget, in a process that was just forked, memory that the other one's saves are read from."""
+    global _spare
     _spare = _Spare()
-    RUNNING.clear()
 
 
-atexit.register(_finish)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
-from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
-__all__ = ["LOCK", "RUNNING", "save_to", "wait_for"]
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ["LOCK", "RUNNING", "is_over", "save_to", "wait_for"]
 
 RUNNING: dict[str, Future[str]] = {}  # by the real path of the save
 LOCK = threading.Lock()
+is_over = False  # whether the interpreter has waited for its threads, and waits for no more
 
 
 def wait_for(*paths: str | None) -> None:
@@ -25,3 +30,25 @@ def save_to(path: str | None) -> Future[str] | None:
         return None
     with LOCK:
         return RUNNING.get(os.path.realpath(path))
+
+
+def _finish() -> None:
+    """Wait for all saves: those that an exit handler began, too."""
+    global is_over
+    is_over = True
+    with LOCK:
+        waiting = list(RUNNING.values())
+    for future in waiting:
+        future.exception()
+
+
+def _forget() -> None:
+    """Forget, in a process that was just forked, the saves that go on in the other one only."""
+    global LOCK
+    LOCK = threading.Lock()
+    RUNNING.clear()
+
+
+atexit.register(_finish)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
