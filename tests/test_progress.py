@@ -30,6 +30,7 @@ from flambe_save import (
     save_state_to_file,
     verify,
 )
+from flambe_save.formats import nodes
 from flambe_save.formats.directory import DIRECTORY
 from flambe_save.pt import DumpOptions
 from flambe_save.support.progress import NO_PROGRESS, progress_of
@@ -173,16 +174,14 @@ def test_verify_tells_as_it_reads(shape: dict[str, Any], tmp_path: Path) -> None
 
 def test_verify_moves_with_every_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of a file is done when the first of two passes over it is: the second is not one long wait at its end."""
-    from flambe_save.codecs import TorchCodec
-
     path, watch = save_state_to_file({"w": torch.rand(4 * MIB)}, tmp_path / "net"), Watch()
-    check, before = TorchCodec.check, []
+    check, before = nodes.check_file, []
 
-    def late(self: TorchCodec, source: Any, options: Any) -> None:
+    def late(source: Any, options: Any) -> None:
         before.append(watch.calls[-1][0] / watch.calls[-1][1])
-        check(self, source, options)
+        check(source, options)
 
-    monkeypatch.setattr(TorchCodec, "check", late)
+    monkeypatch.setattr(nodes, "check_file", late)
     assert verify(path, progress=watch) == []
     assert any(0.4 < share < 0.6 for share in before)
 

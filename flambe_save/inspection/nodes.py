@@ -35,8 +35,12 @@ class SavedValues(Mapping[str, Any]):
     Asking for one that is more than data raises an UntrustedError, unless the save was opened with that trust.
     """
 
-    def __init__(self, part: NodeContents, file: str) -> None:
-        self._part, self._file = part, file
+    def __init__(self, node: SavedNode, file: str) -> None:
+        self._node, self._file = node, file
+
+    @property
+    def _part(self) -> NodeContents:
+        return self._node._part  # which says so once the save is closed
 
     def _outline(self) -> HeldOutline:
         return self._part.state if self._file == STATE_FILE else self._part.stash
@@ -185,12 +189,12 @@ class SavedNode(Mapping[str, "SavedNode"]):
     @property
     def state(self) -> SavedValues:
         """The values of its own state; each is read when it is asked for, and has memory of its own."""
-        return SavedValues(self._part, STATE_FILE)
+        return SavedValues(self, STATE_FILE)
 
     @property
     def stash(self) -> SavedValues:
         """What YAML cannot hold, by its ids; a value that is more than data needs trust."""
-        return SavedValues(self._part, STASH_FILE)
+        return SavedValues(self, STASH_FILE)
 
     @property
     def own(self) -> Totals:
