@@ -48,7 +48,8 @@ MARKS: dict[str, frozenset[str]] = {  # files
     "browser": frozenset(("test_page_browser", "test_site_browser")),
 }
 STARTS_PYTHON = ("run_program", "run_python", "subprocess", "command", "on_terminal", "deaths")
-MANY = 30  # cases of one test, of which `make quick` takes a tenth
+SLOW = frozenset(("test_both_ways_of_reading_agree", "test_sets_do_not_depend_on_the_hash_seed", "test_any_sizes"))
+MANY = 12  # cases of one test, of which `make quick` takes a tenth
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,6 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark, files in MARKS.items():
             if item.path.stem in files:
                 item.add_marker(mark)
+        if getattr(item, "originalname", None) in SLOW:
+            item.add_marker("slow")
         function = getattr(item, "function", None)
         names = getattr(getattr(function, "__code__", None), "co_names", ())
         if any(name in STARTS_PYTHON for name in names):
