@@ -679,6 +679,11 @@ def buffer_to_parameter(m: Any) -> None:
     m.seen = nn.Parameter(value.clone())
 
 
+def buffer_of(m: Any, name: str) -> None:
+    """Register a buffer of one number that is repeated."""
+    m.register_buffer(name, torch.full((1,), 7.0).expand(3))
+
+
 @edit
 def marks(m: Any) -> None:
     """Attributes of parameters, as optimizers' groups are told by."""
@@ -711,6 +716,13 @@ edits(
     persistence_set=lambda m: m._non_persistent_buffers_set.add("seen"),
     nn_buffer=lambda m: setattr(m, "mean", nn.Buffer(torch.ones(2), persistent=False)),
     buffer_is_another=lambda m: m.register_buffer("again", m.seen),
+    buffer_is_scratch=lambda m: setattr(m, "seen", m.scratch),
+    scratch_is_buffer=lambda m: setattr(m, "scratch", m.seen),
+    buffer_of_part_is_scratch=lambda m: m.fc.register_buffer("kept", m.scratch),
+    buffer_expanded=lambda m: m.register_buffer("wide", torch.full((1,), 7.0).expand(3)),
+    buffer_of_part_expanded=lambda m: m.fc.register_buffer("wide", torch.full((2, 1), 7.0).expand(2, 3)),
+    buffer_expanded_twice=lambda m: (buffer_of(m, "wide"), m.fc.register_buffer("wide", m.wide)),
+    buffer_expanded_added=lambda m: buffer_of(m.enc.append(nn.Linear(D, D))[-1], "wide"),
     buffer_with_gradient=lambda m: m.register_buffer("soft", torch.ones(2).requires_grad_()),
     complex_parameter=lambda m: setattr(m, "phase", nn.Parameter(torch.ones(2, dtype=torch.complex64) * 1j)),
     bfloat16_part=lambda m: m.blocks.to(torch.bfloat16),

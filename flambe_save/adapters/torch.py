@@ -356,6 +356,8 @@ def _wanted(
     """Return what a tensor shall be like for its saved value, or where ``map_location`` wants it; None for as it is."""
     if nn.parameter.is_lazy(tensor):
         return None
+    if value is tensor:  # a buffer that the config took from the state
+        return None
     if value is None:
         storage = tensor.untyped_storage()
         moved = place(storage, str(tensor.device))

@@ -41,6 +41,8 @@ class WrittenParts:
         self._buffers: dict[int, set[str]] = {}
         self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
         self._of_calls: set[int] = set()  # the ids of those that a module gets in a call
+        self._unheld: set[int] = set()  # of these, those of buffers that the state does not hold for it
+        self._told: set[int] = set()  # the ids of those that a module gets from the state
         self._owners: dict[int, set[tuple[int, str]]] = {}  # by the ids of these, modules' ids and names in them
         self._to_name: list[tuple[int, str, str]] = []  # an object's id, its place, and what is lost in it
         self.lost: set[tuple[int, str]] = set()  # the ids of objects, and the names of lost attributes
@@ -132,9 +134,12 @@ class WrittenParts:
                 self._keys.setdefault(id(value), []).append(key)
                 self._owners.setdefault(id(value), set()).add((id(module), name))
                 if is_assembled or name in names:
+                    self._told.add(id(value))
                     self._add(key, value, place.keep_vars)
                 else:
                     self._of_calls.add(id(value))
+                    if name in own["_non_persistent_buffers_set"]:
+                        self._unheld.add(id(value))
                 self.keep_apart(key, value)
 
     def keep_apart(self, key: str, value: torch.Tensor) -> None:
@@ -184,8 +189,9 @@ class WrittenParts:
         begin = f"{prefix}." if prefix else ""
 
         def key_of_tensor(tensor: torch.Tensor) -> str | None:
-            keys = self._keys.get(id(tensor), ())
-            return next((key[len(begin) :] for key in keys if key.startswith(begin)), None)
+            keys = [key for key in self._keys.get(id(tensor), ()) if key.startswith(begin)]
+            held = next((key for key in keys if key in self._state), keys[0] if keys else None)
+            return None if held is None else held[len(begin) :]
 
         return key_of_tensor
 
@@ -234,10 +240,11 @@ class WrittenParts:
         """Return the ids of tensors that modules have to take from the state, since others do.
 
         Those are referred to by their keys, or are in several modules: which of these keeps the tensor that it is built
-        with, a reference cannot know.
+        with, a reference cannot know. And what a call makes and the state does not hold cannot be made one afterwards
+        with what another module has from there.
         """
         several = {number for number, owners in self._owners.items() if len(owners) > 1 and number in referred}
-        return (several | keyed) & self._of_calls
+        return (several | keyed | (self._unheld & self._told)) & self._of_calls
 
     def warn_of_lost(self, places: Mapping[int, str]) -> None:
         """Say what no config can hold, by the places of objects."""
