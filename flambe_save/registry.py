@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from flambe_save.errors import MissingDependencyError
@@ -44,8 +43,10 @@ class Registry(Generic[T]):
         return f"Registry({self.kind}: {', '.join(self) or 'empty'})"
 
     def __iter__(self) -> Iterator[str]:
-        self._read_plugins()
-        return iter(self._entries)
+        known = list(self._entries)
+        yield from known
+        self._read_plugins()  # which looks at all that is installed: only where the package's own are not enough
+        yield from [name for name in self._entries if name not in known]
 
     def add(self, name: str, value: T | str, *, hint: str = "", note: str = "") -> None:
         """Register ``value``, or ``"package.module:Name"`` to import it from when first asked for.
@@ -112,6 +113,8 @@ class Registry(Generic[T]):
 
     def _read_plugins(self) -> None:
         if not self._plugins_read:
+            from importlib.metadata import entry_points
+
             self._plugins_read = True
             for point in entry_points(group=self.group):
                 self._entries.setdefault(point.name, point.value)

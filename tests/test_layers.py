@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -195,6 +197,30 @@ except SystemExit as end:
 assert not code, code
 """
     assert loaded_by(code, verb, *arguments) == []
+
+
+def test_it_reads_saves_where_torch_is_not_installed(saved: Path, tmp_path: Path) -> None:
+    """The package and PyYAML are enough for the verbs that look."""
+    found = [importlib.util.find_spec(name) for name in ("flambe_save", "yaml", "_yaml")]
+    for spec in found:
+        assert spec is not None
+        assert spec.origin is not None
+        source = Path(spec.origin) if spec.submodule_search_locations is None else Path(spec.origin).parent
+        (tmp_path / source.name).symlink_to(source)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for verb in ("tree", "show", "verify"):
+        command = [sys.executable, "-S", "-m", "flambe_save", verb, str(saved / "run")]  # -S: no other packages
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+        assert (result.returncode, result.stderr) == (0, "")
+    refused = subprocess.run(
+        [sys.executable, "-S", "-c", "import flambe_save; flambe_save.load"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert "No module named 'torch'" in refused.stderr
 
 
 def test_names_are_imported_when_they_are_asked_for() -> None:

@@ -112,6 +112,13 @@ def _complete(parser: argparse.ArgumentParser, shell: str) -> int:
     except ImportError:
         _complain("--completion needs shtab: pip install 'flambe_save[cli]'")
         return TROUBLE
+    waiting = [parser]
+    for one in waiting:
+        for argument in one._actions:
+            if getattr(argument, "takes_files", False):
+                argument.complete = shtab.FILE  # type: ignore[attr-defined]
+            if isinstance(argument.choices, dict):  # the parsers of verbs
+                waiting += argument.choices.values()
     print(shtab.complete(parser, shell))
     sys.stdout.flush()
     return 0

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from flambe_save._version import __version__
-from flambe_save.inspection.difference import PARTS
 from flambe_save.inspection.documents import NODE_PARTS
+from flambe_save.inspection.measures import PARTS
 
 __all__ = ["make_parser", "parse"]
 
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         for path in paths:
             bare = path.strip("?")
             told = {**_HELP, **(helps or {})}.get(bare)
-            _complete(added.add_argument(bare.lower(), metavar=bare, nargs="?" if "?" in path else None, help=told))
+            _takes_files(added.add_argument(bare.lower(), metavar=bare, nargs="?" if "?" in path else None, help=told))
         output = added.add_mutually_exclusive_group()
         output.add_argument("--json", action="store_true", help="print a document; docs/cli.md describes it")
         if is_quiet:
@@ -106,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     migrate.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help="import it")
     migrate.add_argument("--write", action="store_true", help="replace the save")
-    _complete(migrate.add_argument("-o", "--out", metavar="OUT", help="write the result there instead"))
+    _takes_files(migrate.add_argument("-o", "--out", metavar="OUT", help="write the result there instead"))
     migrate.add_argument(
         "--trusted", action="append", default=[], metavar="NAME", help="what else may be unpickled, as in load()"
     )
@@ -158,7 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
         packing.add_argument("--level", type=int, choices=range(10), metavar="0-9", help="of the compression")
 
     report = verb("report", "write a page (HTML) about a save, or two", "", "PATH", "PATH2?")
-    _complete(report.add_argument("-o", "--out", required=True, metavar="PAGE.html", help="the file to write"))
+    _takes_files(report.add_argument("-o", "--out", required=True, metavar="PAGE.html", help="the file to write"))
     report.add_argument("--overwrite", action="store_true", help="replace what is there")
     view = verb("view", "show that page in the browser", "It is served to this machine alone.", "PATH", "PATH2?")
     view.add_argument("--port", type=int, default=0, help="by default any that is free")
@@ -195,11 +195,6 @@ def _tolerance(text: str) -> float:
     return number
 
 
-def _complete(argument: argparse.Action) -> argparse.Action:
-    """Say that a shell completes an argument with the names of files."""
-    try:
-        import shtab
-    except ImportError:
-        return argument
-    argument.complete = shtab.FILE  # type: ignore[attr-defined]
-    return argument
+def _takes_files(argument: argparse.Action) -> None:
+    """Note that a shell completes an argument with the names of files."""
+    argument.takes_files = True  # type: ignore[attr-defined]

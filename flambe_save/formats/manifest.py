@@ -9,12 +9,10 @@ import functools
 import hashlib
 import json
 import math
-import platform
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, distributions, version
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
@@ -41,6 +39,7 @@ MANIFEST_VERSION = 1
 HAS_MANIFEST = "# of a save by flambe_save, which has a manifest.json"  # what tells that one is gone
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a package
 _MOST_NAMES = 100  # that are looked up
+_PYTHON = ".".join(map(str, sys.version_info[:3]))
 _MOST_AXES = 1000  # of a tensor
 _ENDING = b',\n  "crc32": "%08x"\n}\n'  # of all the bytes before it
 _ENDING_PATTERN = re.compile(rb',\n  "crc32": "([0-9a-f]{8})"\n}\n\Z')
@@ -339,6 +338,8 @@ def find_ties(items: Iterable[tuple[str, Any]]) -> list[list[str]]:
 
 @functools.cache
 def _installed() -> dict[str, str]:
+    from importlib.metadata import distributions
+
     return {item.metadata["Name"]: item.version for item in distributions() if item.metadata and item.metadata["Name"]}
 
 
@@ -353,14 +354,14 @@ def packages(classes: Iterable[str] = ()) -> dict[str, str]:
     modules = {path.partition(".")[0] for path in classes} - {"flambe_save", "__main__", *sys.stdlib_module_names}
     found = {name: _version_of(name) for name in {"torch", "dill", "PyYAML", "numpy"} | modules}
     known = {name: number for name, number in sorted(found.items()) if number is not None}
-    return {"python": platform.python_version(), **known}
+    return {"python": _PYTHON, **known}
 
 
 def changed_packages(saved: Mapping[str, str]) -> list[str]:
     """Say, for each package whose major or minor version is another one here, or that is gone, both versions."""
     changed = []
     for name, number in [item for item in saved.items() if _NAME.fullmatch(item[0])][:_MOST_NAMES]:
-        here = platform.python_version() if name == "python" else _version_of(name)
+        here = _PYTHON if name == "python" else _version_of(name)
         if here is None:
             changed.append(f"{name} {number[:40]} when saved, not installed here")
         elif _major_minor(here) != _major_minor(number):
@@ -370,6 +371,8 @@ def changed_packages(saved: Mapping[str, str]) -> list[str]:
 
 @functools.lru_cache(maxsize=1000)
 def _version_of(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except (PackageNotFoundError, ValueError):

@@ -14,7 +14,7 @@ from typing import Any
 from flambe_save.errors import ConfigError, LoadError, UnsupportedObjectError, UntrustedError
 from flambe_save.inspection.configs import compare_configs
 from flambe_save.inspection.handle import OpenSave, open_save
-from flambe_save.inspection.measures import Measures
+from flambe_save.inspection.measures import PARTS, Measures
 from flambe_save.inspection.nodes import SavedNode, SavedValues
 from flambe_save.inspection.text import all_of, shape_of, value_of
 from flambe_save.pt import DumpOptions, TensorInfo
@@ -22,10 +22,9 @@ from flambe_save.registry import CODECS
 from flambe_save.support.progress import ShowProgress, progress_of
 from flambe_save.trust import Limits
 
-__all__ = ["PARTS", "Change", "diff"]
+__all__ = ["Change", "changes", "diff"]
 
 _MOST_LINES = 10_000  # of a source; what differs is found in the square of them, at worst
-PARTS = ("state", "config", "source")  # what `only` can choose
 
 
 @dataclass(frozen=True)

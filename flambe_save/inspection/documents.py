@@ -9,17 +9,19 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flambe_save._version import __version__
 from flambe_save.errors import LoadError, UntrustedError
-from flambe_save.inspection.difference import Change
 from flambe_save.inspection.handle import OpenSave
 from flambe_save.inspection.nodes import SavedNode
 from flambe_save.inspection.text import all_of, value_of
 from flambe_save.inspection.totals import Tally
 from flambe_save.support.parallel import CollectionPaused
 from flambe_save.tree import join_prefix
+
+if TYPE_CHECKING:
+    from flambe_save.inspection.difference import Change
 
 __all__ = ["NODE_PARTS", "SCHEMA", "describe_diff", "describe_node", "describe_save", "document", "is_part"]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Measures", "Statistics"]
+__all__ = ["PARTS", "Measures", "Statistics"]
+
+PARTS = ("state", "config", "source")  # what `only` can choose
 
 
 @dataclass(frozen=True)
