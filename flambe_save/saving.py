@@ -72,7 +72,7 @@ class Saving:
                 fix="Return tensors, numbers, texts and containers of these from state_dict.",
             )
         self._tags: dict[str, str] = tree.state._metadata[""].get(TAGS_KEY, {})
-        self._needs = needs_of(tree.config, self._tags, self.plan, options) if is_built else Needs([], "")
+        self._needs = needs_of(tree.config, self._tags, self.plan) if is_built else Needs([], "")
         self._hint = _WEIGHTS if any(map(_holds_a_module, prefixed(tree).values())) else ""
 
     def check_freshly(self) -> None:

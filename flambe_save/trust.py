@@ -373,6 +373,11 @@ class Trust:
             raise error
         self.findings.extend(found)
 
+    def note_doubt(self, what: str, *, node: str | None, file: str | None) -> None:
+        """Write down, in an audit, why trust in the names of a pickle is not sure to be enough."""
+        if self.findings is not None:
+            self.findings.append(Finding(node, file, what, EVERYTHING))
+
     def note_unknown(self, tag: str, path: str, *, node: str | None, file: str | None) -> None:
         """Note, in an audit, a tag whose class no imported module has; building it is what fails in a load."""
         if self.findings is not None and not self.allows(path):

@@ -25,7 +25,6 @@ def _seed() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     opening._told.clear()  # each test is told of what needs trust
-    opening._opened.clear()
 
 
 MARKS: dict[str, frozenset[str]] = {  # files

@@ -13,10 +13,11 @@ from flambe_save.codecs.pickle import PickleCodec
 from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.referring import check_referring, dump_referring, load_referring
 from flambe_save.codecs.torch import TorchCodec
-from flambe_save.codecs.unpickler import unknown_globals
+from flambe_save.codecs.unpickler import IMPOSSIBLE, unknown_globals
 from flambe_save.pt import Draft, DumpOptions, LoadOptions, Source
 
 __all__ = [
+    "IMPOSSIBLE",
     "Codec",
     "HeldOutline",
     "Outline",

@@ -10,6 +10,7 @@ import datetime
 import inspect
 import io
 import pathlib
+import pickle
 import sys
 import types
 from collections import Counter, OrderedDict
@@ -18,11 +19,21 @@ from typing import Any
 
 import torch
 
-from flambe_save.errors import UnsupportedObjectError
+from flambe_save.errors import UnsupportedObjectError, quote
 from flambe_save.state import Stash, State, ordered
 from flambe_save.support.notes import marks_of
 
-__all__ = ["ATOMS", "EXTENSION_TYPES", "Portable", "compact", "fills_storage", "say_what", "tie_key", "to_data"]
+__all__ = [
+    "ATOMS",
+    "EXTENSION_TYPES",
+    "Portable",
+    "check_no_file",
+    "compact",
+    "fills_storage",
+    "say_what",
+    "tie_key",
+    "to_data",
+]
 
 ATOMS: tuple[type, ...] = (
     type(None),
@@ -240,6 +251,22 @@ def _check_can_be_made(value: Any, path: str) -> None:
             f"__new__ is given {len(arguments) - 1} arguments, and {str(error)[:200]}",
             fix="Give the class a __getnewargs__ that returns what its __new__ takes.",
         ) from error
+
+
+_FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom, io.FileIO)
+
+
+def check_no_file(value: Any) -> None:
+    """Refuse to pickle a file that is open for writing from its beginning: dill would, and a load would empty the file.
+
+    Raises
+    ------
+    pickle.PicklingError
+    """
+    if isinstance(value, _FILES) and value not in (sys.__stdin__, sys.__stdout__, sys.__stderr__):
+        mode, name = (getattr(value, attribute, "") for attribute in ("mode", "name"))
+        if isinstance(mode, str) and not {*mode}.isdisjoint("wx"):
+            raise pickle.PicklingError(f"a load would open the file {quote(name)} with mode {mode!r} and empty it")
 
 
 def _has_foreign_zone(value: Any) -> bool:

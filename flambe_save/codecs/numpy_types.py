@@ -21,7 +21,6 @@ __all__ = [
     "empty_array",
     "holds_objects",
     "is_shape",
-    "real_classes",
     "scalar_of",
 ]
 
@@ -166,22 +165,6 @@ def _is_deep(dtype: Any) -> bool:
 
 def _fields(dtype: Any) -> list[Any]:
     return [dtype.fields[name][0] for name in dtype.names or ()]
-
-
-def real_classes(state: Any) -> Any:
-    """Return the state of an object of a trusted class with classes of numpy in it where stand-ins are."""
-    if state is ARRAY:
-        import numpy
-
-        return numpy.ndarray
-    if isinstance(state, ExtensionType):
-        return state.real()
-    if type(state) is tuple:
-        return tuple(map(real_classes, state))
-    for key in state if type(state) is dict else ():
-        if state[key] is ARRAY or isinstance(state[key], ExtensionType):
-            state[key] = real_classes(state[key])
-    return state
 
 
 def empty_array(kind: Any, shape: Any, code: Any) -> Any:

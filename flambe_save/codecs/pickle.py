@@ -8,7 +8,7 @@ from typing import Any
 
 import dill
 
-from flambe_save.codecs.data import Portable, say_what, to_data
+from flambe_save.codecs.data import Portable, check_no_file, say_what, to_data
 from flambe_save.codecs.naming import by_names
 from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
 from flambe_save.pt.options import DumpOptions, LoadOptions
@@ -40,9 +40,7 @@ class PickleCodec:
             if module is dill:
                 data = by_names(lambda module: module.dumps(prepared, options.pickle_protocol), bytes)
             if data is None:
-                buffer = io.BytesIO()
-                module.dump(prepared, buffer, protocol=options.pickle_protocol)
-                data = buffer.getvalue()
+                data = _dumped(prepared, module, options.pickle_protocol)
         except Exception as error:
             raise unpicklable(values, opaque, error) from error
         return Draft(data, opaque=say_what(opaque))
@@ -59,6 +57,20 @@ class PickleCodec:
         """
         stream = io.BytesIO(source.piece(0, source.size))
         return (unpickle_data if options.trust.weights_only else unpickle_trusting)(stream, options)
+
+
+def _dumped(values: Any, module: Any, protocol: int) -> bytes:
+    buffer = io.BytesIO()
+    if module is pickle or not hasattr(module, "Pickler"):
+        module.dump(values, buffer, protocol=protocol)
+        return buffer.getvalue()
+
+    class Pickler(module.Pickler):  # type: ignore[misc]
+        def persistent_id(self, obj: Any) -> None:
+            check_no_file(obj)
+
+    Pickler(buffer, protocol=protocol).dump(values)
+    return buffer.getvalue()
 
 
 CODEC = PickleCodec()

@@ -30,16 +30,24 @@ from flambe_save.codecs.numpy_types import (
 from flambe_save.state import State
 from flambe_save.support.sizes import MAX_HASHED, unfolded_size
 
-__all__ = ["DTYPES", "UNTYPED", "check_key", "data_global"]
+__all__ = ["DTYPES", "UNTYPED", "Stand", "check_key", "data_global", "holds_stand_in", "real_classes"]
 
 
 class Stand:
-    """A callable that a pickle can call and do nothing else with: it has no attributes that a BUILD could set."""
+    """A callable that a pickle can call and do nothing else with: it has no attributes that a BUILD could set.
 
-    __slots__ = ("_make",)
+    Parameters
+    ----------
+    make : callable
+    real : type, optional
+        The class that it stands for: what is trusted gets that.
+    """
 
-    def __init__(self, make: Callable[..., Any]) -> None:
+    __slots__ = ("_make", "real")
+
+    def __init__(self, make: Callable[..., Any], real: type | None = None) -> None:
         self._make = make
+        self.real = real
 
     def __call__(self, *arguments: Any) -> Any:
         return self._make(*arguments)
@@ -279,9 +287,51 @@ _CALLABLES: dict[str, Callable[..., Any]] = {
     **{f"numpy.{core}.numeric._frombuffer": array_from_buffer for core in ("core", "_core")},
 }
 
-_GLOBALS: dict[str, Any] = {**_VALUES, **{name: Stand(make) for name, make in _CALLABLES.items()}}
+_CLASSES: dict[str, type] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (OrderedDict, Counter, set, frozenset, complex, bytes, bytearray, torch.Size, *ATOMS)
+}
+
+_GLOBALS: dict[str, Any] = {
+    **_VALUES,
+    **{name: Stand(make, _CLASSES.get(name)) for name, make in _CALLABLES.items()},
+}
 
 
 def data_global(dotted: str) -> Any:
     """Return the stand-in for a global that counts as data, by its dotted name, or None."""
     return _GLOBALS.get(dotted)
+
+
+def real_classes(value: Any) -> Any:
+    """Return what is handed to trusted code with classes in it where stand-ins are: itself, or in a dict or tuples."""
+    if value is ARRAY:
+        import numpy
+
+        return numpy.ndarray
+    if isinstance(value, ExtensionType):
+        return value.real()
+    if isinstance(value, Stand):
+        return value if value.real is None else value.real
+    if type(value) is tuple:
+        return tuple(map(real_classes, value))
+    for key in value if type(value) is dict else ():
+        if value[key] is ARRAY or isinstance(value[key], (ExtensionType, Stand)):
+            value[key] = real_classes(value[key])
+    return value
+
+
+def holds_stand_in(value: Any, most: int = MAX_HASHED) -> bool:
+    """Whether a stand-in is left in something, as far inside as a number of values."""
+    waiting = [value]
+    while waiting and most:
+        most -= 1
+        item = waiting.pop()
+        if item is ARRAY or isinstance(item, (ExtensionType, Stand)):
+            return True
+        if type(item) in (list, tuple, set, frozenset):
+            waiting.extend(item)
+        elif type(item) in (dict, OrderedDict):
+            waiting.extend(item)
+            waiting.extend(item.values())
+    return False

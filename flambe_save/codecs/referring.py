@@ -25,7 +25,7 @@ from flambe_save.codecs.torch import (
     trusting_module,
     unpicklable,
 )
-from flambe_save.codecs.unpickler import DataUnpickler
+from flambe_save.codecs.unpickler import DataUnpickler, Inert
 from flambe_save.errors import CorruptSaveError
 from flambe_save.pt.options import DumpOptions, LoadOptions
 from flambe_save.pt.sources import HeldSource
@@ -78,8 +78,17 @@ def check_referring(data: bytes, options: LoadOptions) -> None:
     CorruptSaveError
         If they are damaged.
     """
-    records, _ = _records(data, options)
-    if options.trust.weights_only:
+    records, source = _records(data, options)
+    if options.trust.findings is not None:  # an audit goes through it; nothing stands for what it refers to
+        storage_of = persistent_storages(reading_storages(records, source, options, Placer(options.map_location)))
+        DataUnpickler(
+            _pickle_in(records),
+            options.trust,
+            storage_of=lambda pid: Inert() if _is_reference(pid) else storage_of(pid),
+            node=options.node,
+            file=options.file,
+        ).unpickle()
+    elif options.trust.weights_only:
         DataUnpickler(_pickle_in(records), options.trust, node=options.node, file=options.file).check_names()
 
 
@@ -106,7 +115,7 @@ def load_referring(data: bytes, objects: Sequence[Any], options: LoadOptions) ->
     storage_of = persistent_storages(reading_storages(records, source, options, Placer(options.map_location)))
 
     def found(pid: Any) -> Any:
-        if isinstance(pid, tuple) and len(pid) == 2 and pid[0] == REFERENCE:
+        if _is_reference(pid):
             check(type(pid[1]) is int and 0 <= pid[1] < len(objects), "a reference to an object that the config lacks")
             return objects[pid[1]]
         return storage_of(pid)
@@ -124,6 +133,10 @@ def load_referring(data: bytes, objects: Sequence[Any], options: LoadOptions) ->
 
     with as_load_errors(options):
         return Unpickler(stream, **options.pickle_load_args).load()
+
+
+def _is_reference(pid: Any) -> bool:
+    return isinstance(pid, tuple) and len(pid) == 2 and pid[0] == REFERENCE
 
 
 def _records(data: Any, options: LoadOptions) -> tuple[Records, HeldSource]:

@@ -21,7 +21,7 @@ import dill
 import torch
 from torch.serialization import location_tag
 
-from flambe_save.codecs.data import Portable, say_what, to_data
+from flambe_save.codecs.data import Portable, check_no_file, say_what, to_data
 from flambe_save.codecs.dense import DTYPES as DENSE_TYPES
 from flambe_save.codecs.dense import dump_plain
 from flambe_save.codecs.naming import by_names, find_in_script
@@ -201,6 +201,7 @@ def _pickled(
             elif isinstance(obj, torch.UntypedStorage):
                 untyped, kind, dtype, count = obj, torch.UntypedStorage, torch.uint8, obj.nbytes()
             else:
+                check_no_file(obj)
                 if copies is not None and id(obj) in elsewhere:
                     copies.append(elsewhere[id(obj)])
                 return None

@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib
 import io
 import itertools
+import operator
 import pickle
 import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from flambe_save.codecs.data import EXTENSION_TYPES
+from flambe_save.codecs.foreseen import cannot_take, find_named, home_of, is_class_name, makes_its_own
 from flambe_save.codecs.naming import find_in_script
-from flambe_save.codecs.numpy_types import Dtype, build_array, check, holds_objects, real_classes
-from flambe_save.codecs.rebuild import check_key, data_global
+from flambe_save.codecs.numpy_types import Dtype, build_array, check, holds_objects
+from flambe_save.codecs.rebuild import Stand, check_key, data_global, holds_stand_in, real_classes
 from flambe_save.errors import FlambeSaveError, LimitError, LoadError
 from flambe_save.pt.opcodes import broken_pickle, globals_of, pickle_end, present_name
 from flambe_save.registry import MOVED
@@ -25,6 +27,7 @@ from flambe_save.support.undoing import note_undo
 from flambe_save.trust import Trust
 
 __all__ = [
+    "IMPOSSIBLE",
     "CarefulUnpickler",
     "DataUnpickler",
     "Inert",
@@ -39,6 +42,7 @@ _COPY_BYTES = frozenset(("builtins.bytearray", "builtins.bytes", "_codecs.encode
 _MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
 _NUMPY_TYPE = "numpy.dtype"
 _BUDGET = 1 << 20
+IMPOSSIBLE = "a call that fails: "  # begins what an audit says of a pickle that no trust unpickles
 _MOST_STAND_INS = 1000  # classes that an audit makes, each a thousand times larger than its name
 
 
@@ -113,9 +117,15 @@ class Inert(dict):  # type: ignore[type-arg]
     ----------
     stands_for : str
         The dotted name of what would have been made; of a class, where a function was to make an object of one.
+    is_class : bool
+        Whether that is a class.
+    is_filled : bool
+        Whether a load that trusts the names is known to fill what would have been made.
     """
 
     stands_for: ClassVar[str] = ""
+    is_class: ClassVar[bool] = False
+    is_filled = True
 
     def __new__(cls, *arguments: Any, **others: Any) -> Inert:
         classes = (item for item in arguments if isinstance(item, type) and issubclass(item, Inert))
@@ -128,7 +138,9 @@ class Inert(dict):  # type: ignore[type-arg]
         pass
 
     def __call__(self, *arguments: Any) -> Inert:
-        return self
+        result = Inert()
+        result.is_filled = False
+        return result
 
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
@@ -191,6 +203,8 @@ class DataUnpickler(CarefulUnpickler):
         self._moved: set[type] = set()  # classes that were found by another name
         self._made: dict[int, Any] = {}  # by their ids, what trusted functions have made
         self._stand_ins: dict[str, type[Inert]] = {}
+        self._found: dict[str, Any] = {}  # by these names, what this process has of them
+        self._known = len(trust.findings or ())  # what an audit had found before
 
     def unpickle(self) -> Any:  # not read: the machine keeps a function of that name in each object
         """Unpickle one object.
@@ -230,8 +244,9 @@ class DataUnpickler(CarefulUnpickler):
         except FlambeSaveError:
             raise
         except Exception as error:
-            if self._trust.findings:
-                return Inert()  # what is not made in an audit may well not fit where it belongs
+            if self._trust.findings:  # what is not made in an audit may not fit where it belongs
+                self._note_doubt("what does not fit together by names alone")
+                return Inert()
             if self._used_trust:
                 raise LoadError(
                     f"what is trusted cannot be unpickled by names alone: {type(error).__name__}: {str(error)[:200]}",
@@ -263,12 +278,12 @@ class DataUnpickler(CarefulUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a listed global; import one that is trusted; refuse any other."""
-        module, name = present_name(module, name)
+        module, name = present_name(module, name, self.proto)
         dotted = f"{module}.{name}"
         if dotted == _NESTED and self._nested is not None:
             return self._within_budget(self._nested)
         if dotted == _DILL_TYPE and not self._trust.allows(dotted):
-            return self._dill_type
+            return Stand(self._dill_type)
         if dotted in EXTENSION_TYPES and module not in sys.modules:
             self._trust.check_import(module, node=self._node, file=self._file)
             if self._trust.findings is None:
@@ -277,7 +292,7 @@ class DataUnpickler(CarefulUnpickler):
         if dotted == _DILL_ARRAY and not (self._used_trust or self._trust.allows(dotted)):
             self._refuse_with_others(dotted)
         if dotted == _NUMPY_TYPE:
-            return self._stand_for_type
+            return Stand(self._stand_for_type)
         if found is not None:
             if dotted in _MAKE_TENSORS:
                 return self._within_size(found)
@@ -285,7 +300,11 @@ class DataUnpickler(CarefulUnpickler):
         if not self._allows(dotted):
             self._refuse_with_others(dotted)
         if self._trust.findings is not None:
-            return self._stand_in(dotted)
+            found = MOVED.get(dotted) or find_in_script(module, name)
+            if found is None:
+                found = find_named(module, name)
+                self._check_home(found, home_of(found), dotted)
+            return self._stand_in(dotted, found)
         self._used_trust = True
         if dotted in MOVED:  # the program itself says that this is the class; there is no module to import
             self._moved.add(MOVED[dotted])
@@ -294,8 +313,14 @@ class DataUnpickler(CarefulUnpickler):
         if found is not None:
             self._moved.add(found)
             return found
-        found = super().find_class(module, name)
-        self._check_home(found, dotted)
+        sys.audit("pickle.find_class", module, name)
+        found = operator.attrgetter(name)(importlib.import_module(module))
+        home = getattr(found, "__module__", None)
+        if isinstance(home, str) and callable(found):
+            home = f"{home}.{getattr(found, '__qualname__', type(found).__qualname__)}"
+        else:
+            home = None
+        self._check_home(found, home, dotted)
         return found
 
     def persistent_load(self, pid: Any) -> Any:
@@ -304,11 +329,18 @@ class DataUnpickler(CarefulUnpickler):
             raise pickle.UnpicklingError("a persistent id where there is no storage")
         return self._storage_of(pid)
 
-    def _stand_in(self, name: str) -> type[Inert]:
+    def _stand_in(self, name: str, found: Any = None) -> type[Inert]:
         """Return what takes the place of a class or a function, in an audit."""
         if name not in self._stand_ins and len(self._stand_ins) < _MOST_STAND_INS:
-            self._stand_ins[name] = type("Inert", (Inert,), {"stands_for": name})
+            known = {"stands_for": name, "is_class": is_class_name(name, found)}
+            self._stand_ins[name] = type("Inert", (Inert,), known)
+            self._found[name] = found
         return self._stand_ins.get(name, Inert)
+
+    def _note_doubt(self, what: str) -> None:
+        """Write down, in an audit of what needs trust in names, that these may not be enough."""
+        if len(self._trust.findings or ()) > self._known:
+            self._trust.note_doubt(f"{what}: trust in names may not be enough", node=self._node, file=self._file)
 
     def _dill_type(self, name: Any) -> Any:
         """Stand in for ``dill._dill._load_type``, by which dill wrote the set in Flambe's own saves."""
@@ -340,7 +372,7 @@ class DataUnpickler(CarefulUnpickler):
             check(self._budget >= 0, "it copies the same bytes again and again")
             return make(*arguments)
 
-        return spend
+        return Stand(spend)
 
     def _within_size(self, make: Callable[..., Any]) -> Callable[..., Any]:
         """Count the bytes of tensors that repeat a few elements, and would be as many bytes in whoever copies them."""
@@ -358,7 +390,7 @@ class DataUnpickler(CarefulUnpickler):
                 )
             return tensor
 
-        return measure
+        return Stand(measure)
 
     # -------------------------------------------------------------------------------------------- opcodes
 
@@ -366,12 +398,16 @@ class DataUnpickler(CarefulUnpickler):
 
     def may_fill(self, item: Any) -> bool:
         """Whether it is a container, or an object of a trusted class."""
+        if isinstance(item, Inert) and not item.is_filled:
+            self._note_doubt(f"items for what {item.stands_for or 'a call'} makes")
         return super().may_fill(item) or self._allows_type(type(item))
 
     def load_build(self) -> None:
         state, item = self.stack.pop(), self.stack[-1]
         if isinstance(item, Inert):
-            pass
+            self._check_handed(state)
+            if not item.is_filled:
+                self._note_doubt(f"a state for what {item.stands_for or 'a call'} makes")
         elif isinstance(item, Dtype):
             self._replace(item, item.build(state))
         elif type(item) in (OrderedDict, State):
@@ -391,7 +427,11 @@ class DataUnpickler(CarefulUnpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def load_reduce(self) -> None:
-        make = self.stack[-2]
+        arguments, make = self.stack[-1], self.stack[-2]
+        if self._trust.findings is not None and self._foresee(make, arguments):
+            return
+        if not isinstance(make, Stand):
+            self.stack[-1] = real_classes(arguments)
         _Machine.load_reduce(self)
         made, home = self.stack[-1], getattr(make, "__module__", None)
         # A library's function makes objects of the library's classes, and their state is part of making them
@@ -400,17 +440,42 @@ class DataUnpickler(CarefulUnpickler):
             if package == home.partition(".")[0] and not callable(made):
                 self._made[id(made)] = made
 
+    def _foresee(self, make: Any, arguments: Any) -> bool:
+        """Put what stands for the result of a call in its place, in an audit; or return that the call can be made."""
+        given = list(arguments) if type(arguments) is tuple else []
+        classes = [item for item in given if _is_inert_class(item)]
+        caller = make if _is_inert_class(make) else None
+        is_made = caller is not None or classes or any(isinstance(item, Inert) for item in (make, *given))
+        if not is_made:
+            return False
+        made: Inert = next(iter(classes), caller or Inert)()
+        if caller is not None:
+            self._check_handed(arguments)
+            names = [item.stands_for for item in classes]
+            made.is_filled = caller.is_class or makes_its_own(caller.stands_for, names)
+            refusal = cannot_take(self._found.get(caller.stands_for), given) if caller.is_class else None
+            if refusal is not None:
+                self._trust.note_doubt(IMPOSSIBLE + refusal, node=self._node, file=self._file)
+        elif isinstance(make, Inert):  # what is made is called
+            made.is_filled = False
+        elif classes:  # a function of data is given a class
+            self._note_doubt(f"data that is made of {classes[0].stands_for}")
+        self.stack[-2:] = [made]
+        return True
+
     dispatch[pickle.REDUCE[0]] = load_reduce
 
-    def _check_home(self, found: Any, dotted: str) -> None:
+    def _check_handed(self, value: Any) -> None:
+        """Write down, in an audit, that trusted code would get a stand-in for data where it takes the real thing."""
+        if holds_stand_in(real_classes(value)):
+            self._note_doubt("classes or functions inside of what trusted code is given")
+
+    def _check_home(self, found: Any, home: str | None, dotted: str) -> None:
         """Refuse what a trusted module only imported: trusting a module is not trusting all that it uses."""
-        home = getattr(found, "__module__", None)
         if isinstance(found, types.ModuleType):
             self._refuse([f"{dotted} (the module {found.__name__})"])
-        elif isinstance(home, str) and callable(found):
-            real = f"{home}.{getattr(found, '__qualname__', type(found).__qualname__)}"
-            if not self._trust.allows(real):
-                self._refuse([real])
+        elif home is not None and not self._trust.allows(home):
+            self._refuse([home])
 
     def _allows(self, dotted: str) -> bool:
         """Whether a global is trusted, by its name or, where it is declared to have moved, by its present one."""
@@ -444,6 +509,10 @@ class DataUnpickler(CarefulUnpickler):
 
     def _rest(self) -> bytes:
         return self._stream.getvalue()[self._start :]
+
+
+def _is_inert_class(item: Any) -> TypeGuard[type[Inert]]:
+    return isinstance(item, type) and issubclass(item, Inert)
 
 
 _SHARING = frozenset(code[0] for code in (pickle.BINGET, pickle.LONG_BINGET))

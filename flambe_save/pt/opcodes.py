@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _compat_pickle
 import pickle
 import pickletools
 from collections.abc import Iterator
@@ -10,16 +11,13 @@ from flambe_save.errors import CorruptSaveError
 
 __all__ = ["broken_pickle", "globals_of", "is_empty_dict", "pickle_end", "present_name"]
 
-# Protocols 0 to 2 write the names that Python 2 had
-_PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-_PYTHON_2_NAMES = {"long": "int", "unicode": "str", "xrange": "range", "unichr": "chr"}
 
-
-def present_name(module: str, name: str) -> tuple[str, str]:
-    """Return what a global is called in Python 3."""
-    if module == "__builtin__":
-        name = _PYTHON_2_NAMES.get(name, name)
-    return _PYTHON_2_MODULES.get(module, module), name
+def present_name(module: str, name: str, protocol: int) -> tuple[str, str]:
+    """Return what a global is called in Python 3; protocols 0 to 2 write the names that Python 2 had."""
+    if protocol > 2 and module not in ("__builtin__", "copy_reg"):
+        return module, name
+    renamed = _compat_pickle.NAME_MAPPING.get((module, name))
+    return renamed if renamed is not None else (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
 
 
 def broken_pickle(error: Exception, node: str | None, file: str | None) -> CorruptSaveError:
@@ -86,9 +84,12 @@ def globals_of(data: bytes) -> Iterator[str]:
     strings: list[str] = []  # as they were pushed, the memo's included: STACK_GLOBAL takes the last two
     memo: dict[int, str | None] = {}
     last: str | None = None
+    protocol = 0
     try:
         for opcode, argument, _ in pickletools.genops(data):
             name = opcode.name
+            if name == "PROTO":
+                protocol = int(str(argument))
             if name == "MEMOIZE":
                 memo[len(memo)] = last
                 continue
@@ -97,9 +98,9 @@ def globals_of(data: bytes) -> Iterator[str]:
                 continue
             if name == "GLOBAL":
                 module, _, attribute = str(argument).partition(" ")
-                yield ".".join(present_name(module, attribute))
+                yield ".".join(present_name(module, attribute, protocol))
             elif name == "STACK_GLOBAL" and len(strings) >= 2:
-                yield ".".join(strings[-2:])
+                yield ".".join(present_name(strings[-2], strings[-1], protocol))
             last = memo.get(int(str(argument))) if name in ("GET", "BINGET", "LONG_BINGET") else None
             if isinstance(argument, str) and name != "GLOBAL" and last is None and "GET" not in name:
                 last = argument

@@ -1,0 +1,96 @@
+"""Foresee what becomes of the names in a pickle when a load trusts them: from what they are, and running none of it.
+
+unpickler.py asks this in an audit, where stand-ins take the places of what is named. A save does not try its pickles:
+what makes an object again may open a file, and so empty it.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Sequence
+from typing import Any
+
+from flambe_save.support.static import find_static, path_of, static_of
+
+__all__ = ["cannot_take", "find_named", "home_of", "is_class_name", "makes_its_own"]
+
+_OF_MODULES: Any = vars(types.ModuleType)["__dict__"].__get__
+_TAKES_MORE = 0x04  # a code's flag for *arguments
+
+# Functions that make an object of the class that they are given, or of their own library
+_MAKERS = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__", "builtins.iter")
+_MAKERS_IN = ("numpy.random._pickle.",)
+
+
+def find_named(module: str, name: str) -> Any:
+    """Return what an imported module has under a name, as it stands there; None where that is not known.
+
+    Nothing is imported, and no module, metaclass or descriptor is asked.
+    """
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        if isinstance(found, types.ModuleType):
+            found = _OF_MODULES(found).get(part)
+        elif isinstance(found, type):
+            found = static_of(found, part)
+        else:
+            return None
+    return found
+
+
+def home_of(found: Any) -> str | None:
+    """Return the dotted name under which a class or function is defined; None where it does not say."""
+    if isinstance(found, type):
+        module, name = path_of(found)
+    elif isinstance(found, (types.FunctionType, types.BuiltinFunctionType)):
+        module, name = found.__module__, found.__qualname__
+    else:
+        return None
+    return f"{module}.{name}" if isinstance(module, str) else None
+
+
+def is_class_name(dotted: str, found: Any) -> bool:
+    """Whether a name is of a class; where its module is not imported, names of classes begin with a capital."""
+    if found is not None:
+        return isinstance(found, type)
+    return dotted.rpartition(".")[2].lstrip("_")[:1].isupper()
+
+
+def makes_its_own(function: str, classes: Sequence[str]) -> bool:
+    """Whether what a function makes is known to take its state from a pickle: it is of the function's own library.
+
+    Parameters
+    ----------
+    function : str
+        Its dotted name.
+    classes : sequence of str
+        The dotted names of classes among its arguments.
+    """
+    if function in _MAKERS or function.startswith(_MAKERS_IN):
+        return True
+    package = function.partition(".")[0]
+    return any(name.partition(".")[0] == package for name in classes)
+
+
+def cannot_take(found: Any, arguments: Sequence[Any]) -> str | None:
+    """Return why a class cannot be called with arguments, from their number alone; None where it may well take them."""
+    if not isinstance(found, type) or type(found) is not type:
+        return None
+    for name in ("__new__", "__init__"):
+        _, function = find_static(found, name)
+        if isinstance(function, staticmethod):
+            function = function.__func__
+        if isinstance(function, types.FunctionType) and not _takes(function, 1 + len(arguments)):
+            return f"{found.__qualname__}.{name} does not take {len(arguments)} arguments"
+    defined = [find_static(found, name)[0] is not object for name in ("__new__", "__init__")]
+    if arguments and not any(defined):
+        return f"{found.__qualname__}() takes no arguments"
+    return None
+
+
+def _takes(function: types.FunctionType, count: int) -> bool:
+    code = function.__code__
+    most = sys.maxsize if code.co_flags & _TAKES_MORE else code.co_argcount
+    least = code.co_argcount - len(function.__defaults__ or ())
+    return least <= count <= most and len(function.__kwdefaults__ or ()) >= code.co_kwonlyargcount
