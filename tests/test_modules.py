@@ -205,6 +205,34 @@ def test_what_hangs_on_a_module_is_kept_or_named(tmp_path: Path) -> None:
         assert not load(path)._forward_hooks
 
 
+class Scaled(Component, nn.Module):
+    """Its constructor may put a hook on a parameter."""
+
+    def __init__(self, is_hooked: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        if is_hooked:
+            self.layer.weight.register_hook(lambda gradient: gradient * 0)
+
+
+@pytest.mark.parametrize("make", [Scaled, lambda: Net(2, nn.functional.relu), nn.Linear, nn.Sequential])
+@pytest.mark.parametrize("how", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_on_parameters_are_named(how: str, make: Any, tmp_path: Path) -> None:
+    """As those on modules are, whoever made the module; what a constructor puts on, the load's constructor does too."""
+    model = make(nn.Linear(2, 2)) if make is nn.Sequential else make(2, 2) if make is nn.Linear else make()
+    name, weight = next(iter(model.named_parameters()))
+    getattr(weight, how)(print)
+    table = "_backward_hooks" if how == "register_hook" else "_post_accumulate_grad_hooks"
+    with pytest.warns(StateMismatchWarning, match=f"not saved, since they are not data: '{re.escape(name)}.{table}'"):
+        path = save(model, tmp_path / "run")
+    assert not getattr(next(iter(load(path).parameters())), table)
+
+
+def test_hooks_that_a_constructor_puts_on_parameters_come_back(tmp_path: Path) -> None:
+    """They are part of the call, and no warning is due."""
+    assert load(save(Scaled(is_hooked=True), tmp_path / "run")).layer.weight._backward_hooks
+
+
 class Pickled(nn.Module):
     """Says itself what it is made of."""
 

@@ -31,6 +31,7 @@ from flambe_save.objects.arguments import replace_items
 from flambe_save.objects.assembly import (
     attributes_of,
     computes_weights,
+    hooks_on,
     is_set_by_torch,
 )
 from flambe_save.objects.attributes import held_items, held_pairs
@@ -301,6 +302,8 @@ class _Comparison:
             for name in HOOKS if before.hooks or any(map(own.get, HOOKS)) else ():
                 if own.get(name) or name in before.hooks:
                     self._compare_hooks(name, own.get(name) or {}, before.hooks.get(name, ()), path, change)
+            for name, hooks in hooks_on(parameters, buffers):
+                self._compare_hooks(name, hooks, before.hooks.get(name, ()), path, change)
             if modules or before.modules:
                 inside = before.modules
                 found = {

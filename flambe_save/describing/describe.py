@@ -28,6 +28,7 @@ from flambe_save.objects.assembly import (
     can_be_assembled,
     computes_weights,
     fills_itself,
+    hooks_on,
     is_set_by_torch,
 )
 from flambe_save.objects.optimizers import TRAINING, hooks_of
@@ -224,6 +225,11 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
             name
             for name, hooks in own.items()
             if name.endswith("_hooks") and hooks and not all(map(is_set_by_torch, hooks.values()))
+        ]
+        lost += [
+            name
+            for name, hooks in hooks_on(own["_parameters"], own["_buffers"])
+            if not all(map(is_set_by_torch, hooks.values()))
         ]
     attributes, others = attributes_of(obj), dict[str, Any]()
     if issubclass(cls, torch.optim.Optimizer):

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from flambe_save.config.scalars import PLAIN
 from flambe_save.deferred_init.mode import when_drawn
-from flambe_save.objects.assembly import attributes_of, can_be_assembled
+from flambe_save.objects.assembly import attributes_of, can_be_assembled, hooks_on
 from flambe_save.objects.structural import is_made_of_parts
 from flambe_save.objects.values import BY_TYPE
 from flambe_save.objects.walks import modules_in
@@ -52,7 +52,7 @@ class Print(NamedTuple):
         Of a usual tensor its class, shape and first name.
     not_persistent : frozenset of str
     hooks : dict of str to tuple of int
-        The ids of hooks, by the names of their tables.
+        The ids of hooks, by the names of their tables, on it and on its tensors (``weight._backward_hooks``).
     attributes : dict of str to object
     """
 
@@ -318,6 +318,7 @@ class _Printing:
         for name, value in own["_buffers"].items():
             buffers[name] = self._tensor(value, path + name, is_compared=name in not_persistent)
         hooks = {name: tuple(own[name]) for name in HOOKS if own.get(name)} if any(map(own.get, HOOKS)) else {}
+        hooks.update((name, tuple(found)) for name, found in hooks_on(own["_parameters"], own["_buffers"]))
         kept_apart = frozenset(not_persistent) if not_persistent else _NONE
         found = Print(type(obj), modules, parameters, buffers, kept_apart, hooks, attributes)
         self._known[id(obj)] = found

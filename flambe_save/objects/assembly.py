@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -43,6 +43,7 @@ __all__ = [
     "empty_tables",
     "fills_itself",
     "has_parts",
+    "hooks_on",
     "is_assembled",
     "is_class_of_weight_hooks",
     "is_set_by_torch",
@@ -166,6 +167,18 @@ def fills_itself(cls: Any) -> bool:
 def has_parts(cls: Any) -> bool:
     """Whether a config can write objects of a class as parts: those that can be assembled, and kinds of tensors."""
     return can_be_assembled(cls) or issubclass(cls, torch.Tensor)
+
+
+def hooks_on(*tables: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[int, Any]]]:
+    """Yield the hooks on a module's tensors, with their names: ``weight._backward_hooks``."""
+    for table in tables:
+        for name, tensor in table.items():
+            if tensor is None:
+                continue
+            if tensor._backward_hooks:
+                yield f"{name}._backward_hooks", tensor._backward_hooks
+            if tensor._post_accumulate_grad_hooks:
+                yield f"{name}._post_accumulate_grad_hooks", tensor._post_accumulate_grad_hooks
 
 
 def is_set_by_torch(hook: Any) -> bool:
