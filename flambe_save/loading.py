@@ -41,12 +41,12 @@ from flambe_save.errors import (
 from flambe_save.formats import Contents, ReadOptions, Saved, format_of
 from flambe_save.layout import CONFIG_FILE, STASH_FILE
 from flambe_save.objects.assembly import PARTS, noting
-from flambe_save.objects.attributes import held_items, held_pairs
+from flambe_save.objects.attributes import values_in
 from flambe_save.pt import LoadOptions, MapLocation
 from flambe_save.reading import errors_of, read, reading
 from flambe_save.schema.audit import check_arguments, check_tags, contradiction
 from flambe_save.schema.construct import construct
-from flambe_save.schema.layers import Layers
+from flambe_save.schema.layers import Layers, shows_to_code
 from flambe_save.schema.link import BackLink
 from flambe_save.schema.overrides import override
 from flambe_save.schema.own_names import NAMING_TAGS
@@ -201,17 +201,9 @@ def check_values(state: Mapping[str, Any], stash: Mapping[str, Any], map_locatio
 
 
 def _has_empty(value: Any) -> bool:
-    waiting, seen = [value], set()
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, torch.Tensor):
-            if item.is_meta:
-                return True
-        elif id(item) not in seen:
-            seen.add(id(item))
-            pairs = held_pairs(item)
-            waiting.extend(held_items(item) or () if pairs is None else [inner for _, inner in pairs])
-    return False
+    if isinstance(value, torch.Tensor):  # as nearly all are
+        return value.is_meta
+    return any(isinstance(item, torch.Tensor) and item.is_meta for item in values_in(value))
 
 
 # ------------------------------------------------------------------------------------------------ building
@@ -260,6 +252,8 @@ def build(
     is_placed = options.map_location is None or isinstance(options.map_location, (str, torch.device))
     layers = Layers(config, items, state, adoption.parameters) if deferral.is_on and is_placed else None
     budget = BuildBudget(trust, len(state), bytes_of(state), len(schemas)) if trust.weights_only else None
+    if shows_to_code(items):
+        adoption.watch_given(stash)
     opened: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
 
     def open_pickle(data: bytes, objects: list[Any]) -> Any:
@@ -277,6 +271,7 @@ def build(
         deferral.counted_by(budget),
     ):
         obj = build_config(config, Sources(stash, adoption.given_from(state), adoption.parameters), copies=layers)
+    adoption.given.put_back()
     back = [item for item in items if isinstance(item, BackLink)]
     return close_cycles(obj, back) if back else obj
 

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from flambe_save.classes.registrable import TAGS, dotted_path
+from flambe_save.deferred_init.given import Given
 from flambe_save.deferred_init.mode import Deferral
+from flambe_save.objects.attributes import values_in
 from flambe_save.objects.walks import everywhere, modules_in
 from flambe_save.support.static import static_of
 from flambe_save.trust import NO_TRUST, Trust
@@ -38,6 +40,8 @@ class Adoption:
         Of these, the ids of objects that take no state though their class has a way to.
     parameters : dict of int to torch.Tensor
         Those parameters, and buffers of copied layers, that were made of the state's tensors, by the ids of these.
+    given : Given
+        What was taken out of the state while the object was built.
     """
 
     def __init__(self, deferral: Deferral, trust: Trust = NO_TRUST) -> None:
@@ -47,7 +51,7 @@ class Adoption:
         self.complete: set[int] = set()
         self.parameters: dict[int, nn.Parameter] = {}
         self._is_over = _use_count is None
-        self._given: set[int] = set()  # the ids of tensors that constructors were given
+        self.given = Given(self.parameters)
         self._adopted: list[torch.Tensor] = []
 
     def takes_state(self, obj: Any) -> bool:
@@ -67,7 +71,13 @@ class Adoption:
 
     def given_from(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a state that notes which of its tensors are taken out of it."""
-        return _Noting(state, self._given)
+        return _Noting(state, self.given)
+
+    def watch_given(self, stash: Mapping[str, Any]) -> None:
+        """Keep what constructors write to of the state, and of a stash."""
+        self.given.is_watched, self.deferral.given = True, self.given
+        for value in values_in(stash):
+            self.given.add(value)
 
     def end(self) -> None:
         """Adopt nothing more, and let go of what was adopted: somebody is about to be shown the state."""
@@ -109,7 +119,7 @@ class Adoption:
             if (
                 len(owners[memory]) == 1
                 and all(_is_same(own.get(name), value) for name in names)
-                and all(id(item) not in self._given for item in values[memory].values())
+                and all(item not in self.given for item in values[memory].values())
                 and not (value.is_cuda and id(tensor) in flat)  # cuDNN wants these in one piece
                 and self._can_take(tensor, value, len(values[memory]))
             ):
@@ -147,13 +157,13 @@ class Adoption:
 class _Noting(Mapping[str, Any]):
     """A state that notes which of its tensors are taken out of it."""
 
-    def __init__(self, state: Mapping[str, Any], given: set[int]) -> None:
+    def __init__(self, state: Mapping[str, Any], given: Given) -> None:
         self._state = state
         self._given = given
 
     def __getitem__(self, key: str) -> Any:
         value = self._state[key]
-        self._given.add(id(value))
+        self._given.add(value)
         return value
 
     def __contains__(self, key: object) -> bool:

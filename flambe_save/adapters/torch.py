@@ -273,6 +273,9 @@ def _take_own(
                     mismatch.errors.append(f"size mismatch for {key}: {_shapes(value, tensor)}")
                     continue
                 try:
+                    if is_filled and (value.dtype, value.device) != (tensor.dtype, tensor.device):
+                        tensor.data = value.clone()  # a constructor has put another in the place of what it was given
+                        continue
                     with torch.no_grad():
                         torch.Tensor.copy_(tensor, value)
                 except (RuntimeError, NotImplementedError) as error:  # a layout that cannot be written to

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flambe_save.deferred_init.budget import BuildBudget
 from flambe_save.deferred_init.generators import Stream
+from flambe_save.deferred_init.given import Given
 from flambe_save.deferred_init.operations import FILLS, FLOATS, MAKES_RANDOM, are_numbers, kind_of
 from flambe_save.deferred_init.patches import MAKING, SHOWING, Watch
 from flambe_save.deferred_init.pending import (
@@ -53,6 +54,8 @@ def _before(name: str) -> None:
     deferral = _in_force.get()
     if deferral is not None:
         deferral.run()
+        if deferral.given is not None:
+            deferral.given.keep_all()
         # No other thread sees the mode, so from the first one on it is as if there were none
         deferral.is_on = deferral.is_on and name != "start"
 
@@ -118,12 +121,15 @@ class Deferral(TorchDispatchMode):
     ----------
     is_on : bool
         Whether anything is put off.
+    given : Given or None
+        The memory of a state that is told before somebody may write to it.
     """
 
     def __init__(self, is_on: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         is_inner = _in_force.get() is not None  # in a constructor, whose load puts off what happens in here too
         self.is_on = is_on and CAN_TELL and not is_inner
+        self.given: Given | None = None
         self._budget: BuildBudget | None = None
         self._reads = _Reads(self)
         self._entries: list[_Entry] = []
@@ -217,6 +223,17 @@ class Deferral(TorchDispatchMode):
         if storage is not None:
             self._new.pop(id(storage), None)
 
+    def given_away(self, tensor: Any, *, is_moved: bool = False) -> None:
+        """Keep what a tensor of the state holds, to which somebody may write unseen, or what it is, if that changes."""
+        if self.given is None:
+            return
+        was_busy, self._is_busy = self._is_busy, True
+        try:
+            with torch._C.DisableTorchFunction():
+                self.given.keep_place(tensor) if is_moved else self.given.keep(tensor)
+        finally:
+            self._is_busy = was_busy
+
     def finish(self) -> None:
         """Run what somebody may still look at, and what comes before that."""
         wanted = [index for index, step in enumerate(self._steps) if step.into.memory.is_wanted]
@@ -283,6 +300,9 @@ class Deferral(TorchDispatchMode):
         try:
             if self._budget is not None:
                 self._budget.count(func, args, kwargs)
+            if self.given is not None:
+                with torch._C.DisableTorchFunction():
+                    self.given.before(func, args, kwargs)
             done, result = False, None
             if kind == "views":
                 pass
@@ -498,6 +518,7 @@ def _functions(owner: Any, names: list[str]) -> Iterator[Any]:
             yield found.__get__ if isinstance(found, property) or type(found).__name__ == "getset_descriptor" else found
 
 
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 _EXPOSES = frozenset([*_functions(torch.Tensor, _EXPOSING), torch.as_tensor, torch.asarray])
 _SEES = _EXPOSES | {*_functions(torch.Tensor, _READING), torch.tensor, torch.tensordot}
 
@@ -524,12 +545,16 @@ class _Reads(TorchFunctionMode):
         deferral = self._deferral
         if deferral._is_busy:
             return
+        if func == _SET_DATA:  # it writes to no memory
+            deferral.given_away(args[0], is_moved=True)
+            return
         tensors = [*tensors_in(args, kwargs)]
         if func not in _SEES or any(map(deferral.is_pending, tensors)):
             deferral.run()
         if func in _EXPOSES:
             for tensor in tensors:
                 deferral.expose(tensor)
+                deferral.given_away(tensor)
 
 
 # Takes the place of torch.nn.init's functions while a model of transformers is built, and calls them
@@ -538,7 +563,7 @@ _OF_TRANSFORMERS = "transformers.initialization"
 
 def _is_harmless(func: Any) -> bool:
     """Whether all that a function does with memory is done by operations, which the mode sees."""
-    if func in _SEES:
+    if func in _SEES or func == _SET_DATA:
         return False
     is_python = isinstance(func, (types.FunctionType, types.MethodType))
     module = getattr(func, "__module__", None) or ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-__all__ = ["FILLS", "FLOATS", "MAKES_RANDOM", "are_numbers", "kind_of"]
+__all__ = ["FILLS", "FLOATS", "MAKES_RANDOM", "are_numbers", "kind_of", "moves", "written_in"]
 
 _aten = torch.ops.aten
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -115,3 +116,23 @@ def are_numbers(args: Any, kwargs: Any) -> bool:
     """Whether the arguments beside the first are numbers, and such that nothing can fail."""
     numbers = [item for item in (*args, *kwargs.values()) if item is not None]
     return (bool(numbers) or not (args or kwargs)) and all(map(_is_number, numbers))
+
+
+# What some operations write to without saying so
+_STATISTICS = ("running_mean", "running_var")
+
+
+@functools.cache
+def written_in(func: Any) -> tuple[list[int], list[str]]:
+    """Return which arguments an operation writes to, as places and as names."""
+    found = [
+        (place, argument.name)
+        for place, argument in enumerate(func._schema.arguments)
+        if (argument.alias_info is not None and argument.alias_info.is_write) or argument.name in _STATISTICS
+    ]
+    return [place for place, _ in found], [name for _, name in found]
+
+
+def moves(func: Any) -> bool:
+    """Whether an operation gives a tensor other memory, or another shape, in place."""
+    return torch.Tag.inplace_view in func.tags

@@ -30,6 +30,7 @@ __all__ = [
     "method_of",
     "name_of_method",
     "own_attributes",
+    "values_in",
 ]
 
 _OF_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
@@ -147,6 +148,18 @@ def held_pairs(container: Any) -> list[tuple[Any, Any]] | None:
     if isinstance(container, dict):
         return list((OrderedDict if isinstance(container, OrderedDict) else dict).items(container))
     return list(container.items()) if type(container) is types.MappingProxyType else None
+
+
+def values_in(value: Any) -> Iterator[Any]:
+    """Yield a value and all that is in it, where it is containers, however deep."""
+    waiting, seen = [value], set()
+    while waiting:
+        item = waiting.pop()
+        if id(item) not in seen:
+            seen.add(id(item))
+            yield item
+            pairs = held_pairs(item)
+            waiting.extend(held_items(item) or () if pairs is None else [inner for _, inner in pairs])
 
 
 def is_callable_value(value: Any) -> bool:

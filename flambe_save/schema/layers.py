@@ -21,7 +21,7 @@ from flambe_save.objects.structural import is_made_of_parts
 from flambe_save.schema.link import Link, TensorLink
 from flambe_save.schema.schema import TRANSPARENT, Reference, Schema, items_in
 
-__all__ = ["Layers"]
+__all__ = ["Layers", "shows_to_code"]
 
 _TABLES = (dict, OrderedDict, list, set)
 _MOST = 64  # items of a tuple, or characters of a text, among the arguments
@@ -117,15 +117,26 @@ def _seen_by_code(items: list[Any]) -> set[int] | None:
         return None
     given: list[Any] = []
     for item in items:
-        if type(item) is Schema and item.factory_method != PARTS:
-            cls = item.component_subclass
-            is_kept = cls in KEEPERS or cls in TRANSPARENT or is_made_of_parts(cls)
-            if not (is_kept or (issubclass(cls, TRAINING) and cls.__module__.startswith("torch."))):
-                given += [value for value in item.keywords.values() if type(value) not in PLAIN]
+        if type(item) is Schema:
+            given += _shown_to_code(item)
     found = list(items_in(given))
     if any(isinstance(item, Reference) and not isinstance(item, TensorLink) for item in found):
         return None
     return {id(item) for item in found}
+
+
+def _shown_to_code(schema: Schema) -> list[Any]:
+    """Return the arguments that code may look at, and write to, when a Schema is built; plain values are left out."""
+    cls = schema.component_subclass
+    is_kept = schema.factory_method == PARTS or cls in KEEPERS or cls in TRANSPARENT or is_made_of_parts(cls)
+    if is_kept or (issubclass(cls, TRAINING) and cls.__module__.startswith("torch.")):
+        return []
+    return [value for value in schema.keywords.values() if type(value) not in PLAIN]
+
+
+def shows_to_code(items: list[Any]) -> bool:
+    """Whether code may look at what is built, before all is, where these items are all that is in a config."""
+    return any(isinstance(item, Link) or (type(item) is Schema and _shown_to_code(item)) for item in items)
 
 
 def _layers_in(config: Any) -> Iterator[tuple[Schema, str]]:

@@ -1,0 +1,119 @@
+"""What an object's constructors are given of a save's state: it is as it was saved again when all is built.
+
+A load has each tensor once, and hands it on as it is. A constructor may write to it, as one does that begins a model's
+weights anew. So what a tensor's memory holds is copied before an operation writes to it, and not where none does;
+mode.py, which sees all operations, says when.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from flambe_save.deferred_init.operations import moves, written_in
+from flambe_save.deferred_init.pending import storage_of, tensors_in
+
+__all__ = ["Given"]
+
+
+class Given:
+    """The tensors and arrays of one load's state that somebody was given.
+
+    Parameters
+    ----------
+    made : mapping of int to torch.Tensor
+        What is made of the state's tensors, by their ids, while it is made; it shares their memory.
+
+    Attributes
+    ----------
+    is_watched : bool
+        Whether code may write to what is given.
+    """
+
+    def __init__(self, made: Mapping[int, torch.Tensor]) -> None:
+        self.is_watched = False
+        self._made = made
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._made_ids: set[int] = set()
+        self._arrays: dict[int, tuple[Any, Any]] = {}  # an array, and its values
+        self._storages: dict[int, torch.UntypedStorage] = {}  # of the tensors, by address
+        self._count = 0  # of the tensors whose storages are there
+        self._copies: dict[int, tuple[torch.UntypedStorage, torch.Tensor]] = {}
+        self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # a tensor, and what it was
+
+    def __contains__(self, value: object) -> bool:
+        return id(value) in self._tensors
+
+    def add(self, value: Any) -> None:
+        """Note a value that somebody is given. What writes to an array cannot be seen, so it is copied at once."""
+        if isinstance(value, torch.Tensor):
+            self._tensors[id(value)] = value
+        elif self.is_watched and _is_array(value) and id(value) not in self._arrays:
+            self._arrays[id(value)] = value, value.copy()
+
+    def before(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Keep what an operation of torch's is about to write to."""
+        if not self._tensors:
+            return
+        places, names = written_in(func)
+        for tensor in tensors_in(*[args[place] for place in places if place < len(args)]):
+            self.keep(tensor)
+            if moves(func):
+                self.keep_place(tensor)
+        for tensor in tensors_in(*[kwargs.get(name) for name in names]):
+            self.keep(tensor)
+
+    def keep(self, tensor: Any) -> None:
+        """Copy what a tensor's memory holds, where that is of the state: somebody may write to it."""
+        storage = storage_of(tensor)
+        if storage is None:  # a tensor that is made of others, which no operation shows
+            self.keep_all()
+        elif storage._cdata in self._known() and storage._cdata not in self._copies:
+            self._copies[storage._cdata] = storage, _bytes_of(storage).clone()
+
+    def keep_all(self) -> None:
+        """Copy the memory of all tensors: what is done from now on is not seen."""
+        for storage in [*self._known().values()]:
+            self.keep(storage)
+
+    def keep_place(self, tensor: Any) -> None:
+        """Note what a tensor is, which is about to get other memory or another shape."""
+        if len(self._made_ids) < len(self._made):
+            self._made_ids = {id(item) for item in self._made.values()}
+        if id(tensor) not in self._moved and (id(tensor) in self._tensors or id(tensor) in self._made_ids):
+            self._moved[id(tensor)] = tensor, tensor.detach()
+
+    def put_back(self) -> None:
+        """Give all that was given its values again."""
+        with torch.no_grad():
+            for storage, copy in self._copies.values():
+                if storage.nbytes() != copy.numel():
+                    storage.resize_(copy.numel())
+                _bytes_of(storage).copy_(copy)
+            for tensor, before in self._moved.values():
+                tensor.data = before
+        for array, values in self._arrays.values():
+            if array.flags.writeable:
+                array[...] = values
+        self._arrays, self._copies, self._moved = {}, {}, {}
+
+    def _known(self) -> dict[int, torch.UntypedStorage]:
+        if self._count < len(self._tensors):
+            for tensor in [*self._tensors.values()][self._count :]:
+                storage = storage_of(tensor)
+                if storage is not None:
+                    self._storages[storage._cdata] = storage
+            self._count = len(self._tensors)
+        return self._storages
+
+
+def _is_array(value: Any) -> bool:
+    numpy: Any = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
