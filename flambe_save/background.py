@@ -35,7 +35,8 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
         If there is not enough memory for the copy.
     """
     target = saving.target
-    here = os.path.abspath(target.path)  # wherever the program is when it is written
+    # Wherever the program is when it is written
+    here = os.path.abspath(target.path) if target.is_local else target.path
     saving.target = replace(target, path=here, base=target.base and os.path.abspath(target.base))
     place = os.path.realpath(here)
     base = running.save_to(saving.target.base)  # only one that was started before, so that no two wait for each other

@@ -15,7 +15,7 @@ from flambe_save.support.static import has_static, static_of
 
 T = TypeVar("T")
 
-__all__ = ["ADAPTERS", "CODECS", "FORMATS", "MOVED", "Registry", "find_adapter", "late"]
+__all__ = ["ADAPTERS", "CODECS", "FORMATS", "MOVED", "STORES", "Registry", "find_adapter", "late"]
 
 
 class Registry(Generic[T]):
@@ -142,6 +142,7 @@ def late(path: str) -> Callable[..., Any]:
 FORMATS: Registry[Any] = Registry("format", "flambe_save.formats")
 CODECS: Registry[Any] = Registry("codec", "flambe_save.codecs")
 ADAPTERS: Registry[Any] = Registry("adapter", "flambe_save.adapters")
+STORES: Registry[Any] = Registry("store", "flambe_save.stores")  # by the schemes of URLs
 
 FORMATS.add("directory", "flambe_save.formats.directory:DIRECTORY")
 FORMATS.add("pickle", "flambe_save.formats.pickle:PICKLE")

@@ -11,7 +11,7 @@ from flambe_save.errors import FlambeSaveError, SaveError
 from flambe_save.formats import Plan
 from flambe_save.formats.base import Base
 from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX
-from flambe_save.storage import cards_at, check_outside, check_replaceable, create_store, local_path
+from flambe_save.storage import cards_at, check_outside, check_replaceable, create_store, local_path, maker_of
 from flambe_save.support.progress import NO_PROGRESS, Progress
 
 __all__ = ["Target", "check_level", "final_path", "write_plan"]
@@ -44,6 +44,11 @@ class Target:
     level: int | None = None
     check: Callable[[Path], None] | None = None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the path is not a URL."""
+        return maker_of(self.path) is None
+
 
 def final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) -> str:
     """Return the path of a save with the endings that it shall have.
@@ -53,7 +58,7 @@ def final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) 
     SaveError
         If it is no path, or a URL for which there is no store.
     """
-    local = local_path(path, SaveError)
+    local = os.fspath(path) if maker_of(path) is not None else local_path(path, SaveError)
     final = local.rstrip("/" + os.sep) or local
     if not final or "\0" in final:
         raise SaveError(f"{final!r} is no path", fix="Name the folder or file that the save shall be.")
@@ -95,9 +100,12 @@ def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO
     """Write a plan's files to where the target says, and return its path; errors are those of :meth:`Saving.write`."""
     with progress:  # around what makes a SaveError of any OSError: a caller's own stays what it is
         try:
-            check_outside(target.path)
-            if target.overwrite:
+            if target.is_local:
+                check_outside(target.path)
+            if target.is_local and target.overwrite:
                 check_replaceable(target.path, keeps_cards=not (target.is_archive or target.is_single))
+            if target.base is not None and not target.is_local:
+                raise SaveError("base= links files of this machine, and the save is at a URL", file=target.path)
             if target.base is None:
                 _write(plan, target, threads, progress)
             else:
@@ -130,7 +138,7 @@ def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: B
         check=target.check,
     ) as store:
         plan.write(store, threads, base.link if base is not None else None, progress)
-        if target.overwrite and not (target.is_archive or target.is_single):
+        if target.is_local and target.overwrite and not (target.is_archive or target.is_single):
             for name, content in cards_at(target.path).items():
                 with store.writer(name, len(content)) as file:
                     file.write(content)

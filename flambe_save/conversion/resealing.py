@@ -29,7 +29,7 @@ from flambe_save.reading import reading
 from flambe_save.schema.audit import contradiction
 from flambe_save.schema.own_names import NAMING_TAGS
 from flambe_save.state import split_key
-from flambe_save.storage import FileStore, FolderStore, Store, check_outside, open_store
+from flambe_save.storage import FileStore, FolderStore, Store, check_outside, local_path, open_store
 from flambe_save.support.checksum import crc32
 from flambe_save.support.undoing import takes_back
 from flambe_save.tree import join_prefix
@@ -88,11 +88,11 @@ def reseal(path: str | os.PathLike[str], *, dry_run: bool = False, limits: Limit
     StateMismatchWarning
         If the config of a component contradicts the one around it, from which the whole is built.
     """
-    where = os.fspath(path)
+    where = local_path(path, SaveError)
     check_outside(where)
 
     def attempt() -> tuple[list[Edited], Manifest]:
-        with open_store(path, limits) as store:
+        with open_store(where, limits) as store:
             if not isinstance(store, FolderStore):
                 raise SaveError(
                     f"{where!r} is one file, and only a folder is edited by hand",

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
-from flambe_save.errors import LoadError, SaveNotFoundError
+from flambe_save.errors import LoadError, SaveError, SaveNotFoundError, quote
 from flambe_save.layout import MANIFEST_FILE, MANIFEST_START, PROTOCOL_FILE
 from flambe_save.storage.aside import old_save
 from flambe_save.storage.existing import cards_at, check_outside, check_replaceable
 from flambe_save.storage.local import FileStore, FolderStore
 from flambe_save.storage.memory import MemoryStore
-from flambe_save.storage.schemes import local_path
+from flambe_save.storage.schemes import StoreMaker, local_path, maker_of
 from flambe_save.storage.tar import TarStore
 from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.trust import Limits
@@ -28,12 +28,14 @@ __all__ = [
     "FolderStore",
     "MemoryStore",
     "Store",
+    "StoreMaker",
     "TarStore",
     "cards_at",
     "check_outside",
     "check_replaceable",
     "create_store",
     "local_path",
+    "maker_of",
     "open_store",
     "whole_save",
 ]
@@ -91,6 +93,9 @@ def open_store(
     LoadError
         If it is a URL for which there is no store.
     """
+    maker = maker_of(path)
+    if maker is not None:
+        return maker.open(os.fspath(path), limits)
     where = Path(local_path(path, LoadError))
     if "\0" in str(where):
         raise SaveNotFoundError(f"{str(where)!r} is no path", file=str(where))
@@ -132,11 +137,13 @@ def _mode(path: Path) -> int | None:
         return None
 
 
-def whole_save(path: str | os.PathLike[str]) -> tuple[Path, str]:
+def whole_save(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str], str]:
     """Return the root of the save that a folder is a part of, and its name in there; itself and ``""`` for any other.
 
     A part is checked by the manifest of the whole, which is at the root alone.
     """
+    if maker_of(path) is not None:
+        return path, ""
     here = Path(local_path(path, LoadError))
     if "\0" in str(here) or not (here / PROTOCOL_FILE).is_file():
         return here, ""
@@ -190,7 +197,18 @@ def create_store(
         How many threads compress an archive.
     check : callable, optional
         Called with the path of what was written, complete and not yet at ``path``; what it raises ends the save.
+
+    Raises
+    ------
+    SaveError
+        If ``path`` is a URL, and something is asked for that only local saves have.
     """
+    maker = maker_of(path)
+    if maker is not None:
+        if archive or check is not None:
+            what = "an archive" if archive else "a save that is loaded before it is committed"
+            raise SaveError(f"{what} is local, and {quote(path)} is a URL", fix="Save to a local path and copy that.")
+        return maker.create(os.fspath(path), overwrite=overwrite, size=size)
     if archive:
         return TarStore(
             path,

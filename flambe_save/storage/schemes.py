@@ -1,17 +1,60 @@
-"""Paths with a scheme: ``file://`` means a local path, and any other needs a store that there is not yet."""
+"""Paths with a scheme: ``file://`` means a local path, and any other the store that is registered for it."""
 
 from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 from flambe_save.errors import FlambeSaveError, quote
+from flambe_save.registry import STORES
 
-__all__ = ["local_path"]
+if TYPE_CHECKING:
+    from flambe_save.storage import Store
+    from flambe_save.trust import Limits
+
+__all__ = ["StoreMaker", "local_path", "maker_of"]
 
 # s3://bucket/run, and what pathlib makes of that, s3:/bucket/run; simplecache::s3://bucket/run. One letter is a drive.
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/(?P<rest>/?.*)", re.DOTALL)
+
+
+class StoreMaker(Protocol):
+    """What is registered for a scheme of URLs, by ``STORES.add`` or an entry point of ``flambe_save.stores``.
+
+    The stores that it makes keep the contract of :class:`~flambe_save.storage.Store`.
+    """
+
+    def open(self, url: str, limits: Limits | None) -> Store:
+        """Open what is at a URL for reading.
+
+        Raises
+        ------
+        SaveNotFoundError
+            If there is nothing there.
+        """
+
+    def create(self, url: str, *, overwrite: bool, size: int) -> Store:
+        """Make a store that will appear at a URL, whole, when its ``with`` is left.
+
+        ``size`` is how many bytes will be written.
+
+        Raises
+        ------
+        TargetExistsError
+            If something is there that may not be replaced.
+        """
+
+
+def maker_of(path: str | os.PathLike[str]) -> StoreMaker | None:
+    """Return what makes the stores of a URL; None of a local path, and of a URL whose scheme nobody registered."""
+    text = os.fspath(path)
+    match = _URL.match(text) if isinstance(text, str) else None
+    if match is None or match.start("scheme"):
+        return None
+    found: StoreMaker | None = STORES.get(match["scheme"].lower()) if match["scheme"].lower() != "file" else None
+    return found
 
 
 def local_path(path: str | os.PathLike[str], error: type[FlambeSaveError]) -> str:
@@ -44,6 +87,8 @@ def local_path(path: str | os.PathLike[str], error: type[FlambeSaveError]) -> st
             file=text,
             fix="Write file:///path with three slashes, or the path alone.",
         )
+    if maker_of(text) is not None:
+        raise error(f"{quote(text)} is a URL, and a local path is needed here", file=text)
     raise error(
         f"{quote(text)} is a URL, and saves are local files: there is no store for {match['scheme']}://",
         file=text,

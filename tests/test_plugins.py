@@ -1,0 +1,109 @@
+"""Plug-ins of other packages: found by their entry points, without being imported, and used through save and load."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import flambe_save
+from flambe_save import SaveError, SaveNotFoundError, TargetExistsError
+from flambe_save.registry import STORES
+from flambe_save.testing import StoreContract
+
+PLUGINS = Path(__file__).parent / "plugins"
+sys.path.insert(0, str(PLUGINS))
+
+import ram_store  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def ram() -> Iterator[None]:
+    """Register the store, and forget all that it keeps."""
+    STORES.add("ram", ram_store.STORES)
+    yield
+    STORES._entries.pop("ram")
+    ram_store.KEPT.clear()
+
+
+class TestRamStoreContract(StoreContract):
+    """The plug-in's store keeps the contract."""
+
+    def make_writer(self, path: Any) -> Any:
+        """Return a store that replaces."""
+        return ram_store.STORES.create(str(path), overwrite=True, size=0)
+
+    def make_reader(self, path: Any) -> Any:
+        """Return a store that reads."""
+        return ram_store.STORES.open(str(path), None)
+
+
+def installed(folder: Path, module: str, group: str, entry: str) -> dict[str, str]:
+    """Lay a plug-in out as pip does, and return the environment of programs that have it installed."""
+    shutil.copy(PLUGINS / f"{module}.py", folder)
+    info = folder / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_a_store_is_found_by_its_scheme(tmp_path: Path) -> None:
+    """A program that imports only flambe_save saves to the URL, loads from it, looks into it and replaces it."""
+    code = """
+import sys, torch, flambe_save
+assert "ram_store" not in sys.modules
+model = {"layer": torch.nn.Linear(2, 3), "epoch": 1}
+assert flambe_save.save(model, "ram://runs/one") == "ram://runs/one"
+loaded = flambe_save.load("ram://runs/one")
+assert torch.equal(loaded["layer"].weight, model["layer"].weight) and loaded["epoch"] == 1
+with flambe_save.open("ram://runs/one") as save:
+    assert save["layer"].class_name == "Linear" and save.total.parameters == 9
+assert flambe_save.verify("ram://runs/one") == []
+flambe_save.save_async({"epoch": 2}, "ram://runs/one", overwrite=True).result()
+assert flambe_save.load("ram://runs/one") == {"epoch": 2}
+"""
+    environment = installed(tmp_path, "ram_store", "flambe_save.stores", "ram = ram_store:STORES")
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path, timeout=120)
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"ram_store-1.0.dist-info", "ram_store.py"}
+
+
+def test_single_files_and_parts(tmp_path: Path) -> None:
+    """A pickle at a URL, and one component of a save there."""
+    saved = {"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)}
+    assert flambe_save.save(saved, "ram://one", pickle_only=True) == "ram://one.pkl"
+    assert flambe_save.load("ram://one.pkl", node="b").in_features == 2
+    flambe_save.save(saved, "ram://two")
+    assert torch.equal(flambe_save.load("ram://two", node="b").weight, saved["b"].weight)
+    fresh = {"a": torch.nn.Linear(2, 2)}
+    flambe_save.load_state(fresh["a"], "ram://two", node="a")
+    assert torch.equal(fresh["a"].weight, saved["a"].weight)
+
+
+def test_what_is_wrong_at_a_url(tmp_path: Path) -> None:
+    """The store's own errors come out; what only local saves have is refused by name, and nothing is written."""
+    flambe_save.save({"a": 1}, "ram://one")
+    local = flambe_save.save({"a": 1}, tmp_path / "local")
+    with pytest.raises(TargetExistsError, match="there is a save at ram://one"):
+        flambe_save.save({"a": 2}, "ram://one")
+    with pytest.raises(SaveNotFoundError, match="nothing is kept at ram://two"):
+        flambe_save.load("ram://two")
+    for options, what in (
+        ({"compress": True}, "an archive is local"),
+        ({"base": local}, "links files of this machine"),
+        ({"check": True}, "loaded before it is committed is local"),
+    ):
+        with pytest.raises(SaveError, match=what):
+            flambe_save.save({"a": 1}, "ram://three", **options)  # type: ignore[arg-type]
+    with pytest.raises(SaveError, match="a local path is needed here"):
+        flambe_save.reseal("ram://one")
+    assert sorted(ram_store.KEPT) == ["ram://one"]
+    with pytest.raises(SaveError, match="there is no store for rum://"):
+        flambe_save.save({"a": 1}, "rum://one")
