@@ -35,6 +35,7 @@ from flambe_save.layout import CONFIG_KEY, STASH_KEY
 from flambe_save.loading import audit, build, module_inside, read_value, telling
 from flambe_save.pt import DumpOptions, LoadOptions, MapLocation, PickleModule
 from flambe_save.reading import read, read_around, shape_of, verify
+from flambe_save.registry import FORMATS
 from flambe_save.running import wait_for
 from flambe_save.saving import Saving
 from flambe_save.state import State
@@ -72,6 +73,7 @@ def save(
     base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     level: int | None = None,
+    format: str | None = None,
     progress: ShowProgress = False,
     build: bool = True,
     check: bool = False,
@@ -110,6 +112,9 @@ def save(
         With ``compress``: 0 stores, which is quickest, 1 is fast, 9 is small; the default suits weights, which a higher
         level hardly makes smaller. Where isal is installed (the extra ``fast``) its three levels stand for 1 to 3, 4 to
         6, and 7 to 9.
+    format : str, optional
+        The name of the format, of those that are registered: ``"directory"`` by default, or ``"pickle"`` with
+        ``pickle_only``. Other packages add theirs by entry points of the group ``flambe_save.formats``.
     progress : bool or callable
         True shows a bar on the standard error output, where that is a terminal: by rich where it is installed (the
         extra ``cli``), else a plain line. A callable is called as ``progress(done, total)``, with bytes of the files
@@ -147,7 +152,7 @@ def save(
     NeedsTrustWarning
         If the save holds more than data, so that a default load will refuse that part.
     """
-    target = _target(path, compress, pickle_only, overwrite, durable, base, level)
+    target = _target(path, compress, pickle_only, overwrite, durable, base, level, format)
     how = _how(pickle_module, pickle_protocol, digest, threads, progress)
     return _write(_planned_object(obj, target, how, build=build, check=check))
 
@@ -167,6 +172,7 @@ def save_state_to_file(
     base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     level: int | None = None,
+    format: str | None = None,
     progress: ShowProgress = False,
 ) -> str:
     """Save a State, or a bare ``state_dict``; :func:`load_state_from_file` is the inverse.
@@ -175,7 +181,7 @@ def save_state_to_file(
     """
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise UnsupportedObjectError(f"a state maps keys, which are texts, to values; this is a {type(state).__name__}")
-    target = _target(path, compress, pickle_only, overwrite, durable, base, level)
+    target = _target(path, compress, pickle_only, overwrite, durable, base, level, format)
     return _write(Saving(state, target, _how(pickle_module, pickle_protocol, digest, threads, progress)))
 
 
@@ -193,6 +199,7 @@ def save_async(
     base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     level: int | None = None,
+    format: str | None = None,
     progress: ShowProgress = False,
     keep_memory: bool = True,
     build: bool = True,
@@ -209,7 +216,8 @@ def save_async(
     keep_memory : bool
         Whether the memory of the copy is kept for the next one, which is made faster then: as much as the object's
         tensors take. A call with False lets go of it when its save is done.
-    obj, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level
+    obj, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level,
+    format
         As :func:`save`; so ``build`` and ``check``.
     progress : bool or callable
         As :func:`save`, of what is written in the background, from there. What a callable raises is raised by
@@ -234,7 +242,7 @@ def save_async(
         As :func:`save`.
     """
     check_switches(keep_memory=keep_memory)
-    target = _target(path, compress, pickle_only, overwrite, durable, base, level)
+    target = _target(path, compress, pickle_only, overwrite, durable, base, level, format)
     how = _how(pickle_module, pickle_protocol, digest, threads, progress)
     saving = _planned_object(obj, target, how, build=build, check=check)
     saving.tell()
@@ -279,14 +287,21 @@ def _target(
     durable: bool,
     base: str | os.PathLike[str] | None,
     level: int | None,
+    format: str | None,
 ) -> Target:
     """Check the arguments of a save that say where it goes, and as what."""
     check_switches(compress=compress, pickle_only=pickle_only, overwrite=overwrite, durable=durable)
+    pickle_only = pickle_only or format == "pickle"
     final = final_path(path, compress, pickle_only)
     fix = "Pass compress=True and a level of 0 to 9, or no level."
     check_level(level, is_archive=compress, otherwise="compress is False", fix=fix)
     base = local_path(base, LoadError) if base is not None else None
-    return Target(final, compress, pickle_only, overwrite, durable, base, level)
+    chosen = format if format is not None else "pickle" if pickle_only else "directory"
+    if chosen not in FORMATS or pickle_only != (chosen == "pickle"):
+        known = ", ".join(FORMATS)
+        what = f"no format {chosen!r} is known" if chosen not in FORMATS else f"format={format!r} is no single pickle"
+        raise SaveError(what, fix=f"Pass one of {known}; pickle_only=True is format='pickle'.")
+    return Target(final, compress, pickle_only, overwrite, durable, base, level, format=chosen)
 
 
 def _how(

@@ -64,7 +64,7 @@ class Saving:
         self.threads = options.threads
         self.progress = options.progress
         tree = tree_from_state(state)
-        chosen: Format = FORMATS["pickle" if target.is_single else "directory"]
+        chosen: Format = FORMATS[target.format or ("pickle" if target.is_single else "directory")]
         self.plan: Plan = chosen.plan(tree, options)
         if not is_built and self.plan.opaque:
             raise UnsupportedObjectError(

@@ -33,6 +33,8 @@ class Target:
         Of an archive's compression.
     check : callable, optional
         Called with the path of what was written, before it is committed; what it raises ends the save.
+    format : str
+        The name of the format; by default that of a single file, or of a folder.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Target:
     base: str | None = None
     level: int | None = None
     check: Callable[[Path], None] | None = None
+    format: str = ""
 
     @property
     def is_local(self) -> bool:

@@ -15,21 +15,24 @@ import torch
 
 import flambe_save
 from flambe_save import SaveError, SaveNotFoundError, TargetExistsError
-from flambe_save.registry import STORES
-from flambe_save.testing import StoreContract
+from flambe_save.registry import FORMATS, STORES
+from flambe_save.testing import FormatContract, StoreContract
 
 PLUGINS = Path(__file__).parent / "plugins"
 sys.path.insert(0, str(PLUGINS))
 
 import ram_store  # noqa: E402
+import texts_format  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def ram() -> Iterator[None]:
-    """Register the store, and forget all that it keeps."""
+def plugins() -> Iterator[None]:
+    """Register the plug-ins, and forget all that the store keeps."""
     STORES.add("ram", ram_store.STORES)
+    FORMATS.add("texts", texts_format.FORMAT)
     yield
     STORES._entries.pop("ram")
+    FORMATS._entries.pop("texts")
     ram_store.KEPT.clear()
 
 
@@ -43,6 +46,14 @@ class TestRamStoreContract(StoreContract):
     def make_reader(self, path: Any) -> Any:
         """Return a store that reads."""
         return ram_store.STORES.open(str(path), None)
+
+
+class TestTextsFormatContract(FormatContract):
+    """The plug-in's format keeps the contract."""
+
+    def make_format(self) -> Any:
+        """Return it."""
+        return texts_format.FORMAT
 
 
 def installed(folder: Path, module: str, group: str, entry: str) -> dict[str, str]:
@@ -107,3 +118,41 @@ def test_what_is_wrong_at_a_url(tmp_path: Path) -> None:
     assert sorted(ram_store.KEPT) == ["ram://one"]
     with pytest.raises(SaveError, match="there is no store for rum://"):
         flambe_save.save({"a": 1}, "rum://one")
+
+
+def test_a_format_is_found_by_its_name(tmp_path: Path) -> None:
+    """A program that imports only flambe_save writes the format, and reads it without being told which it is."""
+    code = """
+import sys, torch, flambe_save
+model = {"layer": torch.nn.Linear(2, 3), "epoch": 1}
+path = flambe_save.save(model, "run", format="texts")
+assert flambe_save.load(path)["epoch"] == 1
+path = flambe_save.save({**model, "epoch": 2}, "run", format="texts", overwrite=True)
+assert torch.equal(flambe_save.load(path, node="layer").weight, model["layer"].weight)
+with flambe_save.open(path) as save:
+    assert save["layer"].total.parameters == 9
+assert flambe_save.verify(path) == []
+flambe_save.save_async({"epoch": 3}, "packed", compress=True, format="texts").result()
+assert flambe_save.load("packed.tar.gz") == {"epoch": 3}
+"""
+    environment = installed(tmp_path, "texts_format", "flambe_save.formats", "texts = texts_format:FORMAT")
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path, timeout=120)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "layer",
+        "stash.pkl",
+        "state.pt",
+        "texts.json",
+    ]
+
+
+def test_what_is_wrong_with_a_format(tmp_path: Path) -> None:
+    """A format that is not there, and one that contradicts another argument, are refused by name."""
+    for options, what in (
+        ({"format": "text"}, "no format 'text' is known"),
+        ({"format": "texts", "pickle_only": True}, "'texts' is no single pickle"),
+        ({"format": "directory", "pickle_only": True}, "'directory' is no single pickle"),
+    ):
+        with pytest.raises(SaveError, match=what):
+            flambe_save.save({"a": 1}, tmp_path / "a", **options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+    assert flambe_save.save({"a": 1}, tmp_path / "a", format="pickle").endswith("a.pkl")

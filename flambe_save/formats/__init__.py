@@ -22,7 +22,15 @@ __all__ = ["Contents", "Damage", "Format", "NodeContents", "Plan", "ReadOptions"
 
 
 class Format(Protocol):
-    """One way to keep a tree in a store. The store is open, and committed by whoever opened it."""
+    """One way to keep a tree in a store. The store is open, and committed by whoever opened it.
+
+    Attributes
+    ----------
+    file_names : sequence of str
+        The last parts of the names that its saves hold in folders: a folder with others is not replaced by a save.
+    """
+
+    file_names: Sequence[str]
 
     def plan(self, root: SaveTreeNode, options: DumpOptions) -> Plan:
         """Plan the files of a tree; its tensors are read when the plan is written."""

@@ -31,6 +31,7 @@ from flambe_save.layout import (
     PROTOCOL,
     PROTOCOL_FILE,
     REQUIREMENTS_FILE,
+    ROOT_FILES,
     SOURCE_FILE,
     STASH_FILE,
     STATE_FILE,
@@ -53,6 +54,8 @@ __all__ = ["DIRECTORY", "DirectoryFormat"]
 
 class DirectoryFormat:
     """A tree as nested folders."""
+
+    file_names = (*NODE_FILES, *ROOT_FILES)
 
     def sniff(self, names: Sequence[str]) -> bool:
         """Whether the root of the names holds a node's files, or most of them."""

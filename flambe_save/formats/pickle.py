@@ -51,6 +51,8 @@ _FIRST_BYTES = b"\x80"  # every pickle since protocol 2 begins so
 class PickleFormat:
     """A tree as one pickled State. Ties need no list here: what is one object in a pickle is one when it is read."""
 
+    file_names = ()
+
     def sniff(self, names: Sequence[str]) -> bool:
         """Whether the store is a single file."""
         return list(names) == [""]

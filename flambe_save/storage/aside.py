@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from flambe_save.errors import SaveError, TargetExistsError
-from flambe_save.layout import PROTOCOL_FILE
 from flambe_save.storage.direct import DirectFile, go_direct
 from flambe_save.storage.disk import (
     CREATE_FLAGS,
@@ -31,6 +30,7 @@ from flambe_save.storage.disk import (
     sync_folder,
     sync_tree,
 )
+from flambe_save.storage.existing import is_save_folder
 from flambe_save.storage.modes import keep_modes, keep_modes_of_folder
 from flambe_save.support.undoing import note_undo
 
@@ -308,7 +308,7 @@ class Aside:
         shown = str(self.target)
         if self._is_folder and self.target.is_dir() and not any(self.target.iterdir()):
             return  # an empty folder holds nothing to lose, and a rename onto it succeeds
-        is_save = (self.target / PROTOCOL_FILE).is_file() if self._is_folder else self.target.is_file()
+        is_save = is_save_folder(self.target) if self._is_folder else self.target.is_file()
         if not self._overwrite:
             raise TargetExistsError(
                 f"there is already something at {shown!r}",

@@ -11,10 +11,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from flambe_save.errors import SaveError, TargetExistsError
-from flambe_save.layout import CARD_FILES, NODE_FILES, PICKLE_SUFFIX, PROTOCOL_FILE, ROOT_FILES, TENSORS_SUFFIX
+from flambe_save.layout import CARD_FILES, NODE_FILES, PICKLE_SUFFIX, PROTOCOL_FILE, TENSORS_SUFFIX
+from flambe_save.registry import FORMATS
 from flambe_save.storage.disk import Folder, Kind
 
-__all__ = ["cards_at", "check_outside", "check_replaceable"]
+__all__ = ["cards_at", "check_outside", "check_replaceable", "is_save_folder"]
 
 _GZIP_START = b"\x1f\x8b"
 _PICKLE_START = b"\x80"
@@ -35,6 +36,14 @@ def check_outside(path: str | os.PathLike[str]) -> None:
             file=str(path),
             fix="Choose a path outside it; to change a part, load the whole, and save the whole.",
         )
+
+
+def is_save_folder(folder: Path) -> bool:
+    """Whether a folder is a save: ours has its protocol's number, and other formats know their own names."""
+    if (folder / PROTOCOL_FILE).is_file():
+        return True
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return any(FORMATS[kind].sniff(names) for kind in FORMATS if kind != "directory")
 
 
 def check_replaceable(path: str | os.PathLike[str], *, keeps_cards: bool = False) -> None:
@@ -76,7 +85,7 @@ def cards_at(path: str | os.PathLike[str]) -> dict[str, bytes]:
 
 def _foreign_file(path: Path, known: Collection[str] = ()) -> str | None:
     """Return a file in a folder that no save has; hidden ones are the system's."""
-    own = (*NODE_FILES, *ROOT_FILES)
+    own = {name for kind in FORMATS for name in FORMATS[kind].file_names}
     with Folder(path) as folder:
         for name, kind in folder.walk(skip=lambda last: last.startswith(".")):
             if kind is not Kind.FOLDER and name.rpartition("/")[2] not in own and name not in known:
