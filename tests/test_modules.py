@@ -205,6 +205,35 @@ def test_what_hangs_on_a_module_is_kept_or_named(tmp_path: Path) -> None:
         assert not load(path)._forward_hooks
 
 
+class Buffered(nn.Module):
+    """Has both kinds of buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.kept = nn.Buffer(torch.ones(2))
+        self.scratch = nn.Buffer(torch.full((2,), 3.0), persistent=False)
+        self.register_buffer("usual", torch.zeros(1))
+
+
+@pytest.mark.parametrize("make", [Buffered, Net, lambda: nn.Linear(2, 2)], ids=["own", "plain", "of torch"])
+def test_a_buffer_of_nn_stays_one(make: Any, tmp_path: Path) -> None:
+    """isinstance(value, nn.Buffer) is what it was, also of one that was added later."""
+    model = make()
+    model.later = nn.Buffer(torch.full((3,), 2.0))
+    path = save(model, tmp_path / "run")
+    again = load(path, trusted=[str(row.argument)[10:-2] for row in untrusted(path)])
+    for name, value in model.named_buffers():
+        found = again.get_buffer(name)
+        assert isinstance(found, nn.Buffer) is isinstance(value, nn.Buffer), name
+        assert vars(found) == vars(value)
+        assert torch.equal(found, value)
+    assert again._non_persistent_buffers_set == model._non_persistent_buffers_set
+    assert (Path(save(again, tmp_path / "twice")) / "config.yaml").read_text() == (
+        Path(path) / "config.yaml"
+    ).read_text()
+
+
 class Scaled(Component, nn.Module):
     """Its constructor may put a hook on a parameter."""
 

@@ -340,6 +340,43 @@ def test_groups_that_two_optimizers_share(tmp_path: Path) -> None:
     assert again["o"].param_groups[0]["lr"] == 0.1 / 64
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_group_that_was_put_in_by_hand(order: str, tmp_path: Path) -> None:
+    """Adam with SGD's group: torch's constructor refuses the two groups, so both are parts, and share the group."""
+    model = net()
+    one = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    two = torch.optim.Adam(model[2].parameters())
+    two.param_groups.append(one.param_groups[0])
+    run = {"m": model, **{name: {"a": one, "b": two}[name] for name in order}}
+    path = save(run, tmp_path / "run")
+    assert untrusted(path) == []
+    again = load(path)
+    assert again["b"].param_groups[1] is again["a"].param_groups[0]
+    assert again["b"].param_groups[1].keys() == one.param_groups[0].keys()
+    assert again["b"].param_groups[0]["params"][0] is again["m"][2].weight
+    assert again["a"].param_groups[0]["params"][2] is again["m"][2].weight
+
+
+def test_two_groups_with_one_parameter(tmp_path: Path) -> None:
+    """Also where no other optimizer has the group."""
+    model = net()
+    optimizer = torch.optim.Adam(model[2].parameters())
+    optimizer.param_groups.append({**optimizer.param_groups[0], "params": [model[2].weight], "lr": 3.0})
+    again = load(save({"m": model, "o": optimizer}, tmp_path / "run"))
+    first, second = again["o"].param_groups
+    assert second["params"][0] is first["params"][0] is again["m"][2].weight
+    assert (first["lr"], second["lr"]) == (0.001, 3.0)
+
+
+def test_an_option_that_was_taken_out_of_a_group_stays_out(tmp_path: Path) -> None:
+    """No constructor leaves it out, so it is written as its parts."""
+    run = {"m": net()}
+    run["o"] = torch.optim.AdamW(run["m"].parameters())
+    del run["o"].param_groups[0]["maximize"]
+    again = load(save(run, tmp_path / "run"))
+    assert list(again["o"].param_groups[0]) == list(run["o"].param_groups[0])
+
+
 def test_states_that_are_no_dicts_of_names(tmp_path: Path) -> None:
     """Numbers as keys, a tensor in place of a dict, an empty dict, a parameter in a value, a key that is a text."""
     run = {"m": net()}

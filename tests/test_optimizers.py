@@ -353,6 +353,21 @@ def test_half_precision_moments(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ others
 
 
+def test_what_is_set_on_a_scaler_is_kept(tmp_path: Path) -> None:
+    """Values, tensors, and what the save has elsewhere; one that is switched off too."""
+    on, off = torch.amp.GradScaler("cpu", init_scale=8.0), torch.amp.GradScaler("cpu", enabled=False)
+    model = nn.Linear(2, 2)
+    on.note, on.seen, on.model, off.note = [1, "a"], torch.ones(2), model, 2
+    path = save({"scaler": on, "off": off, "model": model}, tmp_path / "run")
+    assert untrusted(path) == []
+    again = load(path)
+    assert (again["scaler"].note, again["off"].note) == ([1, "a"], 2)
+    assert again["scaler"].seen.tolist() == [1.0, 1.0]
+    assert again["scaler"].model is again["model"]
+    assert again["scaler"].state_dict() == on.state_dict()
+    assert vars(again["scaler"]).keys() == vars(on).keys()
+
+
 def test_gradient_scalers(tmp_path: Path) -> None:
     """Scale, growth and settings."""
     scaler = torch.amp.GradScaler("cpu", init_scale=128.0, growth_interval=7)

@@ -26,7 +26,7 @@ from flambe_save.adapters.moments import (
     would_be_rounded,
 )
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
-from flambe_save.describing.describe import assembled, describe_as, with_lost
+from flambe_save.describing.describe import assembled, describe_as, described, with_lost
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import DTYPES_KEY, ENTRIES_KEY, PARAMS_LAST_KEY, SHAPES_KEY, STEPPED_KEY
 from flambe_save.objects.assembly import attributes_of
@@ -55,7 +55,8 @@ class OptimizerAdapter:
         UnsupportedObjectError
             If its class says itself how it is pickled, or its groups are no lists of dicts.
         """
-        call = _call_of(obj) if _is_of_torch(obj) else None
+        sharing = [item for item in described(Optimizer) if _have_groups_in_common(obj, item)]
+        call = _call_of(obj) if _is_of_torch(obj) and not sharing else None
         if call is not None:
             return with_lost(call, hooks_of(obj) + (["step"] if "step" in attributes_of(obj) else []))
         _check_ids(obj)
@@ -65,9 +66,9 @@ class OptimizerAdapter:
                 f"a {type(obj).__qualname__} is more than its attributes, which its class says itself how to pickle",
                 fix="register_adapter() for its class, or leave it out.",
             )
-        for inner in attributes_of(obj).values():
-            if isinstance(inner, Optimizer) and _have_groups_in_common(obj, inner):
-                describe_as(inner, assembled(inner))  # no call would give it the groups of another
+        inside = (item for item in attributes_of(obj).values() if isinstance(item, Optimizer))
+        for other in (*sharing, *(item for item in inside if _have_groups_in_common(obj, item))):
+            describe_as(other, assembled(other))  # no call would give it the groups of another
         return parts
 
     def children(self, obj: Optimizer) -> Iterable[Child]:
@@ -241,12 +242,15 @@ def _like(group: dict[str, Any]) -> dict[str, Any]:
 def _is_as_made(obj: Optimizer, made: Optimizer) -> bool:
     own, other = attributes_of(obj), attributes_of(made)
     groups, state = obj.__dict__[GROUPS], obj.__dict__[STATE]
-    inside = {id(tensor) for group in groups for tensor in group["params"]}
+    moved = [id(tensor) for group in groups for tensor in group["params"]]
+    inside = {*moved}
     return (
         [name for name in own if name != "step"] == list(other)
         and all(
             name in _CACHES or _are_alike(value, obj, other[name], made) for name, value in own.items() if name in other
         )
+        and len(inside) == len(moved)  # a group that was put in by hand, which the constructor refuses
+        and all(group.keys() >= usual.keys() for group, usual in zip(groups, made.param_groups, strict=True))
         and type(state) is type(made.state)
         and all(id(tensor) in inside for tensor in parameters_of(obj))
         and all(name == "params" or is_data(value) for group in groups for name, value in group.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,7 +14,8 @@ from torch.optim import Optimizer
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
 from flambe_save.adapters.stateful import StatefulAdapter, add_entries, take_entries
 from flambe_save.classes.well_known import torch_class
-from flambe_save.describing.describe import assembled, is_by_parts
+from flambe_save.describing.changes import Changes
+from flambe_save.describing.describe import assembled, edited, is_by_parts
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.layout import ENTRIES_KEY
 from flambe_save.objects.optimizers import is_data
@@ -176,14 +178,24 @@ class ScalerAdapter(StatefulAdapter):
     """Gradient scalers of mixed precision."""
 
     def describe(self, obj: Any) -> Schema | None:
-        """Return a Schema with the scaler's settings."""
-        names = ("growth_factor", "backoff_factor", "growth_interval")
+        """Return a Schema with the scaler's settings, and with what somebody has set on it beside them."""
         if type(obj) is not torch.amp.GradScaler:
             return schema_of(obj)
-        if not obj.is_enabled():
-            return Schema(type(obj), device=obj._device, enabled=False)
-        known = {name: getattr(obj, f"_{name}") for name in names}
-        return Schema(type(obj), device=obj._device, init_scale=obj._init_scale, **known)
+        names = ("init_scale", "growth_factor", "backoff_factor", "growth_interval") if obj.is_enabled() else ()
+        known: dict[str, Any] = {name: getattr(obj, f"_{name}") for name in names} or {"enabled": False}
+        call = Schema(type(obj), device=obj._device, **known)
+        more = {name: value for name, value in obj.__dict__.items() if name not in _names_of_scalers()}
+        return edited(obj, call, Changes({"": {"attributes": more}} if more else {}, [], {}))
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return what somebody has set on it."""
+        return attributes_as_children(obj, {id(obj.__dict__.get(name)) for name in _names_of_scalers()})
+
+
+@functools.cache
+def _names_of_scalers() -> frozenset[str]:
+    """Return the attributes that torch's own scalers have."""
+    return frozenset(vars(torch.amp.GradScaler("cpu")))
 
 
 SCHEDULER = SchedulerAdapter()

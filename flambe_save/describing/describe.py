@@ -40,13 +40,14 @@ from flambe_save.registry import find_adapter
 from flambe_save.schema.edited import Edited
 from flambe_save.schema.link import Elsewhere, StoredParameter
 from flambe_save.schema.schema import Reference, Schema, defaults_of, schema_of
-from flambe_save.support.notes import marks_of
+from flambe_save.support.notes import attributes_on
 from flambe_save.support.undoing import Setting
 
 __all__ = [
     "assembled",
     "describe",
     "describe_as",
+    "described",
     "describing",
     "edited",
     "form_of",
@@ -100,6 +101,11 @@ def describe_as(obj: Any, schema: Schema | None) -> None:
     known = _described.get()
     if known is not None:
         known[id(obj)] = obj, schema
+
+
+def described(kind: type) -> list[Any]:
+    """Return the objects of a class that have been described inside :func:`describing`."""
+    return [obj for obj, _ in (_described.get() or {}).values() if isinstance(obj, kind)]
 
 
 def recorded_form(obj: Any) -> Schema | None:
@@ -302,7 +308,7 @@ def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
 
 def _marks(tensor: Any) -> dict[str, Any]:
     """Return the attributes that somebody has set on a tensor; those of a wrapper are what it is made of."""
-    return {} if is_wrapper(tensor) else marks_of(tensor)
+    return {} if is_wrapper(tensor) else attributes_on(tensor)
 
 
 def _usual(value: Any) -> type:

@@ -44,7 +44,8 @@ class Edited(Registrable, tag_override="edited"):
         if type(changes) is not dict:
             raise CompilationError("the changes of an edited object are a mapping", fix="Correct the config.")
         kind: Any = type(object)
-        if not (isinstance(object, nn.Module) or kind in TAGS) or isinstance(object, (type, enum.Enum, torch.Tensor)):
+        is_torchs = isinstance(object, (nn.Module, torch.amp.GradScaler))
+        if not (is_torchs or kind in TAGS) or isinstance(object, (type, enum.Enum, torch.Tensor)):
             raise CompilationError(f"a {kind.__qualname__} is not edited by a config", fix="Correct the config.")
         if runs_when_made(kind) and not trust_in_force().allows(dotted_path(kind)):
             raise CompilationError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NOTES", "OF_THE_COMPILER", "is_note", "marks_of"]
+__all__ = ["NOTES", "OF_THE_COMPILER", "attributes_on", "is_note", "marks_of"]
 
 # Of transformers' loading, accelerate, torch.compile, torch.jit.script and typing's generic classes
 NOTES = frozenset(
@@ -17,7 +17,7 @@ NOTES = frozenset(
     )
 )
 OF_THE_COMPILER = "_dynamo_"  # what its notes begin with
-_OF_BUFFERS = ("_is_buffer", "persistent")  # what nn.Buffer sets on a tensor until it is registered
+_OF_BUFFERS = ("_is_buffer", "persistent")  # what nn.Buffer sets on a tensor
 
 
 def is_note(name: str) -> bool:
@@ -26,9 +26,15 @@ def is_note(name: str) -> bool:
 
 
 def marks_of(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return the attributes of a tensor that are no notes: what a caller has set."""
+    """Return the attributes of a tensor that are no notes, nor the mark of ``nn.Buffer``: what a caller has set."""
     own: dict[str, Any] = tensor.__dict__
     if not own:
         return own
     others = _OF_BUFFERS if "_is_buffer" in own else ()
     return {name: value for name, value in own.items() if not is_note(name) and name not in others}
+
+
+def attributes_on(tensor: torch.Tensor) -> dict[str, Any]:
+    """Return the attributes of a tensor that are no notes; by those of ``nn.Buffer``, isinstance() knows one."""
+    own: dict[str, Any] = tensor.__dict__
+    return {name: value for name, value in own.items() if not is_note(name)} if own else own
