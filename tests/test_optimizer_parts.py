@@ -639,7 +639,7 @@ def test_no_state_fills_what_is_put_together(attributes: str, entries: dict[str,
 def build_in(config: str, state: State) -> Any:
     """Load a config with a state."""
     assembled: dict[int, Any] = {}
-    with noting(assembled):
+    with noting(assembled, set()):
         obj = yaml.load(config)
         obj["s"] = obj["s"]()
     adoption = Adoption(Deferral(is_on=False))
