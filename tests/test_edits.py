@@ -775,6 +775,16 @@ def hidden_modules(m: Any) -> None:
     m.pair = (m.enc, nn.Tanh())
 
 
+edits(
+    hidden_in_dataclass=lambda m: setattr(m, "note", Options(layer=nn.Linear(2, 2))),
+    hidden_in_namespace=lambda m: setattr(m, "note", [types.SimpleNamespace(a=[nn.Linear(2, 2)])]),
+    hidden_in_ordered=lambda m: setattr(m, "note", collections.OrderedDict(a=nn.Linear(2, 2))),
+    hidden_in_deque=lambda m: setattr(m, "note", {"a": collections.deque([nn.Linear(2, 2)])}),
+    hidden_in_named_tuple=lambda m: setattr(m, "note", Pair(1, nn.Linear(2, 2))),
+    hidden_component=lambda m: setattr(m, "note", Options(layer=AsComponent())),
+)
+
+
 @edit
 def tensors_in_containers(m: Any) -> None:
     """Tensors and parameters in plain containers; one is the model's own."""
@@ -1090,6 +1100,18 @@ def test_an_edit_is_loaded_or_named(kind: str, name: str, twice: bool, tmp_path:
     """Of each kind of class, after each edit: what is noticeable is equal, by default and after a second save."""
     said = check(made(kind, name), tmp_path, twice)
     assert "NeedsTrustWarning" not in said or name in NEEDS_TRUST
+
+
+@pytest.mark.parametrize("kind", MAIN_KINDS)
+def test_modules_in_a_set_are_named(kind: str, tmp_path: Path) -> None:
+    """A set's items have no names to find weights by; modules that are elsewhere too are kept."""
+    model = KINDS[kind]()
+    model.known, model.hidden = {model.fc}, {nn.Linear(2, 2)}
+    said = saved(model, tmp_path / "save")
+    assert "'hidden' holds modules that torch does not know of" in said
+    again = load(tmp_path / "save")
+    assert again.known == {again.fc}
+    assert torch.equal(again.fc.weight, model.fc.weight)
 
 
 # ------------------------------------------------------------------------------------------------ in other places

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import torch
 
 from flambe_save.adapters.adopted import Adoption
 from flambe_save.config.scalars import PLAIN
 from flambe_save.objects.assembly import attributes_of
-from flambe_save.objects.structural import parts_of
+from flambe_save.objects.attributes import held_items, held_pairs
+from flambe_save.objects.structural import POINTERS, parts_of
 from flambe_save.pt.options import MapLocation
 from flambe_save.registry import ADAPTERS, find_adapter
 from flambe_save.schema.schema import Schema
@@ -221,21 +222,45 @@ def adapter_for(obj: Any) -> Adapter | None:
     return found
 
 
-def holds(value: Any, wanted: Callable[[Any], bool]) -> bool:
-    """Whether a value is what is wanted, or a list, tuple or dict with one in it, however deep."""
-    if type(value) not in (list, tuple, dict):
-        return wanted(value)
-    seen: set[int] = set()
+def holds(value: Any, wanted: Callable[[Any], bool], *, in_parts: bool = False) -> bool:
+    """Whether a value is what is wanted, or a sequence or mapping with one in it, however deep.
+
+    With ``in_parts``, objects that are the sum of their parts, such as dataclasses, are gone into too.
+    """
+    if type(value) in PLAIN:
+        return False
+    seen: dict[int, Any] = {}
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if type(item) not in (list, tuple, dict):
-            if wanted(item):
-                return True
-        elif id(item) not in seen:
-            seen.add(id(item))
-            waiting.extend(item.values() if type(item) is dict else item)
+        if type(item) in PLAIN or id(item) in seen:
+            continue
+        seen[id(item)] = item
+        if type(item) not in _CONTAINERS and wanted(item):
+            return True
+        waiting.extend(_items_of(item, in_parts))
     return False
+
+
+_CONTAINERS = (list, tuple, dict)
+
+
+def _items_of(value: Any, in_parts: bool) -> Iterable[Any]:
+    """Return what is in a container; nothing of a set, whose items have no names, and of what only points."""
+    kind: Any = type(value)
+    if kind in (list, tuple):
+        return cast(Iterable[Any], value)
+    if kind is dict:
+        return cast(Iterable[Any], value.values())
+    if isinstance(value, (set, frozenset)) or kind in POINTERS:
+        return ()
+    pairs = held_pairs(value)
+    if pairs is not None:
+        return [item for _, item in pairs]
+    items = held_items(value)
+    if items is not None or not in_parts:
+        return items or ()
+    return (parts_of(value) or {}).values()
 
 
 def holds_state(value: Any) -> bool:
@@ -247,8 +272,12 @@ def holds_state(value: Any) -> bool:
 def attribute_children(obj: Any) -> Iterator[Child]:
     """Yield the attributes of an object that hold a state, or are containers with such an object in them."""
     for name, value in list(getattr(obj, "__dict__", {}).items()):
-        if name not in PLUMBING and type(value) not in PLAIN and holds(value, holds_state):
+        if name in PLUMBING or type(value) in PLAIN:
+            continue
+        if holds(value, holds_state):
             yield Child(name, value)
+        elif holds(value, holds_state, in_parts=True):
+            yield Child(name, value, is_borrowed=True, is_loose=True)
 
 
 def attributes_as_children(obj: Any, apart: Container[int] = ()) -> Iterator[Child]:

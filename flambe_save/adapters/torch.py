@@ -92,10 +92,12 @@ def module_children(module: nn.Module) -> Iterator[Child]:
     for name, value in vars(module).items():
         if name in PLUMBING or type(value) in PLAIN:
             continue
-        if holds(value, _is_loose):
+        if holds(value, _is_loose, in_parts=True):
             yield Child(name, value, is_borrowed=True, is_loose=True)
         elif holds(value, _is_part_of_module):
             yield Child(name, value)
+        elif holds(value, _is_part_of_module, in_parts=True):
+            yield Child(name, value, is_borrowed=True, is_loose=True)
 
 
 def _is_loose(value: Any) -> bool:

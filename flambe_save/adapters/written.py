@@ -17,6 +17,7 @@ from flambe_save.describing.describe import describe, is_by_parts, is_wrapper, l
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import OTHERS_KEY
 from flambe_save.objects.assembly import PARTS, attributes_of, can_be_assembled
+from flambe_save.objects.attributes import held_items
 from flambe_save.objects.optimizers import TRAINING
 from flambe_save.objects.unwrap import unwrapped
 from flambe_save.objects.walks import module_at
@@ -49,7 +50,7 @@ class WrittenParts:
         self._modules: set[int] = set()
         self._places: dict[str, Any] = {}  # modules written as their parts, by their prefixes
         self._memory: dict[int, torch.Tensor] = {}
-        self._lists: list[tuple[str, Any]] = []  # plain containers that no config writes, and what they are called
+        self._attributes_to_see: list[tuple[str, Any]] = []  # what modules hold, and what it is called
         self._waiting_for_others = True
         self._is_waited_for = False  # whether anything is left for then
 
@@ -119,10 +120,10 @@ class WrittenParts:
         """Add to the state the tensors of a module that configs link to, and that its ``state_dict`` does not hold."""
         module, own, number = place.obj, place.obj.__dict__, id(place.obj)
         self._modules.add(number)
-        kept, begin = self._attributes.get(number, ()), place.key_prefix
+        begin = place.key_prefix
         for name, value in own.items():
-            if type(value) in (list, tuple, dict) and value and name not in PLUMBING and name not in kept:
-                self._lists.append((begin + name, value))
+            if type(value) not in PLAIN and name not in PLUMBING:
+                self._attributes_to_see.append((begin + name, value))
         is_assembled, names = number in self._assembled, self._buffers.get(number, ())
         if is_assembled or type(module).__module__.startswith("torch.nn."):
             self._places[place.prefix] = module
@@ -176,7 +177,7 @@ class WrittenParts:
     def wants(self, parent: Place, place: Place, name: str) -> bool:
         """Whether what a plain attribute holds is saved."""
         if isinstance(parent.obj, torch.nn.Module):
-            return name in self._attributes.get(id(parent.obj), ()) or holds(place.obj, is_component)
+            return name in self._attributes.get(id(parent.obj), ()) or holds(place.obj, is_component, in_parts=True)
         if isinstance(parent.obj, TRAINING) and not is_by_parts(parent.obj):
             return False  # it makes its parts itself
         cls: Any = type(parent.obj)
@@ -218,13 +219,15 @@ class WrittenParts:
         return is_own and bool(CODECS["pt"].dump({"": value}, DumpOptions()).opaque)
 
     def warn_of_hidden(self) -> None:
-        """Warn of modules in plain lists and dicts of a module, of which torch knows nothing."""
+        """Warn of modules in plain lists, dicts and the like of a module that have no place in the save."""
 
         def is_hidden(value: Any) -> bool:
+            if isinstance(value, (set, frozenset)):
+                return any(map(is_hidden, held_items(value) or ()))
             hides = isinstance(value, nn.Module) and id(value) not in self._modules and not is_component(value)
             return hides and next(value.parameters(), None) is not None
 
-        hidden = [name for name, value in self._lists if holds(value, is_hidden)]
+        hidden = [name for name, value in self._attributes_to_see if holds(value, is_hidden, in_parts=True)]
         if hidden:
             warn(
                 f"{quote_some(hidden)} holds modules that torch does not know of, so their weights are not saved: keep "
