@@ -14,11 +14,12 @@ from flambe_save.adapters.protocol import Child, ValueAdapter, adapter_for, hold
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.describe import form_of, lost_of
 from flambe_save.errors import LinkError, UnsupportedObjectError
-from flambe_save.objects.assembly import attributes_of, can_be_assembled, put_attributes
+from flambe_save.objects.assembly import attributes_of, can_be_assembled, put_attributes, put_in_table
 from flambe_save.objects.attributes import held_items, held_pairs, own_attributes
 from flambe_save.objects.fields import is_record
 from flambe_save.objects.special import special_names
 from flambe_save.objects.structural import is_made_of_parts, set_part
+from flambe_save.schema.edited import check_nesting
 from flambe_save.schema.link import BackLink
 from flambe_save.schema.schema import Schema
 from flambe_save.state import join_key, split_key
@@ -136,6 +137,8 @@ def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
     ------
     LinkError
         If a link leads to no container, or stands where none can be put.
+    CompilationError
+        If one leads to what cannot be put there, or has a module inside itself.
     """
     if isinstance(root, BackLink):
         raise LinkError(f"{root!r} stands in no container", fix="Correct the config.")
@@ -168,10 +171,17 @@ def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
     if lost is not None:
         raise LinkError(f"{lost!r} stands where no container can be put", fix="Correct the config.")
     found = _containers_at(root, {link.key for _, _, link in links})
-    for holder, name, link in links:
+    around: list[torch.nn.Module] = []
+    for holder, key, link in links:
         if link.key not in found:
             raise LinkError(f"{link!r} leads to no container", fix="Correct the config.")
-        _put(holder, split_key(name)[0], link.made_of(found[link.key]))
+        (name,), value = split_key(key), link.made_of(found[link.key])
+        if isinstance(holder, torch.nn.Module) and isinstance(holder._modules.get(name), BackLink):
+            put_in_table(holder, "modules", {name: value})
+            around.append(holder)
+        else:
+            _put(holder, name, value)
+    check_nesting(*around)
     return root
 
 

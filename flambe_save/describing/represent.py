@@ -14,9 +14,10 @@ import yaml as pyyaml
 from flambe_save.classes.lookup import import_path, is_harmless
 from flambe_save.classes.redefined import check_definition
 from flambe_save.classes.registrable import TAGS, dotted_path, written_path
+from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper, children_of
 from flambe_save.config.scalars import PLAIN, has_plain_offset
-from flambe_save.describing.building_order import LINKS, can_be_built
+from flambe_save.describing.building_order import LINKS, link_without_order
 from flambe_save.describing.changes import AsBuilt
 from flambe_save.describing.describe import describe, lost_of
 from flambe_save.describing.known import KNOWN
@@ -55,6 +56,8 @@ _NO_PLACE = (tuple, frozenset, type, types.FunctionType, types.BuiltinFunctionTy
 _TOO_DEEP = f"a config nested deeper than {MAX_DEPTH}"
 _OF_PARAMETERS = (torch.nn.ParameterList, torch.nn.ParameterDict)
 _BY_HASH = (set, frozenset, OrderedDict)
+# What a Representer knows of the place that is being written
+_OF_PLACE = ("_constructors", "_calls", "_owner", "_is_loose", "_is_in_list", "_is_reached")
 
 Path: TypeAlias = Trail  # the keys and indices that lead to a value
 
@@ -140,6 +143,7 @@ class Representer:
         self._references: dict[int, tuple[int, list[Any]]] | None = None
         self._groups: dict[int, tuple[str, Referring, pyyaml.SequenceNode]] = {}  # by their numbers
         self._constructors = 0  # how many constructors' arguments are being written
+        self._calls: list[int] = []  # how many values were open when those of each that may look at them were begun
         self._owner: Any = None  # the object whose attributes are being written
         self._is_loose = False  # whether a place is in no table of an object's own
         self._is_reached = True  # whether what is written is somewhere in what a load returns
@@ -232,7 +236,7 @@ class Representer:
 
     def _attribute(self, value: Any, path: Path) -> Steps:
         """Return the node of an attribute; None where it refers to an object and no link can say so."""
-        state = self._constructors, self._is_loose, self._is_in_list, self._owner, self._is_reached
+        before = {name: self.__dict__[name] for name in _OF_PLACE}
         self._attributes += 1
         try:
             node = yield self._data(value, path)
@@ -240,7 +244,7 @@ class Representer:
             return node
         except NoReferenceError:
             self._attributes -= 1
-            self._constructors, self._is_loose, self._is_in_list, self._owner, self._is_reached = state
+            self.__dict__.update(before)
             self._written.unsaid.add(_attribute_at(keys_of(path), self._owner))
             return None
 
@@ -353,6 +357,9 @@ class Representer:
         inside = 1 if is_call and not is_made_of_parts(schema.component_subclass) else 0
         was_in_list, self._is_in_list = self._is_in_list, schema.component_subclass in _OF_PARAMETERS
         around, self._constructors = self._constructors, self._constructors + inside if is_call else 0
+        calls = self._calls
+        if inside and schema.component_subclass not in KEEPERS:
+            self._calls = [*calls, len(self._open)]
         was_loose, owner = self._is_loose, self._owner
         pairs = []
         for name, value in schema.keywords.items():
@@ -365,7 +372,7 @@ class Representer:
                 item = yield self._data(value, (path, name))
             pairs.append((self.represent_data(name), item))
         node = pyyaml.MappingNode(f"!{tag}", pairs, flow_style=not pairs)
-        self._constructors, self._is_loose, self._owner = around, was_loose, owner
+        self._constructors, self._is_loose, self._owner, self._calls = around, was_loose, owner, calls
         self._is_in_list = was_in_list
         self._noted(node, tag, schema.component_subclass)
         if schema._extensions:
@@ -479,12 +486,19 @@ class Representer:
         """Write a container that this is inside of, where the place can be filled once the container is there."""
         parent = next(reversed(self._open.values()))
         can_be_filled = isinstance(parent, (list, dict)) or (not isinstance(parent, tuple) and parts_of(parent))
+        is_child = isinstance(value, torch.nn.Module) and keys_of(path)[-2:-1] == ("modules",)
+        can_be_filled = can_be_filled and not (is_child and self._is_given_since(value))
         if id(value) not in self._held.containers or not can_be_filled or self._constructors:
             raise NoReferenceError(
                 f"{self._say(path)} is a {type(value).__qualname__} inside itself, which a config cannot say",
                 fix="Cycles are kept through lists, dicts and dataclasses, and through attributes of components.",
             )
         return self._represent_reference(BackLink(""), self._held.containers[id(value)])
+
+    def _is_given_since(self, value: Any) -> bool:
+        """Whether what is being written is in what a constructor inside an open value is given, and may look at."""
+        outer = next(number for number, item in enumerate(self._open.values()) if item is value)
+        return any(number > outer for number in self._calls)
 
     def _pointer(self, value: Any, path: Path) -> Steps:
         """Return the node of a value that is no more than a reference to an object, such as a bound method."""
@@ -724,14 +738,16 @@ def config_text(
     written = written or Written()
     nodes = [Representer(obj, stash, held, written).represent_data(obj)]
     found = _Survey(nodes, written)
-    if "pickled" in found.tags and not can_be_built(nodes[0]):  # a pickle refers to what holds a value of it
+    if "pickled" in found.tags and link_without_order(nodes[0]) is not None:
+        # A pickle refers to what holds a value of it
         assert stash is not None
         stash.clear()
         nodes = [Representer(obj, stash, held, written, has_references=False).represent_data(obj)]
         found = _Survey(nodes, written)
-    if not found.tags.keys().isdisjoint(LINKS) and not can_be_built(nodes[0]):
+    link = None if found.tags.keys().isdisjoint(LINKS) else link_without_order(nodes[0])
+    if link is not None:
         raise NoOrderError(
-            f"parts of this {type(obj).__qualname__} refer to each other, so that none can be built first",
+            f"parts of this {type(obj).__qualname__} refer to each other, so that none can be built first: {link}",
             fix="Let one of them refer to the other alone, or save them apart.",
         )
     if found.extensions:

@@ -11,6 +11,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ __all__ = [
     "COMPLETE",
     "PARTS",
     "TABLES",
+    "Awaited",
     "assemble",
     "assembler_of",
     "attributes_of",
@@ -299,6 +301,16 @@ def _check_scheduler(made: Any) -> None:
         track_steps(optimizer)
 
 
+class Awaited:
+    """Stands among a module's own for one that is put in its place when all is built: that has this module in it.
+
+    Until then walks over modules find nothing in it.
+    """
+
+    _modules: Mapping[str, Any] = MappingProxyType({})
+    _parameters = _buffers = _modules
+
+
 _KINDS: dict[str, Any] = {"modules": nn.Module, "parameters": nn.Parameter, "buffers": torch.Tensor}
 
 
@@ -318,7 +330,8 @@ def put_in_table(module: Any, table: str, values: Any) -> None:
             raise _wrong(type(module), f"can have no {quote(name)} among its {table}", "Take it out of the config.")
         if any(name in other for other in others):
             raise _wrong(type(module), f"has {quote(name)} in two tables", "Take one out of the config.")
-        if not (value is None or isinstance(value, kind)):
+        is_awaited = isinstance(value, Awaited) and table == "modules"
+        if not (value is None or is_awaited or isinstance(value, kind)):
             what = f"has under {quote(name)} of its {table} a {type(value).__qualname__}"
             raise _wrong(type(module), what, f"It takes a {kind.__name__}, or null.")
         own[name] = value

@@ -23,7 +23,7 @@ from flambe_save.objects.walks import inside_itself, module_at
 from flambe_save.schema.schema import TRANSPARENT
 from flambe_save.trust import trust_in_force
 
-__all__ = ["Edited"]
+__all__ = ["Edited", "check_nesting"]
 
 
 class Edited(Registrable, tag_override="edited"):
@@ -55,11 +55,11 @@ class Edited(Registrable, tag_override="edited"):
         for path, change in changes.items():
             _apply(_inside(object, path), path, change)
         if any(change.get("modules") for change in changes.values()):
-            _check_nesting(object)
+            check_nesting(object)
         return object
 
 
-def _check_nesting(obj: Any) -> None:
+def check_nesting(*objects: Any) -> None:
     """Refuse modules that torch would not come to an end of, or not before the end of Python's stack.
 
     Raises
@@ -69,13 +69,14 @@ def _check_nesting(obj: Any) -> None:
     LimitError
         If they are inside each other more deeply than calls may be.
     """
-    found = inside_itself(obj, _modules_of, sys.getrecursionlimit())
+
+    def inside(item: Any) -> list[Any]:
+        children = item if item is objects else item.__dict__.get("_modules", {}).values()
+        return [child for child in children if child is not None]
+
+    found = inside_itself(objects, inside, sys.getrecursionlimit())
     if found is not None:
         raise CompilationError(f"a {type(found).__qualname__} is inside itself", fix="Correct the config.")
-
-
-def _modules_of(obj: Any) -> list[Any]:
-    return [child for child in obj.__dict__.get("_modules", {}).values() if child is not None]
 
 
 def _inside(obj: Any, path: Any) -> Any:

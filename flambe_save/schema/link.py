@@ -15,6 +15,7 @@ from flambe_save.classes.registrable import alias, dotted_path
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
 from flambe_save.objects.arguments import CONTAINERS
+from flambe_save.objects.assembly import Awaited
 from flambe_save.objects.attributes import code_behind, held_attribute, held_item, is_callable_value, is_function_of
 from flambe_save.objects.special import says_its_class
 from flambe_save.schema.schema import Reference, Schema, Sources, schema_of
@@ -426,8 +427,10 @@ class ParameterLink(Reference):
         self._document = document
 
     def awaits(self) -> Schema | None:
-        """Return the Schema of the module, where that is yet to be built."""
+        """Return the Schema of the module, where that is yet to be built; what a link in its place awaits, for that."""
         target = self._target()
+        if isinstance(target, Reference):
+            return target.awaits()
         return target if isinstance(target, Schema) and target._compiled is None else None
 
     def resolve(self, sources: Sources) -> Any:
@@ -498,7 +501,7 @@ class Unbuilt(Reference):
 
 
 @alias("back")
-class BackLink(Reference):
+class BackLink(Reference, Awaited):
     """A container or another object of the config, by its key; adapters put it in, when all is built.
 
     Parameters

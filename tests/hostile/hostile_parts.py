@@ -918,6 +918,27 @@ parts(
     "a wrapper has something inside it",
 )
 
+_HOLDS = "!hostile_parts.Still.parts {{modules: {{m: {}}}}}".format
+for _name, _content in {
+    "inside": _HOLDS(_HOLDS("!back ''")),
+    "crosswise": f"{{a: {_HOLDS('!back b')}, b: {_HOLDS('!back a')}}}",
+    "changed": "{a: !edited {object: !torch.Sequential {args: []}, changes: {'': {modules: {m: !back a}}}}}",
+    "of_a_list": f"{{a: [1], b: {_HOLDS('!back a')}}}",
+    "of_a_tensor": f"{{a: !tensor a, b: {_HOLDS('!back a')}}}",
+    "of_a_method": f"{{a: !torch.ReLU {{}}, b: {_HOLDS('!builtins.method {object: !back a, name: forward}')}}}",
+    "of_a_scheduler": f"{{a: {_HOLDS('!back b')}, b: !torch.ReLU {{}}, c: !torch.SWALR {{optimizer: {_HOLDS('!back b')}"
+    ", swa_lr: 1}}",
+    "of_an_average": f"{{a: !torch.AveragedModel {{model: {_HOLDS(_HOLDS('!back a'))}}}}}",
+}.items():
+    parts(
+        f"module_put_in_place_{_name}",
+        _content + "\n",
+        FlambeSaveError,
+        "",
+        "what is put in a module's place when all is built is a module, and none is inside itself",
+        {"a": torch.ones(2)} if _name == "of_a_tensor" else None,
+    )
+
 # ---------------------------------------------------------------- tables, links and placeholders
 
 FITS = "the tables of an object hold what they are for"
