@@ -26,7 +26,7 @@ from torch import nn
 
 import flambe_save
 from flambe_save import CorruptSaveError, LimitError, Limits, SaveError, load, save, verify
-from flambe_save.storage import TarStore, create_store
+from flambe_save.storage import TarStore, create_store, tar_checks, tar_headers, tar_reading
 from flambe_save.storage import gzip as members
 from flambe_save.storage import tar as tars
 
@@ -48,7 +48,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make members small."""
     monkeypatch.setattr(members, "_CONTENT_SIZE", CONTENT)
     monkeypatch.setattr(members, "_MIXED_SIZE", MIXED)
-    monkeypatch.setattr(tars, "_LARGE", LARGE)
+    for module in (tars, tar_reading):
+        monkeypatch.setattr(module, "LARGE", LARGE)
 
 
 def content(size: int, seed: int = 0) -> bytes:
@@ -194,11 +195,11 @@ def test_headers_are_those_of_tarfile(name: str, size: int | None) -> None:
     info.size, info.mode = size or 0, 0o644
     if size is None:
         info.type, info.mode = tarfile.DIRTYPE, 0o755
-    header = tars._header(name, size)
+    header = tar_headers.header_of(name, size)
     assert header == info.tobuf(tarfile.PAX_FORMAT)
     try:
-        assert tars._parsed(header, 0) == (name, size, len(header))
-    except tars._OtherwiseWrittenError:
+        assert tar_headers.parsed_header(header, 0) == (name, size, len(header))
+    except tar_headers.OtherwiseWrittenError:
         assert "\n" in name or os.path.normpath(name) != name
 
 
@@ -639,7 +640,7 @@ def test_limits_hold_before_anything_is_unpacked(tmp_path: Path, monkeypatch: py
     path = pack(tmp_path / "run.tar.gz", {"zeros": bytes(2 << 20)})
     with pytest.raises(LimitError, match=r"unpacked_bytes="):
         unpack(path, limits=Limits(unpacked_bytes=1 << 20))
-    monkeypatch.setattr(tars, "_FREE", 0)
+    monkeypatch.setattr(tar_checks, "FREE", 0)
     with pytest.raises(LimitError, match=r"ratio="):
         unpack(path)
     with pytest.raises(LimitError, match=r"members="):
@@ -655,11 +656,11 @@ NAMES = ["/etc/a", "run/../../a", "..", "other", "run/a/b", "run/./c", "run//c",
 @pytest.mark.parametrize("kind", [0, 1])
 def test_names_are_checked_in_both_ways(tmp_path: Path, name: str, kind: int) -> None:
     """A name that leads out, comes twice or can be understood in two ways is no better for good members around it."""
-    head = tars._header("run", None) + tars._header("run/a", 0) + tars._header("run/c", 0)
+    head = tar_headers.header_of("run", None) + tar_headers.header_of("run/a", 0) + tar_headers.header_of("run/c", 0)
     data = content(LARGE + 24)
-    parts = [Part(0, head + tars._header(name, 0)), Part(0, bytes(1024))]
+    parts = [Part(0, head + tar_headers.header_of(name, 0)), Part(0, bytes(1024))]
     if kind:
-        parts = [Part(0, head + tars._header(name, len(data))), Part(1, data), Part(0, bytes(1024))]
+        parts = [Part(0, head + tar_headers.header_of(name, len(data))), Part(1, data), Part(0, bytes(1024))]
     path = archive_of(tmp_path / "run.tar.gz", parts)
     if "\0" in name:  # which ends a name
         assert unpack(path) == unpack_otherwise(path)
@@ -672,7 +673,7 @@ def test_names_are_checked_in_both_ways(tmp_path: Path, name: str, kind: int) ->
 @pytest.mark.parametrize("last", [bytes(512), bytes(1024) + b"x" * 512, bytes(1023), b""])
 def test_the_end_is_checked(tmp_path: Path, last: bytes) -> None:
     """An archive ends with blocks of zeros and nothing else; where it ends otherwise, the reader of all decides."""
-    path = archive_of(tmp_path / "run.tar.gz", [Part(0, tars._header("run", 0) + last)])
+    path = archive_of(tmp_path / "run.tar.gz", [Part(0, tar_headers.header_of("run", 0) + last)])
     assert not _is_taken_by_members(path)
 
 

@@ -1,32 +1,31 @@
 """TarStore: a save inside one .tar.gz, as Flambe packs it: the root first, regular files and folders only.
 
 The archive's bytes depend on its content, file name and level (and on whether isal is there) alone: no times, no users,
-no modes of this machine. gzip.py packs it in members that are found, and unpacked, each alone.
+no modes of this machine. gzip.py packs it in members that are found, and unpacked, each alone; tar_headers.py has what
+stands between files; tar_reading.py looks for what is there, and tar_checks.py says no to it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import gzip
 import io
-import mmap
 import os
-import posixpath
-import re
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
-from flambe_save.errors import CorruptSaveError, LimitError, SaveError, quote
+from flambe_save.errors import SaveError
 from flambe_save.layout import ARCHIVE_SUFFIX, CARD_FILES, REQUIREMENTS_FILE
 from flambe_save.storage.aside import Aside, finish
 from flambe_save.storage.disk import open_file
 from flambe_save.storage.gzip import DamagedMemberError, MemberReader, MemberWriter
 from flambe_save.storage.memory import BufferReader, BufferWriter
+from flambe_save.storage.tar_checks import check_unpacked, not_intact
+from flambe_save.storage.tar_headers import BLOCK, LARGE, OtherwiseWrittenError, header_of, padding_of
+from flambe_save.storage.tar_reading import Place, find_places, read_all, unpacked_file
 from flambe_save.support.parallel import default_threads
 from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.trust import Limits
@@ -34,10 +33,6 @@ from flambe_save.trust import Limits
 __all__ = ["TarStore"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_FREE = 256 << 20  # bytes that any archive may unpack to, whatever its own size
-_BLOCK = tarfile.BLOCKSIZE
-_LARGE = 256 << 10  # bytes from which a file has gzip members of its own
-_HUGE_PAGE = 2 << 20
 _PASSED_OVER = frozenset([REQUIREMENTS_FILE, *CARD_FILES])  # what a load of a whole save does not read
 
 
@@ -107,7 +102,7 @@ class TarStore:
         self._unfinished: str | None = None
         # Reading
         self._members: MemberReader | None = None
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
         self._files: dict[str, bytes] = {}
         self._unread: set[str] = set()
 
@@ -169,7 +164,7 @@ class TarStore:
         if self._unfinished is not None:
             raise SaveError(f"{self._unfinished!r} is not written yet, and {name!r} shall be", file=str(self.path))
         member = f"{self._root}/{name}" if name else self._root
-        if size is None or size < _LARGE:
+        if size is None or size < LARGE:
             return BufferWriter(functools.partial(self._add, name, member, size))
         self._add_header(member, size)
         self._unfinished = name
@@ -179,17 +174,17 @@ class TarStore:
         if size not in (None, len(data)):
             self._unfinished = name
             raise self._wrong_size(name, len(data), size)
-        if len(data) >= _LARGE:
+        if len(data) >= LARGE:
             self._add_header(member, len(data))
             self._write_content(memoryview(data))
-            self._write_content(memoryview(_padding(len(data))))
+            self._write_content(memoryview(padding_of(len(data))))
         else:
             self._add_folders(member)
-            self._write(_header(member, len(data)) + data + _padding(len(data)))
+            self._write(header_of(member, len(data)) + data + padding_of(len(data)))
 
     def _add_header(self, member: str, size: int) -> None:
         self._add_folders(member)
-        self._write(_header(member, size))
+        self._write(header_of(member, size))
 
     def _add_folders(self, member: str) -> None:
         missing = []
@@ -198,7 +193,7 @@ class TarStore:
             missing.append(folder)
         for folder in reversed(missing):
             self._folders.add(folder)
-            self._write(_header(folder, None))
+            self._write(header_of(folder, None))
 
     def _write(self, data: bytes) -> None:
         assert self._packed is not None, "a store is written inside its with block"
@@ -215,7 +210,7 @@ class TarStore:
         if self._unfinished is not None:
             raise SaveError(f"{self._unfinished!r} was not written to its end", file=str(self.path))
         assert self._packed is not None, "__enter__ made it"
-        end = 2 * _BLOCK
+        end = 2 * BLOCK
         self._write(bytes(end + -(self._size + end) % tarfile.RECORDSIZE))
         self._packed.finish()
 
@@ -245,9 +240,9 @@ class TarStore:
         start, size = self._places[name]
         self._unread.discard(name)
         try:
-            return cast("BinaryIO", BufferReader(_unpacked(self._members, start, size)))
+            return cast("BinaryIO", BufferReader(unpacked_file(self._members, start, size)))
         except DamagedMemberError as error:
-            raise self._not_intact(error) from error
+            raise not_intact(error, self.path) from error
 
     def size(self, name: str) -> int:
         """Return how many bytes a member has; nothing is unpacked for it."""
@@ -270,7 +265,7 @@ class TarStore:
             return
         self._unread.discard(name)
         end = start + size
-        stop = members.holding(end + -size % _BLOCK - 1) + 1
+        stop = members.holding(end + -size % BLOCK - 1) + 1
         buffer = bytearray()
         for index in range(first, stop, self._threads):
             until = min(index + self._threads, stop)
@@ -281,7 +276,7 @@ class TarStore:
             try:
                 members.unpack(index, until, view)
             except DamagedMemberError as error:
-                raise self._not_intact(error) from error
+                raise not_intact(error, self.path) from error
             yield view[: end - begin]
 
     def _open(self, file: BinaryIO) -> None:
@@ -290,53 +285,17 @@ class TarStore:
         try:
             self._members = MemberReader.find(file, self._threads, self._progress)
             if self._members is not None:
-                _check_unpacked(self._members.size, packed, self._limits, str(self.path))
+                check_unpacked(self._members.size, packed, self._limits, str(self.path))
                 try:
-                    self._places = self._listed(self._members)
+                    self._places = find_places(self._members, self._limits, self.path)
                     self._unread = set(self._places)
                     return
-                except _OtherwiseWrittenError:
+                except OtherwiseWrittenError:
                     self._members = None
             file.seek(0)
-            self._read(file)
+            self._files = read_all(file, self._limits, self.path, self._progress)
         except DamagedMemberError as error:
-            raise self._not_intact(error) from error
-
-    def _listed(self, members: MemberReader) -> dict[str, _Place]:
-        """Return where each file's content is, by the headers in members that hold some.
-
-        Invariant: only what :meth:`_write` and :meth:`_write_content` write comes through, to the bit, or it is read in
-        the other way. Where all members are what they say, any other reader of archives then sees these very files.
-        """
-        places: dict[str, _Place] = {}
-        names = _Names(self._limits, self.path)
-        position, index = 0, 0
-        while index < len(members) and not members.is_content(index):
-            data, begin, end = members.content(index), members.starts[index], members.starts[index + 1]
-            while position < end:
-                found = _parsed(data, position - begin)
-                if found is None:
-                    if index + 1 == len(members) and end - position >= 2 * _BLOCK and not any(data[position - begin :]):
-                        return places
-                    raise _OtherwiseWrittenError
-                name, size, position = found.name, found.size, position + found.length
-                inner = names.add(name, is_folder=size is None)
-                if size is None:
-                    continue
-                places[inner] = _Place(position, size)
-                position += size + -size % _BLOCK
-                if size >= _LARGE:
-                    break
-            if position == end:
-                index += 1
-                continue
-            # Behind the last header here is the content of a large file, in members of its own
-            last = members.holding(position) if position < members.size else len(members)
-            is_whole = all(map(members.is_content, range(index + 1, last)))
-            if last == index or members.starts[last] != position or places[inner].start != end or not is_whole:
-                raise _OtherwiseWrittenError
-            index = last
-        raise _OtherwiseWrittenError
+            raise not_intact(error, self.path) from error
 
     def _check_rest(self) -> None:
         """Check what a load of the whole save passed over; of one node's load the rest is none of its business."""
@@ -344,37 +303,7 @@ class TarStore:
             try:
                 self._members.check_rest()
             except DamagedMemberError as error:
-                raise self._not_intact(error) from error
-
-    def _read(self, file: BinaryIO) -> None:
-        """Read an archive of anybody else, all of it, from its begin to its end."""
-        try:
-            with gzip.open(file) as unpacked:
-                stream: Any = _Metered(unpacked, file, self._limits, str(self.path), self._progress)
-                with tarfile.open(fileobj=stream, mode="r|") as tar:
-                    self._read_members(tar)
-                while rest := stream.read(1 << 20):  # gzip checks its CRC at the very end, which tarfile does not read
-                    if rest.strip(b"\0"):
-                        raise _damaged("something comes after the archive's end", self.path)
-        except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, OverflowError, zlib.error) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the system's trouble, not the archive's
-                raise
-            raise self._not_intact(error) from error
-
-    def _read_members(self, tar: tarfile.TarFile) -> None:
-        names = _Names(self._limits, self.path)
-        for info in tar:
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-            if not (info.isfile() or info.isdir()) or info.issparse():
-                raise _damaged(f"the member {quote(info.name)} is neither a plain file nor a folder", self.path)
-            inner = names.add(info.name, is_folder=not info.isfile())
-            if info.isfile():
-                content = tar.extractfile(info)
-                assert content is not None
-                self._files[inner] = content.read()
-
-    def _not_intact(self, error: Exception) -> CorruptSaveError:
-        return _damaged(f"this is no intact .tar.gz: {error}", self.path)
+                raise not_intact(error, self.path) from error
 
 
 class _MemberFile(io.BufferedIOBase):
@@ -407,215 +336,6 @@ class _MemberFile(io.BufferedIOBase):
         if kind is None:
             if self._written != self._size:
                 raise self._store._wrong_size(self._name, self._written, self._size)
-            self._store._write_content(memoryview(_padding(self._size)))
+            self._store._write_content(memoryview(padding_of(self._size)))
             self._store._unfinished = None
         super().__exit__(kind, *rest)  # type: ignore[arg-type]
-
-
-# ------------------------------------------------------------------------------------------------ headers
-
-
-class _OtherwiseWrittenError(Exception):
-    """It is no archive as it is written here; it may be a good one."""
-
-
-class _Place(NamedTuple):
-    start: int  # of a file's content, in what is unpacked
-    size: int
-
-
-class _Header(NamedTuple):
-    name: str
-    size: int | None  # None for a folder
-    length: int  # of the header itself
-
-
-def _header(name: str, size: int | None) -> bytes:
-    """Return a file's header, or with None a folder's; :func:`_parsed` is the inverse.
-
-    It is what tarfile makes, by hand where that is easy: there may be hundreds of thousands.
-    """
-    raw = name.encode("ascii", "replace") if size is not None else name.encode("ascii", "replace") + b"/"
-    if len(raw) > tarfile.LENGTH_NAME or (size or 0) > 0o77777777777 or not name.isascii():
-        return _info(name, size).tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-    begin = raw.ljust(tarfile.LENGTH_NAME, b"\0")
-    middle, end, base = _FOLDER if size is None else _FILE
-    digits = b"%011o" % (size or 0)
-    checksum = base + sum(raw) + sum(digits)
-    return b"".join((begin, middle[:24], digits, middle[35:48], b"%06o\0 " % checksum, end))
-
-
-def _info(name: str, size: int | None) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.mode = 0o644
-    if size is None:
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-    info.size = size or 0
-    return info
-
-
-def _template(size: int | None) -> tuple[bytes, bytes, int]:
-    """Return a header between name and checksum, and behind that, and the sum of its bytes without name and size."""
-    block = _info("", size).tobuf(tarfile.PAX_FORMAT)
-    middle, end = block[tarfile.LENGTH_NAME : 148], block[156:]
-    return middle, end, sum(middle[:24]) + sum(middle[35:]) + sum(b" " * 8) + sum(end)
-
-
-_FILE, _FOLDER = _template(0), _template(None)
-_PAX_RECORD = re.compile(rb"\d+ (path|size)=([^\n]*)\n")
-
-
-def _parsed(data: bytes, at: int) -> _Header | None:
-    """Return the header at a position; None where there is a block of zeros, as behind the last file.
-
-    Raises
-    ------
-    _OtherwiseWrittenError
-        If :func:`_header` would not write it just so.
-    """
-    block = data[at : at + _BLOCK]
-    length = _BLOCK
-    if not any(block):
-        return None
-    try:
-        records: dict[bytes, bytes] = {}
-        if block[156:157] == tarfile.XHDTYPE:
-            size = int(block[124:135], 8)
-            records = dict(_PAX_RECORD.findall(data[at + _BLOCK : at + _BLOCK + size]))
-            length = 2 * _BLOCK + size + -size % _BLOCK
-            block = data[at + length - _BLOCK : at + length]
-        kind = block[156:157]
-        name = records.get(b"path", block[: tarfile.LENGTH_NAME].rstrip(b"\0")).decode("utf-8", "surrogateescape")
-        found = int(records.get(b"size", block[124:135]), 10 if b"size" in records else 8)
-        if kind == tarfile.DIRTYPE:
-            header = _Header(name.removesuffix("/"), None, length)
-        else:
-            header = _Header(name, found, length)
-        is_ours = _header(header.name, header.size) == data[at : at + length]
-    except (ValueError, OverflowError) as error:
-        raise _OtherwiseWrittenError from error
-    # Some programs end a name at a zero, or take a file whose name ends in a slash for a folder
-    if not is_ours or "\0" in header.name or posixpath.normpath(header.name) != header.name:
-        raise _OtherwiseWrittenError
-    return header
-
-
-def _padding(size: int) -> bytes:
-    return bytes(-size % _BLOCK)
-
-
-# ------------------------------------------------------------------------------------------------ checks
-
-
-def _damaged(message: str, where: Path) -> CorruptSaveError:
-    return CorruptSaveError(message, file=str(where), fix="Get the archive again from where it came.")
-
-
-class _Names:
-    """The names of an archive, checked one by one, in either way of reading."""
-
-    def __init__(self, limits: Limits, where: Path) -> None:
-        self._limits = limits
-        self._where = where
-        self._count = 0
-        self._root: str | None = None
-        self._files: set[str] = set()
-        self._folders: set[str] = set()
-
-    def add(self, given: str, *, is_folder: bool) -> str:
-        """Return a member's name inside the archive's root, which is the first member.
-
-        Raises
-        ------
-        LimitError
-            If there are too many.
-        CorruptSaveError
-            If it leads out of the archive, or comes twice.
-        """
-        self._count += 1
-        if self._count > self._limits.members:
-            raise LimitError(
-                f"the archive has more than {self._limits.members:,} members",
-                file=str(self._where),
-                fix=f"If they are meant, allow them: load(..., limits=Limits(members={10 * self._count})).",
-            )
-        name = posixpath.normpath(given)
-        if name.startswith(("/", "..")) or name == ".":
-            raise _damaged(f"the member {quote(given)} points outside the archive", self._where)
-        if self._root is None:
-            self._root = name
-        inner = "" if name == self._root else name.removeprefix(f"{self._root}/")
-        outside = name != self._root and inner == name
-        above, inside_a_file = inner, False
-        while above and not inside_a_file and above not in self._folders:
-            above = above.rpartition("/")[0]
-            inside_a_file = above in self._files
-        if outside or inside_a_file or inner in self._files:
-            raise _damaged(f"the member {quote(name)} lies outside the archive's root or comes twice", self._where)
-        (self._folders if is_folder else self._files).add(inner)
-        return inner
-
-
-def _unpacked(members: MemberReader, start: int, size: int) -> memoryview:
-    """Return a file's content in a buffer of its own."""
-    index = members.holding(start)
-    if not size or not members.is_content(index):
-        begin = start - members.starts[index]
-        return memoryview(bytearray(members.content(index)[begin : begin + size]) if size else bytearray())
-    end = start + size + -size % _BLOCK
-    buffer = _buffer(end - start)
-    members.unpack(index, members.holding(end - 1) + 1, buffer)
-    return buffer[:size]
-
-
-def _buffer(size: int) -> memoryview:
-    """Return memory that is there when it is first touched, in large pages where the system has them."""
-    if size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return memoryview(bytearray(size))
-    pages = mmap.mmap(-1, size)
-    with contextlib.suppress(OSError):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(pages)
-
-
-def _check_unpacked(count: int, packed: int, limits: Limits, where: str) -> None:
-    """Refuse to unpack so many bytes from as many as were packed.
-
-    Raises
-    ------
-    LimitError
-    """
-    if count > min(limits.unpacked_bytes, _FREE + limits.ratio * packed):
-        raise LimitError(
-            f"the archive unpacks to more than {count:,} bytes, from {packed:,}",
-            file=where,
-            fix="If it is meant to, a model of zeros say, allow it: load(..., limits=Limits("
-            + (
-                f"unpacked_bytes={10 * count}))."
-                if count > limits.unpacked_bytes
-                else f"ratio={max(10_000, 10 * limits.ratio):g}))."
-            ),
-        )
-
-
-class _Metered:
-    """What an archive unpacks to, read no further than the limits allow."""
-
-    def __init__(
-        self, unpacked: gzip.GzipFile, packed: BinaryIO, limits: Limits, where: str, progress: Progress
-    ) -> None:
-        self._progress = progress
-        self._unpacked = unpacked
-        self._packed = packed
-        self._limits = limits
-        self._where = where
-        self._count = 0
-        self._position = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._unpacked.read(size)
-        self._count += len(data)
-        before, self._position = self._position, self._packed.tell()
-        _check_unpacked(self._count, self._position, self._limits, self._where)
-        self._progress.advance(self._position - before)
-        return data

@@ -18,7 +18,7 @@ from hostile_archives import FREE
 from sandbox import HARMLESS, Worker, forget_peak, limit, no_imports, peak
 
 from flambe_save import FlambeSaveError, StateMismatchError, load, load_state_from_file, untrusted, verify
-from flambe_save.storage import tar
+from flambe_save.storage import tar_checks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="cases run in forked processes")
 
@@ -70,7 +70,7 @@ def run(name: str, folder: Path) -> list[Outcome]:
     """Make a case and load it: the object, and where that is refused too, the state; then look at what is in it."""
     with pytest.MonkeyPatch.context() as patch:
         if name.startswith("gzip_bomb_"):
-            patch.setattr(tar, "_FREE", FREE)
+            patch.setattr(tar_checks, "FREE", FREE)
         return outcomes(CASES[name], folder)
 
 
