@@ -38,6 +38,7 @@ _FORMAT = "flambe_save"
 MANIFEST_VERSION = 1
 HAS_MANIFEST = "# of a save by flambe_save, which has a manifest.json"  # what tells that one is gone
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a package
+_NAME_LINE, _VERSION_LINE = (re.compile(rf"^{key}: *(.+?) *$", re.MULTILINE) for key in ("Name", "Version"))
 _MOST_NAMES = 100  # that are looked up
 _PYTHON = ".".join(map(str, sys.version_info[:3]))
 _MOST_AXES = 1000  # of a tensor
@@ -340,7 +341,14 @@ def find_ties(items: Iterable[tuple[str, Any]]) -> list[list[str]]:
 def _installed() -> dict[str, str]:
     from importlib.metadata import distributions
 
-    return {item.metadata["Name"]: item.version for item in distributions() if item.metadata and item.metadata["Name"]}
+    found = {}
+    for item in distributions():
+        # Its metadata as a message would be parsed to the end of the package's description, a hundred times as slow
+        text = item.read_text("METADATA") or item.read_text("PKG-INFO") or ""
+        name, number = (pattern.search(text) for pattern in (_NAME_LINE, _VERSION_LINE))
+        if name is not None and number is not None:
+            found[name[1]] = number[1]
+    return found
 
 
 def packages(classes: Iterable[str] = ()) -> dict[str, str]:
