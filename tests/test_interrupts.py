@@ -22,7 +22,7 @@ import flambe_save
 from flambe_save import Component, load, load_state, load_state_from_file, reseal, save, untrusted, verify
 from flambe_save.conversion import convert, extract
 from flambe_save.deferred_init import generators, mode
-from flambe_save.storage import gzip
+from flambe_save.support import in_order
 from flambe_save.support.parallel import CollectionPaused
 from flambe_save.support.undoing import note_undo
 
@@ -339,7 +339,7 @@ def test_an_interrupt_right_after_threads_are_noted(tmp_path: Path, monkeypatch:
         note_undo(undo)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gzip, "note_undo", noting)
+    monkeypatch.setattr(in_order, "note_undo", noting)
     with pytest.raises(KeyboardInterrupt):
         save(Model(8), tmp_path / "m", compress=True)
     assert os.listdir(tmp_path) == []

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import bisect
 import os
-import queue
 import struct
 import threading
 import zlib
 from array import array
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from flambe_save.support.checksum import crc32, isal_zlib
+from flambe_save.support.in_order import InOrder
+from flambe_save.support.parallel import in_threads
 from flambe_save.support.progress import NO_PROGRESS, Progress
-from flambe_save.support.undoing import note_undo
 
 __all__ = ["DamagedMemberError", "MemberReader", "MemberWriter"]
 
@@ -62,7 +62,7 @@ class MemberWriter:
 
     def __init__(self, file: BinaryIO, level: int | None, threads: int) -> None:
         self._level = level
-        self._work = _InOrder(threads, file.writelines)
+        self._work = InOrder(threads, file.writelines)
         self._waiting = bytearray()
         self._is_content = False
 
@@ -251,7 +251,7 @@ class MemberReader:
         DamagedMemberError
             As :meth:`content`.
         """
-        _in_threads(lambda: self._unpacker(first, out), range(first, last), self._threads)
+        in_threads(self._unpacker(first, out), range(first, last), self._threads)
 
     def check_rest(self) -> None:
         """Unpack what was not unpacked before, and forget it.
@@ -262,23 +262,18 @@ class MemberReader:
             As :meth:`content`.
         """
         left = [index for index, is_checked in enumerate(self._is_checked) if not is_checked]
-        _in_threads(lambda: self._unpacker(None, None), left, self._threads)
+        in_threads(self._unpacker(None, None), left, self._threads)
 
     def _unpacker(self, first: int | None, out: memoryview | None) -> Callable[[int], None]:
-        """Return what unpacks a member; one for each thread."""
-        packed, unpacked = bytearray(), bytearray()
+        """Return what unpacks a member, in any thread."""
+        buffers = _Buffers()
 
         def unpack(index: int) -> None:
-            nonlocal packed, unpacked
             start, end = self.starts[index], self.starts[index + 1]
             size = self._offsets[index + 1] - self._offsets[index]
-            if len(packed) < size:
-                packed = bytearray(size)
-            if out is None and len(unpacked) < end - start:
-                unpacked = bytearray(end - start)
             base = self.starts[first or 0]
-            target = memoryview(unpacked)[: end - start] if out is None else out[start - base : end - base]
-            source = memoryview(packed)[:size]
+            target = buffers.unpacked(end - start) if out is None else out[start - base : end - base]
+            source = buffers.packed(size)
             self._read(self._offsets[index], source)
             _unpack(source, target)
             if not self._is_checked[index]:
@@ -302,6 +297,25 @@ class MemberReader:
                 done += count
         if done < len(out):
             raise DamagedMemberError("the file became shorter while it was read")
+
+
+class _Buffers(threading.local):
+    """Memory that each thread has of its own, and uses again for the next member."""
+
+    def __init__(self) -> None:
+        self._packed = self._unpacked = bytearray()
+
+    def packed(self, size: int) -> memoryview:
+        """Return memory for a packed member."""
+        if len(self._packed) < size:
+            self._packed = bytearray(size)
+        return memoryview(self._packed)[:size]
+
+    def unpacked(self, size: int) -> memoryview:
+        """Return memory for what is unpacked and forgotten."""
+        if len(self._unpacked) < size:
+            self._unpacked = bytearray(size)
+        return memoryview(self._unpacked)[:size]
 
 
 def _unpack(packed: memoryview, out: memoryview) -> None:
@@ -329,130 +343,3 @@ def _unpack(packed: memoryview, out: memoryview) -> None:
                 raise DamagedMemberError("a gzip member does not match its checksum: CRC-32 differs")
             return
     raise DamagedMemberError("a gzip member is not as long as it says")
-
-
-# ------------------------------------------------------------------------------------------------ threads
-
-
-class _Task:
-    """Work for a thread, and what became of it."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.work: Callable[[], Any] | None = work
-        self.done = threading.Event()
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        assert self.work is not None
-        try:
-            self.result = self.work()
-        except BaseException as error:  # raised where the result is waited for
-            self.error = error
-        self.work = None  # lets go of the data
-        self.done.set()
-
-
-class _InOrder:
-    """Runs work in threads, and hands each result on in the order that the work came in.
-
-    The threads are plain ones: those of concurrent.futures take no work when the interpreter exits, and a save that
-    runs in the background must be able to end then.
-    """
-
-    def __init__(self, threads: int, hand_on: Callable[[Any], object]) -> None:
-        self._wanted = threads if threads > 1 else 0
-        self._hand_on = hand_on
-        self._threads: list[threading.Thread] = []
-        self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._under_way: deque[_Task] = deque()
-        self._is_closed = False
-        self._forget: Callable[[], None] = lambda: None  # until what is next has returned
-        self._forget = note_undo(self.close)  # an interrupt may come before the threads are told to end
-
-    def add(self, work: Callable[[], Any]) -> None:
-        """Give work; waits while as much is under way as memory is meant for."""
-        while len(self._under_way) > self._wanted:
-            self._hand_on_first()
-        task = _Task(work)
-        self._under_way.append(task)
-        if len(self._threads) < self._wanted:
-            self._start()
-        if self._threads:
-            self._queue.put(task)
-        else:
-            task.run()
-
-    def wait(self) -> None:
-        """Hand on all results."""
-        while self._under_way:
-            self._hand_on_first()
-
-    def close(self) -> None:
-        """End the threads, without the work that has not begun."""
-        self._is_closed = True
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
-        self._threads = []
-        self._under_way.clear()
-        self._forget()
-
-    def _hand_on_first(self) -> None:
-        task = self._under_way.popleft()
-        task.done.wait()
-        if task.error is not None:
-            raise task.error
-        self._hand_on(task.result)
-
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="flambe_save-pack")
-        self._threads.append(thread)  # before it starts: an interrupt may come right after
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter exits, or the system has no more: those that are there do the work
-            self._threads.pop()
-            self._wanted = len(self._threads)
-
-    def _run(self) -> None:
-        while (task := self._queue.get()) is not None:
-            if not self._is_closed:
-                task.run()
-
-
-def _in_threads(make: Callable[[], Callable[[int], None]], items: Sequence[int], threads: int) -> None:
-    """Do for all items, in any order, what ``make`` returns for each thread; the first error ends it, and is raised."""
-    left = deque(items)
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            do = make()
-            while not errors:
-                try:
-                    item = left.popleft()
-                except IndexError:
-                    return
-                do(item)
-        except BaseException as error:
-            errors.append(error)
-
-    helpers = []
-    for _ in range(min(threads, len(left)) - 1):
-        helper = threading.Thread(target=run, name="flambe_save-unpack")
-        try:
-            helper.start()
-        except RuntimeError:  # as in _InOrder
-            break
-        helpers.append(helper)
-    run()
-    for helper in helpers:
-        while helper.is_alive():
-            try:
-                helper.join()
-            except BaseException as error:  # an interrupt: the others end with what they are at
-                errors.append(error)
-    if errors:
-        raise errors[0]

@@ -6,6 +6,7 @@ save in the background may still have to be finished.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -68,10 +69,11 @@ def in_threads(call: Callable[[T], R], items: Iterable[T], threads: int) -> list
             except BaseException as error:
                 errors.append(error)
 
-    helpers = [threading.Thread(target=work) for _ in range(min(threads, len(waiting)) - 1)]
+    helpers = [threading.Thread(target=work, name="flambe_save-work") for _ in range(min(threads, len(waiting)) - 1)]
     try:
-        for helper in helpers:
-            helper.start()
+        with contextlib.suppress(RuntimeError):  # the interpreter exits, or the system has no more threads
+            for helper in helpers:
+                helper.start()
         work()
     except BaseException as error:  # an interrupt between two calls
         errors.append(error)
