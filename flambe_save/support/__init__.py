@@ -1,1 +1,1 @@
-"""Support: what any module may use: threads, checksums, progress, what is taken back after an interrupt."""
+"""Support for all modules: threads, checksums, progress, undoing after an interrupt."""

@@ -1,4 +1,4 @@
-"""CRC-32, the checksum of zips, gzips and manifests, by isal where it is installed and by zlib otherwise."""
+"""CRC-32, the checksum of zips, gzips and manifests: by isal if installed, else by zlib."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ONE = 1 << 31
 
 
 def _combine(first: int, second: int, length: int) -> int:
-    """Return the checksum of two pieces, one behind the other, from theirs and the second one's length in bytes.
+    """Return the checksum of two adjacent pieces, from theirs and the second's length in bytes.
 
     Appending ``length`` bytes multiplies a checksum by x to the power of ``8 * length``, modulo the polynomial (Mark
     Adler's crc32_combine in zlib).

@@ -11,7 +11,7 @@ __all__ = ["lazy_names"]
 
 
 def lazy_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a package whose names are imported when they are first asked for.
+    """Return the ``__getattr__`` of a package, which imports its names at their first use.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The system's C library: functions that Python's own modules do not offer, where they are to be had."""
+"""Functions of the system's C library that Python's own modules lack."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ __all__ = ["c_function"]
 
 
 def c_function(name: str) -> Any:
-    """Return a function, which sets ctypes' errno and lets other threads run; None where the system has none."""
+    """Return a function of the C library; None if the system lacks it.
+
+    It sets ctypes' errno and lets other threads run.
+    """
     try:
         return getattr(ctypes.CDLL(None, use_errno=True), name)
     except (AttributeError, OSError, TypeError):

@@ -1,4 +1,4 @@
-"""Notes that frameworks leave on objects while they work with them: no part of the objects, so no save holds them."""
+"""Notes that frameworks leave on objects they work with. No save holds them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def is_note(name: str) -> bool:
 
 
 def marks_of(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return the attributes of a tensor that are no notes, nor the mark of ``nn.Buffer``: what a caller has set."""
+    """Return the attributes of a tensor that a caller set.
+
+    Notes and the marks of ``nn.Buffer`` are left out.
+    """
     own: dict[str, Any] = tensor.__dict__
     if not own:
         return own
@@ -35,6 +38,9 @@ def marks_of(tensor: torch.Tensor) -> dict[str, Any]:
 
 
 def attributes_on(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return the attributes of a tensor that are no notes; by those of ``nn.Buffer``, isinstance() knows one."""
+    """Return the attributes of a tensor without notes.
+
+    The marks of ``nn.Buffer`` stay: isinstance() knows a Buffer by them.
+    """
     own: dict[str, Any] = tensor.__dict__
     return {name: value for name, value in own.items() if not is_note(name)} if own else own

@@ -1,4 +1,4 @@
-"""Threads for work that lets go of Python's lock: reading, writing and checksums of many megabytes.
+"""Threads for work that releases Python's lock: reads, writes and checksums of megabytes.
 
 Plain threads, and not an executor of concurrent.futures: those refuse work while the interpreter shuts down, when a
 save in the background may still have to be finished.
@@ -46,7 +46,9 @@ def check_threads(threads: int | None, error: type[FlambeSaveError]) -> int:
 
 
 def in_threads(call: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
-    """Call for each item, in this thread and up to ``threads - 1`` others; the results are in the items' order.
+    """Call a function for each item, in several threads; the results are in the items' order.
+
+    This thread works too, with up to ``threads - 1`` others.
 
     After an error no further call begins; the first one's error is raised when all threads have stopped.
     """
@@ -91,7 +93,9 @@ def in_threads(call: Callable[[T], R], items: Iterable[T], threads: int) -> list
 
 
 class CollectionPaused:
-    """Inside its ``with``, garbage is not collected: among very many new objects, looking for it takes half the time.
+    """Pauses garbage collection inside its ``with``.
+
+    Among very many new objects, the search for garbage takes half the time.
 
     What is not in a cycle is freed as ever. It is one switch for the whole process: where several threads are inside,
     the last to leave turns it on again, and who had turned it off finds it so.
@@ -124,7 +128,7 @@ class CollectionPaused:
 
 
 def _after_fork() -> None:
-    """Begin anew, in a process that was just forked: other threads, which may be inside, are not there."""
+    """Start afresh in a forked process: the threads that may be inside do not exist there."""
     kind = CollectionPaused
     if kind._users and kind._was_on:
         gc.enable()
@@ -136,7 +140,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def spans(start: int, stop: int, threads: int, least: int) -> list[tuple[int, int]]:
-    """Cut a range of bytes into one span for each thread, none shorter than ``least`` unless it is the whole."""
+    """Cut a range of bytes into one span for each thread.
+
+    No span is shorter than ``least``, unless it is the whole.
+    """
     count = max(1, min(threads, (stop - start) // least))
     step = max(1, -(-(stop - start) // count))
     return [(begin, min(begin + step, stop)) for begin in range(start, stop, step)] or [(start, stop)]

@@ -1,4 +1,4 @@
-"""Progress: how far a save or a load is, in bytes, told to a caller's function or shown as a bar on a terminal.
+"""Progress of a save or load in bytes, for a caller's function or as a bar on a terminal.
 
 Whoever writes or reads many bytes says so here, from any thread; the functions of api.py decide who is told.
 """
@@ -27,7 +27,7 @@ _PAUSE = 0.1  # seconds between two drawings of a bar
 
 
 class Progress:
-    """How far a save or a load is; this one tells nobody, and costs next to nothing.
+    """Progress of a save or load; this one reports to no function and costs next to nothing.
 
     Used with ``with``, once: :meth:`begin`, and then :meth:`advance` until all is done. What is left when the ``with``
     ends without an error counts as done.
@@ -41,10 +41,10 @@ class Progress:
     is_on = False
 
     def begin(self, total: int) -> None:
-        """Say how many bytes there will be; once more where it begins again, all of them in addition to those done."""
+        """Set how many bytes there will be; a second call adds to the bytes already done."""
 
     def advance(self, count: int) -> None:
-        """Say that so many bytes more are done. Any thread may; before :meth:`begin` it has no effect.
+        """Count more bytes as done. Any thread may call it; before :meth:`begin` it has no effect.
 
         Raises
         ------
@@ -53,11 +53,16 @@ class Progress:
         """
 
     def pieces(self, data: Buffer) -> Iterable[Buffer]:
-        """Yield memory in pieces, sharing it, each of which counts as done when the next is asked for."""
+        """Yield memory in pieces that share it.
+
+        Each piece counts as done when the next one is asked for.
+        """
         return (data,)
 
     def share(self, size: int, passes: int = 1) -> Progress:
-        """Return the progress of one file of this size, which counts no further than that however often it is read.
+        """Return the progress of one file of this size.
+
+        It counts no further than that, however often the file is read.
 
         Parameters
         ----------
@@ -84,7 +89,7 @@ NO_PROGRESS = Progress()
 
 
 def progress_of(argument: ShowProgress, description: str) -> Progress:
-    """Return what tells a caller how far it is.
+    """Return the Progress that reports to a caller.
 
     Parameters
     ----------
@@ -122,7 +127,9 @@ def progress_of(argument: ShowProgress, description: str) -> Progress:
 
 @contextlib.contextmanager
 def late_bar(description: str, delay: float) -> Iterator[ShowProgress]:
-    """Give what a ``progress=`` takes: a bar as :func:`progress_of` has it, but only for work that takes a while.
+    """Yield a ``progress=`` argument that shows a bar only if the work takes a while.
+
+    The bar is that of :func:`progress_of`.
 
     Parameters
     ----------
@@ -261,7 +268,10 @@ def _bar(description: str) -> _Bar:
 
 
 class _Bar:
-    """Shows a few times a second how far it is. A terminal that is gone ends no save: nothing more is shown."""
+    """Draws a bar a few times a second.
+
+    A closed terminal does not end the save: drawing stops.
+    """
 
     def __init__(self, description: str) -> None:
         self._description = description
@@ -300,7 +310,7 @@ class _Bar:
 
 
 class _RichBar(_Bar):
-    """A bar by rich, drawn here and by no thread of its own, which leaves what others print alone."""
+    """Bar drawn with rich, without a thread of its own; it leaves what others print alone."""
 
     def __init__(self, description: str, rich: Any, console: Any) -> None:
         super().__init__(description)

@@ -10,14 +10,14 @@ __all__ = ["file_of_script", "name_of_script"]
 
 
 def file_of_script() -> str | None:
-    """Return the absolute path of the program that runs, where it is a file and no module (``python -m``)."""
+    """Return the absolute path of the running program; None if it is a module (``python -m``)."""
     main: Any = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     return os.path.abspath(file) if isinstance(file, str) and getattr(main, "__spec__", None) is None else None
 
 
 def name_of_script() -> str | None:
-    """Return the name by which other programs import the script that runs; None where it is none."""
+    """Return the name by which other programs import the running script; None without one."""
     main: Any = sys.modules.get("__main__")
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:

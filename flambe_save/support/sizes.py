@@ -1,4 +1,4 @@
-"""Sizes: how much a value is for whoever walks it, hashes it or prints it, where the same part counts each time.
+"""Sizes of values for code that walks, hashes or prints them; shared parts count each time.
 
 A few bytes can stand for a list of lists of lists ... of 2 ** 40 parts. codecs/ and config/ measure before anybody
 walks.
@@ -20,10 +20,10 @@ MAX_UNFOLDED = 10_000_000  # values in what a pickle, or a constructor's argumen
 
 
 def unfolded_size(value: Any, most: int) -> int:
-    """Return how many values there are in nested lists, tuples, sets, dicts, dataclasses and what weak references
-    refer to, up to ``most + 1``.
+    """Return the number of values inside nested containers, up to ``most + 1``.
 
-    What is in several places counts in each; a container inside itself counts once. The walk goes into each
+    Containers are lists, tuples, sets, dicts, dataclasses and the targets of weak references.
+    A value in several places counts in each; a container inside itself counts once. The walk goes into each
     container once.
 
     Examples
@@ -58,7 +58,7 @@ def unfolded_size(value: Any, most: int) -> int:
 
 
 def parts_in(value: Any) -> Iterator[Any]:
-    """Yield a value and what is inside it, as :func:`unfolded_size` goes through it, each container once."""
+    """Yield a value and all inside it, each container once, as :func:`unfolded_size` walks it."""
     seen: set[int] = set()
     waiting = [value]
     while waiting:
@@ -88,7 +88,7 @@ def _items(container: Any) -> Iterable[Any]:
 
 
 def _field(obj: Any, name: str) -> Any:
-    """Return a field that is in an object's ``__dict__`` or in a slot; a property in its place is not run."""
+    """Return a field from an object's ``__dict__`` or a slot; no property is run."""
     own = getattr(obj, "__dict__", {})
     slot = next((vars(base)[name] for base in type(obj).__mro__ if name in vars(base)), None)
     is_slot = name not in own and isinstance(slot, types.MemberDescriptorType)

@@ -1,4 +1,4 @@
-"""What classes have, as it stands there: neither a metaclass, nor a descriptor or another object in them, is asked."""
+"""Static look-up in classes: no metaclass, descriptor or other object in them is called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _name_of: Any = vars(type)["__qualname__"].__get__
 
 
 def find_static(cls: Any, name: str) -> tuple[Any, Any]:
-    """Return the class that defines a name, and what it is there, unbound; None and no value where none does."""
+    """Return the class that defines a name, and the unbound value there.
+
+    Where no class does: None, and an object that stands for no value.
+    """
     for base in bases_of(cls):
         names = names_of(base)
         if name in names:
@@ -24,7 +27,7 @@ def find_static(cls: Any, name: str) -> tuple[Any, Any]:
 
 
 def static_of(cls: Any, name: str) -> Any:
-    """Return what a class, or a base of it, has under a name; None where there is none."""
+    """Return the value that a class, or a base of it, has under a name; None without one."""
     owner, value = find_static(cls, name)
     return None if owner is None else value
 
@@ -35,7 +38,7 @@ def has_static(cls: Any, name: str) -> bool:
 
 
 def is_descriptor(value: Any) -> bool:
-    """Whether code of a value runs when it is looked up on the class that has it, or on an object."""
+    """Whether code of a value runs when the value is looked up on its class or on an object."""
     cls: Any = type(value)
     return has_static(cls, "__get__") or has_static(cls, "__set__")
 

@@ -1,4 +1,4 @@
-"""Calls as deep as a config: generators, run from a list, so that Python's stack does not limit the depth of a tree."""
+"""Calls as deep as a config: generators run from a list, so Python's stack sets no limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ class Call(NamedTuple):
 
 
 def run(steps: Steps) -> Any:
-    """Run steps and all that they yield, and return their result; what one raises is raised where it was yielded.
+    """Run a generator and all that it yields, and return its result.
+
+    An error of one is raised in the generator that yielded it.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Undoing: what a save or a load changes for a time is taken back at its end, wherever an interrupt stops it.
+"""Undoing: changes of a save or load end with it, wherever an interrupt stops it.
 
 An interrupt (KeyboardInterrupt) is raised between any two steps of Python: also when a ``with`` has been entered and
 its body not begun, or in the middle of its exit. So a change is noted before it is made, and what takes it back may be
@@ -21,7 +21,7 @@ _current: ContextVar[Undoing | None] = ContextVar("undoing", default=None)
 
 
 class Undoing:
-    """Takes back what is noted inside its ``with``; to be entered twice: ``with Undoing() as undoing, undoing:``.
+    """Runs the noted calls at its end. Enter it twice: ``with Undoing() as undoing, undoing:``.
 
     The first entry changes nothing, and the last exit goes on with what an interrupt of the first exit left undone.
     """
@@ -64,7 +64,7 @@ class Undoing:
 
 
 def takes_back(function: Callable[P, T]) -> Callable[P, T]:
-    """Have a function take back at its end what was noted inside it: a decorator for all that reads or writes saves."""
+    """Make a function undo at its end what was noted in it: a decorator for reads and writes."""
 
     @functools.wraps(function)
     def whole(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,7 +75,10 @@ def takes_back(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def note_undo(undo: Callable[[], None]) -> Callable[[], None]:
-    """Note a call for the end of the save or load under way in this thread; return what takes the note back."""
+    """Note a call for the end of the current save or load; return a function to drop it.
+
+    The save or load is the one of this thread.
+    """
     undoing = _current.get()
     if undoing is None:
         return _nothing
