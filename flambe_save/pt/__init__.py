@@ -1,4 +1,6 @@
-"""Files of torch without torch: zips read and written, pickles walked, what a file holds listed; nothing is executed.
+"""Torch's files without torch: read and write zips, walk pickles, list contents.
+
+Nothing in a file is run.
 
 codecs/ is the other side: it makes tensors and objects of what is found here.
 """

@@ -1,4 +1,4 @@
-"""Plain states: an OrderedDict of names to dense tensors, recognised in a pickle without the pickle machine.
+"""Plain states: an OrderedDict of names to dense tensors, recognised without unpickling.
 
 That is what nearly every ``state.pt`` holds. codecs/dense.py writes an ordinary pickle, which torch and any other
 reader of pickles understands; :func:`load_plain` recognises its exact form, and nothing else, so it needs no trust and
@@ -102,7 +102,10 @@ _NUMBER = re.compile(_INT, re.DOTALL)
 
 
 def load_plain(data: bytes) -> PlainState | None:
-    """Return what a pickle of ``dump_plain`` describes, or None for any other. Its inverse, but for the bytes."""
+    """Return the state that a pickle of ``dump_plain`` describes, or None for any other pickle.
+
+    Its inverse, but for the bytes.
+    """
     found = _BEGIN.match(data)
     if found is None:
         return None
@@ -147,7 +150,7 @@ def load_plain(data: bytes) -> PlainState | None:
 
 
 def infos_of(plain: PlainState) -> dict[str, TensorInfo]:
-    """Return what is known of the tensors of a plain state."""
+    """Return the facts of a plain state's tensors."""
     return {
         key: TensorInfo(item.dtype, item.shape, math.prod(item.shape) * ITEM_SIZES[item.dtype], item.location)
         for key, item in plain.tensors.items()

@@ -1,4 +1,4 @@
-"""The opcodes of a pickle, walked without executing one: where it ends, what it names, whether it is empty."""
+"""Walk the opcodes of a pickle without running one: its end, its names, whether it is empty."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["broken_pickle", "globals_of", "is_empty_dict", "pickle_end", "presen
 
 
 def present_name(module: str, name: str, protocol: int) -> tuple[str, str]:
-    """Return what a global is called in Python 3; protocols 0 to 2 write the names that Python 2 had."""
+    """Return the Python 3 name of a global; protocols 0 to 2 write the names that Python 2 had."""
     if protocol > 2 and module not in ("__builtin__", "copy_reg"):
         return module, name
     renamed = _compat_pickle.NAME_MAPPING.get((module, name))
@@ -80,7 +80,7 @@ def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = No
 
 
 def globals_of(data: bytes) -> Iterator[str]:
-    """Yield the dotted names that a pickle would import, from its opcodes alone; it is not executed."""
+    """Yield the dotted names that a pickle would import, from its opcodes alone; nothing runs."""
     strings: list[str] = []  # as they were pushed, the memo's included: STACK_GLOBAL takes the last two
     memo: dict[int, str | None] = {}
     last: str | None = None

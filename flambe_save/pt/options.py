@@ -1,4 +1,4 @@
-"""What codecs are told: how to pickle, whom to trust, where tensors shall be."""
+"""Options for reading and writing values: pickle module, trust, device placement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ MapLocation: TypeAlias = "str | torch.device | Mapping[str, str] | Callable[[Any
 
 
 class PickleModule(Protocol):
-    """A module with pickle's ``dump`` and ``load``; ``Pickler`` and ``Unpickler`` are used where it has them."""
+    """A module with pickle's ``dump`` and ``load``, and perhaps ``Pickler`` and ``Unpickler``.
+
+    The two classes are used where the module has them.
+    """
 
     def dump(self, obj: Any, file: Any, protocol: int | None = None) -> None: ...
 
@@ -39,7 +42,7 @@ def default_pickle_module() -> Any:
 
 @dataclass(frozen=True)
 class DumpOptions:
-    """How to pickle what is more than data.
+    """Options for writing values that are more than data.
 
     Parameters
     ----------

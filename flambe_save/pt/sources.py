@@ -1,6 +1,6 @@
-"""Sources: the bytes of a file that is read, kept, mapped, or read to where a tensor wants them.
+"""Sources: the bytes of a file that is read, kept, mapped, or read into a tensor's memory.
 
-drafts.py is the other side. Checksums are taken on the way, so that nothing is read twice to be compared.
+zip_writer.py is the other side. Checksums are taken on the way, so that nothing is read twice to be compared.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class Source(Protocol):
         """Return the CRC-32 of some of the bytes, or of all."""
 
     def set_apart(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Say which ranges, in order, will be asked for as storages; all others are read now, if they need to be."""
+        """Announce, in order, the ranges that will be asked for as storages.
+
+        All others are read now, if they need to be.
+        """
 
 
 class HeldSource:
@@ -233,7 +236,9 @@ def open_source(
     progress: Progress = NO_PROGRESS,
     passes: int = 1,
 ) -> Source:
-    """Return the source of an open file, which is read to the end only where it is small or no file of the system's.
+    """Return the source of an open file.
+
+    The file is read to its end only if it is small, or not a file of the system.
 
     Parameters
     ----------
@@ -282,7 +287,7 @@ def pieces_of(source: Source) -> Iterator[memoryview]:
 
 
 def memory_of(storage: torch.UntypedStorage) -> memoryview:
-    """Return the memory of a storage of this machine, shared and writable; it lives as long as the storage."""
+    """Return the memory of a CPU storage, shared and writable; it lives as long as the storage."""
     size = storage.nbytes()
     if not size:
         return memoryview(b"")

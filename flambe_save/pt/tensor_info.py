@@ -1,4 +1,4 @@
-"""TensorInfo: what is known of a tensor that was not read."""
+"""TensorInfo: the facts of a tensor that was not read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_tensor(value: Any) -> TypeGuard[torch.Tensor]:
 
 
 class TensorInfo(NamedTuple):
-    """What is known of a tensor that was not read.
+    """Facts of a tensor that was not read.
 
     Attributes
     ----------
@@ -55,5 +55,5 @@ class TensorInfo(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """How many elements it has."""
+        """Number of elements."""
         return math.prod(self.shape)

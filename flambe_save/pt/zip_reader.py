@@ -1,4 +1,4 @@
-"""Records: the directory of a zip as torch writes it, taken apart with nothing taken on trust.
+"""Records: the directory of a zip as torch writes it, read without trust in any of it.
 
 torch checks none of this: names twice, records that lie on each other or are compressed, a directory that says one
 thing and a record's own header another.
@@ -173,7 +173,9 @@ def is_zip(source: Source) -> bool:
 
 
 def check_file(source: Source, options: LoadOptions) -> None:
-    """Compare every record of a torch file with its checksum, and walk through its pickle's opcodes, executing none.
+    """Compare the records of a torch file with their checksums, and walk its pickle's opcodes.
+
+    No opcode is run.
 
     A file of torch before 1.6, which is no zip, is a pickle as a whole.
 
@@ -238,7 +240,10 @@ def _entry(directory: bytes, at: int) -> tuple[_Entry, int]:
 
 
 def _in_64_bits(extra: bytes, packed: int, size: int, offset: int) -> tuple[int, int, int]:
-    """Return sizes and offset with those in 64 bits that do not fit 32; they stand in this order in field 1."""
+    """Return sizes and offset, with 64-bit numbers for those that exceed 32.
+
+    They stand in this order in field 1.
+    """
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)

@@ -1,4 +1,4 @@
-"""Drafts: files that are ready to be written, while the tensors in them are still where they are.
+"""Drafts: files that are ready to write, whose tensors are not copied yet.
 
 A codec makes a draft, which is quick; whoever writes it, in whatever thread, reads the tensors' memory then.
 """
@@ -63,7 +63,9 @@ class Draft:
         return self
 
     def chunks(self) -> Iterator[tuple[Buffer, int]]:
-        """Yield the file's bytes in order, and the CRC-32 of each piece; a piece may change when the next is asked for.
+        """Yield the file's bytes in order, and the CRC-32 of each piece.
+
+        A piece may change when the next one is asked for.
 
         What is on another device is brought here, one storage at a time.
         """
@@ -71,7 +73,7 @@ class Draft:
             yield piece, crc32(piece)
 
     def same_as(self, source: Source, threads: int = 1) -> int | None:
-        """Return the CRC-32 that the file would have, where it would be the one that a source reads; else None.
+        """Return the file's CRC-32 if a source has the same bytes; else None.
 
         All bytes are compared. Checksums of large records are those that the source claims, so they are to be compared
         with what is known of the file from elsewhere.
@@ -115,7 +117,7 @@ class Record(NamedTuple):
 
 
 class ZipDraft(Draft):
-    """A zip of stored records, each aligned to 64 bytes, as torch.save writes them; with zip64 where it needs that."""
+    """A zip of stored records as torch.save writes them, aligned to 64 bytes; zip64 if needed."""
 
     def __init__(self, records: Sequence[Record], opaque: Sequence[str] = ()) -> None:
         self._records = records
@@ -218,7 +220,7 @@ def _extra_size(size: int, offset: int) -> int:
 
 
 def _extra(size: int, offset: int) -> bytes:
-    """Return what the directory says of a record in 64 bits, where 32 are too few."""
+    """Return the 64-bit field of a record's directory entry, if 32 bits are too few."""
     numbers = ([size, size] if size >= _LIMIT else []) + ([offset] if offset >= _LIMIT else [])
     return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
 
