@@ -1,4 +1,4 @@
-"""Formats: a tree of nodes to a store and back. directory.py is the folder layout, pickle.py the single pickle.
+"""Formats: a tree to a store and back, as folders (directory.py) or one pickle (pickle.py).
 
 Which store it is - a folder, a file, an archive, memory - is none of a format's business.
 """

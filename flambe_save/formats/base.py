@@ -1,4 +1,4 @@
-"""Bases: an earlier save, whose files a new one links to where they are the same to the byte."""
+"""Bases: earlier saves, to whose files a new save links where the bytes are the same."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Base:
         return sum(facts.size for facts, _ in self._same.values())
 
     def link(self, name: str, store: Store) -> Facts | None:
-        """Put a file that is the same into a store as a link, where that can be; return what is known of it."""
+        """Link a file that is the same into a store, where possible; return its facts."""
         if name not in self._same or not isinstance(store, FolderStore):
             return None
         facts, compared = self._same[name]

@@ -1,4 +1,4 @@
-"""Contents: what a save holds, each part read when it is asked for. Only data is unpickled, and nothing is built."""
+"""Contents of a save, each part read on demand. Only data is unpickled; nothing is built."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ class NodeContents(Protocol):
 
     @property
     def stash(self) -> HeldOutline:
-        """What YAML cannot hold, by its ids."""
+        """Values that YAML cannot hold, by their ids."""
 
     @property
     def needs_trust(self) -> list[str]:
-        """What in it only a trusting load will read, a sentence each."""
+        """Values that only a trusting load reads, a sentence each."""
 
     def dense(self, file: str) -> Mapping[str, TensorInfo] | None:
-        """Return the tensors in its ``state.pt`` or ``stash.pkl``, where nothing else is in it; else None.
+        """Return the tensors in ``state.pt`` or ``stash.pkl`` if nothing else is in it; else None.
 
         Told from its bytes alone, without torch.
         """
 
     def digest(self, file: str) -> str:
-        """Return the SHA-256 of its ``state.pt`` or ``stash.pkl``, or of what holds that together with others."""
+        """Return the SHA-256 of ``state.pt`` or ``stash.pkl``, or of the file around it."""
 
     def fingerprints(self) -> set[Hashable]:
-        """Return marks of its state: where two nodes have one in common, their states are the same to the byte."""
+        """Return marks of the state: nodes with a mark in common have the same state, to the byte."""
 
     def verify(self) -> Iterator[Damage]:
         """Read its files and yield what is damaged."""
 
 
 class Contents(abc.ABC):
-    """What a save says of itself, and its components. The store stays open as long as they are looked at.
+    """A save's own description, and its components. The store stays open while they are read.
 
     Attributes
     ----------

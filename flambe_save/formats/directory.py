@@ -1,4 +1,4 @@
-"""The folder layout: a folder per component with six files, Flambe's protocol 1, and a manifest at the root."""
+"""Folder layout: six files per component, Flambe's protocol 1, and a manifest at the root."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ class DirectoryFormat:
         return self._read(store, names, _manifest_of(store, names), options)
 
     def read_folder(self, store: Store, folder: str, options: ReadOptions) -> Saved | None:
-        """Read the component in a folder of a save, or what is below it; None where the manifest knows no such folder.
+        """Read the component in a folder of a save, and all below it.
+
+        None where the manifest knows no such folder.
 
         Raises
         ------
@@ -261,7 +263,7 @@ def _parent(folder: str, built: Container[str]) -> str:
 
 
 def _keys_around(folder: str, prefix: str, manifest: Manifest | None) -> dict[str, str]:
-    """Return the prefixes of the folders around a part, as the manifest has them and the folders' names say.
+    """Return the prefixes of the folders around a part, by the manifest and the folders' names.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Looking into a save of folders: what the manifest says without reading anything else, and each file by itself.
+"""Inspect a save of folders: the manifest without any other file, and each file by itself.
 
 directory.py reads a save as a whole, and believes nothing; here what is readable is shown, whatever else is damaged.
 """
@@ -33,7 +33,7 @@ __all__ = ["FolderContents"]
 
 
 class FolderContents(Contents):
-    """What is in a save of folders.
+    """Contents of a save of folders.
 
     Parameters
     ----------

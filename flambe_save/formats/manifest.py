@@ -1,4 +1,4 @@
-"""manifest.json: what a save holds, written last, so that its presence says that the save is whole.
+"""manifest.json: the list of a save's contents, written last: a save that has it is whole.
 
 The keys are documented in docs/format.md; a change of their meaning is a change of ``MANIFEST_VERSION``.
 """
@@ -223,7 +223,7 @@ class Manifest:
             raise self._changed(name)
 
     def passes(self, name: str) -> int:
-        """Return how often a file is read where its checksum, and its SHA-256 where that was noted, are compared."""
+        """Return how often a file is read to verify it: again if a SHA-256 was noted."""
         return 2 if "sha256" in self.files[name] else 1
 
     def _changed(self, name: str) -> CorruptSaveError:
@@ -275,7 +275,7 @@ def _pretty(value: Any, indent: str = "", known: dict[int, str] | None = None) -
 
 
 def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return dtype, shape, size in bytes, and device of every tensor among a node's values; equal facts are one dict.
+    """Return dtype, shape, bytes and device of each tensor of a node; equal facts are one dict.
 
     The device is left out where it is the processor's memory. Inverse of :func:`tensors_of`.
     """
@@ -293,7 +293,7 @@ def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def tensors_of(facts: Any, known: dict[Any, TensorInfo]) -> dict[str, TensorInfo]:
-    """Return what a manifest says of a node's tensors. Inverse of :func:`tensor_facts`.
+    """Return the facts of a node's tensors that a manifest holds.
 
     Parameters
     ----------
@@ -326,7 +326,10 @@ def tensors_of(facts: Any, known: dict[Any, TensorInfo]) -> dict[str, TensorInfo
 
 
 def find_ties(items: Iterable[tuple[str, Any]]) -> list[list[str]]:
-    """Return the groups of a state's keys, two or more, whose tensors are one: same memory, type and layout."""
+    """Return the groups of a state's keys that share one tensor: same memory, type and layout.
+
+    Each group has two keys or more.
+    """
     from flambe_save.codecs.data import tie_key  # which needs torch, as tensors do
 
     groups: dict[Any, list[str]] = {}
@@ -352,7 +355,7 @@ def _installed() -> dict[str, str]:
 
 
 def packages(classes: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide whether a save reads the same.
+    """Return the versions of Python and of packages that decide whether a save reads the same.
 
     Parameters
     ----------
@@ -366,7 +369,7 @@ def packages(classes: Iterable[str] = ()) -> dict[str, str]:
 
 
 def changed_packages(saved: Mapping[str, str]) -> list[str]:
-    """Say, for each package whose major or minor version is another one here, or that is gone, both versions."""
+    """Return both versions of each package whose major or minor version changed, or that is gone."""
     changed = []
     for name, number in [item for item in saved.items() if _NAME.fullmatch(item[0])][:_MOST_NAMES]:
         here = _PYTHON if name == "python" else _version_of(name)
@@ -388,12 +391,12 @@ def _version_of(name: str) -> str | None:
 
 
 def _major_minor(number: str) -> tuple[int, int] | str:
-    """Return the first two numbers of a version, however it goes on; what has none is compared as it is."""
+    """Return the first two numbers of a version; a version without them is compared as it is."""
     found = re.match(r"(?:\d{1,9}!)?v?(\d{1,9})(?:\.(\d{1,9}))?", number)
     return (int(found[1]), int(found[2] or 0)) if found is not None else number
 
 
 def requirements() -> str:
-    """Return the installed packages, one ``name==version`` a line, sorted; looked up once per process."""
+    """Return the installed packages, one ``name==version`` a line, sorted; found once a process."""
     lines = sorted((f"{name}=={version}" for name, version in _installed().items()), key=str.lower)
     return "\n".join([HAS_MANIFEST, *lines]) + "\n"

@@ -1,4 +1,4 @@
-"""Reading nodes: six files to a SaveTreeNode, each file checked on its way. directory.py puts nodes together."""
+"""Read nodes: six files to a SaveTreeNode, each checked. directory.py joins the nodes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ __all__ = ["LazyStash", "NodeReader"]
 
 
 class LazyStash(Mapping[str, Any]):
-    """A stash that is unpickled when it is first looked into: weights stay readable where a stash is not trusted."""
+    """A stash that is unpickled at its first use: weights load where the stash is not trusted."""
 
     def __init__(self, data: bytes, options: LoadOptions, node: str, file: str) -> None:
         self._data: bytes | None = data
@@ -96,7 +96,7 @@ class LazyStash(Mapping[str, Any]):
 
 
 class Files(Protocol):
-    """What is read of a store."""
+    """Result of reading a store."""
 
     def reader(self, name: str) -> BinaryIO: ...
 
@@ -163,7 +163,7 @@ class NodeReader:
         return keys
 
     def _prefix(self, folder: str, known: Mapping[str, str]) -> str:
-        """Return a folder's prefix; ``known`` has those of folders around it, as far as they hold files."""
+        """Return a folder's prefix; ``known`` has those of the folders around it that hold files."""
         rest: list[str] = []
         while folder and (not rest or f"{folder}/" not in known):
             above, _, name = folder.rpartition("/")
@@ -177,7 +177,7 @@ class NodeReader:
         return ".".join([*([outer] if folder else []), *reversed(rest)])
 
     def size_of(self, names: Iterable[str]) -> int:
-        """Return how many bytes files have: as listed, or as they are; whoever reads them finds what is wrong."""
+        """Return the sizes of files in bytes, as listed or as found; a read notices wrong ones."""
         if self._manifest is not None:
             return sum(self._manifest.files[name]["bytes"] for name in names)
         total = 0
@@ -302,7 +302,7 @@ class NodeReader:
         return found
 
     def dense(self, name: str, prefix: str) -> dict[str, TensorInfo] | None:
-        """Return the tensors of a file that holds nothing else, told without torch; None of any other file."""
+        """Return the tensors of a file that holds only tensors, found without torch; else None."""
         options = replace(self._options, node=prefix, file=name)
         with self._opened(name, prefix, None) as file:
             source = open_source(file, mapped=True)
@@ -320,7 +320,9 @@ class NodeReader:
         return digest.hexdigest()
 
     def fingerprints(self, name: str) -> set[Hashable]:
-        """Return marks of a file: files that have one in common are the same to the byte. None of one that is gone.
+        """Return marks of a file: files with a mark in common are the same, to the byte.
+
+        None if the file is gone.
 
         A digest counts only where the size is the one that was noted with it.
         """

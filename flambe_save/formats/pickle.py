@@ -1,4 +1,4 @@
-"""The single pickle: the whole State at once, which torch and a plain ``pickle.load`` read too."""
+"""Single pickle: the whole State at once, which torch and ``pickle.load`` read too."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _FIRST_BYTES = b"\x80"  # every pickle since protocol 2 begins so
 
 
 class PickleFormat:
-    """A tree as one pickled State. Ties need no list here: what is one object in a pickle is one when it is read."""
+    """A tree as one pickled State. A pickle keeps ties by itself, so none are listed."""
 
     file_names = ()
 
@@ -111,7 +111,7 @@ class PickleFormat:
         return Saved(node, find_ties(state_from_tree(node).items()), tags, trailer is not None, digest=digest)
 
     def inspect(self, store: Store, options: ReadOptions) -> Contents:
-        """Look at what the pickle says of itself; it is read as a whole when its components are asked for."""
+        """Inspect the pickle's description; the rest is read when its components are asked for."""
         return _PickleContents(self, store, options)
 
 
@@ -167,7 +167,7 @@ class _PickleContents(Contents):
         return nodes
 
     def _file(self) -> object:
-        """Return what tells the file from any that takes its place; nothing, where it is in an archive."""
+        """Return the identity of the file, so that a replaced one is noticed; None in an archive."""
         with contextlib.suppress(OSError), self._store.reader("") as file:
             return identity(os.fstat(file.fileno()))
         return None
@@ -231,7 +231,7 @@ PICKLE = PickleFormat()
 
 
 def _describes_components(metadata: Any) -> bool:
-    """Whether metadata has what a tree needs: a list of prefixes, and for each a class and other texts."""
+    """Whether metadata is enough for a tree: a list of prefixes, a class and texts for each."""
     if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
         return False
     directories = metadata.get(DIRECTORIES_KEY, ())
@@ -248,14 +248,16 @@ def _describes_components(metadata: Any) -> bool:
 
 
 def _trailer(data: bytes, digest: str | None) -> bytes:
-    """Return what stands behind a pickle; its checksum is of the pickle and of the trailer before the checksum."""
+    """Return the trailer of a pickle; its checksum is of the pickle and the trailer up to there."""
     extra = f" {digest} {hashlib.new(digest, data).hexdigest()}" if digest is not None else ""
     begin = f"\nflambe_save {len(data)} bytes{extra}".encode()
     return begin + b" crc32 %08x\n" % crc32(begin, crc32(data))
 
 
 def _read_checked(store: Store, options: ReadOptions, *, digests: bool = False) -> tuple[bytes, re.Match[bytes] | None]:
-    """Return the pickle, compared with the checksum behind it, and that trailer, where it has one: Flambe's have none.
+    """Return the pickle, verified with its trailer's checksum, and the trailer.
+
+    Pickles of Flambe have no trailer.
 
     Raises
     ------

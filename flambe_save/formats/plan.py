@@ -1,4 +1,4 @@
-"""Plans: what a save will hold, before any of it is written. A format makes a plan; writing it reads the tensors."""
+"""Plans: a save's files before any is written. A format plans; writing reads the tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LARGE = 1 << 20  # bytes of a file that is worth a thread
 
 
 class Facts(NamedTuple):
-    """What is known of a file once it is written.
+    """Facts of a file that was written.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """How many bytes the files have, but for the last one."""
+        """Size of all files but the last, in bytes."""
         return sum(draft.size for draft in self.files.values())
 
     def with_storages(self, change: Callable[[torch.UntypedStorage], torch.UntypedStorage]) -> Plan:

@@ -1,4 +1,4 @@
-"""What a read is told and what it gives: options, the tree, and what the save says beyond the tree."""
+"""Options and result of a read: the tree, and the save's description beside it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ReadOptions:
 
 @dataclass
 class Saved:
-    """What was read.
+    """Result of a read.
 
     Attributes
     ----------

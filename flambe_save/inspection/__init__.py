@@ -1,4 +1,4 @@
-"""Looking into saves: open() for one, diff() for two, and the documents that the command line and the page show.
+"""Inspect saves: open() for one, diff() for two, documents for the command and the page.
 
 Nothing of a save is imported, built or run for any of this, and nothing but data is unpickled.
 """

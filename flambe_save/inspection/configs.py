@@ -1,4 +1,4 @@
-"""Comparing configs by what they say, not by how their text is laid out. Nothing of them is built."""
+"""Compare configs by their meaning, not by their layout as text. Nothing is built."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _told_apart(one: pyyaml.Node | None, other: pyyaml.Node | None) -> list[str 
 
 
 def _items(path: str, node: Any) -> Mapping[Any, tuple[str, pyyaml.Node]]:
-    """Return what is in a collection: its path and itself, by what tells its place from any other."""
+    """Return the items of a collection and their paths, by keys that tell their places apart."""
     if isinstance(node, pyyaml.SequenceNode):
         return {index: (f"{path}[{index}]", item) for index, item in enumerate(node.value)}
     begin = f"{path}." if path else ""
@@ -132,7 +132,7 @@ def _items(path: str, node: Any) -> Mapping[Any, tuple[str, pyyaml.Node]]:
 
 
 def _shown(node: pyyaml.Node | None) -> str | None:
-    """Return a node in short: a scalar as it is written, of anything else the tag and how much is in it."""
+    """Return a node in short: a scalar as written; of others, the tag and the number of items."""
     if node is None:
         return None
     tag = node.tag if node.tag.startswith("!") else ""

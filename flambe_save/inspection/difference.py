@@ -1,4 +1,4 @@
-"""diff(): what is different between two saves, from their trees down to how far each tensor moved."""
+"""diff(): the differences of two saves, from their trees to how far each tensor moved."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class _Comparison:
                 yield from self._or_damage(prefix, part(prefix, one, other))
 
     def _or_damage(self, prefix: str, changes: Iterator[Change]) -> Iterator[Change]:
-        """Yield changes, and, where something cannot be read, a row that says so in place of the rest."""
+        """Yield changes; where something cannot be read, a row that says so replaces the rest."""
         try:
             yield from changes
         except (LoadError, ConfigError, UnsupportedObjectError) as error:
@@ -295,13 +295,13 @@ def _class_of(node: SavedNode) -> str:
 
 
 def _plain_tensors(node: SavedNode) -> dict[str, TensorInfo]:
-    """Return the tensors of a component but for those of classes that need trust, which count as values."""
+    """Return a component's tensors, but those of classes that need trust, which count as values."""
     types = node.state.types()
     return {name: info for name, info in node.tensors.items() if types.get(name, "torch.Tensor") == "torch.Tensor"}
 
 
 def _has_config(node: SavedNode) -> bool:
-    """Whether a component has a config, which is compared, or said to be damaged, where the component is."""
+    """Whether a component has a config to compare, or to report as damaged with the component."""
     try:
         return bool(node.config)
     except LoadError:
@@ -335,7 +335,10 @@ def _written(value: Any) -> bytes:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether values are equal whose pickles differ: equal texts may be one object in one, and two in the other."""
+    """Whether values are equal whose pickles differ.
+
+    Equal texts may be one object in one pickle, and two in the other.
+    """
     if type(one) is not type(other):
         return False
     if type(one) in (list, tuple):

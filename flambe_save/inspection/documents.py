@@ -1,4 +1,4 @@
-"""What is known of a save as plain documents: the command line prints them as JSON, and as text; the page shows them.
+"""Saves as plain documents: the command prints them as JSON or text; the page shows them.
 
 docs/cli.md describes them, docs/cli.schema.json is their schema, and SCHEMA is its number.
 """
@@ -34,12 +34,12 @@ Advance = Callable[[int], None]
 
 
 def document(verb: str, **fields: Any) -> dict[str, Any]:
-    """Return the document of a verb; numbers that JSON has not are the texts ``"nan"``, ``"inf"`` and ``"-inf"``."""
+    """Return the document of a verb; NaN and infinities are ``"nan"``, ``"inf"`` and ``"-inf"``."""
     return {"flambe_save": __version__, "schema": SCHEMA, "verb": verb, **fields}
 
 
 def describe_save(save: OpenSave, *, modules: bool = False) -> dict[str, Any]:
-    """Return the document of ``tree``: a save and all its components, as far as that needs no tensors.
+    """Return the document of ``tree``: a save and its components; no tensor is read.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def _modules_in(node: SavedNode) -> list[dict[str, Any]]:
 def describe_node(
     node: SavedNode, name: str | None = None, *, statistics: bool = False, advance: Advance = lambda count: None
 ) -> dict[str, Any]:
-    """Return the document of a component: what ``tree`` says of it, its texts, and what its files hold.
+    """Return the document of a component: its row in ``tree``, its texts, its files' contents.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def describe_node(
 
 
 def is_part(key: str, name: str | None) -> bool:
-    """Whether a key is a name, or of what is inside a module of that name; any is part of the whole, None."""
+    """Whether a key has this name, or is inside the module of this name; None is the whole."""
     return name is None or key == name or key.startswith(f"{name}.")
 
 

@@ -29,7 +29,7 @@ __all__ = ["OpenSave", "not_found", "open_save"]
 
 
 class OpenSave(SavedNode):
-    """A save that is open for looking into: the root component, and what the save says as a whole.
+    """A save open for inspection: the root component, and facts of the save as a whole.
 
     Used with ``with``; :func:`flambe_save.open` makes it.
 
@@ -92,7 +92,7 @@ class OpenSave(SavedNode):
         self.close()
 
     def close(self) -> None:
-        """Close the save; tensors that were read stay, and what is asked for afterwards is a LoadError."""
+        """Close the save; tensors that were read stay. A later read is a LoadError."""
         self._is_closed = True
         self._closing.close()
 
@@ -125,7 +125,7 @@ class OpenSave(SavedNode):
 
     @functools.cached_property
     def _totals(self) -> dict[str, tuple[Totals, Totals]]:
-        """What each component holds by itself, and with all inside it."""
+        """Totals of each component, alone and with all inside it."""
         facts: dict[str, Mapping[str, TensorInfo]] = {}
         for prefix in self._prefixes:
             try:
@@ -143,7 +143,7 @@ def open_save(
     trusted: Iterable[str] = (),
     limits: Limits | None = None,
 ) -> OpenSave:
-    """Open a save for looking into it: its tree, texts and tensors, each read when it is asked for.
+    """Open a save to inspect it: tree, texts and tensors, each read on demand.
 
     Nothing of it is imported, built or run, and nothing but data is unpickled. What is readable of a damaged save can
     be looked at.

@@ -1,4 +1,4 @@
-"""Measures: the numbers that are taken of a tensor, and of the difference between two. statistics.py takes them."""
+"""Measures of a tensor, and of the difference of two. statistics.py computes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PARTS = ("state", "config", "source")  # what `only` can choose
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is known of a tensor's elements. Of complex ones, their absolute values are looked at.
+    """Measures of a tensor's elements; of complex ones, those of their absolute values.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Measures:
-    """How far two tensors of one shape are apart, computed in float64.
+    """Distances between two tensors of one shape, computed in float64.
 
     Only elements that are finite in both are measured.
 

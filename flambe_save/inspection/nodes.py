@@ -1,4 +1,4 @@
-"""SavedNode: a component of an open save, and SavedValues: what it holds; each part is read when it is asked for."""
+"""SavedNode, a component of an open save, and SavedValues, its contents, read on demand."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
 
     @property
     def needs_trust(self) -> list[str]:
-        """What in it only a trusting load reads, a sentence each, as far as the save says that."""
+        """Values that only a trusting load reads, a sentence each, as far as the save lists them."""
         return self._part.needs_trust
 
     # -------------------------------------------------------------------------------------------- what it holds
@@ -193,17 +193,17 @@ class SavedNode(Mapping[str, "SavedNode"]):
 
     @property
     def stash(self) -> SavedValues:
-        """What YAML cannot hold, by its ids; a value that is more than data needs trust."""
+        """Values that YAML cannot hold, by their ids; a value that is more than data needs trust."""
         return SavedValues(self, STASH_FILE)
 
     @property
     def own(self) -> Totals:
-        """What it holds itself."""
+        """Totals of the component itself."""
         return self._save._totals[self.prefix][0]
 
     @property
     def total(self) -> Totals:
-        """What it holds with all inside it."""
+        """Totals of the component with all inside it."""
         return self._save._totals[self.prefix][1]
 
     def statistics(self, name: str, *, advance: Callable[[int], None] = lambda count: None) -> Statistics:
@@ -234,7 +234,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
             raise TypeError(f"torch does not count in {outline.tensors[name].dtype}: {error}") from error
 
     def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
-        """Yield a tensor's elements in their order, as flat tensors of ``most`` of them, so that it need not fit.
+        """Yield a tensor's elements in order, in flat tensors of ``most``: the whole need not fit.
 
         They may share the save's memory, and are not to be written to.
 
@@ -274,7 +274,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
         return outline
 
     def load(self, map_location: MapLocation = None, **options: Any) -> Any:
-        """Load this component as :func:`flambe_save.load` does, with the trust that the save was opened with.
+        """Load this component as :func:`flambe_save.load` does, with the trust of the open save.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Statistics of tensors and of the difference between two, a piece at a time, so that none has to fit into memory."""
+"""Statistics of tensors and of their differences, in pieces: no tensor has to fit in memory."""
 
 from __future__ import annotations
 
@@ -139,13 +139,13 @@ def compare(
 
 
 def _mean(mean: float, count: int, other: float, more: int) -> tuple[float, int]:
-    """Return the mean of so many numbers and more, and how many these are; no sum of them may be too large."""
+    """Return the mean and count of these numbers with more; no sum on the way may overflow."""
     total = count + more
     return (mean * (count / total) + other * (more / total), total) if total else (mean, 0)
 
 
 def _scale(most: float) -> float:
-    """Return a power of two by which numbers up to ``most`` are multiplied, so that their squares are numbers too."""
+    """Return the power of two that scales numbers up to ``most`` so that squares are finite."""
     return 1.0 if not most or 1e-100 < most < 1e100 else 2.0 ** -max(-1000, min(1000, math.frexp(most)[1]))
 
 
@@ -181,7 +181,7 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return where elements are equal, with NaN in the same places, in each part of complex ones."""
+    """Return a mask of equal elements; NaN equals NaN, in each part of complex ones."""
     if one.is_complex():
         return _equal(torch.view_as_real(one), torch.view_as_real(other)).all(-1)
     return (one == other) | (one.isnan() & other.isnan())

@@ -59,7 +59,7 @@ def value_of(value: object) -> str:
 
 
 def all_of(value: object) -> str:
-    """Return a value in full, over several lines where it is long; past 20,000 characters it is cut."""
+    """Return a value in full, a long one over several lines; past 20,000 characters it is cut."""
     try:
         text = pprint.pformat(value, width=100, compact=True, sort_dicts=False)
     except Exception:
@@ -68,6 +68,6 @@ def all_of(value: object) -> str:
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """Return a histogram as a line of blocks; a bin that is not empty is never drawn as one that is."""
+    """Return a histogram as a line of blocks; a filled bin never looks like an empty one."""
     most = max(counts, default=0)
     return "".join(" " if not count else _LEVELS[min(7, count * 8 // most)] for count in counts) if most else ""

@@ -13,7 +13,7 @@ __all__ = ["Tally", "Totals", "add_up"]
 
 
 class Totals(NamedTuple):
-    """What components hold together; tensors that are one count once.
+    """Totals of components together; a shared tensor counts once.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Totals(NamedTuple):
 def add_up(
     tensors: Mapping[str, Mapping[str, TensorInfo]], ties: Iterable[Sequence[str]]
 ) -> dict[str, tuple[Totals, Totals]]:
-    """Return what each component holds by itself, and with all inside it.
+    """Return each component's totals, alone and with all inside it.
 
     Parameters
     ----------
