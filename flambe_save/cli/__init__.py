@@ -1,4 +1,4 @@
-"""The command ``flambe-save``, also ``python -m flambe_save``: it looks into saves, compares and converts them.
+"""Command ``flambe-save`` (``python -m flambe_save``): inspects, compares, converts saves.
 
 A verb gives an :class:`~flambe_save.cli.answers.Answer`; this is where it is printed, and where errors end.
 """
@@ -136,7 +136,7 @@ def _fail(
     node: str | None = None,
     file: str | None = None,
 ) -> int:
-    """Say what went wrong, for people on the standard error output, and as a document where that is asked for."""
+    """Report an error: as text on the standard error output, and as a document if asked for."""
     text, fix = _short(text), _typed(_short(fix)) if fix else None
     _complain(f"{text}\n  {fix}" if fix else text)
     if getattr(arguments, "json", False):
@@ -154,7 +154,7 @@ def _fail(
 
 
 def _told(error: FlambeSaveError) -> str:
-    """Return an error's message with where it is, as far as the message does not say that itself."""
+    """Return an error's message, with the place of the error if the message lacks it."""
     places = {"component": error.node, "file": error.file}
     missing = [f"{what} {quote(name)}" for what, name in places.items() if name and quote(name) not in error.message]
     return f"{error.message} ({', '.join(missing)})" if missing else error.message
@@ -171,7 +171,7 @@ def _typed(fix: str) -> str:
 
 
 def _give_up_output() -> None:
-    """Let what is still to be printed go nowhere, so that Python does not stumble over it at its end."""
+    """Discard the output still to be printed, so that Python does not fail on it at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -16,7 +16,7 @@ SAME, DIFFERENT, TROUBLE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb found.
+    """Result of a verb.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the command takes: its verbs and their options."""
+"""Arguments of the command: its verbs and their options."""
 
 from __future__ import annotations
 

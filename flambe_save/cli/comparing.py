@@ -66,7 +66,10 @@ def diff(arguments: argparse.Namespace) -> Answer:
 
 
 def _arranged(rows: Iterable[Change]) -> list[Change]:
-    """Return the rows by component, with damage to a file once: what is missing is known before it is missed."""
+    """Return the rows by component, with each damaged file once.
+
+    Known damage comes before what is missing because of it.
+    """
     files = set[str | None]()
     by_node: dict[str | None, list[Change]] = {}
     for row in rows:

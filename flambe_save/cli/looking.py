@@ -39,7 +39,9 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def find_node(save: OpenSave, key: str) -> tuple[SavedNode, str]:
-    """Return the component at a key, or that which holds a tensor, value or module of that key, and its name in there.
+    """Return the component of a key, and the rest of the key inside it.
+
+    The component holds the tensor, value or module of that key.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def tree(arguments: argparse.Namespace) -> Answer:
 
 
 def _with_modules(described: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of components, and of modules that are none, each with what it is right inside."""
+    """Return the rows of components and of other modules, each with its parent."""
     if not described["modules"]:
         return list(described["nodes"])
     rows = list(described["nodes"])
@@ -168,7 +170,7 @@ def _show_notes(described: Mapping[str, Any], terminal: Terminal) -> None:
 
 
 def merged(known: Iterable[dict[str, Any]], met: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what was known to be damaged with what was met, a row for each file and component."""
+    """Return the damage known before with the damage found, a row for each file and component."""
     rows: dict[Any, dict[str, Any]] = {}
     for row in [*known, *met]:
         rows.setdefault((row["node"], row["file"]), row)

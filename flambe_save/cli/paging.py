@@ -22,7 +22,7 @@ __all__ = ["report", "view"]
 
 
 def make_report(path: str, other: str | None, *, statistics: bool) -> dict[str, Any]:
-    """Return what the page is made of: a save, or two and their difference."""
+    """Return the documents of the page: those of a save, or of two and their difference."""
     paths = [path] if other is None else [path, other]
     with contextlib.ExitStack() as closing:
         saves = []

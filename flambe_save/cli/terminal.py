@@ -1,4 +1,4 @@
-"""Terminal: the one place through which the command writes. Nothing that a save holds gets out of it unescaped."""
+"""Terminal: all output of the command goes through here, and saved text is escaped."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _pair(cell: Cell) -> tuple[str, str]:
 
 
 def _cut(text: str, style: str) -> tuple[str, str]:
-    """Return a cell that is not longer than any name: every line of its table is padded to the longest."""
+    """Return a cell cut to the length of the longest name: a table pads lines to the longest."""
     return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 3]}...", style
 
 
@@ -150,7 +150,7 @@ def _columns(text: str) -> int:
 
 
 def _renderer() -> Callable[[str, str], str] | None:
-    """Return what puts a style on a text; None without rich."""
+    """Return a function that styles a text; None without rich."""
     try:
         from rich.color import ColorSystem
         from rich.style import Style

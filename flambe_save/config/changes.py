@@ -1,4 +1,4 @@
-"""What pickles name that were made before describing/changes.py: all that is found there."""
+"""Alias for old pickles, made before describing/changes.py: all its names."""
 
 from typing import Any
 

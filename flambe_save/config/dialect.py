@@ -1,4 +1,6 @@
-"""The dialect's scalars, as private subclasses of PyYAML's loader and dumper: other users of PyYAML never see them.
+"""Scalars of the dialect: private subclasses of PyYAML's loader and dumper.
+
+Other users of PyYAML never see them.
 
 Reading follows YAML 1.2's core schema (``yes`` is a string, ``1e-5`` a float), which is what Flambe's writer used;
 what is written reads the same under YAML 1.1.

@@ -1,4 +1,4 @@
-"""What pickles name that were made before schema/link.py: all that is found there."""
+"""Alias for old pickles, made before schema/link.py: all its names."""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""Text to nodes: :func:`parse` makes a graph of them, without recursion and within limits; nothing is built of it.
+"""Text to nodes: :func:`parse` makes a graph of them, without recursion and within limits.
+
+Nothing is built of the graph.
 
 :attr:`Document.tags` lists what the graph asks for.
 """
@@ -201,7 +203,7 @@ def split_documents(documents: list[Document]) -> tuple[dict[str, str], Document
 
 
 def extensions_in(document: Document) -> dict[str, str] | None:
-    """Return what an extensions section says, module names to what installs them; None of any other document."""
+    """Return an extensions section, module names to packages; None for any other document."""
     if isinstance(document.root, pyyaml.ScalarNode) and scalar_value(document.root) is None:
         return {}
     pairs = document.root.value if isinstance(document.root, pyyaml.MappingNode) else None

@@ -49,7 +49,7 @@ _PATTERNS = {kind: re.compile(pattern) for kind, (pattern, _) in SCALARS.items()
 
 
 def scalar_value(node: pyyaml.ScalarNode) -> Any:
-    """Return the plain value of a scalar that has a tag of YAML itself. Inverse of what :data:`PLAIN` writes.
+    """Return the plain value of a scalar with a tag of YAML itself. Inverse of :data:`PLAIN`.
 
     Raises
     ------

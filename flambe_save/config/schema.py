@@ -1,4 +1,4 @@
-"""What pickles name that were made before schema/schema.py: all that is found there."""
+"""Alias for old pickles, made before schema/schema.py: all its names."""
 
 from typing import Any
 

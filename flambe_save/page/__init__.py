@@ -1,4 +1,4 @@
-"""The page: a report of one save, or of two and their difference, as one HTML file that needs nothing else.
+"""Page: a report of one save, or two and their difference, as one self-contained HTML file.
 
 ``data.py`` packs the report, ``highlight.py`` colours its texts, ``render.py`` puts them into the template with the
 styles and scripts beside it, and ``server.py`` shows the result to a browser on this machine.

@@ -1,4 +1,4 @@
-"""The report as the page's scripts read it: columns of numbers in place of rows, and each text once.
+"""Data of the report for the page's scripts: columns in place of rows, and each text once.
 
 A component or tensor is a number here, its place in the columns, so nothing in the page is found by a name out of a
 save. Control characters, and those that turn the direction of writing, are written out on the way.
@@ -24,7 +24,7 @@ _NAME, _TEXT = 500, 500_000  # characters; the longest that is shown of one name
 
 
 def pack(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page's scripts read, made of what JSON has.
+    """Return the data that the page's scripts read, from a report of JSON values.
 
     Parameters
     ----------
@@ -90,7 +90,10 @@ def _cut(text: str, most: int) -> str:
 
 
 def _number(value: Any) -> float | int | str | None:
-    """Return a number in the six digits that the page shows at most; "nan", "inf", "-inf" and None as they are."""
+    """Return a number rounded to six digits, the most that are shown.
+
+    "nan", "inf", "-inf" and None stay as they are.
+    """
     if value is None:  # of a tensor without finite elements
         return None
     if isinstance(value, str):
@@ -211,7 +214,7 @@ class _Save:
 
 
 def _parents(places: Mapping[str, int]) -> list[int]:
-    """Return the place of each component's parent, which is the longest prefix that is a component; -1 for none."""
+    """Return the index of each component's parent: the longest prefix of a component; else -1."""
     lengths = {len(name) for name in places}
     parents = []
     for name in places:
@@ -224,13 +227,13 @@ def _parents(places: Mapping[str, int]) -> list[int]:
 
 
 def _labels(names: Sequence[str], parents: Sequence[int]) -> list[str]:
-    """Return what each component is called beside its siblings."""
+    """Return each component's name beside its siblings."""
     starts = [len(names[parent]) + 1 if parent >= 0 and names[parent] else 0 for parent in parents]
     return [name[start:] for name, start in zip(names, starts, strict=True)]
 
 
 def _difference(difference: Mapping[str, Any], saves: Sequence[_Save], texts: _Texts) -> dict[str, Any]:
-    """Return the changes as columns, and the components of both saves as one tree, the removed ones last."""
+    """Return the changes as columns, and both saves' components as one tree, removed ones last."""
     before, after = saves
     places = {name: place for place, name in enumerate(dict.fromkeys((*after.names, *before.names)))}
     names, parents = list(places), _parents(places)

@@ -1,4 +1,4 @@
-"""Colours for configs and sources: a text as runs of one kind each, which the page puts in as plain text."""
+"""Colours for configs and sources: runs of one kind each, inserted into the page as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as one HTML document: the template, the styles and scripts beside it, and the report as data.
+"""A report as one HTML document: template, styles, scripts, and the report as data.
 
 Nothing of a save becomes markup: it is JSON in an element that browsers do not run, from which the scripts make text.
 The policy in the document's head allows these very styles and scripts, by their hashes, and nothing else: no request to
