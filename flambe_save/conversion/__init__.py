@@ -1,4 +1,4 @@
-"""Conversions between the containers of a save: folder, archive, pickle, and one file of tensors (safetensors).
+"""Conversions of a save between folder, archive, pickle and one safetensors file.
 
 copying.py copies files as they are, for packing.py too; containers.py has the rest, by way of the state, which facts.py
 puts into a file of tensors and takes out again; extracting.py cuts a part out of a save; tensorfiles.py knows files of

@@ -1,4 +1,4 @@
-"""Containers: a save from one into another, by what lies at a path and what the output's name ends in.
+"""Containers: convert a save, from what lies at a path to what the output's name ends in.
 
 Where both hold the same files, these are copied (copying.py); otherwise the state goes from the one to the other.
 """
@@ -212,7 +212,7 @@ def has_same_files(path: str | os.PathLike[str], target: Target, limits: Limits 
 
 
 def _sniffed(store: FileStore, path: str) -> str | None:
-    """Return ``"tensors"`` or ``"torch"`` for a single file that is no save by its first bytes; else None."""
+    """Return ``"tensors"`` or ``"torch"`` for a file of these by its first bytes; else None."""
     with store.reader("") as file:
         start, size = file.read(200), file.seek(0, os.SEEK_END)
     if is_torch(start):
@@ -226,7 +226,7 @@ def _sniffed(store: FileStore, path: str) -> str | None:
 
 
 def content_at(path: str | os.PathLike[str], options: LoadOptions, node: str = "") -> Content:
-    """Read what is at a path, a save or not, or a component in it; tensors may share memory with the files.
+    """Read a save, a file, or a component of a save; tensors may share the file's memory.
 
     Raises
     ------
@@ -273,7 +273,7 @@ def _part_of(content: Content, node: str, where: str) -> Content:
 
 
 def _requirements_of(folders: Folders) -> str | None:
-    """Return what was installed when a save was written, as far as it says so."""
+    """Return the packages that were installed when a save was written; None if it lists none."""
     store: Store = folders.store
     if REQUIREMENTS_FILE not in store.names():
         return None
@@ -284,7 +284,7 @@ def _requirements_of(folders: Folders) -> str | None:
 
 
 def _content_of_value(value: Any) -> Content:
-    """Return what a torch file holds as a save would hold it: a mapping of names to tensors is a state."""
+    """Return a torch file's content as a save would hold it: named tensors become a state."""
     if not _is_flat(value):
         return Content(get_state(value))
     state = State(value)

@@ -1,4 +1,4 @@
-"""Copying: the files of a save, or of a component in it, from one store to another, byte by byte.
+"""Copy the files of a save, or of a component in it, between stores, byte by byte.
 
 Nothing is unpickled, so nothing needs trust. What is copied is compared with the manifest on its way.
 """
@@ -63,7 +63,7 @@ def copy_save(
     limits: Limits | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> str:
-    """Copy a save, or a component of a save in folders, to a target of the same format; return the target's path.
+    """Copy a save, or a component of a folder save, to the same format; return the path.
 
     Raises
     ------
@@ -205,7 +205,7 @@ class Folders:
 
     @classmethod
     def opened(cls, path: str | os.PathLike[str], options: LoadOptions, source: contextlib.ExitStack) -> Folders:
-        """Open what is at a path; ``source`` closes it. A folder inside a save is a part of the whole.
+        """Open a path; ``source`` closes it. A folder inside a save is a part of the whole.
 
         Raises
         ------
@@ -230,7 +230,7 @@ class Folders:
         return cls(store, where, "", options, source)
 
     def folder_of(self, node: str) -> str | None:
-        """Return the folder of a component, by its prefix inside what was opened; None where there is none."""
+        """Return the folder of a component, by its prefix in the opened part; None if not found."""
         wanted = prefix_within(self.prefix, node)
         return next((folder for folder, prefix in self.keys.items() if prefix == wanted), None)
 
@@ -242,7 +242,7 @@ class Folders:
             warn(text, UncheckedSaveWarning)
 
     def copy(self, node: str = "") -> Copy:
-        """Plan the copy of all files, or of those of one component with all inside it, which is a save of its own then.
+        """Plan the copy of all files, or of a component with all inside it, which becomes a save.
 
         Raises
         ------
@@ -282,7 +282,7 @@ class Folders:
         return plan
 
     def _selected(self, top: str) -> list[str]:
-        """Return the names of a part, in the order in which a save writes them, without the manifest."""
+        """Return the names of a part, in the order of a save, without the manifest."""
         if self.manifest is not None:
             names = list(self.manifest.files)
         else:
@@ -292,7 +292,10 @@ class Folders:
         return names + ([name for name in self._names if name in CARD_FILES] if not top else [])
 
     def _part(self, manifest: Manifest, top: str) -> Manifest:
-        """Return what a manifest says of one component and all inside it; its files come when they are copied."""
+        """Return a manifest's description of a component and all inside it, without its files.
+
+        The files are added when they are copied.
+        """
         prefix = self.keys[top]
         begin = f"{prefix}." if prefix else ""
         nodes: dict[str, Any] = {}

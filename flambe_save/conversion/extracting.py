@@ -1,4 +1,4 @@
-"""Extracting: a component of a save as a save of its own, or one tensor of its state as a file."""
+"""Extract a component of a save as a save of its own, or a tensor of its state as a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing and unpacking: a folder or a .pkl into an archive and out of it, its files as they are (copying.py)."""
+"""Pack a folder or .pkl into an archive and unpack it, its files as they are (copying.py)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def unpack(
     limits: Limits | None = None,
     progress: ShowProgress = False,
 ) -> str:
-    """Take a save out of an archive: a folder, or a .pkl. Inverse of :func:`pack`, whose notes hold here too.
+    """Unpack a save from an archive: a folder, or a .pkl. Inverse of :func:`pack`.
+
+    The notes of :func:`pack` hold here too.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Resealing: a new manifest for a save that was edited by hand, once all of it is seen to be readable."""
+"""Reseal: write a new manifest for a hand-edited save, once all of it is found readable."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Edited(NamedTuple):
 
 @takes_back
 def reseal(path: str | os.PathLike[str], *, dry_run: bool = False, limits: Limits | None = None) -> list[Edited]:
-    """Write a new manifest for a folder that was edited by hand, so that it loads without complaint.
+    """Write a new manifest for a hand-edited folder, which then loads without complaint.
 
     The save is read as a load reads it, first: every config has to parse, and every state has to be data that can be
     read. No class of it is built. Only ``manifest.json`` is written, in one step.
@@ -119,7 +119,7 @@ def reseal(path: str | os.PathLike[str], *, dry_run: bool = False, limits: Limit
 
 
 def _resealed(store: Store, where: str, options: LoadOptions) -> tuple[list[Edited], Manifest]:
-    """Read all of a save; return what has changed, and the manifest that says so."""
+    """Read all of a save; return the changes, and the manifest that lists them."""
     names = [name for name in store.names() if name not in CARD_FILES]
     before = _manifest_of(store, names)
     if before is None and MANIFEST_FILE not in names and not DIRECTORY.sniff(names):
@@ -170,7 +170,7 @@ def _resealed(store: Store, where: str, options: LoadOptions) -> tuple[list[Edit
 
 
 def _manifest_of(store: Store, names: list[str]) -> Manifest | None:
-    """Return the manifest that is there; None where there is none that can be read, and all of it is told anew."""
+    """Return the present manifest; None if none can be read, and all is then listed anew."""
     if MANIFEST_FILE not in names:
         return None
     with store.reader(MANIFEST_FILE) as file:
@@ -201,7 +201,7 @@ def _change(name: str, before: Manifest, now: Manifest) -> str | None:
 
 
 def _config_of(text: str, tags: dict[str, str], prefix: str, folder: str) -> Document:
-    """Parse a config, and add to the tags what those mean that are new in it, as far as their classes are imported."""
+    """Parse a config, and add the meaning of its new tags, if their classes are imported."""
     try:
         _, document = split_documents(parse(text))
         for tag in document.tags:

@@ -1,4 +1,4 @@
-"""Files of nothing but tensors: safetensors, written and read, and .npy, written. Neither needs its library.
+"""Files of tensors alone: safetensors (read and written) and .npy (written), both by hand.
 
 A safetensors file is the length of a JSON text as 8 bytes, the text, and the tensors one after the other; the text has
 for each name ``dtype``, ``shape`` and ``data_offsets``, and under ``__metadata__`` texts by names. Its specification is
@@ -82,7 +82,7 @@ Table = dict[str, dict[str, Any]]
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether nothing but its values, type and shape make a tensor: it is dense, and of torch's own class."""
+    """Whether values, type and shape are all of a tensor: it is dense, and of torch's own class."""
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
@@ -91,7 +91,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _laid_out(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in this machine's memory with its elements in order: itself, where it is so."""
+    """Return a contiguous tensor in CPU memory: the same tensor, where it is one."""
     return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
 
 
@@ -124,7 +124,7 @@ class _TensorDraft(Draft):
 
 
 def table_of(tensors: Mapping[str, torch.Tensor]) -> Table:
-    """Return what a file says of its tensors, in the order in which they lie in it: the widest elements first.
+    """Return a file's entries for its tensors, in the order of the data: widest elements first.
 
     Raises
     ------
@@ -298,7 +298,7 @@ def strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def checksum_of(tensors: Mapping[str, torch.Tensor], table: Table) -> int:
-    """Return the CRC-32 of all elements as they lie in a file; what :meth:`TensorFile.checksum` tells of it."""
+    """Return the CRC-32 of all elements as a file stores them, as :meth:`TensorFile.checksum`."""
     total = 0
     for name in table:
         held = _laid_out(tensors[name])

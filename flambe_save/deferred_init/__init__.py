@@ -1,1 +1,4 @@
-"""Deferred initialisation: build without drawing the random numbers that a load overwrites; mode.py is the mode."""
+"""Deferred initialisation: build without drawing random numbers that a load overwrites.
+
+mode.py has the mode.
+"""

@@ -1,4 +1,4 @@
-"""BuildBudget: the tensors and modules that constructors may make, counted before the memory is spent."""
+"""BuildBudget: count the tensors and modules of constructors before memory is spent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMES = 16  # a constructor makes weights, and copies and checks of them, befor
 
 
 class BuildBudget:
-    """Counts the bytes of tensors that operations make, and refuses what the state does not justify.
+    """Counts the bytes that operations allocate, and refuses what the state does not justify.
 
     deferral.py shows it every operation. One that makes a tensor from numbers alone is run on the meta device first,
     where it takes no memory.
@@ -82,7 +82,7 @@ def _bytes_of(tensor: Any) -> int:
 
 
 def _kind_of(func: Any) -> str:
-    """Tell what an operation does to memory: nothing, makes it from numbers, copies it, or makes it larger."""
+    """Classify an operation: it allocates nothing, fills from numbers, copies, or enlarges."""
     schema = func._schema
     if schema.is_mutable or any(value.alias_info is not None for value in schema.returns):
         return "nothing"
@@ -93,7 +93,7 @@ def _kind_of(func: Any) -> str:
 
 
 def _is_big(args: Any) -> bool:
-    """Whether numbers among the arguments could stand for more memory than one call counts anyway."""
+    """Whether numeric arguments could ask for more memory than a call may take uncounted."""
     numbers = [item for arg in args for item in (arg if isinstance(arg, (list, tuple)) else (arg,))]
     product = math.prod(max(1, abs(item)) for item in numbers if isinstance(item, (int, float)) and item == item)
     return product * 16 > _FOR_EACH_CALL or any(isinstance(item, torch.Tensor) for item in numbers)

@@ -1,4 +1,4 @@
-"""Random states while an object is loaded: the caller's, which stay as they are, and the one that deferral.py puts off.
+"""Random states during a load: the caller's stay unchanged, and mode.py defers torch's.
 
 ``KeptRandomStates`` gives the caller back what was there. ``Stream`` is where torch's CPU generator would be, had the
 draws that are put off been made.
@@ -47,7 +47,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class KeptRandomStates:
-    """Gives back, at the end of the ``with``, the random states of torch, numpy and Python that were there before.
+    """Restores the random states of torch, numpy and Python at the end of its ``with``.
 
     They are torch's CPU generator, those of CUDA devices where CUDA is in use, numpy's global one where numpy is
     imported, and that of Python's ``random``. Where loads of several threads overlap, the last to end gives back what
@@ -120,11 +120,11 @@ def _setters() -> Setters:
 
 
 class Stream:
-    """Where torch's CPU generator would be, had the draws that are put off been made.
+    """Timeline of torch's CPU generator, as if the deferred draws had been made.
 
     Draws are numbered. While any is put off, the generator is one number further than where they begin: so whatever
-    state somebody sets, be it the very one that they begin with, is seen to be another, from which later draws go on.
-    Who asks for the state has all of them made first (watching.py).
+    state is set, be it the very one that they begin with, it is seen to be another, and later draws go on from it.
+    Code that asks for the state has all of them made first (patches.py).
     """
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class Stream:
         return self._count - 1
 
     def make(self) -> Callable[[int | None], None]:
-        """Return what is to be called before each draw that was put off, with its number, and at the end with None.
+        """Return the function to call before each deferred draw, with its number; None at the end.
 
         The draws are then made from the generator itself, in order.
         """

@@ -1,4 +1,4 @@
-"""What an object's constructors are given of a save's state: it is as it was saved again when all is built.
+"""Values of a save's state that constructors get, restored once all is built.
 
 A load has each tensor once, and hands it on as it is. A constructor may write to it, as one does that begins a model's
 weights anew. So what a tensor's memory holds is copied before an operation writes to it, and not where none does;
@@ -20,7 +20,7 @@ __all__ = ["Given"]
 
 
 class Given:
-    """The tensors and arrays of one load's state that somebody was given.
+    """Tensors and arrays of one load's state that other code was given.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Given:
         return id(value) in self._tensors
 
     def add(self, value: Any) -> None:
-        """Note a value that somebody is given. What writes to an array cannot be seen, so it is copied at once."""
+        """Note a value that code gets. A write to an array cannot be seen, so it is copied here."""
         if isinstance(value, torch.Tensor):
             self._tensors[id(value)] = value
         elif self.is_watched and _is_array(value) and id(value) not in self._arrays:

@@ -1,4 +1,4 @@
-"""What operations do, as far as it matters to putting off random numbers, which deferral.py does."""
+"""Kinds of operations, as far as mode.py needs them to defer random numbers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ _MAKES = frozenset(
 
 
 def kind_of(func: Any) -> str:
-    """Tell how an operation is treated; one of no kind known here has all that is put off run first."""
+    """Classify an operation; before one of an unknown kind, all deferred operations run."""
     for kind, funcs in _KINDS.items():
         if func in funcs:
             return kind

@@ -1,4 +1,4 @@
-"""Watching, while an object is built, what torch's modes cannot see: who keeps the random state, and threads.
+"""Patches for what torch's modes do not see: reads of the random state, DLPack, threads.
 
 deferral.py has all that it has put off run before any of these goes on.
 """
@@ -28,7 +28,7 @@ MAKING: tuple[tuple[Any, str], ...] = ((torch.nn.Module, "__init__"), (torch.nn.
 
 
 class Watch:
-    """Between ``enter`` and ``leave``, calls ``before`` with the name of a function that somebody is about to call.
+    """Calls ``before`` with a function's name ahead of each call, from ``enter`` to ``leave``.
 
     The functions are replaced for the whole process, by ones that do nothing more in threads that build nothing.
 
@@ -75,7 +75,7 @@ class Watch:
             self._replaced = []
 
     def _after_fork(self) -> None:
-        """Go on in a process that was just forked, where there is no other thread; one of them may hold the lock."""
+        """Recover in a forked process, which has one thread: another thread may hold the lock."""
         self._lock = threading.Lock()
         self._users = {user: thread for user, thread in self._users.items() if thread == threading.get_ident()}
         self._put_back()

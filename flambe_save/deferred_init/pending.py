@@ -1,4 +1,4 @@
-"""Operations that are put off, without holding on to the memory that they are about; deferral.py keeps the list."""
+"""Deferred operations, which do not keep their memory alive; mode.py has the list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def _find_out() -> bool:
-    """Find out whether a storage is one object, which lives just as long as what uses its memory."""
+    """Test whether a storage is one object, which lives exactly as long as its memory is used."""
     tensor = torch.empty(2)
     known = weakref.ref(tensor.untyped_storage())
     view = tensor[1:]

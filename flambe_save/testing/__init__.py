@@ -1,4 +1,4 @@
-"""Contract suites: inherit the one for your seam in a ``Test...`` class, say how yours is made, and run pytest.
+"""Contract suites: inherit one in a ``Test...`` class, make your object, and run pytest.
 
 A store, codec, format or adapter that passes its suite can be used wherever the package uses its own. The modules
 beside this one are the only ones of the package that need pytest.

@@ -1,4 +1,4 @@
-"""AdapterContract: register your adapter, inherit this in a ``Test...`` class and say how an object is made."""
+"""AdapterContract: register an adapter, inherit this in a ``Test...`` class, make an object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["AdapterContract"]
 
 
 class AdapterContract(abc.ABC):
-    """What every Adapter keeps to, tried through the traversal that calls it."""
+    """Rules of every Adapter, tried through the traversal that calls it."""
 
     @abc.abstractmethod
     def make_object(self, seed: int) -> Any:
@@ -31,7 +31,7 @@ class AdapterContract(abc.ABC):
         return found
 
     def test_describe_builds_an_equal_object(self) -> None:
-        """What describe returns builds an object of the same type that is described alike and takes the same state."""
+        """The described object has the same type and description, and takes the same state."""
         obj = self.make_object(1)
         schema = self.adapter().describe(obj)
         if schema is None:
@@ -90,7 +90,7 @@ class AdapterContract(abc.ABC):
         assert all(name and len(split_key(name)) == 1 for name in names)
 
     def test_a_save_loads(self, tmp_path: Path) -> None:
-        """What was saved to a folder loads, with the same state, by a caller who trusts nothing."""
+        """A save in a folder loads, with the same state, for a caller who trusts nothing."""
         obj = self.make_object(1)
         if self.adapter().describe(obj) is None:
             pytest.skip("how the object was built is not known")

@@ -1,4 +1,4 @@
-"""CodecContract: inherit it in a ``Test...`` class and say how your codec is made, and what it is tried with."""
+"""CodecContract: inherit it in a ``Test...`` class; give the codec, and values to try."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["CodecContract", "same"]
 
 
 class CodecContract(abc.ABC):
-    """What every Codec keeps to.
+    """Rules of every Codec.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class CodecContract(abc.ABC):
         )
 
     def make_code(self) -> Any:
-        """Return values that run code when they are unpickled; None if the codec can hold no such thing."""
+        """Return values that run code when unpickled; None if the codec can hold no such value."""
         return {"harmless": 1, "code": _Code()}
 
     def dump(self, values: Any) -> bytes:
@@ -70,7 +70,7 @@ class CodecContract(abc.ABC):
         assert self.make_codec().suffix.startswith(".")
 
     def test_load_is_the_inverse_of_dump(self) -> None:
-        """What is read is what was written, to the bit."""
+        """Reading gives the values that were written, to the bit."""
         values = self.make_values()
         assert same(self.load(self.dump(values)), values)
 
@@ -104,7 +104,7 @@ class CodecContract(abc.ABC):
         assert bytes(draft) != before or not draft.storages
 
     def test_a_truncated_file_is_corrupt(self) -> None:
-        """However short a file is cut, that is a CorruptSaveError, with the node and file that the options name."""
+        """A file cut at any length is a CorruptSaveError, with the options' node and file."""
         data = self.dump(self.make_values())
         options = LoadOptions(node="encoder", file="the-file")
         for length in {0, 1, 2, 4, 10, *range(0, len(data), max(1, len(data) // 200)), len(data) - 1}:
@@ -113,7 +113,7 @@ class CodecContract(abc.ABC):
             assert (info.value.node, info.value.file) == ("encoder", "the-file")
 
     def test_a_changed_byte_is_corrupt_or_harmless(self) -> None:
-        """Any changed byte is a LoadError, or makes no difference where ``detects_any_damage`` says so."""
+        """Any changed byte is a LoadError, or harmless where ``detects_any_damage`` says so."""
         values = self.make_values()
         data = self.dump(values)
         expected = CorruptSaveError if self.detects_any_damage else LoadError
@@ -133,7 +133,7 @@ class CodecContract(abc.ABC):
         assert refused > 0
 
     def test_code_is_not_run(self) -> None:
-        """What is more than data is told when written and, by default, neither read nor run."""
+        """Values that are more than data are named at the save, and by default neither read nor run."""
         values = self.make_code()
         if values is None:
             pytest.skip("the codec holds data only")
@@ -172,7 +172,7 @@ def _make_code() -> _Code:
 
 @contextlib.contextmanager
 def limited_memory(extra: int = 4 << 30) -> Iterator[None]:
-    """Let the process take only ``extra`` bytes more, so that a size which damage made up is a MemoryError here.
+    """Allow the process ``extra`` more bytes: a size made up by damage is a MemoryError here.
 
     Without effect where there is no ``/proc``.
     """
@@ -192,7 +192,7 @@ def limited_memory(extra: int = 4 << 30) -> Iterator[None]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are of the same types and equal to the bit, inside containers too; NaN equals itself.
+    """Whether two values have equal types and bits, in containers too; NaN equals itself.
 
     Tensors must agree in layout, device and whether they need a gradient as well, but not in strides.
     """

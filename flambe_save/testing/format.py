@@ -1,4 +1,4 @@
-"""FormatContract: inherit it in a ``Test...`` class and say how your format is made; it is tried in a MemoryStore."""
+"""FormatContract: inherit it in a ``Test...`` class, make the format; it uses a MemoryStore."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["FormatContract", "same_tree"]
 
 
 class FormatContract(abc.ABC):
-    """What every Format keeps to."""
+    """Rules of every Format."""
 
     @abc.abstractmethod
     def make_format(self) -> Format:
         """Return the format."""
 
     def make_tree(self) -> SaveTreeNode:
-        """Return a tree to save: components inside components, a key with a dot, a stash, one tensor in two nodes."""
+        """Return a tree to save: nested components, a dotted key, a stash, a tensor in two nodes."""
         tied = torch.arange(6.0).reshape(2, 3)
         decoder = _node("Decoder", {"weight": tied, "steps": [1, {"two": {2}}]}, config="!Decoder\nsize: 3\n")
         encoder = _node("Encoder", {"weight": tied, "rnn.bias": torch.zeros(4, dtype=torch.float16)})
@@ -50,7 +50,7 @@ class FormatContract(abc.ABC):
         return files
 
     def read(self, files: dict[str, bytes], node: str = "") -> Saved:
-        """Return what is read from files."""
+        """Return the result of a read of files."""
         with MemoryStore(files) as store:
             return self.make_format().read(store, ReadOptions(LoadOptions(), node, "the-save"))
 
@@ -86,7 +86,7 @@ class FormatContract(abc.ABC):
         assert not self.make_format().sniff(names)
 
     def test_a_tensor_of_two_nodes_stays_one(self) -> None:
-        """What was one tensor is one when it is read, and the keys of its places are told."""
+        """A tensor in two places is one after a read, and its keys are listed."""
         saved = self.read(self.write(self.make_tree()))
         tied = [saved.tree.children[name].state["weight"] for name in ("decoder", "encoder")]
         assert tied[0].untyped_storage()._cdata == tied[1].untyped_storage()._cdata
@@ -114,7 +114,7 @@ class FormatContract(abc.ABC):
                 self._check_damaged({**files, name: data[:length]}, name)
 
     def test_a_missing_file_is_named(self) -> None:
-        """A save that lacks one of its files is an error that names the file, unless it is not needed."""
+        """A save without one of its files is an error naming the file, unless it is not needed."""
         files = self.write(self.make_tree())
         if len(files) == 1:
             pytest.skip("a single file cannot lack another")
@@ -130,7 +130,7 @@ class FormatContract(abc.ABC):
             assert same_tree(tree, self.make_tree()), name
 
     def test_a_whole_save_verifies(self) -> None:
-        """What was written has no damage, whatever it would need trust to be read."""
+        """A written save has no damage, whatever trust its reader needs."""
         assert self.damage(self.write(self.make_tree())) == []
 
     def test_all_damage_is_told_at_once(self) -> None:
@@ -141,7 +141,7 @@ class FormatContract(abc.ABC):
         assert [item.file for item in found] == [name or "the-save" for name in chosen]
 
     def test_inspect_is_what_read_gives(self) -> None:
-        """Looking tells of the nodes, texts, tensors and values that a read gives, each when it is asked for."""
+        """Looking finds the nodes, texts, tensors and values of a read, each when it is asked for."""
         files = self.write(self.make_tree())
         tree = prefixed(self.read(files).tree)
         with MemoryStore(files) as store:
@@ -168,7 +168,7 @@ class FormatContract(abc.ABC):
                     assert same(flat, value.reshape(-1))
 
     def test_inspect_reads_around_damage(self) -> None:
-        """Where one node's state is damaged, the others are still read, and verify names it."""
+        """If one node's state is damaged, the others are still read, and verify names it."""
         files = self.write(self.make_tree())
         if len(files) == 1:
             pytest.skip("a single file is read as a whole")
@@ -183,7 +183,7 @@ class FormatContract(abc.ABC):
             assert contents.nodes["encoder"].state.read("weight").shape == (2, 3)
 
     def damage(self, files: dict[str, bytes]) -> list[Damage]:
-        """Return what verifying files yields."""
+        """Return the damage that verifying finds in files."""
         with MemoryStore(files) as store:
             return list(self.make_format().inspect(store, ReadOptions(LoadOptions(), "", "the-save")).verify())
 
@@ -202,7 +202,7 @@ class FormatContract(abc.ABC):
 
 
 def same_tree(one: SaveTreeNode, other: SaveTreeNode) -> bool:
-    """Whether two trees have the same nodes: values to the bit, texts, stashes, and what torch says of modules.
+    """Whether two trees have the same nodes: bits of values, texts, stashes, module metadata.
 
     The order of children does not matter.
     """

@@ -1,4 +1,4 @@
-"""StoreContract: inherit it in a ``Test...`` class and say how your store is opened for writing and for reading."""
+"""StoreContract: inherit it in a ``Test...`` class; say how to open it to write and read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StoreContract"]
 
 
 class StoreContract(abc.ABC):
-    """What every Store keeps to, whatever is behind it.
+    """Rules of every Store, of any kind.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class StoreContract(abc.ABC):
             _fill(store, files)
 
     def seen(self, path: str | os.PathLike[str]) -> dict[str, bytes]:
-        """Return what a reader sees at ``path``; nothing where it accepts nothing."""
+        """Return the content that a reader finds at ``path``; nothing where it accepts none."""
         try:
             with self.make_reader(path) as store:
                 return {name: _read(store, name) for name in store.names()}
@@ -83,7 +83,7 @@ class StoreContract(abc.ABC):
         assert self.seen(path) == dict(self.files)
 
     def test_sizes_may_be_told(self, path: str | os.PathLike[str]) -> None:
-        """Writers that are told how much will come give the same; what was written may be changed at once."""
+        """Writers that know the size in advance give the same; a written buffer may then change."""
         with self.make_writer(path) as store:
             for name, data in self.files.items():
                 with store.writer(name, len(data)) as file:
@@ -94,7 +94,7 @@ class StoreContract(abc.ABC):
         assert self.seen(path) == dict(self.files)
 
     def test_a_buffer_outlives_its_reader(self, path: str | os.PathLike[str]) -> None:
-        """What ``getbuffer`` of a reader gives, where it has one, is writable, stays, and is nobody else's."""
+        """A reader's ``getbuffer``, if it has one, is writable, stays, and is the caller's alone."""
         self.write(path, self.files)
         name = max(self.files, key=lambda item: len(self.files[item]))
         with self.make_reader(path) as store:
@@ -109,7 +109,7 @@ class StoreContract(abc.ABC):
         assert buffer[:3] == b"new"
 
     def test_readers_can_seek(self, path: str | os.PathLike[str]) -> None:
-        """A reader tells the size and goes back, as codecs need; two of them do not disturb each other."""
+        """A reader knows its size and seeks back, as codecs need; two readers do not interfere."""
         self.write(path, self.files)
         name = max(self.files, key=lambda item: len(self.files[item]))
         with self.make_reader(path) as store, store.reader(name) as one, store.reader(name) as other:
@@ -133,7 +133,7 @@ class StoreContract(abc.ABC):
         assert self.seen(path) == dict(self.files)
 
     def test_an_exception_leaves_nothing(self, path: str | os.PathLike[str]) -> None:
-        """A writer that fails leaves nothing that a reader accepts, and the error comes out as it is."""
+        """A failed writer leaves nothing that a reader accepts, and its error comes out unchanged."""
         with pytest.raises(ZeroDivisionError, match="on purpose"), self.make_writer(path) as store:  # noqa: PT012
             _fill(store, self.files)
             raise ZeroDivisionError("on purpose")
@@ -156,7 +156,7 @@ class StoreContract(abc.ABC):
         assert self.seen(path) == new
 
     def test_a_failed_save_can_be_made_again(self, path: str | os.PathLike[str]) -> None:
-        """What a failed writer left behind, if anything, does not stop the next one."""
+        """Remains of a failed writer, if any, do not stop the next one."""
         with pytest.raises(ZeroDivisionError, match="on purpose"), self.make_writer(path) as store:  # noqa: PT012
             _fill(store, self.files)
             raise ZeroDivisionError("on purpose")
