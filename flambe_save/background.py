@@ -1,4 +1,4 @@
-"""Saves in the background: a copy of the tensors is made while the caller waits, and written while it goes on."""
+"""Saves in the background: tensors are copied while the caller waits, and written later."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
 
 
 class _Spare:
-    """Memory of copies that are written, kept for the next ones: memory that was touched before is copied to faster."""
+    """Memory of written copies, kept for the next ones: touched memory is faster to copy into."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -154,7 +154,9 @@ class _Snapshot:
         return self._pairs[storage._cdata][1]
 
     def copy(self) -> None:
-        """Copy all storages. Those of a GPU are on their way when this returns, and it does not change them before.
+        """Copy all storages. Copies from a GPU are still under way when this returns.
+
+        The GPU changes no storage before its copy is made.
 
         Whoever reads the copy calls :meth:`wait` first.
         """
@@ -192,7 +194,7 @@ class _Snapshot:
 
 
 def _forget() -> None:
-    """Forget, in a process that was just forked, memory that the other one's saves are read from."""
+    """Forget, in a forked process, memory that saves of the other process are read from."""
     global _spare
     _spare = _Spare()
 

@@ -1,4 +1,4 @@
-"""Every exception and warning of the package, one tree, so that callers can catch as widely as they like.
+"""Exceptions and warnings of the package, one tree: callers catch as widely as they like.
 
 ::
 
@@ -159,7 +159,7 @@ class FlambeSaveError(Exception):
 
 
 def plain(text: str) -> str:
-    """Return a text with its control and hidden characters written out: what a save holds never steers a terminal."""
+    """Escape control and hidden characters of a text: saved text never steers a terminal."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text.expandtabs(4))
 
 
@@ -176,7 +176,10 @@ def quote(text: object) -> str:
 
 
 def shown(value: object) -> str:
-    """Return what a message calls a value: one that is plain as it is, any other by its class, which is not asked."""
+    """Return a value as messages name it: a plain one by itself, others by their class.
+
+    The object itself is not asked.
+    """
     items: Iterable[object] = (value,)
     if isinstance(value, (list, tuple, set, dict)) and type(value).__module__ == "builtins":
         items = (*value, *value.values()) if isinstance(value, dict) else value
@@ -211,7 +214,7 @@ class TargetExistsError(SaveError, FileExistsError, ValueError):
 
 
 class UnsupportedObjectError(SaveError, TypeError):
-    """An object, or a part of it, cannot be represented; the message names the path inside the object."""
+    """An object cannot be represented, in whole or part; the message names the path inside it."""
 
 
 class LoadError(FlambeSaveError):
@@ -227,7 +230,7 @@ class SaveReplacedError(LoadError):
 
 
 class UnknownFormatError(LoadError):
-    """What is at the path is no save of any format known here."""
+    """The path holds no save in a known format."""
 
 
 class ProtocolError(LoadError):
@@ -239,11 +242,14 @@ class CorruptSaveError(LoadError):
 
 
 class UntrustedError(LoadError):
-    """The save asks for more than reading data, and the caller has not allowed it; ``rows`` lists all of it."""
+    """The save asks for more than reading data, which the caller has not allowed; see ``rows``.
+
+    ``rows`` lists all of it.
+    """
 
 
 class LimitError(LoadError):
-    """Reading or building the save would take more memory than its own size justifies; ``limits=`` may allow it."""
+    """The save would take more memory than its size justifies; ``limits=`` may allow it."""
 
 
 class VersionMismatchError(LoadError):
@@ -307,7 +313,7 @@ class StateMismatchWarning(FlambeSaveWarning):
 
 
 class UncheckedSaveWarning(FlambeSaveWarning):
-    """The manifest of a save is gone: files are checked only by themselves, and ties are not restored."""
+    """The manifest of a save is gone: files are checked one by one, and ties are not restored."""
 
 
 class NeedsTrustWarning(FlambeSaveWarning):

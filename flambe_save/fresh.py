@@ -1,4 +1,7 @@
-"""A save loaded in a fresh process before it is committed, for ``save(..., check=True)``; proof.py runs in there."""
+"""Load a save in a fresh process before its commit, for ``save(..., check=True)``.
+
+proof.py runs in that process.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _CODE = "from flambe_save.proof import main; main()"
 
 
 def arguments_of(door: str) -> dict[str, object]:
-    """Return the arguments of a load that a door names: ``trusted=['a.B']`` or ``weights_only=False``."""
+    """Return the keyword of a load that a door names: ``trusted=['a.B']``, ``mmap=True``."""
     name, equals, value = door.partition("=")
     return {name: ast.literal_eval(value)} if equals else {}
 
@@ -81,7 +84,7 @@ class FreshLoad:
 
 
 def _module_of(path: str) -> str | None:
-    """Return the imported module that a dotted path lies in; None for this package's and those of no module."""
+    """Return the imported module of a dotted path; None for this package's and for no module."""
     parts = path.split(".")
     names = (".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
     found = next((name for name in names if name in sys.modules), None)

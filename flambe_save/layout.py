@@ -1,4 +1,4 @@
-"""Facts on disk, once: file names, protocol numbers, metadata keys, and how a component's key becomes a folder name.
+"""Facts on disk, once: file names, protocol numbers, metadata keys, folder names of keys.
 
 docs/format.md is the same in prose. Nothing here opens a file.
 """
@@ -95,7 +95,7 @@ def encode_name(key: str, *, every: bool = False) -> str:
 
 
 def decode_name(name: str) -> str | None:
-    """Return the key that a folder name stands for, or None for a shortened name, whose key its node records.
+    """Return the key of a folder name; None for a shortened name, whose key its node records.
 
     Raises
     ------
@@ -124,7 +124,10 @@ def _escape(text: str) -> str:
 
 
 def same_on_some_disk(name: str) -> str:
-    """Return what two names have in common that some file system takes for one: by case, or by Unicode's forms."""
+    """Return a text that is equal for names that a file system may take for one.
+
+    Such names differ in case, or in Unicode's forms.
+    """
     return unicodedata.normalize("NFC", name.casefold())
 
 
@@ -134,7 +137,7 @@ def is_torch(start: bytes) -> bool:
 
 
 def what_it_is(start: bytes) -> tuple[str, str] | None:
-    """Tell a file that often lies where a save is looked for, by its first bytes: what it is, and what to do.
+    """Recognise, by its first bytes, a file that is often taken for a save; say what to do.
 
     ``FILE`` in the second stands for its path.
     """
@@ -172,7 +175,7 @@ _FOLDERS = (
 
 
 def what_folder_it_is(names: Sequence[str]) -> tuple[str, str] | None:
-    """Tell a folder that often lies where a save is looked for, by the names in it: what it is, and what to do.
+    """Recognise, by the names in it, a folder that is often taken for a save; say what to do.
 
     ``FILE`` in the second stands for its path.
     """

@@ -1,4 +1,4 @@
-"""A load in a fresh process, and a comparison of the object with its save; fresh.py starts it."""
+"""Load a save in a fresh process, and compare the object with it; fresh.py starts it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _problems(asked: Mapping[str, Any]) -> list[str]:
 
 
 def _define(script: str, name: str) -> None:
-    """Make a module of what a script defines, and run none of what it does: that may be hours of training."""
+    """Make a module of a script's definitions; its other lines, perhaps hours of work, do not run."""
     with open(script, encoding="utf-8") as file:
         tree = ast.parse(file.read(), script)
     defining = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

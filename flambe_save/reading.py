@@ -1,4 +1,4 @@
-"""Reading: a save read, or a part of it, and again where it was replaced meanwhile; nothing is built."""
+"""Read a save, or a part of it, and again if it was replaced meanwhile; nothing is built."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def reading(attempt: Callable[[], R], where: str) -> R:
 
 
 def read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved:
-    """Read a save, or a part of it; a folder inside a save is read as a part of the whole, whose manifest checks it."""
+    """Read a save, or a part of it; the manifest of the whole checks a folder inside a save."""
     where = os.fspath(path)
     limits = options.trust.limits
 
@@ -63,7 +63,7 @@ def read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str], options: ReadOptions) -> Iterator[tuple[Store, ReadOptions]]:
-    """Open a save. An archive is told of as the store unpacks it, and so by nobody who reads from the store."""
+    """Open a save. The store reports progress while it unpacks an archive; reads of it do not."""
     values = options.values
     with open_store(path, values.trust.limits, threads=values.threads, progress=values.progress) as store:
         if isinstance(store, TarStore):
@@ -74,7 +74,7 @@ def opened(path: str | os.PathLike[str], options: ReadOptions) -> Iterator[tuple
 def read_around(
     path: str | os.PathLike[str], node: str, options: LoadOptions, *, is_inside: bool = False
 ) -> tuple[Saved, str]:
-    """Read a component, or the one around what has no folder of its own; return what the part is called inside that.
+    """Read a component, or the one around a key without a folder; return the rest of the key.
 
     With ``is_inside`` it is known to have none, and is not looked for.
     """
@@ -90,7 +90,7 @@ def read_around(
 
 @contextlib.contextmanager
 def errors_of(path: str | os.PathLike[str], name: str = "load") -> Iterator[None]:
-    """Let errors say which save they are of, and how the function of that name would allow what was refused."""
+    """Add the save to errors, and how the function of that name would allow what was refused."""
     try:
         yield
     except FlambeSaveError as error:
@@ -100,7 +100,7 @@ def errors_of(path: str | os.PathLike[str], name: str = "load") -> Iterator[None
 
 
 def shape_of(path: str | os.PathLike[str], limits: Limits | None) -> tuple[bool, bool, str | None]:
-    """Return whether a save is an archive, whether it is a single pickle, and its requirements where it has them."""
+    """Return whether a save is an archive and a single pickle, and its requirements or None."""
     where = os.fspath(path)
 
     def attempt() -> tuple[bool, bool, str | None]:
@@ -158,7 +158,7 @@ def verify(
 
 
 class _Found(Exception):
-    """That verifying found damage."""
+    """Damage that verifying found."""
 
     def __init__(self, rows: list[Damage]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Registry: names to objects, or to where they can be imported from, so that a seam is open to code we never saw.
+"""Registry: names to objects or import paths, so that other packages can add entries.
 
 The registries of the package (formats, stores, adapters) are instances; a plug-in adds its own through an entry point
 of the group that the registry names, read only when a lookup is about to fail.
@@ -59,7 +59,7 @@ class Registry(Generic[T]):
         self._by_type.clear()
 
     def add_trait(self, trait: tuple[str, ...] | Callable[[type], bool], name: str) -> None:
-        """Let the entry ``name`` stand for types without one that have these attributes, or that a function accepts.
+        """Let entry ``name`` stand for types without one that have these attributes, or pass a test.
 
         Of several that a type has, the first that was added counts.
         """
@@ -126,7 +126,9 @@ def _has(cls: type, trait: tuple[str, ...] | Callable[[type], bool]) -> bool:
 
 
 def late(path: str) -> Callable[..., Any]:
-    """Return the function ``"package.module:name"``, imported when it is called: a named door to a higher layer.
+    """Return the function ``"package.module:name"``, imported when called.
+
+    It is a named door to a higher layer.
 
     The doors are listed in tests/test_layers.py, which allows no others.
     """
@@ -154,6 +156,6 @@ MOVED: dict[str, type] = {}
 
 
 def find_adapter(obj: Any) -> Any:
-    """Return the adapter that an object's class brings itself, or the one registered for its type; None for neither."""
+    """Return the adapter of an object's class, or the one registered for its type; else None."""
     own = static_of(type(obj), "__flambe_adapter__")
     return own if own is not None else ADAPTERS.for_type(type(obj))

@@ -1,4 +1,7 @@
-"""Which saves are being written in the background, for all who use their paths. background.py writes them."""
+"""Table of the saves in the background, for code that uses their paths.
+
+background.py writes the saves.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,17 @@ is_over = False  # whether the interpreter has waited for its threads, and waits
 
 
 def wait_for(*paths: str | None) -> None:
-    """Wait until no save to these paths is being written in the background; if it fails, its own caller is told."""
+    """Wait for saves to these paths in the background; an error of one goes to its own caller."""
     for running in map(save_to, paths):
         if running is not None:
             running.exception()
 
 
 def save_to(path: str | None) -> Future[str] | None:
-    """Return what will be known of the save that is being written to a path in the background, if one is."""
+    """Return the facts to come of a save that is being written to a path in the background.
+
+    None if no save is.
+    """
     if path is None:
         return None
     with LOCK:

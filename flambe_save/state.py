@@ -1,4 +1,6 @@
-"""State: what an object holds, as flat dotted keys, with metadata per component. tree.py cuts it into folders.
+"""State: an object's values by flat dotted keys, with metadata per component.
+
+tree.py cuts it into folders.
 
 Keys are made of parts by :func:`join_key` and taken apart by :func:`split_key`; a part that holds a dot itself (a
 dict's key, say) is escaped, so that the two are inverses.
@@ -29,7 +31,7 @@ _EMPTY_PART = "%"  # a lone percent sign is never the result of escaping
 
 
 class State(OrderedDict[str, Any]):
-    """An ordered mapping of dotted keys to values, as ``torch.nn.Module.state_dict`` makes them, and ``_metadata``.
+    """An ordered mapping of dotted keys to values, as module state_dicts are, and ``_metadata``.
 
     ``_metadata`` belongs to the instance. It maps each component's prefix (``""`` for the root) to a dict of facts
     about it, and ``_flambe_directories`` to the set of those prefixes. Values are shared with whoever put them in:
@@ -103,7 +105,7 @@ class _Indexed(OrderedDict[str, Any]):
 
 
 class IndexedState(_Indexed, State):
-    """A State for many questions by :func:`keys_below`, as a load has them; its metadata is indexed too."""
+    """A State for many calls of :func:`keys_below`, as in a load; its metadata is indexed too."""
 
     @classmethod
     def of(cls, state: State) -> IndexedState:
@@ -125,7 +127,7 @@ def keys_below(mapping: Mapping[str, Any], prefix: str) -> list[str]:
 
 
 class Referring(NamedTuple):
-    """Values of a stash that are pickled by themselves, with references in place of what the save has elsewhere.
+    """Values of a stash that are pickled alone, with references to what the save has elsewhere.
 
     Attributes
     ----------
@@ -139,7 +141,7 @@ class Referring(NamedTuple):
 
 
 class Stash(dict[str, Any]):
-    """What a config cannot hold, by the ids that it names it by; it knows where in the object each value stands.
+    """Values that a config cannot hold, by ids; it knows each one's place in the object.
 
     Attributes
     ----------
@@ -197,7 +199,7 @@ def _unescape(part: str) -> str:
 
 
 def ordered(items: Iterable[Any]) -> list[Any]:
-    """Return a set's items in an order that depends on nothing but them: not on hash seeds, nor on how it was made."""
+    """Return a set's items in an order that depends on them alone, not on hash seeds or history."""
     return sorted(items, key=lambda item: (type(item).__name__, _text(item)))
 
 
@@ -208,7 +210,7 @@ def _text(item: Any) -> str:
 
 
 def traverse(nested: Mapping[str, Any], path: Sequence[str] | None = None) -> Iterator[tuple[list[str], str, Any]]:
-    """Yield ``(path, key, value)`` for every value of a nested mapping that is no mapping itself.
+    """Yield ``(path, key, value)`` for each value in nested mappings that is not a mapping.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""SaveTreeNode: a State cut into one node per component, and put together again. formats/ write and read the tree.
+"""SaveTreeNode: a State cut into one node per component, and joined again.
+
+formats/ write and read the tree.
 
 Pure: no torch, no files. :func:`tree_from_state` and :func:`state_from_tree` are inverses, but for the order of keys: a
 State made from a tree lists each component's own keys before those of its children.
@@ -75,24 +77,24 @@ class SaveTreeNode(NamedTuple):
 
 
 def join_prefix(parent: str, key: str) -> str:
-    """Return the prefix of what is called ``key`` inside the component at ``parent``; ``""`` is the root."""
+    """Return the prefix of ``key`` inside the component at ``parent``; ``""`` is the root."""
     return f"{parent}.{key}" if parent else key
 
 
 def prefix_within(outer: str, inner: str) -> str:
-    """Return the prefix, in the whole, of what is at ``inner`` of the component at ``outer``; ``""`` is itself."""
+    """Return the prefix, in the whole, of ``inner`` in the component at ``outer``, or of itself."""
     return join_prefix(outer, inner) if inner else outer
 
 
 def ties_within(ties: Iterable[Sequence[str]], prefix: str) -> list[list[str]]:
-    """Return the groups of keys that are inside a component, relative to it, as far as they tie two and more."""
+    """Return the groups of tied keys inside a component, relative to it, of two keys or more."""
     begin = f"{prefix}." if prefix else ""
     inside = ([key[len(begin) :] for key in group if key.startswith(begin)] for group in ties)
     return [group for group in inside if len(group) > 1]
 
 
 def walk(tree: SaveTreeNode) -> Iterator[tuple[tuple[str, ...], SaveTreeNode]]:
-    """Yield ``(path, node)`` for a tree and all below it, parents first; the path is made of children's keys."""
+    """Yield ``(path, node)`` for all of a tree, parents first; paths consist of children's keys."""
     stack: list[tuple[tuple[str, ...], SaveTreeNode]] = [((), tree)]
     while stack:
         path, node = stack.pop()
@@ -149,7 +151,7 @@ def tree_from_state(state: Mapping[str, Any]) -> SaveTreeNode:
 
 
 def state_from_tree(tree: SaveTreeNode) -> State:
-    """Put a tree's nodes together into one State. Inverse of :func:`tree_from_state`. Values are shared, not copied."""
+    """Join a tree's nodes into one State. Inverse of :func:`tree_from_state`. Values are shared."""
     state = State()
     for prefix, node in prefixed(tree).items():
         local = dict(node.state._metadata.get("", {}))

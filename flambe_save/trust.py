@@ -1,4 +1,4 @@
-"""Trust: what a load may do beyond reading data, decided by the caller, per call. The one place that says no.
+"""Trust: the caller's decision, per call, what a load may do beyond reading data.
 
 codecs/ ask it about pickled globals, config/ about imports, factories and calls, storage/ about sizes; nobody else
 decides. An audit asks the same questions, and gets them written down in place of a refusal.
@@ -35,7 +35,7 @@ _HARMLESS = frozenset(
 
 
 def _runs_anything(name: str) -> bool:
-    """Whether a global may belong to what attacks are made of: Python's own modules, dill's and most of torch's."""
+    """Whether a global may serve attacks: Python's own modules, dill's and most of torch's."""
     module = name.partition(".")[0]
     if module in ("torch", "numpy", "dill"):
         return not f"{name}.".startswith(("torch.nn.", "torch.optim."))
@@ -43,7 +43,7 @@ def _runs_anything(name: str) -> bool:
 
 
 def _needs_everything(names: Sequence[str]) -> bool:
-    """Whether a pickle holds what dill writes by functions of its own, which trust in names does not make again."""
+    """Whether a pickle uses functions of dill that a load with trusted names does not redo."""
     is_made_by_dill = (name.startswith("dill.") and not name.startswith("dill._dill._load_type(") for name in names)
     return any(is_made_by_dill) or any(name.endswith(".__dict__") for name in names)
 
@@ -52,7 +52,7 @@ _LONG = 600  # characters of a list that a message shows
 
 
 def door_of(names: Iterable[str]) -> str:
-    """Return the argument of a load that allows names, and as little else as can be said shortly.
+    """Return the smallest argument of a load, briefly written, that allows these names.
 
     Where the list is long, libraries stand in it for their classes.
     """
@@ -67,7 +67,7 @@ def door_of(names: Iterable[str]) -> str:
 
 
 def _by_library(names: Sequence[str]) -> list[str]:
-    """Return names with a library in place of its own: none of Python's, and none whose functions do anything."""
+    """Return names, a library in place of its own ones; not Python's, nor one that can do harm."""
     own = (name.partition(".")[0] if "." in name else "" for name in names)
     wide = ("torch", "numpy", "dill", "__main__")
     known = {name for name in own if name not in sys.stdlib_module_names and name not in wide}
@@ -88,7 +88,7 @@ def check_switches(**switches: Any) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a load may take before it is refused: more than any save needs that its sizes justify.
+    """Most that a load may take before it is refused: more than any save of its size needs.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Trust:
-    """A caller's policy. The default trusts nothing: data is read, and classes the program has imported are built.
+    """A caller's policy. The default reads data, and builds only classes that are imported.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ class Trust:
         return f"{why}; then load(..., {door})."
 
     def check_call(self, what: str, *, node: str | None = None, file: str | None = None) -> None:
-        """Refuse to run what a config asks to call: a ``!call`` link, or a factory that reads or downloads.
+        """Refuse to run a config's calls: a ``!call`` link, or a factory that reads or downloads.
 
         Raises
         ------
@@ -228,7 +228,7 @@ class Trust:
         self._check_all(f"a call of {quote(what)}", f"the config asks to call {quote(what)}", "", node=node, file=file)
 
     def check_class(self, path: str, *, node: str | None = None, file: str | None = None) -> None:
-        """Refuse to build, or hand on, a class that is imported, but that nobody registered for configs.
+        """Refuse to build or hand on a class that is imported, but not registered for configs.
 
         Raises
         ------
@@ -262,7 +262,7 @@ class Trust:
     def check_attributes(
         self, paths: Sequence[str], what: str, rest: Sequence[str], *, node: str | None = None, file: str | None = None
     ) -> None:
-        """Refuse to read an attribute that a class gives and no object holds: a property, or its ``__getattr__``.
+        """Refuse to read a class attribute that no object holds: a property, or ``__getattr__``.
 
         Parameters
         ----------
@@ -350,7 +350,9 @@ class Trust:
         )
 
     def check_install(self, module: str, requirement: str, *, file: str | None = None) -> None:
-        """Refuse to install what a save names by more than a name and versions, unless the caller has listed it.
+        """Refuse to install a requirement that is more than a name and versions, unless listed.
+
+        The caller lists what may be installed.
 
         Raises
         ------
@@ -379,7 +381,7 @@ class Trust:
             self.findings.append(Finding(node, file, what, EVERYTHING))
 
     def note_unknown(self, tag: str, path: str, *, node: str | None, file: str | None) -> None:
-        """Note, in an audit, a tag whose class no imported module has; building it is what fails in a load."""
+        """Note, in an audit, a tag whose class no imported module has; building it fails in a load."""
         if self.findings is not None and not self.allows(path):
             module = path.rpartition(".")[0] or path
             self.findings.append(
@@ -406,5 +408,5 @@ _in_force: ContextVar[Trust | None] = ContextVar("trust in force", default=None)
 
 
 def trust_in_force() -> Trust:
-    """Return the policy of the load that is building now; outside of any, the program builds what it likes."""
+    """Return the policy of the load that is building now; outside a load, one that allows all."""
     return _in_force.get() or Trust(weights_only=False)

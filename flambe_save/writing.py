@@ -1,4 +1,4 @@
-"""Writing: a plan put where a save shall be, aside first and then in one step; torch is not needed."""
+"""Write a plan's files beside the target, then put them in place in one step, without torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Target", "check_level", "final_path", "write_plan"]
 
 @dataclass(frozen=True)
 class Target:
-    """Where a save is written, and how.
+    """Options for the target and container of a save.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def check_level(
 
 
 def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO_PROGRESS) -> str:
-    """Write a plan's files to where the target says, and return its path; errors are those of :meth:`Saving.write`."""
+    """Write a plan's files to the target and return its path; raises as :meth:`Saving.write`."""
     with progress:  # around what makes a SaveError of any OSError: a caller's own stays what it is
         try:
             if target.is_local:

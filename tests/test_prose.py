@@ -20,15 +20,15 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
-    "first line: What, How, Who, That, Where": 99,
-    "first line: over 90 characters": 832,
-    "Return what": 128,
-    "is no (for: is not a)": 178,
-    "whoever": 41,
-    "somebody": 27,
-    "nobody": 35,
-    "told, tells of": 79,
-    "to be had": 7,
+    "first line: What, How, Who, That, Where": 49,
+    "first line: over 90 characters": 577,
+    "Return what": 97,
+    "is no (for: is not a)": 174,
+    "whoever": 39,
+    "somebody": 25,
+    "nobody": 31,
+    "told, tells of": 67,
+    "to be had": 6,
     "gone into": 18,
     "page: sentence over 35 words": 85,
 }
