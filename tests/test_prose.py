@@ -20,17 +20,17 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
-    "first line: What, How, Who, That, Where": 49,
-    "first line: over 90 characters": 577,
-    "Return what": 97,
-    "is no (for: is not a)": 174,
+    "first line: What, How, Who, That, Where": 52,
+    "first line: over 90 characters": 586,
+    "Return what": 100,
+    "is no (for: is not a)": 173,
     "whoever": 39,
     "somebody": 25,
     "nobody": 31,
-    "told, tells of": 67,
+    "told, tells of": 68,
     "to be had": 6,
-    "gone into": 18,
-    "page: sentence over 35 words": 85,
+    "gone into": 19,
+    "page: sentence over 35 words": 86,
 }
 
 WORDS = {
