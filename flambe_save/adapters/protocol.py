@@ -12,6 +12,7 @@ from flambe_save.adapters.adopted import Adoption
 from flambe_save.config.scalars import PLAIN
 from flambe_save.objects.assembly import attributes_of
 from flambe_save.objects.attributes import held_items, held_pairs
+from flambe_save.objects.refilled import left_out
 from flambe_save.objects.structural import POINTERS, parts_of
 from flambe_save.pt.options import MapLocation
 from flambe_save.registry import ADAPTERS, find_adapter
@@ -20,7 +21,6 @@ from flambe_save.state import State, join_key
 from flambe_save.support.static import has_static
 
 __all__ = [
-    "PLUMBING",
     "Adapter",
     "Child",
     "Fit",
@@ -34,6 +34,7 @@ __all__ = [
     "holds",
     "holds_state",
     "is_component",
+    "plumbing_of",
     "register_adapter",
 ]
 
@@ -212,8 +213,14 @@ class ValueAdapter:
         return None
 
 
-# Attributes that are this package's, or nn.Module's own tables, and hold no parts of an object
-PLUMBING = frozenset(("_schema", "_registered_attributes", "_created_with_tag", *vars(torch.nn.Module())))
+_PLUMBING = frozenset(("_schema", "_registered_attributes", "_created_with_tag", *vars(torch.nn.Module())))
+
+
+def plumbing_of(cls: type) -> frozenset[str]:
+    """Return the attributes of a class's objects that hold no parts of them: this package's, nn.Module's own tables,
+    what their base makes again."""
+    others = left_out(cls)
+    return _PLUMBING | others if others else _PLUMBING
 
 
 def adapter_for(obj: Any) -> Adapter | None:
@@ -271,8 +278,9 @@ def holds_state(value: Any) -> bool:
 
 def attribute_children(obj: Any) -> Iterator[Child]:
     """Yield the attributes of an object that hold a state, or are containers with such an object in them."""
+    plumbing = plumbing_of(type(obj))
     for name, value in list(getattr(obj, "__dict__", {}).items()):
-        if name in PLUMBING or type(value) in PLAIN:
+        if name in plumbing or type(value) in PLAIN:
             continue
         if holds(value, holds_state):
             yield Child(name, value)

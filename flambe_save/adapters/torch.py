@@ -18,7 +18,6 @@ from flambe_save.adapters.containers import OBJECT
 from flambe_save.adapters.filling import fill, kinds_of
 from flambe_save.adapters.parametrized import effective, give_effective, split_effective
 from flambe_save.adapters.protocol import (
-    PLUMBING,
     Child,
     Fit,
     Later,
@@ -28,6 +27,7 @@ from flambe_save.adapters.protocol import (
     holds,
     holds_state,
     is_component,
+    plumbing_of,
 )
 from flambe_save.codecs.data import fills_storage, tie_key
 from flambe_save.codecs.placement import Placer
@@ -89,8 +89,9 @@ def module_children(module: nn.Module) -> Iterator[Child]:
     for name, child in module._modules.items():
         if child is not None:
             yield Child(name, child, covered=True)
+    plumbing = plumbing_of(type(module))
     for name, value in vars(module).items():
-        if name in PLUMBING or type(value) in PLAIN:
+        if name in plumbing or type(value) in PLAIN:
             continue
         if holds(value, _is_loose, in_parts=True):
             yield Child(name, value, is_borrowed=True, is_loose=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.adapters.protocol import PLUMBING, Place, holds, is_component
+from flambe_save.adapters.protocol import Place, holds, is_component, plumbing_of
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.scalars import PLAIN
@@ -120,9 +120,9 @@ class WrittenParts:
         """Add to the state the tensors of a module that configs link to, and that its ``state_dict`` does not hold."""
         module, own, number = place.obj, place.obj.__dict__, id(place.obj)
         self._modules.add(number)
-        begin = place.key_prefix
+        begin, plumbing = place.key_prefix, plumbing_of(type(module))
         for name, value in own.items():
-            if type(value) not in PLAIN and name not in PLUMBING:
+            if type(value) not in PLAIN and name not in plumbing:
                 self._attributes_to_see.append((begin + name, value))
         is_assembled, names = number in self._assembled, self._buffers.get(number, ())
         if is_assembled or type(module).__module__.startswith("torch.nn."):

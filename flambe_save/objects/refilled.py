@@ -2,6 +2,7 @@
 
 Such a library's base class leaves these out of copies in ``__getstate__`` and makes them again in ``__setstate__``. A
 save leaves them out too, and a load has the base make them: its code is known, and no subclass has any in its place.
+Others refer back to what runs them, as a module of Lightning to its trainer: a load leaves them as they are before.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import functools
 import sys
 import types
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flambe_save.errors import CompilationError
@@ -30,6 +33,8 @@ class _Base(NamedTuple):
         All attributes that it makes.
     code : tuple of str
         What of its own code runs then.
+    before : mapping of str to callable
+        What makes the values that attributes have before anything runs the object, where no code has to.
     """
 
     module: str
@@ -37,8 +42,22 @@ class _Base(NamedTuple):
     methods: tuple[str, ...]
     left_out: frozenset[str]
     code: tuple[str, ...]
+    before: Mapping[str, Callable[[], Any]] = MappingProxyType({})
 
 
+def _nothing() -> None:
+    """Return None."""
+
+
+def _running(module: str, name: str, before: Mapping[str, Callable[[], Any]]) -> _Base:
+    return _Base(module, name, (), frozenset(before), (), before)
+
+
+# The ids of a module's metrics are among it, which are others in another process
+_OF_TRAINERS: dict[str, Callable[[], Any]] = {
+    **dict.fromkeys(("_trainer", "_fabric", "_metric_attributes", "_current_fx_name"), _nothing),
+    "_fabric_optimizers": list,
+}
 _BASES = (
     _Base(
         "torchmetrics.metric",
@@ -48,6 +67,14 @@ _BASES = (
         ("__getstate__", "__setstate__", "__setattr__", "_wrap_update", "_wrap_compute"),
     ),
     _Base("omegaconf.base", "Node", (), frozenset(("_flags_cache",)), ()),
+    *(
+        base
+        for package in ("lightning.pytorch", "pytorch_lightning")
+        for base in (
+            _running(f"{package}.core.module", "LightningModule", _OF_TRAINERS),
+            _running(f"{package}.core.datamodule", "LightningDataModule", {"trainer": _nothing}),
+        )
+    ),
 )
 
 
@@ -81,6 +108,10 @@ def refill(obj: Any) -> None:
     cls: Any = type(obj)
     found = _base_of(cls)
     if found is None:
+        return
+    if found[0].before:
+        for name, make in found[0].before.items():
+            obj.__dict__.setdefault(name, make())
         return
     taken = found[0].left_out & obj.__dict__.keys()
     if taken:
