@@ -138,3 +138,79 @@ def test_a_batch_norm_that_counts_nothing_needs_no_trust(tmp_path: Path) -> None
     assert load(path).num_batches_tracked is None
     attention = nn.MultiheadAttention(4, 2, kdim=3, add_bias_kv=True)
     assert "edited" not in Path(save(attention, tmp_path / "attention"), "config.yaml").read_text()
+
+
+# ------------------------------------------------------------------------------------------------ shared layers
+
+
+def _row(count: int = 2) -> nn.TransformerEncoder:
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), count)
+
+
+def _decoder() -> nn.TransformerDecoder:
+    return nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 8), 2)
+
+
+def _changed(row: nn.Module, function: Callable[[nn.Module], object]) -> nn.Module:
+    function(row)
+    return row
+
+
+def _taken(row: nn.Module, *names: str) -> nn.Module:
+    return nn.ModuleList([row, *(row.get_submodule(name) for name in names)])
+
+
+class Layer(nn.Module):
+    """A layer of a row that is none of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self.other = nn.Linear(2, 2)
+
+
+def _average() -> nn.Module:
+    return torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+
+
+SHARED: dict[str, Callable[[], nn.Module]] = {
+    "appended": lambda: _changed(_decoder(), lambda row: row.layers.append(row.layers[0])),
+    "replaced": lambda: _changed(_row(), lambda row: row.layers.__setitem__(1, row.layers[0])),
+    "of_three": lambda: _changed(_row(3), lambda row: row.layers.__setitem__(0, row.layers[2])),
+    "attention": lambda: _changed(_row(), lambda row: setattr(row.layers[1], "self_attn", row.layers[0].self_attn)),
+    "norm": lambda: _changed(_row(), lambda row: setattr(row, "norm", row.layers[0].norm1)),
+    "first_of_row": lambda: _taken(_row(), "layers.0"),
+    "second_of_row": lambda: _taken(_row(), "layers.1", "layers.1.linear1"),
+    "before_the_row": lambda: nn.ModuleList(reversed([*_taken(_row(), "layers.0")])),
+    "all_of_row": lambda: _taken(_row(), "layers"),
+    "added": lambda: _changed(_row(), lambda row: setattr(row, "first", row.layers[0].linear1)),
+    "of_its_own_kind": lambda: nn.TransformerEncoder(Layer(), 2),
+    "whole": lambda: _changed(
+        nn.Transformer(4, 2, 2, 2, 8), lambda whole: whole.encoder.layers.__setitem__(1, whole.encoder.layers[0])
+    ),
+    "average": lambda: _taken(_average(), "module"),
+    "before_the_average": lambda: nn.ModuleList(reversed([*_taken(_average(), "module.0", "module")])),
+    "part_of_average": lambda: _taken(_average(), "module.0"),
+}
+
+
+def _places(model: nn.Module) -> list[int]:
+    """Return which modules are one, by the numbers of the first of their places."""
+    seen: dict[int, int] = {}
+    return [seen.setdefault(id(inner), len(seen)) for _, inner in model.named_modules(remove_duplicate=False)]
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("name", SHARED)
+def test_layers_that_a_constructor_copies_stay_one(name: str, tmp_path: Path) -> None:
+    """What stands twice is one after a load, and is none of what a constructor was only given to copy."""
+    made = SHARED[name]()
+    again = load(save(made, tmp_path / "save"))
+    assert _places(again) == _places(made)
+    assert list(again.state_dict()) == list(made.state_dict())
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in made.state_dict().items())
+
+
+def test_a_row_is_written_by_one_layer(tmp_path: Path) -> None:
+    """The layer that a constructor copies is told once, by its arguments."""
+    save(_row(3), tmp_path / "save")
+    assert (tmp_path / "save" / "config.yaml").read_text().count("TransformerEncoderLayer") == 1

@@ -26,9 +26,10 @@ from flambe_save.describing.describe import edited, take_lost
 from flambe_save.describing.known import KNOWN
 from flambe_save.describing.prints import Print, print_of
 from flambe_save.objects.arguments import signature_of
+from flambe_save.objects.walks import everywhere, modules_in
 from flambe_save.schema.edited import Edited
 from flambe_save.schema.link import Link
-from flambe_save.schema.schema import Schema, defaults_of
+from flambe_save.schema.schema import Schema, defaults_of, items_in
 
 __all__ = ["Averaging", "Parametrized", "agree", "builtin_schema"]
 
@@ -118,9 +119,27 @@ def _layer(module: Any) -> dict[str, Any]:
     }
 
 
-def _stack(module: Any, layer: str) -> dict[str, Any]:
-    return {layer: module.layers[0], "num_layers": module.num_layers, "norm": module.norm}
+def _copied(layer: Any) -> dict[str, Any]:
+    """Return the arguments of one of torch's layers of which a constructor makes copies: nothing in them is shared."""
+    known = _arguments(layer) if type(layer) in _LAYERS else None
+    if known is not None and isinstance(known["activation"], nn.Module):
+        known["activation"] = told = builtin_schema(known["activation"])
+        if told is None or any(isinstance(item, nn.Module) for item in items_in(told)):
+            known = None
+    if known is None:
+        raise AttributeError("no layer that is made by its arguments alone")
+    return known
 
+
+def _stack(module: Any, layer: str) -> dict[str, Any]:
+    inside = [id(inner) for _, inner in everywhere(module)]
+    if len({*inside}) < len(inside):
+        raise AttributeError("the layers are no copies of one")
+    first = module.layers[0]
+    return {layer: Schema(type(first), **_copied(first)), "num_layers": module.num_layers, "norm": module.norm}
+
+
+_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 # Built-ins whose arguments are not attributes of the same names.
 _DERIVED: dict[type, Callable[[Any], dict[str, Any]]] = {
@@ -133,7 +152,7 @@ _DERIVED: dict[type, Callable[[Any], dict[str, Any]]] = {
     },
     nn.TransformerDecoder: lambda module: _stack(module, "decoder_layer"),
     nn.Transformer: lambda module: {
-        **_layer(module.encoder.layers[0]),
+        **_copied(module.encoder.layers[0]),
         "num_encoder_layers": module.encoder.num_layers,
         "num_decoder_layers": module.decoder.num_layers,
     },
@@ -212,12 +231,19 @@ def _print_of_built(cls: type, arguments: dict[str, Any]) -> Print | None:
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it has been told when the module was made
-            made = print_of(cls(**arguments))
+            made = print_of(_build(Schema(cls, **arguments)))
     except Exception:  # whatever a constructor refuses, these are not its arguments
         return None
     if key is not None and len(_built) < _MOST_BUILT:
         _built[key] = made
     return made
+
+
+def _build(value: Any) -> Any:
+    """Return what an argument stands for: a constructor of torch's is called."""
+    if type(value) is not Schema:
+        return value
+    return value.component_subclass(**{name: _build(item) for name, item in value.keywords.items()})
 
 
 _NUMBERS = (bool, int, float, str, type(None))
@@ -336,7 +362,11 @@ class Averaging(Registrable, tag_override="averaging"):
 
 def _averaged_schema(module: Any) -> Schema:
     functions = {name: _averaging(getattr(module, name)) for name in ("avg_fn", "multi_avg_fn")}
-    return Schema(type(module), model=module.module, **functions, use_buffers=module.use_buffers)
+    schema = Schema(type(module), model=module.module, **functions, use_buffers=module.use_buffers)
+    # Its constructor makes a copy: what others have of the model inside is put in the copy's place
+    is_shared = any(id(inner) in KNOWN.get().shared for _, inner in modules_in(module.module))
+    tables = {"": {"modules": {"module": module.module}}} if is_shared else {}
+    return edited(module, schema, Changes(tables, [], {}))
 
 
 def _averaging(function: Any) -> Any:

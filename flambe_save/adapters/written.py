@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from flambe_save.adapters.protocol import Place, holds, is_component, plumbing_of
 from flambe_save.classes.well_known import KEEPERS
@@ -300,7 +301,8 @@ class _Makers:
         if schema.component_subclass is Edited:
             return id(inner) in schema.__dict__["_kept"]
         if id(obj) not in self._given:
-            self._given[id(obj)] = {*map(id, items_in(schema))}
+            is_copied = schema.component_subclass is AveragedModel  # what it is given is no part of it
+            self._given[id(obj)] = set() if is_copied else {*map(id, items_in(schema))}
         return id(inner) not in self._given[id(obj)]
 
 

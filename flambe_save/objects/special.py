@@ -54,7 +54,7 @@ PASSIVE = frozenset(
         *("__firstlineno__", "__ge__", "__getnewargs__", "__gt__", "__hash__", "__init__", "__init_subclass__"),
         *("__le__", "__lt__", "__match_args__", "__module__", "__ne__", "__new__", "__orig_bases__", "__parameters__"),
         *("__post_init__", "__qualname__", "__replace__", "__repr__", "__setattr__", "__slots__"),
-        *("__static_attributes__", "__str__", "__weakref__"),
+        *("__static_attributes__", "__str__", "__weakref__", "__flambe_recorded__"),
     ]
 )
 # And what the module enum gives to the classes of its members
