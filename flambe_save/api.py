@@ -455,6 +455,7 @@ def load(
                         strict=strict,
                         fit=Fit(map_location, adoption),
                         skips_sizes=bool(overrides) and not strict,
+                        has_overrides=bool(overrides),
                     )
             finally:
                 deferral.finish()  # after an error too: a constructor may have handed tensors to somebody

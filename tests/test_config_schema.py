@@ -220,7 +220,10 @@ def test_what_the_constructor_raises_is_told_with_class_and_node() -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"sise": 1, "outer": 2}, r"outer.*sise.*do not fit .*Layer\(size.*\n.*class may have changed"),
+        (
+            {"sise": 1, "outer": 2},
+            r"outer.*sise.*do not fit .*Layer\(size.*\n.*class has changed.*@migration renames the keys",
+        ),
         ({"size": Schema(Layer, depth=1)}, r"\['depth'\] do not fit .*node 'size'"),
     ],
 )

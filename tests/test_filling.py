@@ -154,6 +154,29 @@ def test_what_cannot_be_changed_in_place_is_named(tmp_path: Path) -> None:
         load_state({"model": layer}, save({"model": 5}, tmp_path / "value"))
 
 
+class Other:
+    """Another plain class than Trainer."""
+
+    def __init__(self) -> None:
+        self.epoch = 3
+
+
+def test_an_object_of_another_class_is_not_replaced(tmp_path: Path) -> None:
+    """It stays the object that it is, so it has to be of the class that was saved; a place for one may be empty."""
+    path = save({"a": Other(), "n": 1}, tmp_path / "run")
+    here: dict[str, Any] = {"a": Trainer(nn.Linear(2, 2), 1), "n": 0}
+    with pytest.raises(StateMismatchError, match="a is a Other in the save, and a Trainer here"):
+        load_state(here, path)
+    assert here["n"] == 0
+    kept = Other()
+    kept.epoch = 9
+    load_state({"a": kept, "n": 0}, path)
+    assert kept.epoch == 3
+    empty = {"a": None, "n": 0}
+    load_state(empty, path)
+    assert type(empty["a"]) is Other
+
+
 def test_what_needs_trust_is_named_and_left(tmp_path: Path) -> None:
     """Values that only a trusting load reads stay as they were, and one warning names them; with trust they come."""
     with pytest.warns(NeedsTrustWarning):

@@ -81,3 +81,40 @@ def test_unknown_names_are_refused(tmp_path: Path, name: str, match: str) -> Non
     path = save(Tagger(2, nn.Linear(2, 2), names=[1]), tmp_path / "run")
     with pytest.raises(ConfigError, match=match):
         load(path, overrides={name: 1})
+
+
+class Head(Component, nn.Module):
+    """Makes its layer of an argument."""
+
+    def __init__(self, out_features: int = 2, padding: str | int = 0) -> None:
+        super().__init__()
+        self.layer, self.padding = nn.Linear(4, out_features), padding
+
+
+@pytest.mark.parametrize("outer", ["", "head."])
+def test_a_part_that_was_changed_later_stays_and_is_named(outer: str, tmp_path: Path) -> None:
+    """The argument of its constructor does not change it; its own arguments do."""
+    head = Head(2)
+    head.layer = nn.Linear(4, 9)
+    path = save(Tagger(2, head) if outer else head, tmp_path / "run")
+    with pytest.warns(
+        StateMismatchWarning, match=f"'{outer}out_features' does not change '{outer}layer': the save has"
+    ):
+        again = load(path, overrides={f"{outer}out_features": 3})
+    assert again.get_submodule(f"{outer}layer").out_features == 9
+    with pytest.warns(StateMismatchWarning, match="size mismatch"):
+        again = load(path, overrides={f"{outer}layer.out_features": 5}, strict=False)
+    assert again.get_submodule(f"{outer}layer").out_features == 5
+
+
+def test_a_text_for_a_number(tmp_path: Path) -> None:
+    """It is an error, as is a number for a text, where the annotation does not have both; None is no such thing."""
+    path = save({"head": Head(), "plain": Plain(), "name": "a"}, tmp_path / "run")
+    for name, value in {"head.out_features": "5", "plain.rate": "x", "name": 3}.items():
+        with pytest.raises(
+            ConfigError, match=f"override '{name}' is a (number|text) in the save, .* is a (text|number)"
+        ):
+            load(path, overrides={name: value})
+    again = load(path, overrides={"head.padding": "same", "plain.rate": None, "name": None})
+    assert (again["head"].padding, again["plain"].rate, again["name"]) == ("same", None, None)
+    assert load(path, overrides={"plain.rate": 1})["plain"].rate == 1

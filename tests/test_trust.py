@@ -24,6 +24,7 @@ from torch import nn
 from flambe_save import (
     Component,
     ConfigError,
+    CorruptSaveError,
     Finding,
     LimitError,
     Limits,
@@ -299,8 +300,23 @@ def test_saved_source_that_does_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["weights_only", "auto_install", "use_saved_source"])
 def test_switches_are_switches(name: str, tmp_path: Path) -> None:
     """A text that reads like no is not taken for yes."""
-    with pytest.raises(TypeError, match=f"{name} must be True or False"):
+    with pytest.raises(TypeError, match=f"{name} must be True(,| or) False"):
         load(save(Thing(1), tmp_path / "s"), **{name: "False"})
+
+
+def test_requirements_are_texts(tmp_path: Path) -> None:
+    """The error shows what was passed."""
+    with pytest.raises(TypeError, match=r"True, False or a list of requirements in texts, not \[3\]"):
+        load(save(Thing(1), tmp_path / "s"), auto_install=[3])  # type: ignore[list-item]
+
+
+def test_an_object_that_is_built_has_a_class(tmp_path: Path) -> None:
+    """A bare state alone has none; a config beside it is of one."""
+    path = Path(save(Thing(1), tmp_path / "s"))
+    (path / "manifest.json").unlink()
+    (path / "version.txt").write_text(":0.0.0")
+    with pytest.raises(CorruptSaveError, match="Class:version"):
+        load(path)
 
 
 # ------------------------------------------------------------------------------------------------ limits

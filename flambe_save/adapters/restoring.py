@@ -29,6 +29,7 @@ def load_state(
     fit: Fit | None = None,
     values: ValueFilling | None = None,
     skips_sizes: bool = False,
+    has_overrides: bool = False,
 ) -> State:
     """Load a State into an object and all components inside it. Inverse of :func:`get_state`.
 
@@ -47,6 +48,8 @@ def load_state(
         The plain values that are put in place too.
     skips_sizes : bool
         Whether, without ``strict``, what has another size stays as it was, with a warning; otherwise it is an error.
+    has_overrides : bool
+        Whether a caller's values were put into the config, for messages.
 
     Returns
     -------
@@ -87,7 +90,8 @@ def load_state(
     ]
     if mismatch:
         hint = _hint_of_migration(mismatch, state, kinds)
-        _report(obj, mismatch, is_error=strict or bool(mismatch.errors), is_filled=fit is None, hint=hint)
+        is_error = strict or bool(mismatch.errors)
+        _report(obj, mismatch, is_error=is_error, is_filled=fit is None, hint=hint, has_overrides=has_overrides)
     return state
 
 
@@ -138,7 +142,9 @@ def _hint_of_migration(mismatch: Mismatch, state: State, kinds: Mapping[str, typ
     return ""
 
 
-def _report(obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool, hint: str = "") -> None:
+def _report(
+    obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool, hint: str = "", has_overrides: bool = False
+) -> None:
     """Say what does not fit.
 
     Raises
@@ -151,8 +157,9 @@ def _report(obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool, hi
         warn(text, StateMismatchWarning)
         return
     if not is_filled:  # a load has built the object by the save's config
-        fix = "Build the object yourself, and fill it with what fits: load_state(your_model, path, strict=False). "
-        fix += " With overrides=, strict=False leaves tensors of other sizes as they were built."
+        fix = "Build the object yourself, and fill it with what fits: load_state(your_model, path, strict=False)."
+        if has_overrides:
+            fix += " With overrides=, strict=False leaves tensors of other sizes as they were built."
     elif mismatch.errors:
         fix = "Build the object as it was when it was saved."
     else:

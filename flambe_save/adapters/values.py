@@ -172,6 +172,10 @@ class ValueFilling:
                     self.problems.append(f"{path or 'it'} holds components in the save, {_what(here)}")
             elif holds_state(here):
                 self.problems.append(f"{path or 'it'} is a plain value in the save, {_what(here)}")
+            elif self._is_of_another_class(here, node):
+                self.problems.append(
+                    f"{path or 'it'} is a {class_name(node, self._recorded)} in the save, {_what(here)}"
+                )
             else:
                 self._want(here, part_of(node), path, put)
 
@@ -204,6 +208,12 @@ class ValueFilling:
         if type(here) is tuple:
             return bool(node.tag == "!tuple")
         return name in (type(here).__name__, "odict" if isinstance(here, dict) else None)
+
+    def _is_of_another_class(self, here: Any, node: Any) -> bool:
+        """Whether an object that stays the one that it is, as objects of attributes do, is of another class there."""
+        is_filled = not isinstance(here, (dict, list, tuple, deque)) and _slots_of(here) is not None
+        name = class_name(node, self._recorded)
+        return is_filled and name not in ("", type(here).__name__) and entries_of(node) is not None
 
     def _want(self, here: Any, part: Document, path: str, put: Put | None) -> None:
         """Plan that a value is read, and put in the place of the one that is here, or into it."""

@@ -220,11 +220,7 @@ class NodeReader:
         text = self.text(folder + VERSION_FILE, prefix).strip()
         class_name, _, version = text.partition(":")
         if VERSIONED.fullmatch(text) is None:
-            raise CorruptSaveError(
-                f"it does not read Class:version, as in Net:1.2.0: {quote(text)}",
-                node=prefix,
-                file=folder + VERSION_FILE,
-            )
+            raise _not_versioned(text, prefix, folder)
         return class_name, version
 
     def node(self, folder: str, prefix: str) -> SaveTreeNode:
@@ -233,6 +229,9 @@ class NodeReader:
         class_name, version = self.class_and_version(folder, prefix)
         if self._manifest is not None:
             self._manifest.check_node(prefix, folder.rstrip("/"), class_name, version)
+        config = self.text(folder + CONFIG_FILE, prefix)
+        if config.strip() and not class_name:  # a bare state alone has no class
+            raise _not_versioned(f":{version}", prefix, folder)
         stash_file = folder + STASH_FILE
         stash = self._bytes(stash_file, prefix)
         return SaveTreeNode(
@@ -240,7 +239,7 @@ class NodeReader:
             version=version,
             class_name=class_name,
             source_code=self.text(folder + SOURCE_FILE, prefix),
-            config=self.text(folder + CONFIG_FILE, prefix),
+            config=config,
             object_stash=LazyStash(stash, self._options, prefix, stash_file),
             children={},
         )
@@ -445,3 +444,9 @@ def _check_names_differ(names: Sequence[str]) -> None:
                 file=name,
                 fix="Rename one of them, and what refers to it.",
             )
+
+
+def _not_versioned(text: str, prefix: str, folder: str) -> CorruptSaveError:
+    return CorruptSaveError(
+        f"it does not read Class:version, as in Net:1.2.0: {quote(text)}", node=prefix, file=folder + VERSION_FILE
+    )

@@ -146,7 +146,8 @@ def _placed(function: Callable[..., Any], arguments: Mapping[str, Any], name: st
         except TypeError as error:
             raise CompilationError(
                 f"the arguments {sorted(arguments)} do not fit {name}{signature_of(function)}: {error}",
-                fix="The class may have changed since the config was written; edit one or the other.",
+                fix="Where the class has changed since the config was written, let its constructor take the old names "
+                "too, or edit the config. A @migration renames the keys of states alone (docs/versions.md).",
             ) from error
     return args, rest
 

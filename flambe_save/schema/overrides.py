@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 
-from flambe_save.errors import ConfigError, quote, quote_some
+from flambe_save.errors import ConfigError, StateMismatchWarning, quote, quote_some, warn
 from flambe_save.objects.assembly import PARTS
 from flambe_save.schema.edited import Edited
-from flambe_save.schema.schema import Schema, defaults_of
+from flambe_save.schema.schema import Schema, defaults_of, parameters_of
 from flambe_save.state import join_key, split_key
 
 __all__ = ["override"]
@@ -33,7 +34,14 @@ def override(config: Any, overrides: Mapping[str, Any]) -> Any:
     Raises
     ------
     ConfigError
-        If the config has nothing of that name; the error lists names that are near.
+        If the config has nothing of that name; the error lists names that are near. If a text takes the place of a
+        number, or a number that of a text.
+
+    Warns
+    -----
+    StateMismatchWarning
+        If the name is an argument of a constructor, and parts of what that makes are in the save as they were changed
+        later, which the argument does not change.
     """
     if not isinstance(overrides, Mapping) or not all(isinstance(name, str) and name for name in overrides):
         raise ConfigError(
@@ -41,20 +49,96 @@ def override(config: Any, overrides: Mapping[str, Any]) -> Any:
             fix="Write overrides={'head.out_features': 5}.",
         )
     for name, value in overrides.items():
-        holder = config
+        place = _Place(config)
         *outer, last = split_key(name)
         for count, part in enumerate(outer):
-            table, key = _found(config, holder, part, name, outer[:count])
-            holder = table[key]
-        table, key = _found(config, holder, last, name, outer)
+            table, key = _found(config, place, part, name, outer[:count])
+            place.enter(part, table[key])
+        table, key = _found(config, place, last, name, outer)
+        _check_type(name, place, table, key, value)
         table[key] = value
+        _warn_of_changed(name, place, table)
     return config
 
 
-def _found(config: Any, holder: Any, part: str, name: str, outer: list[str]) -> tuple[Any, Any]:
+class _Place:
+    """Where a name has led to in a config: what is there, and what the objects around it say was changed there later.
+
+    Attributes
+    ----------
+    holder : object
+    changes : list of dict of str to dict
+        The tables of changes of it, as :class:`Edited` has them.
+    """
+
+    def __init__(self, holder: Any) -> None:
+        self._around: list[tuple[dict[str, Any], tuple[str, ...]]] = []
+        self.enter("", holder)
+
+    def enter(self, part: str, holder: Any) -> None:
+        """Go on to what is inside, under a name."""
+        self._around = [(changes, (*path, part)) for changes, path in self._around]
+        if isinstance(holder, Schema) and holder.component_subclass is Edited:
+            changes = holder.keywords.get("changes")
+            self._around.append((changes if isinstance(changes, dict) else {}, ()))
+        self.holder = holder
+        self.changes = [
+            found for changes, path in self._around if isinstance(found := changes.get(join_key(path)), dict)
+        ]
+
+
+def _check_type(name: str, place: _Place, table: Any, key: Any, value: Any) -> None:
+    """Refuse a text for a number, and a number for a text, unless the argument's annotation has both."""
+    if isinstance(table, list) or key in table:
+        before = table[key]
+    else:
+        before = defaults_of(_called(place.holder)).get(key)
+    kinds = [_kind_of(before), _kind_of(value)]
+    if not all(kinds) or kinds[0] == kinds[1]:
+        return
+    if isinstance(place.holder, Schema) and table is _called(place.holder).keywords:
+        parameter = parameters_of(_called(place.holder)).get(key)
+        if parameter is not None and _may_be(str(parameter.annotation), value):
+            return
+    raise ConfigError(
+        f"the override {quote(name)} is {kinds[0]} in the save, {before!r:.50}, and {value!r:.50} is {kinds[1]}",
+        fix=f"Pass {kinds[0]}, or annotate the argument with both.",
+    )
+
+
+def _kind_of(value: Any) -> str:
+    return "a text" if isinstance(value, str) else "a number" if isinstance(value, (int, float)) else ""
+
+
+def _may_be(annotation: str, value: Any) -> bool:
+    words = ("str", "Any", "object") if isinstance(value, str) else ("int", "float", "bool", "Any", "object")
+    return any(re.search(rf"\b{word}\b", annotation) for word in words)
+
+
+def _warn_of_changed(name: str, place: _Place, table: Any) -> None:
+    """Warn where an argument leaves parts as they are, since they were changed after the constructor had made them."""
+    if not isinstance(place.holder, Schema) or table is not _called(place.holder).keywords:
+        return
+    outer = name.rpartition(".")[0]
+    kinds = ("modules", "parameters", "buffers")
+    given = parameters_of(_called(place.holder))
+    changed = [
+        part for change in place.changes for kind in kinds for part in change.get(kind) or () if part not in given
+    ]
+    if changed and _called(place.holder).factory_method != PARTS:
+        parts = [join_key([*split_key(outer), part]) if outer else part for part in changed]
+        warn(
+            f"the override {quote(name)} does not change {quote_some(parts)}: the save has what was put there "
+            "later, in place of what the constructor makes",
+            StateMismatchWarning,
+        )
+
+
+def _found(config: Any, place: _Place, part: str, name: str, outer: list[str]) -> tuple[Any, Any]:
     """Return what a name stands in, and its key there."""
     found: tuple[Any, Any] | None = None
-    for table in _tables(holder):
+    holder = place.holder
+    for table in (*_changed_tables(place.changes), *_tables(holder)):
         if isinstance(table, list):
             found = found or ((table, int(part)) if part.isdecimal() and int(part) < len(table) else None)
             continue
@@ -86,8 +170,7 @@ def _tables(holder: Any) -> Iterator[Any]:
         yield holder
     elif isinstance(holder, Schema):
         if holder.component_subclass is Edited:
-            changed = holder.keywords.get("changes", {}).get("", {})
-            yield from (changed[name] for name in _TABLES if isinstance(changed.get(name), dict))
+            yield from _changed_tables([holder.keywords.get("changes", {}).get("", {})])
         called = _called(holder)
         if called.factory_method == PARTS:
             yield from (table for name in _TABLES if isinstance(table := called.keywords.get(name), dict))
@@ -98,6 +181,11 @@ def _tables(holder: Any) -> Iterator[Any]:
                 if isinstance(inside, (list, dict)):
                     yield inside[0] if is_named else inside
             yield called.keywords
+
+
+def _changed_tables(changes: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for change in changes:
+        yield from (change[name] for name in _TABLES if isinstance(change.get(name), dict))
 
 
 def _names(holder: Any) -> list[str]:

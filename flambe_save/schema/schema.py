@@ -47,6 +47,7 @@ __all__ = [
     "Sources",
     "build",
     "defaults_of",
+    "parameters_of",
     "items_in",
     "record",
     "schema_of",
@@ -665,15 +666,19 @@ def schema_of(obj: Any) -> Schema | None:
     return recorded if isinstance(recorded, Schema) else None
 
 
+def parameters_of(schema: Schema) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of what a Schema calls, by their names; none where these are not to be had."""
+    try:
+        return signature_of(_callable_of(schema.component_subclass, schema.factory_method)).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
 def defaults_of(schema: Schema) -> dict[str, Any]:
     """Return the defaults of the parameters that a Schema's keywords leave out."""
-    try:
-        parameters = signature_of(_callable_of(schema.component_subclass, schema.factory_method)).parameters
-    except (TypeError, ValueError):  # no signature to be had
-        return {}
     return {
         name: parameter.default
-        for name, parameter in parameters.items()
+        for name, parameter in parameters_of(schema).items()
         if parameter.default is not inspect.Parameter.empty and name not in schema.keywords
     }
 
