@@ -24,7 +24,7 @@ from flambe_save.objects.assembly import attributes_of, can_be_assembled, hooks_
 from flambe_save.objects.structural import is_made_of_parts
 from flambe_save.objects.values import BY_TYPE
 from flambe_save.objects.walks import modules_in
-from flambe_save.support.notes import attributes_on
+from flambe_save.support.notes import marks_of
 from flambe_save.support.static import has_static
 
 __all__ = ["HOOKS", "Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "name_outside", "print_of"]
@@ -72,7 +72,7 @@ class TensorPrint:
 
     def __init__(self, tensor: torch.Tensor, name: str, *, is_compared: bool, is_short_lived: bool = False) -> None:
         self.cls, self.shape, self.dtype, self.name = type(tensor), tensor.shape, tensor.dtype, name
-        own = attributes_on(tensor)
+        own = marks_of(tensor)
         self.attributes = {key: _token(value, 0) for key, value in own.items()} if own else None
         self.who: Any = None
         self.version: int | None = None
@@ -98,7 +98,7 @@ class TensorPrint:
         """Whether a tensor could have been made by the same constructor, but for its values."""
         if type(tensor) is not self.cls or tensor.shape != self.shape:
             return False
-        own = attributes_on(tensor)
+        own = marks_of(tensor)
         if not own and not self.attributes:
             return True
         known = self.attributes or {}
@@ -385,7 +385,7 @@ def is_tensor_as_printed(known: Any, value: Any, is_exact: bool, *, is_whole: bo
     if type(known) is not tuple:
         is_same = known.is_same if is_whole else known.is_like
         return bool(is_same(value, is_exact=is_exact))
-    return type(value) is known[0] and value.shape == known[1] and not (value.__dict__ and attributes_on(value))
+    return type(value) is known[0] and value.shape == known[1] and not (value.__dict__ and marks_of(value))
 
 
 def _has_values(known: Any) -> bool:
