@@ -1,6 +1,7 @@
 """Aside: a save is written beside its target and made the target in one step. local.py and tar.py write through it.
 
-The target holds the old save or the new one, never a part of either, at whatever instant the process dies.
+The target holds the old save or the new one, never a part of either, at whatever instant the process dies. What a
+process leaves then is for leftovers.py.
 """
 
 from __future__ import annotations
@@ -8,14 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import secrets
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from flambe_save.errors import SaveError, TargetExistsError
 from flambe_save.storage.direct import DirectFile, go_direct
@@ -31,24 +29,14 @@ from flambe_save.storage.disk import (
     sync_tree,
 )
 from flambe_save.storage.existing import is_save_folder
+from flambe_save.storage.leftovers import ASIDE, OLD, OURS, name_beside, remove_all, remove_leftovers
+from flambe_save.storage.locks import lock_file, open_locked
 from flambe_save.storage.modes import keep_modes, keep_modes_of_folder
 from flambe_save.support.undoing import note_undo
 
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+__all__ = ["Aside", "finish"]
 
-__all__ = ["Aside", "finish", "old_save"]
-
-_ASIDE = ".flambe-aside"
-_OLD = ".flambe-aside-old"  # an old save between two renames: it counts as the target where the new one never arrived
-_NAME = re.compile(r"\.(?P<target>.*)\.(?P<pid>\d+)-[0-9a-f]{8}\.flambe-aside(-old)?", re.DOTALL)
 _DIRECT = 1 << 20  # bytes from which a durable file is written past the page cache
-_YOUNG = 60  # seconds for which an aside of a living process is left alone although nothing holds it
-_LONG_AGO = 24 * 3600  # seconds after which an aside is a leftover where the system has no locks
-_ours: set[str] = set()  # names of the asides of this process
 
 
 class Aside:
@@ -94,10 +82,10 @@ class Aside:
         self._overwrite = overwrite
         self._is_folder = folder
         self._durable = durable
-        _remove_leftovers(self.target)  # which may put an old save back
+        remove_leftovers(self.target)  # which may put an old save back
         self._check_target()
         self._replaces = _identity(self.target)
-        self.path = self._name(_ASIDE)
+        self.path = name_beside(self.target, ASIDE)
         self.folder: Folder | None = None
         self._lock = Descriptors()
         self._old: Path | None = None
@@ -106,17 +94,17 @@ class Aside:
         self._making = threading.Lock()
         self._made_parents: list[Path] = []
         self.forget = note_undo(self.discard)  # to be called when it is ended
-        _ours.add(self.path.name)
+        OURS.add(self.path.name)
         try:
             _make_parents(self.target.parent, self._made_parents)
             _check_space(self.target, size)
             if folder:
                 self.path.mkdir()
                 self.folder = Folder(self.path)
-                _locked(self.path, self._lock, wait=True)
+                open_locked(self.path, self._lock, wait=True)
             else:
                 self._lock.append(os.open(self.path, CREATE_FLAGS, 0o666))
-                _lock(self._lock, wait=True)
+                lock_file(self._lock, wait=True)
         except BaseException:
             self.discard()
             raise
@@ -209,7 +197,7 @@ class Aside:
             if self._durable:
                 raise
         self._let_go()
-        _remove(old)
+        remove_all(old)
 
     def _keep_modes(self) -> None:
         """Let everyone read the new save who could read the old one."""
@@ -247,7 +235,7 @@ class Aside:
         if not self._is_folder:
             os.replace(self.path, self.target)
             return self.path
-        old = self._old = self._name(_OLD)
+        old = self._old = name_beside(self.target, OLD)
         try:
             os.rename(self.target, old)
             os.rename(self.path, self.target)
@@ -278,9 +266,9 @@ class Aside:
                 with contextlib.suppress(OSError):
                     self.folder.remove(name, folder=True)
         self._let_go()
-        _remove(self.path)
+        remove_all(self.path)
         if self._old is not None and os.path.lexists(self.target):
-            _remove(self._old)
+            remove_all(self._old)
         for parent in self._made_parents:
             try:
                 parent.rmdir()
@@ -294,13 +282,9 @@ class Aside:
             self.folder.close()
             self.folder = None
         self._lock.close()
-        _ours.discard(self.path.name)
+        OURS.discard(self.path.name)
 
     # -------------------------------------------------------------------------------------------- the target
-
-    def _name(self, suffix: str) -> Path:
-        token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        return self.target.with_name(f".{_short(self.target.name)}.{token}{suffix}")
 
     def _check_target(self) -> None:
         if not os.path.lexists(self.target):
@@ -339,12 +323,6 @@ def finish(aside: Aside | None, *, failed: bool) -> None:
         aside.forget()
 
 
-def old_save(target: Path) -> Path | None:
-    """Return where an old save lies whose process died, or is, between setting it aside and putting the new one."""
-    found = [path for path, is_old in _asides(Path(os.path.realpath(target))) if is_old]
-    return min(found, default=None)
-
-
 def _identity(path: Path) -> tuple[int, ...] | None:
     """Return what tells one save at a path from the next, also after a rename; None for nothing or an empty folder."""
     try:
@@ -378,103 +356,3 @@ def _check_space(target: Path, size: int) -> None:
             file=str(target),
             fix="Nothing was written. Make space, or save elsewhere.",
         ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _short(name: str) -> str:
-    """Return the beginning of a name, so that a longer one beside it still fits the disk's 255 bytes."""
-    return os.fsencode(name)[:100].decode("utf-8", "ignore")
-
-
-# ------------------------------------------------------------------------------------------------ leftovers
-
-
-def _asides(target: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield ``(path, whether it is an old save set aside)`` of what lies aside for a target."""
-    name = _short(target.name)
-    try:
-        there = os.listdir(target.parent)
-    except OSError:
-        return
-    for entry in there:
-        match = _NAME.fullmatch(entry) if entry.endswith((_ASIDE, _OLD)) else None
-        if match and match["target"] == name:
-            yield target.with_name(entry), entry.endswith(_OLD)
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove what processes that are gone left aside for this target; put back an old save that none replaced."""
-    for path, is_old in list(_asides(target)):
-        if not _is_left_over(path):
-            continue
-        if is_old and not os.path.lexists(target):
-            os.rename(path, target)
-        else:
-            _remove(path)
-
-
-def _is_left_over(path: Path) -> bool:
-    """Whether no process is writing here: it would hold a lock, which ends with it whatever its number becomes."""
-    if path.name in _ours:
-        return False
-    try:
-        with Descriptors() as lock:
-            _locked(path, lock)
-            age = time.time() - os.stat(path).st_mtime
-    except OSError:  # somebody else has just removed it, or holds it
-        return False
-    match = _NAME.fullmatch(path.name)
-    assert match is not None, "only asides are asked about"
-    pid = int(match["pid"])
-    if fcntl is None:
-        return age > _LONG_AGO
-    return pid == os.getpid() or age > _YOUNG or not _alive(pid)  # it may just be about to take its lock
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
-def _locked(path: Path, lock: Descriptors, *, wait: bool = False) -> None:
-    """Open and lock a file or folder, where the system has such locks.
-
-    Whoever makes an aside waits for the lock: another process may hold it for the moment that it takes to look whether
-    somebody does.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process, or another Aside, holds it; not with ``wait``.
-    """
-    if fcntl is not None:
-        lock.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
-        _lock(lock, wait=wait)
-
-
-def _lock(lock: Descriptors, *, wait: bool) -> None:
-    if fcntl is not None:
-        try:
-            fcntl.flock(lock[0], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise
-        except OSError:
-            pass  # a file system without locks: then age and process number must do
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, or a folder and all in it, as far as that is possible."""
-    with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            with contextlib.suppress(OSError):
-                path.rmdir()  # where it is empty already, nothing need be opened
-                return
-            with Folder(path) as folder:
-                folder.remove_all()
-            path.rmdir()
-        else:
-            path.unlink(missing_ok=True)

@@ -1,0 +1,48 @@
+"""Locks on files and folders, where the system has them: they end with the process that holds them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from flambe_save.storage.disk import (
+    Descriptors,
+)
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["HAS_LOCKS", "lock_file", "open_locked"]
+
+HAS_LOCKS = fcntl is not None
+
+
+def open_locked(path: Path, lock: Descriptors, *, wait: bool = False) -> None:
+    """Open and lock a file or folder, where the system has such locks.
+
+    Whoever makes an aside waits for the lock: another process may hold it for the moment that it takes to look whether
+    somebody does.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process, or another Aside, holds it; not with ``wait``.
+    """
+    if fcntl is not None:
+        lock.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        lock_file(lock, wait=wait)
+
+
+def lock_file(lock: Descriptors, *, wait: bool) -> None:
+    """Lock what is open; errors as :func:`open_locked`."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(lock[0], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a file system without locks: then age and process number must do
