@@ -66,7 +66,7 @@ NO_VERSION = "0.0.0"  # Flambe's default: a class that has not opted into semant
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f%/\\:*?"<>|\ud800-\udfff]')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$")
 _OWN_FILES = frozenset((*NODE_FILES, *ROOT_FILES))
-_LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch before 1.6, pickled
+LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch before 1.6, pickled
 _EMPTY = "%"  # no escape is a lone percent sign, so it can stand for the empty name
 _LONG = "%~"  # no escape begins with %~, so it can mark a shortened name
 _MAX_BYTES = 200  # file systems stop at 255; the rest is room for temporary names
@@ -133,7 +133,7 @@ def same_on_some_disk(name: str) -> str:
 
 def is_torch(start: bytes) -> bool:
     """Whether a file begins as torch's do, new or old."""
-    return start.startswith(b"PK\x03\x04") or _LEGACY_TORCH in start[:32]
+    return start.startswith(b"PK\x03\x04") or LEGACY_TORCH in start[:32]
 
 
 def what_it_is(start: bytes) -> tuple[str, str] | None:

@@ -10,7 +10,9 @@ import dill
 
 from flambe_save.codecs.data import Portable, check_no_file, say_what, to_data
 from flambe_save.codecs.naming import by_names
-from flambe_save.codecs.torch import unpicklable, unpickle_data, unpickle_trusting
+from flambe_save.codecs.pickling import unpicklable
+from flambe_save.codecs.torch_reading import unpickle_data
+from flambe_save.codecs.trusting import unpickle_trusting
 from flambe_save.pt.options import DumpOptions, LoadOptions
 from flambe_save.pt.sources import Source
 from flambe_save.pt.zip_writer import Draft
@@ -25,15 +27,7 @@ class PickleCodec:
     needs_pickle = True
 
     def dump(self, values: Any, options: DumpOptions) -> Draft:
-        """Draft a file of values.
-
-        Data is pickled by the standard library, so that it can be read without the pickle module of whoever wrote it.
-
-        Raises
-        ------
-        UnsupportedObjectError
-            If something cannot be pickled; the message names it.
-        """
+        """Draft a file of values; who pickles them, and what is raised, as :meth:`TorchCodec.dump`."""
         prepared, opaque = to_data(values, Portable.wrapper())
         try:
             module, data = options.pickle_module if opaque else pickle, None

@@ -13,18 +13,11 @@ from typing import Any
 
 from flambe_save.codecs.data import say_what, to_data
 from flambe_save.codecs.numpy_types import check
+from flambe_save.codecs.pickling import REFERENCE, elsewhere_of, pickled_once, unpicklable
 from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.rebuild import data_global
-from flambe_save.codecs.torch import (
-    REFERENCE,
-    as_load_errors,
-    elsewhere_of,
-    persistent_storages,
-    pickled_once,
-    reading_storages,
-    trusting_module,
-    unpicklable,
-)
+from flambe_save.codecs.torch_reading import persistent_storages, reading_storages
+from flambe_save.codecs.trusting import as_load_errors, trusting_module
 from flambe_save.codecs.unpickler import DataUnpickler, Inert
 from flambe_save.errors import CorruptSaveError
 from flambe_save.pt.options import DumpOptions, LoadOptions

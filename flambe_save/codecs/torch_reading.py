@@ -1,0 +1,250 @@
+"""Files of torch read as data: zips, files of torch before 1.6, and bare pickles. Nothing that they name is run."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+
+from flambe_save.codecs.dense import DTYPES as DENSE_TYPES
+from flambe_save.codecs.numpy_types import check
+from flambe_save.codecs.placement import Placer
+from flambe_save.codecs.rebuild import DTYPES, UNTYPED
+from flambe_save.codecs.storages import storage_of
+from flambe_save.codecs.unpickler import CarefulUnpickler, DataUnpickler, Inert
+from flambe_save.errors import CorruptSaveError, UnknownFormatError
+from flambe_save.layout import LEGACY_TORCH, what_it_is
+from flambe_save.pt.dense import PlainState, load_plain
+from flambe_save.pt.opcodes import broken_pickle, pickle_end
+from flambe_save.pt.options import LoadOptions
+from flambe_save.pt.sources import HeldSource, Source
+from flambe_save.pt.zip_reader import ZIP_MAGIC, Records, is_zip
+
+__all__ = [
+    "StorageOf",
+    "load_data",
+    "persistent_storages",
+    "read_zip",
+    "reading_storages",
+    "unpickle_data",
+]
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+
+def load_data(source: Source, options: LoadOptions, *, is_nested: bool = False) -> Any:
+    """Read a torch file, zip or legacy, or a bare pickle, as data."""
+    place = Placer(options.map_location)
+    if is_zip(source):
+        records = Records(source, options)
+        return read_zip(records, options, reading_storages(records, source, options, place), is_nested=is_nested)
+    data = source.piece(0, source.size)
+    found = what_it_is(bytes(data[:200]))
+    if found is not None and LEGACY_TORCH not in bytes(data[:32]):
+        fix = found[1].replace("FILE", options.file or "FILE")
+        raise CorruptSaveError(f"this is {found[0]}, and no torch file", node=options.node, file=options.file, fix=fix)
+    stream = io.BytesIO(data)
+    first = unpickle_data(stream, options)
+    if type(first) is not int or first != _LEGACY_MAGIC:
+        return first  # Flambe before 0.4 wrote the stash as a bare pickle
+    return _read_legacy(stream, options, place, is_nested=is_nested)
+
+
+StorageOf: TypeAlias = Callable[[str, str, int], torch.UntypedStorage]
+
+
+def read_zip(records: Records, options: LoadOptions, storage: StorageOf, *, is_nested: bool = False) -> Any:
+    """Read the values of a torch zip.
+
+    Parameters
+    ----------
+    records : Records
+    options : LoadOptions
+    storage : callable
+        Returns the storage of a record, given its key, the device that it was on, and its size in bytes.
+    is_nested : bool
+        Whether the zip is inside another one.
+    """
+    if "constants.pkl" in records or any(name.startswith("code/") for name in records.names):
+        raise UnknownFormatError(
+            "this is a TorchScript archive, which is a program and no data",
+            node=options.node,
+            file=options.file,
+            fix="Load it with torch.jit.load, if you know who wrote it, and save its state_dict().",
+        )
+    if "data.pkl" not in records:
+        raise records.damaged("it holds no data.pkl, so it was not written by torch.save")
+    if "byteorder" in records and records.read("byteorder") != b"little":
+        raise records.damaged("its tensors are big-endian")
+    data = records.read("data.pkl")
+    plain = load_plain(data)
+    if plain is not None:
+        try:
+            return _read_plain(plain, storage, options)
+        except pickle.UnpicklingError as error:
+            raise broken_pickle(error, options.node, options.file) from error
+
+    return unpickle_data(io.BytesIO(data), options, persistent_storages(storage), is_nested=is_nested)
+
+
+def persistent_storages(storage: StorageOf) -> Callable[[Any], Any]:
+    """Return what turns persistent ids into storages."""
+
+    def storage_of(pid: Any) -> Any:
+        kind, key, location, numel = _checked_pid(pid)
+        return _typed(storage(key, location, numel * _itemsize(kind)), kind)
+
+    return storage_of
+
+
+def reading_storages(records: Records, source: Source, options: LoadOptions, place: Placer) -> StorageOf:
+    """Return what reads the storages of a zip to where they are wanted, each once."""
+    storages: dict[str, torch.UntypedStorage] = {}
+
+    def storage(key: str, location: str, size: int) -> torch.UntypedStorage:
+        start, length = records.place(f"data/{key}")
+        check(length == size, f"storage {key} holds {length} bytes, not {size}")  # torch would make it larger
+        found = storages.get(key)
+        if found is None:
+            device = place.device(location)
+            if device is not None and device.type == "meta":
+                found = torch.UntypedStorage(size, device=device)  # type: ignore[no-untyped-call]
+            else:
+                found = storage_of(source, start, start + size, device)
+            if options.is_verified and not options.is_vouched_for:
+                records.check(f"data/{key}")
+            found = storages[key] = place(found, location) if callable(options.map_location) else found
+        return found
+
+    return storage
+
+
+def _read_plain(plain: PlainState, storage: StorageOf, options: LoadOptions) -> OrderedDict[str, torch.Tensor]:
+    """Put a plain state together from its description and its storages."""
+    values: OrderedDict[str, torch.Tensor] = OrderedDict()
+    for key, (kind, record, location, shape, stride) in plain.tensors.items():
+        dtype, count = DENSE_TYPES[kind], math.prod(shape)
+        memory = storage(record, location, count * dtype.itemsize)
+        last = sum([(length - 1) * step for length, step in zip(shape, stride, strict=True)])
+        check(last < count or not count, f"{key!r} reaches past its storage")
+        values[key] = torch.empty(0, dtype=dtype, device=memory.device).set_(memory, 0, shape, stride)
+    if plain.metadata is not None:
+        metadata = unpickle_data(io.BytesIO(plain.metadata), options)
+        values._metadata = metadata  # type: ignore[attr-defined]
+    return values
+
+
+def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Placer, *, is_nested: bool) -> Any:
+    """Read what follows the magic number: protocol, system, the object, the storage keys, then the raw storages."""
+    protocol, system = unpickle_data(stream, options), unpickle_data(stream, options)
+    if protocol != _LEGACY_PROTOCOL or not (isinstance(system, dict) and system.get("little_endian") is True):
+        raise CorruptSaveError(
+            "a torch file of an unknown protocol or byte order", node=options.node, file=options.file
+        )
+    start = stream.tell()
+    needed: dict[str, Any] = {}
+    try:
+        pickle_end(stream.getbuffer()[start:])
+        _Collector(stream, needed).load()
+    except Exception as error:
+        raise broken_pickle(error, options.node, options.file) from error
+    keys = unpickle_data(stream, options)
+    is_list = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not is_list or not set(needed) <= set(keys):
+        raise CorruptSaveError("a torch file without its storages", node=options.node, file=options.file)
+    raw: dict[str, bytearray] = {}
+    for key in keys:
+        size = int.from_bytes(stream.read(8), "little") * _itemsize(needed.get(key))
+        raw[key] = bytearray(stream.read(min(size, len(stream.getbuffer()))))
+    placed: dict[str, torch.UntypedStorage] = {}
+
+    def storage_of(pid: Any) -> Any:
+        kind, key, location, numel = _checked_pid(pid[:5])
+        check(len(raw[key]) == numel * _itemsize(kind), f"storage {key} is cut short")
+        if key not in placed:
+            placed[key] = place(_untyped(memoryview(raw[key])), location)
+        untyped: Any = placed[key]
+        if len(pid) > 5 and pid[5] is not None:
+            _, offset, size = pid[5]
+            untyped = untyped[offset * _itemsize(kind) : (offset + size) * _itemsize(kind)]
+        return _typed(untyped, kind)
+
+    stream.seek(start)
+    return unpickle_data(stream, options, storage_of, is_nested=is_nested)
+
+
+class _Collector(CarefulUnpickler):
+    """Walks a legacy pickle, building nothing, to learn which storages it wants and of what type."""
+
+    def __init__(self, stream: io.BytesIO, needed: dict[str, Any]) -> None:
+        super().__init__(stream, encoding="utf-8")
+        self._needed = needed
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "UntypedStorage":
+            return UNTYPED
+        return DTYPES.get(f"{module}.{name}", Inert)
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, key, _, _ = _checked_pid(pid[:5])
+        self._needed[key] = kind
+        return Inert()
+
+
+def _checked_pid(pid: Any) -> tuple[Any, str, str, int]:
+    """Return a persistent id's storage type (a dtype or ``UNTYPED``), key, location and length."""
+    check(isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage", "an unknown persistent id")
+    _, kind, key, location, numel = pid
+    check(isinstance(kind, torch.dtype) or kind is UNTYPED, "a storage without a type")
+    check(isinstance(key, str) and isinstance(location, str), "a storage without a key or a location")
+    check(type(numel) is int and numel >= 0, "a storage of no size")
+    return kind, key, location, numel
+
+
+def _itemsize(kind: Any) -> int:
+    return kind.itemsize if isinstance(kind, torch.dtype) else 1
+
+
+def _typed(untyped: torch.UntypedStorage, kind: Any) -> Any:
+    if not isinstance(kind, torch.dtype):
+        return untyped
+    make: Any = torch.storage.TypedStorage
+    return make(wrap_storage=untyped, dtype=kind, _internal=True)
+
+
+def _untyped(raw: memoryview) -> torch.UntypedStorage:
+    """Return a storage over a buffer, sharing it."""
+    if not len(raw):
+        return torch.UntypedStorage(0)  # type: ignore[no-untyped-call]
+    return torch.frombuffer(raw, dtype=torch.uint8).untyped_storage()
+
+
+def unpickle_data(stream: io.BytesIO, options: LoadOptions, storage_of: Any = None, *, is_nested: bool = False) -> Any:
+    """Unpickle one object as data, under the caller's trust."""
+    return DataUnpickler(
+        stream,
+        options.trust,
+        storage_of=storage_of,
+        arguments=options.pickle_load_args,
+        nested=None if is_nested else lambda data: _storage_in(data, options),
+        node=options.node,
+        file=options.file,
+    ).unpickle()
+
+
+def _storage_in(data: Any, options: LoadOptions) -> Any:
+    """Stand in for ``torch.storage._load_from_bytes``: a pickle holds a whole torch file of one storage."""
+    if not isinstance(data, bytes):
+        raise pickle.UnpicklingError("a nested torch file that is no bytes")
+    is_torch = data[:4] == ZIP_MAGIC or LEGACY_TORCH in data[:32]
+    check(is_torch, "a nested torch file that is none")
+    found = load_data(HeldSource(bytearray(data)), replace(options, is_vouched_for=False), is_nested=True)
+    check(isinstance(found, (torch.UntypedStorage, torch.storage.TypedStorage)), "a nested torch file of no storage")
+    return found

@@ -1,0 +1,102 @@
+"""Loads that trust everything: with the caller's own pickle module, which may run anything."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import types
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+
+from flambe_save.codecs.naming import find_in_script
+from flambe_save.codecs.torch_reading import load_data
+from flambe_save.errors import LoadError
+from flambe_save.layout import LEGACY_TORCH
+from flambe_save.pt.dense import load_plain
+from flambe_save.pt.options import LoadOptions
+from flambe_save.pt.sources import Source
+from flambe_save.pt.zip_reader import Records, is_zip
+from flambe_save.registry import MOVED
+from flambe_save.state import State
+
+__all__ = ["as_load_errors", "load_trusting", "trusting_module", "unpickle_trusting"]
+
+
+def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
+    """Unpickle with the caller's pickle module, which may run anything.
+
+    Raises
+    ------
+    LoadError
+        If it raises, or has a ``load`` of its own but no Unpickler, through which ``map_location`` would reach tensors.
+    """
+    load = options.pickle_module.load
+    has_unpickler = hasattr(options.pickle_module, "Unpickler") or load is pickle.load
+    if not has_unpickler and options.map_location is not None:
+        raise LoadError(
+            "a pickle module without an Unpickler cannot follow map_location", fix="Pass pickle_module=dill."
+        )
+    with as_load_errors(options):
+        return (trusting_module(options).load if has_unpickler else load)(stream, **options.pickle_load_args)
+
+
+def load_trusting(source: Source, options: LoadOptions) -> Any:
+    """Read a torch file, zip or legacy, or a bare pickle, whatever it holds; errors as :func:`unpickle_trusting`."""
+    if is_zip(source):
+        records = Records(source, options)
+        plain = load_plain(records.read("data.pkl")) if "data.pkl" in records else None
+        if plain is not None:
+            return load_data(source, options)
+        if options.is_verified and not options.is_vouched_for:
+            for name in records.names:
+                records.check(name)  # torch itself would read a damaged record without a word
+    data = io.BytesIO(source.piece(0, source.size))
+    if not is_zip(source) and LEGACY_TORCH not in data.getbuffer()[:32].tobytes():
+        return unpickle_trusting(data, options)
+    with as_load_errors(options):
+        return torch.load(
+            data,
+            cast(Any, options.map_location),
+            trusting_module(options),
+            weights_only=False,
+            **options.pickle_load_args,
+        )
+
+
+@contextlib.contextmanager
+def as_load_errors(options: LoadOptions) -> Iterator[None]:
+    """Turn what a trusted pickle raises into an error that says where it was."""
+    try:
+        yield
+    except (LoadError, MemoryError):
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"{type(error).__name__} while unpickling: {str(error)[:200]}", node=options.node, file=options.file
+        ) from error
+
+
+def trusting_module(options: LoadOptions) -> Any:
+    """Return the caller's pickle module with an Unpickler that knows Flambe's State and honours ``map_location``."""
+    base: Any = getattr(options.pickle_module, "Unpickler", pickle.Unpickler)
+
+    def load_from_bytes(data: bytes) -> Any:
+        return torch.load(io.BytesIO(data), cast(Any, options.map_location), weights_only=False)
+
+    class Unpickler(base):  # type: ignore[misc]
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) == ("flambe.compile.serialization", "State"):
+                return State
+            if (module, name) == ("torch.storage", "_load_from_bytes"):
+                return load_from_bytes
+            if f"{module}.{name}" in MOVED:
+                return MOVED[f"{module}.{name}"]
+            return find_in_script(module, name) or super().find_class(module, name)
+
+    def load(file: Any, **arguments: Any) -> Any:
+        return Unpickler(file, **arguments).load()
+
+    return types.SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=load)
