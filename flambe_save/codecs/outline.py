@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from flambe_save.codecs.careful import Inert
 from flambe_save.codecs.data import ATOMS
 from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.storages import storage_of
 from flambe_save.codecs.torch import CODEC
 from flambe_save.codecs.torch_reading import read_zip
-from flambe_save.codecs.unpickler import Inert
 from flambe_save.errors import CorruptSaveError
 from flambe_save.pt.options import LoadOptions
 from flambe_save.pt.sources import HeldSource

@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flambe_save.codecs.careful import Inert
 from flambe_save.codecs.data import say_what, to_data
 from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.pickling import REFERENCE, elsewhere_of, pickled_once, unpicklable
@@ -18,7 +19,7 @@ from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.rebuild import data_global
 from flambe_save.codecs.torch_reading import persistent_storages, reading_storages
 from flambe_save.codecs.trusting import as_load_errors, trusting_module
-from flambe_save.codecs.unpickler import DataUnpickler, Inert
+from flambe_save.codecs.unpickler import DataUnpickler
 from flambe_save.errors import CorruptSaveError
 from flambe_save.pt.options import DumpOptions, LoadOptions
 from flambe_save.pt.sources import HeldSource

@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 
 import torch
 
+from flambe_save.codecs.careful import CarefulUnpickler, Inert
 from flambe_save.codecs.dense import DTYPES as DENSE_TYPES
 from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.rebuild import DTYPES, UNTYPED
 from flambe_save.codecs.storages import storage_of
-from flambe_save.codecs.unpickler import CarefulUnpickler, DataUnpickler, Inert
+from flambe_save.codecs.unpickler import DataUnpickler
 from flambe_save.errors import CorruptSaveError, UnknownFormatError
 from flambe_save.layout import LEGACY_TORCH, what_it_is
 from flambe_save.pt.dense import PlainState, load_plain

@@ -1,4 +1,4 @@
-"""DataUnpickler: an unpickler that finds only what is data (rebuild.py), or what the caller trusts."""
+"""DataUnpickler: a careful unpickler that finds only what is data (rebuild.py), or what the caller trusts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar
 
+from flambe_save.codecs.careful import CarefulUnpickler, Inert, PythonUnpickler, is_inert_class
 from flambe_save.codecs.data import EXTENSION_TYPES
 from flambe_save.codecs.foreseen import cannot_take, find_named, home_of, is_class_name, makes_its_own
 from flambe_save.codecs.naming import find_in_script
 from flambe_save.codecs.numpy_types import Dtype, build_array, check, holds_objects
-from flambe_save.codecs.rebuild import Stand, check_key, data_global, holds_stand_in, real_classes
+from flambe_save.codecs.rebuild import Stand, data_global, holds_stand_in, real_classes
 from flambe_save.errors import FlambeSaveError, LimitError, LoadError
 from flambe_save.pt.opcodes import broken_pickle, globals_of, pickle_end, present_name
 from flambe_save.registry import MOVED
@@ -26,13 +27,7 @@ from flambe_save.support.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.support.undoing import note_undo
 from flambe_save.trust import Trust
 
-__all__ = [
-    "IMPOSSIBLE",
-    "CarefulUnpickler",
-    "DataUnpickler",
-    "Inert",
-    "unknown_globals",
-]
+__all__ = ["IMPOSSIBLE", "DataUnpickler", "unknown_globals"]
 
 _NESTED = "torch.storage._load_from_bytes"
 _DILL_TYPE = "dill._dill._load_type"
@@ -44,115 +39,6 @@ _NUMPY_TYPE = "numpy.dtype"
 _BUDGET = 1 << 20
 IMPOSSIBLE = "a call that fails: "  # begins what an audit says of a pickle that no trust unpickles
 _MOST_STAND_INS = 1000  # classes that an audit makes, each a thousand times larger than its name
-
-
-# The machine in Python, not the one in C: only there can be said what a BUILD may do, and to what
-_Machine: Any = pickle._Unpickler
-
-
-class CarefulUnpickler(_Machine):  # type: ignore[misc]
-    """An unpickler that fills containers alone, and measures keys before it hashes them.
-
-    A few opcodes can stand for a tuple of 2 ** 40 parts; and what has a method of the right name, as a tensor has
-    ``add``, may do anything with it. Extension codes are refused: what they stand for is not in the pickle.
-    """
-
-    dispatch: ClassVar[dict[int, Any]] = dict(_Machine.dispatch)
-
-    def may_fill(self, item: Any) -> bool:
-        """Whether an opcode may put items into something."""
-        return type(item) in (list, set, dict, OrderedDict, State) or isinstance(item, Inert)
-
-    def load_setitem(self) -> None:
-        self._check_filled(self.stack[-3], self.stack[-2:-1])
-        _Machine.load_setitem(self)
-
-    def load_setitems(self) -> None:
-        self._check_filled(self.metastack[-1][-1], self.stack[::2])
-        _Machine.load_setitems(self)
-
-    def load_append(self) -> None:
-        self._check_filled(self.stack[-2], ())
-        _Machine.load_append(self)
-
-    def load_appends(self) -> None:
-        self._check_filled(self.metastack[-1][-1], ())
-        _Machine.load_appends(self)
-
-    def load_additems(self) -> None:
-        self._check_filled(self.metastack[-1][-1], self.stack)
-        _Machine.load_additems(self)
-
-    def load_dict(self) -> None:
-        self._check_filled({}, self.stack[::2])
-        _Machine.load_dict(self)
-
-    def load_frozenset(self) -> None:
-        self._check_filled(set(), self.stack)
-        _Machine.load_frozenset(self)
-
-    def load_extension(self) -> None:
-        raise pickle.UnpicklingError("an extension code, which means something in the program that wrote it alone")
-
-    def _check_filled(self, item: Any, hashed: Iterable[Any]) -> None:
-        check(self.may_fill(item), f"it fills a {type(item).__qualname__}, which is no container")
-        for key in hashed:
-            check_key(key)
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.APPEND[0]] = load_append
-    dispatch[pickle.APPENDS[0]] = load_appends
-    dispatch[pickle.ADDITEMS[0]] = load_additems
-    dispatch[pickle.DICT[0]] = load_dict
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
-    for _code in (pickle.EXT1, pickle.EXT2, pickle.EXT4):
-        dispatch[_code[0]] = load_extension
-
-
-class Inert(dict):  # type: ignore[type-arg]
-    """Takes the place of something that is not to be made: any construction and any state, and nothing happens.
-
-    Attributes
-    ----------
-    stands_for : str
-        The dotted name of what would have been made; of a class, where a function was to make an object of one.
-    is_class : bool
-        Whether that is a class.
-    is_filled : bool
-        Whether a load that trusts the names is known to fill what would have been made.
-    """
-
-    stands_for: ClassVar[str] = ""
-    is_class: ClassVar[bool] = False
-    is_filled = True
-
-    def __new__(cls, *arguments: Any, **others: Any) -> Inert:
-        classes = (item for item in arguments if isinstance(item, type) and issubclass(item, Inert))
-        return dict.__new__(next(classes, cls))
-
-    def __init__(self, *arguments: Any, **others: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __call__(self, *arguments: Any) -> Inert:
-        result = Inert()
-        result.is_filled = False
-        return result
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
-    __eq__ = object.__eq__
-
-    def append(self, item: Any) -> None:
-        """Take a list's item."""
-
-    def extend(self, items: Any) -> None:
-        """Take a list's items."""
-
-    def add(self, item: Any) -> None:
-        """Take a set's item."""
 
 
 class DataUnpickler(CarefulUnpickler):
@@ -233,7 +119,7 @@ class DataUnpickler(CarefulUnpickler):
                 if self._trust.trusted:  # nothing of what is trusted is made before the rest is known to be trusted too
                     self._refuse_unknown(globals_of(self._rest()))
                 value = self.load()
-                if isinstance(value, type) and issubclass(value, Inert):
+                if is_inert_class(value):
                     value = value()
             if codes <= _HARMLESS - _SHARING:
                 return value
@@ -422,7 +308,7 @@ class DataUnpickler(CarefulUnpickler):
             if not (self._allows_type(type(item)) or id(item) in self._made):
                 raise pickle.UnpicklingError(f"a state for a {type(item).__qualname__}, which takes none")
             self.stack.append(real_classes(state))
-            _Machine.load_build(self)
+            PythonUnpickler.load_build(self)
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -432,7 +318,7 @@ class DataUnpickler(CarefulUnpickler):
             return
         if not isinstance(make, Stand):
             self.stack[-1] = real_classes(arguments)
-        _Machine.load_reduce(self)
+        PythonUnpickler.load_reduce(self)
         made, home = self.stack[-1], getattr(make, "__module__", None)
         # A library's function makes objects of the library's classes, and their state is part of making them
         if isinstance(home, str) and self._trust.allows(f"{home}.{getattr(make, '__qualname__', '')}"):
@@ -443,8 +329,8 @@ class DataUnpickler(CarefulUnpickler):
     def _foresee(self, make: Any, arguments: Any) -> bool:
         """Put what stands for the result of a call in its place, in an audit; or return that the call can be made."""
         given = list(arguments) if type(arguments) is tuple else []
-        classes = [item for item in given if _is_inert_class(item)]
-        caller = make if _is_inert_class(make) else None
+        classes = [item for item in given if is_inert_class(item)]
+        caller = make if is_inert_class(make) else None
         is_made = caller is not None or classes or any(isinstance(item, Inert) for item in (make, *given))
         if not is_made:
             return False
@@ -509,10 +395,6 @@ class DataUnpickler(CarefulUnpickler):
 
     def _rest(self) -> bytes:
         return self._stream.getvalue()[self._start :]
-
-
-def _is_inert_class(item: Any) -> TypeGuard[type[Inert]]:
-    return isinstance(item, type) and issubclass(item, Inert)
 
 
 _SHARING = frozenset(code[0] for code in (pickle.BINGET, pickle.LONG_BINGET))

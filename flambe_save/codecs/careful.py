@@ -1,0 +1,127 @@
+"""An unpickler that fills containers alone, and a stand-in that takes anything: to walk the pickle of a stranger."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeGuard
+
+from flambe_save.codecs.numpy_types import check
+from flambe_save.codecs.rebuild import check_key
+from flambe_save.state import State
+
+__all__ = ["CarefulUnpickler", "Inert", "PythonUnpickler", "is_inert_class"]
+
+# The machine in Python, not the one in C: only there can be said what a BUILD may do, and to what
+PythonUnpickler: Any = pickle._Unpickler
+
+
+class CarefulUnpickler(PythonUnpickler):  # type: ignore[misc]
+    """An unpickler that fills containers alone, and measures keys before it hashes them.
+
+    A few opcodes can stand for a tuple of 2 ** 40 parts; and what has a method of the right name, as a tensor has
+    ``add``, may do anything with it. Extension codes are refused: what they stand for is not in the pickle.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(PythonUnpickler.dispatch)
+
+    def may_fill(self, item: Any) -> bool:
+        """Whether an opcode may put items into something."""
+        return type(item) in (list, set, dict, OrderedDict, State) or isinstance(item, Inert)
+
+    def load_setitem(self) -> None:
+        self._check_filled(self.stack[-3], self.stack[-2:-1])
+        PythonUnpickler.load_setitem(self)
+
+    def load_setitems(self) -> None:
+        self._check_filled(self.metastack[-1][-1], self.stack[::2])
+        PythonUnpickler.load_setitems(self)
+
+    def load_append(self) -> None:
+        self._check_filled(self.stack[-2], ())
+        PythonUnpickler.load_append(self)
+
+    def load_appends(self) -> None:
+        self._check_filled(self.metastack[-1][-1], ())
+        PythonUnpickler.load_appends(self)
+
+    def load_additems(self) -> None:
+        self._check_filled(self.metastack[-1][-1], self.stack)
+        PythonUnpickler.load_additems(self)
+
+    def load_dict(self) -> None:
+        self._check_filled({}, self.stack[::2])
+        PythonUnpickler.load_dict(self)
+
+    def load_frozenset(self) -> None:
+        self._check_filled(set(), self.stack)
+        PythonUnpickler.load_frozenset(self)
+
+    def load_extension(self) -> None:
+        raise pickle.UnpicklingError("an extension code, which means something in the program that wrote it alone")
+
+    def _check_filled(self, item: Any, hashed: Iterable[Any]) -> None:
+        check(self.may_fill(item), f"it fills a {type(item).__qualname__}, which is no container")
+        for key in hashed:
+            check_key(key)
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.APPEND[0]] = load_append
+    dispatch[pickle.APPENDS[0]] = load_appends
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+    for _code in (pickle.EXT1, pickle.EXT2, pickle.EXT4):
+        dispatch[_code[0]] = load_extension
+
+
+class Inert(dict):  # type: ignore[type-arg]
+    """Takes the place of something that is not to be made: any construction and any state, and nothing happens.
+
+    Attributes
+    ----------
+    stands_for : str
+        The dotted name of what would have been made; of a class, where a function was to make an object of one.
+    is_class : bool
+        Whether that is a class.
+    is_filled : bool
+        Whether a load that trusts the names is known to fill what would have been made.
+    """
+
+    stands_for: ClassVar[str] = ""
+    is_class: ClassVar[bool] = False
+    is_filled = True
+
+    def __new__(cls, *arguments: Any, **others: Any) -> Inert:
+        classes = (item for item in arguments if is_inert_class(item))
+        return dict.__new__(next(classes, cls))
+
+    def __init__(self, *arguments: Any, **others: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __call__(self, *arguments: Any) -> Inert:
+        result = Inert()
+        result.is_filled = False
+        return result
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+    def append(self, item: Any) -> None:
+        """Take a list's item."""
+
+    def extend(self, items: Any) -> None:
+        """Take a list's items."""
+
+    def add(self, item: Any) -> None:
+        """Take a set's item."""
+
+
+def is_inert_class(item: Any) -> TypeGuard[type[Inert]]:
+    """Whether something stands for a class or a function."""
+    return isinstance(item, type) and issubclass(item, Inert)
