@@ -1,0 +1,100 @@
+"""What the entries of a structure are: which shapes there are, and how they name types and parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from flambe_save.classes.registrable import dotted_path
+from flambe_save.config.dialect import CORE
+from flambe_save.errors import ConfigError, quote
+from flambe_save.objects.arguments import Trail, keys_of
+from flambe_save.objects.values import BY_TAG
+from flambe_save.state import join_key
+
+__all__ = [
+    "OF_ITEMS",
+    "TYPES",
+    "TYPE_TAGS",
+    "WAYS_OUT",
+    "Entry",
+    "check_entry",
+    "form_of",
+    "key_of",
+    "names_of_parts",
+    "wrong",
+]
+
+Entry: TypeAlias = "dict[str, Any]"
+
+# The tags of a config whose types are not told by a dotted path of their own
+TYPES = {
+    **{CORE + tag: f"builtins.{name}" for tag, name in (("null", "NoneType"), ("binary", "bytes"))},
+    **{CORE + tag: f"builtins.{tag}" for tag in ("bool", "int", "float", "str")},
+    **{CORE + tag: f"builtins.{name}" for tag, name in (("map", "dict"), ("seq", "list"))},
+    **{f"!{tag}": f"builtins.{tag}" for tag in ("type", "function")},
+    **{f"!{tag}": dotted_path(value.type) for tag, value in BY_TAG.items()},
+    "!path": "pathlib.Path",  # where its class is depends on the system
+}
+TYPE_TAGS = {path: tag for tag, path in TYPES.items()} | dict.fromkeys(
+    ("datetime.date", "datetime.datetime"), CORE + "timestamp"
+)
+_LISTS = (CORE + "seq", "!tuple", "!set", "!frozenset", "!range", "!slice", "!torch.Size")
+OF_ITEMS = ("!builtins.dict", "!collections.OrderedDict", "!collections.Counter")  # {items: [[key, value], ...]}
+_KEYS = {  # of each entry, which it has to have and which it may
+    "container": ({"type", "node"}, {"tag", "form", "arrays", "extensions"}),
+    "leaf": ({"type", "value"}, {"tag", "arrays", "extensions"}),
+    "array": ({"type", "shape", "dtype"}, {"requires_grad", "device"}),
+    "link": ({"type", "value"}, {"tag"}),
+    "reference": ({"to"}, set()),
+}
+WAYS_OUT = (
+    "Build it inside `with flambe_save.recording():`, so that its arguments are known; register an adapter for its "
+    "class; or leave it out."
+)
+
+
+def key_of(path: Trail) -> str:
+    """Return a path as a key of a state; only where it is to be written, since it is as long as the path is deep."""
+    return join_key(keys_of(path))
+
+
+def form_of(tag: str) -> str:
+    """Return how parts are named under a tag where an entry does not say: by index, or by a text."""
+    return "list" if tag in _LISTS else "names"
+
+
+def wrong(where: Trail | str, what: str) -> ConfigError:
+    """Make the error for what is wrong with an entry."""
+    path = where if isinstance(where, str) else key_of(where)
+    return ConfigError(f"at {quote(path)}: {what}" if path else what, fix="Make the structure with build_structure.")
+
+
+def check_entry(entry: Any, path: Trail | str) -> str:
+    """Return which of the five shapes an entry has."""
+    if not isinstance(entry, dict):
+        raise wrong(path, "an entry is a dict")
+    kind = entry.get("node_type")
+    shape = (
+        "array" if kind == "leaf" and "shape" in entry else "link" if kind == "reference" and "type" in entry else kind
+    )
+    needed, more = _KEYS[shape] if isinstance(shape, str) and shape in _KEYS else ({"node_type"}, set())
+    keys = entry.keys() - {"node_type"}
+    if not needed <= keys <= needed | more:
+        raise wrong(path, f"a {quote(kind)} with the keys {quote(sorted(map(str, keys)))} is no entry")
+    if not all(isinstance(entry.get(name, ""), str) for name in ("type", "tag", "to")):
+        raise wrong(path, "a type, a tag or a path is no text")
+    return str(shape)
+
+
+def names_of_parts(form: Any, parts: Mapping[str, Any]) -> list[str] | None:
+    """Return how parts must be named, in order."""
+    if form in ("names", "parts"):
+        return [name for name in parts if isinstance(name, str)]
+    if form == "list":
+        return [str(index) for index in range(len(parts))]
+    return (
+        [f"{what} {index}" for index in range(len(parts) // 2) for what in ("key", "value")]
+        if form == "pairs"
+        else None
+    )
