@@ -34,11 +34,12 @@ if TYPE_CHECKING:
         registration_context,
     )
     from flambe_save.classes.renames import moved_from
-    from flambe_save.component import Component, dynamic_component, make_component
+    from flambe_save.component import Component
     from flambe_save.conversion import reseal
     from flambe_save.describing import yaml
     from flambe_save.describing.mapped import MappedRegistrable
     from flambe_save.describing.recording import recorded, recording
+    from flambe_save.dynamic import dynamic_component, make_component
     from flambe_save.filling import load_state
     from flambe_save.formats import Damage
     from flambe_save.inspection import (
@@ -77,7 +78,8 @@ _OTHERS = {
     "flambe_save.classes.registrable": "alias all_subclasses register "
     "Registrable registrable_factory registration_context",
     "flambe_save.classes.renames": "moved_from",
-    "flambe_save.component": "Component dynamic_component make_component",
+    "flambe_save.component": "Component",
+    "flambe_save.dynamic": "dynamic_component make_component",
     "flambe_save.conversion": "reseal",
     "flambe_save.describing": "yaml",
     "flambe_save.describing.mapped": "MappedRegistrable",

@@ -1,7 +1,7 @@
 """Component: a class whose objects know how they were built and what they hold. A client of the functions in api.py.
 
 Everything happens through ordinary attributes of the object: no hooks are registered with torch, ``state_dict`` stays
-torch's own, and a Component pickles and copies like any other object.
+torch's own, and a Component pickles and copies like any other object. dynamic.py makes Components of other classes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ import abc
 import copy
 import functools
 import inspect
-import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
-from difflib import unified_diff
-from textwrap import dedent
 from typing import Any, TypeVar, cast
 
 import torch
@@ -25,35 +21,22 @@ from flambe_save.adapters.checking import Check, Checked, checker_of_module
 from flambe_save.adapters.migrations import check_major, has_migrations, migrate_component, numbers
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
 from flambe_save.adapters.restoring import load_state
-from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state
-from flambe_save.classes.registrable import NEEDS_TRUST, TAGS, Registrable, all_subclasses, registrable_factory
-from flambe_save.classes.renames import old_names
+from flambe_save.adapters.versions import check_version
+from flambe_save.classes.registrable import NEEDS_TRUST, Registrable, registrable_factory
 from flambe_save.describing.describe import recorded_form
 from flambe_save.describing.recording import RecordsCall
-from flambe_save.errors import (
-    FlambeSaveError,
-    SaveError,
-    SourceChangedWarning,
-    StateMismatchWarning,
-    UnsupportedObjectError,
-    VersionMismatchWarning,
-    quote,
-    warn,
-)
-from flambe_save.layout import CLASS_KEY, NO_VERSION, SOURCE_KEY, VERSION_KEY
+from flambe_save.errors import FlambeSaveError, SaveError, UnsupportedObjectError
+from flambe_save.layout import NO_VERSION, VERSION_KEY
 from flambe_save.objects.assembly import empty_tables
 from flambe_save.schema.schema import Schema
 from flambe_save.state import State
 
-__all__ = ["Component", "dynamic_component", "make_component"]
+__all__ = ["Component"]
 
 C = TypeVar("C", bound="Component")
 
-logger = logging.getLogger(__name__)
-
-_MAX_SHOWN = 100_000  # characters of source code
 _ATTRIBUTES = "_registered_attributes"
 
 
@@ -120,7 +103,7 @@ class _ComponentAdapter:
         is_shown = type(obj)._load_state is not Component._load_state
         if fit is not None and fit.adoption is not None and (is_shown or local.get(VERSION_KEY, NO_VERSION) != saved):
             fit.adoption.end()  # a hook or migration may keep what it is shown
-        _check_version(type(obj), local, place.prefix, saved)
+        check_version(type(obj), local, place.prefix, saved)
         try:
             type(obj)._load_state(
                 obj,
@@ -365,115 +348,3 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         return instance
 
     setattr(load_from_path.__func__, NEEDS_TRUST, True)  # type: ignore[attr-defined]  # it reads a file that the config names
-
-
-def dynamic_component(
-    class_: type,
-    tag: str,
-    tag_namespace: str | None = None,
-    parent_component_class: type[Component] = Component,
-) -> type[Component]:
-    """Return a subclass of any class that is a Component too, under a tag of its own.
-
-    Parameters
-    ----------
-    class_ : type
-        Left as it is; a class that is a Component already is returned itself.
-    tag : str
-    tag_namespace : str, optional
-    parent_component_class : type
-        The Component class to mix in.
-
-    Raises
-    ------
-    TypeError
-        If ``parent_component_class`` is no Component.
-    """
-    if not issubclass(parent_component_class, Component):
-        raise TypeError(f"{parent_component_class!r} is no subclass of Component")
-    if issubclass(class_, parent_component_class):
-        return class_
-    copied = {name: getattr(class_, name) for name in functools.WRAPPER_ASSIGNMENTS if hasattr(class_, name)}
-    copied.pop("__annotations__", None)
-    make: Any = type(parent_component_class)
-    return cast(
-        type[Component],
-        make(
-            class_.__name__,
-            (parent_component_class, class_),
-            copied,
-            tag_override=tag,
-            tag_namespace=tag_namespace,
-        ),
-    )
-
-
-def make_component(class_: type, tag_namespace: str, only_module: str | None = None) -> None:
-    """Make a class and all its subclasses usable in configs, as Components, under a namespace.
-
-    The Components are made when a config first names them. The classes themselves are left as they are.
-
-    Parameters
-    ----------
-    class_ : type
-    tag_namespace : str
-        ``make_component(torch.optim.Optimizer, "optim")`` gives ``!optim.Adam``.
-    only_module : str, optional
-        Leaves out classes of modules that do not begin so.
-    """
-
-    made: dict[str, type] = {}
-
-    def lookup(name: str) -> type | None:
-        if name in made:
-            return made[name]
-        for sub in sorted({class_, *all_subclasses(class_)}, key=lambda item: (item.__module__, item.__qualname__)):
-            inside = only_module is None or sub.__module__.startswith(only_module)
-            if sub.__name__ == name and inside and not inspect.isabstract(sub):
-                made[name] = dynamic_component(sub, name, tag_namespace)
-                return made[name]
-        return None
-
-    TAGS.provide(tag_namespace, lookup)
-
-
-def _check_version(cls: type[Component], local: Mapping[str, Any], prefix: str, saved: str) -> None:
-    """Compare a class with what the save says of it: by version where it opted in to that, else by source.
-
-    ``saved`` is the version before migrations, which ``local`` tells no more.
-    """
-    saved_class = local.get(CLASS_KEY)
-    before_names = old_names(cls)
-    if saved_class and saved_class not in (cls.__name__, *before_names):
-        warn(
-            f"the save says that node {quote(prefix)} is a {quote(saved_class)}, and what the config around it builds "
-            f"there is a {cls.__qualname__}: its values are loaded into that",
-            StateMismatchWarning,
-        )
-    reached = local.get(VERSION_KEY, NO_VERSION)
-    here, there = numbers(cls._flambe_version) or (0, 0, 0), numbers(reached) or (0, 0, 0)
-    if there > (0, 0, 0):
-        text = check_major(cls, saved, reached, prefix)
-        if here[1] != there[1]:
-            warn(text, VersionMismatchWarning)
-        elif here != there:
-            logger.debug(text)
-        return
-    if local.get(SOURCE_KEY) == source_of(cls):
-        return
-    before, now = dedent(local.get(SOURCE_KEY, "")), dedent(source_of(cls))
-    if before and now and _without_moves(before, cls, before_names) != _without_moves(now, cls, before_names):
-        diff = ["(too long to be shown)"]
-        if max(len(before), len(now)) < _MAX_SHOWN:  # finding the differences takes the square of that
-            diff = [*unified_diff(before.splitlines(), now.splitlines(), "in the save", "here", lineterm="")]
-        warn(
-            f"the source of {cls.__qualname__} changed since it was saved (node {prefix!r}):\n" + "\n".join(diff),
-            SourceChangedWarning,
-        )
-
-
-def _without_moves(source: str, cls: type, old: set[str]) -> str:
-    """Return a source as it would be had the class never moved: that alone is no change worth a warning."""
-    source = re.sub(r"^@(\w+\.)*moved_from\(.*\)\n", "", source, flags=re.MULTILINE)
-    names = "|".join(map(re.escape, old)) or "(?!)"
-    return re.sub(rf"^class ({names})\b", f"class {cls.__name__}", source, count=1, flags=re.MULTILINE)

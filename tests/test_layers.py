@@ -34,7 +34,7 @@ LAYERS = [
     ["describing"],
     ["formats", "adapters"],
     ["reading", "running", "writing", "loading", "opening", "fresh", "saving", "background", "api", "filling", "proof"],
-    ["component", "conversion", "inspection", "page"],
+    ["component", "dynamic", "conversion", "inspection", "page"],
     ["testing", "structure"],
     ["__init__"],
     ["cli"],
