@@ -56,7 +56,7 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
     except BaseException as error:
         with running.LOCK:
             del running.RUNNING[place]
-        result.set_exception(error)  # whoever waits for the path
+        result.set_exception(error)  # other callers that wait for the path
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise SaveError(
                 "this machine has not the memory for a copy of the tensors",
@@ -79,7 +79,9 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
         with running.LOCK:
             del running.RUNNING[place]
         if isinstance(outcome, BaseException):
-            logger.error("the save to %s in the background failed: %s", here, outcome)  # nobody may ask for the result
+            logger.error(
+                "the save to %s in the background failed: %s", here, outcome
+            )  # the result may never be asked for
             result.set_exception(outcome)
         else:
             result.set_result(outcome)
@@ -158,7 +160,7 @@ class _Snapshot:
 
         The GPU changes no storage before its copy is made.
 
-        Whoever reads the copy calls :meth:`wait` first.
+        The reader of a copy calls :meth:`wait` first.
         """
         pairs = list(self._pairs.values())
         here = [pair for pair in pairs if pair[0].device.type == "cpu"]

@@ -153,7 +153,7 @@ class FlambeSaveError(Exception):
         return plain(f"{text}\n{_cut(self.fix)}" if self.fix else text)
 
     def locate(self, *, node: str | None = None, file: str | None = None) -> None:
-        """Fill in where it happened, as far as whoever raised it did not know."""
+        """Fill in where it happened, as far as the error lacks it."""
         self.node = node if self.node is None else self.node
         self.file = file if self.file is None else self.file
 

@@ -29,7 +29,7 @@ VERSIONED = re.compile(rf"[^:\s]*:{VERSION.pattern}")  # what version.txt reads;
 
 MANIFEST_START = b'{\n  "format": "flambe_save"'
 
-# Files beside a root that people and hubs put there; they are no part of the save. Hubs' mixins write config.json.
+# Files beside a root that people and hubs put there; they are not part of the save. Hubs' mixins write config.json.
 CARD_FILES = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "config.json")
 
 PICKLE_SUFFIX = ".pkl"
@@ -56,7 +56,7 @@ SHAPES_KEY = "shapes"  # of an optimizer's parameters, by their names
 DTYPES_KEY = "dtypes"  # of those for which an optimizer keeps something of another type
 PARAMS_LAST_KEY = "params_last"  # that an optimizer's groups end with their params, as torch fills them
 STEPPED_KEY = "stepped"  # that an optimizer has taken a step since a scheduler drives it
-OTHERS_KEY = "others"  # keys of a module written as its parts that are no tensor of its: its state_dict adds them
+OTHERS_KEY = "others"  # keys of a module written as its parts that are not its tensors: its state_dict adds them
 KEY_KEY = "_flambe_key"  # the component's key, where the folder name is too long to hold it
 
 MAX_TEXT = 64 << 20  # bytes of a file other than state and stash
@@ -184,5 +184,5 @@ def what_folder_it_is(names: Sequence[str]) -> tuple[str, str] | None:
         return "a folder with saves in it", f"Load one of them: load('FILE/{inner.removesuffix(PROTOCOL_FILE)[:-1]}')."
     for end, what, call in _FOLDERS:
         if any(name == end or (end.startswith(".") and name.endswith(end)) for name in names):
-            return what, f"Read it with {call}; what that gives can be saved."
+            return what, f"Read it with {call}; its result can be saved."
     return None

@@ -23,7 +23,7 @@ from flambe_save.state import State
 
 __all__ = ["differences", "main"]
 
-_MOST = 20  # differences that are told
+_MOST = 20  # differences that are listed
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def _problems(asked: Mapping[str, Any]) -> list[str]:
 
 
 def _define(script: str, name: str) -> None:
-    """Make a module of a script's definitions; its other lines, perhaps hours of work, do not run."""
+    """Make a module of a script's definitions; its other lines, maybe hours of work, do not run."""
     with open(script, encoding="utf-8") as file:
         tree = ast.parse(file.read(), script)
     defining = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

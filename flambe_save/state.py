@@ -34,8 +34,8 @@ class State(OrderedDict[str, Any]):
     """An ordered mapping of dotted keys to values, as module state_dicts are, and ``_metadata``.
 
     ``_metadata`` belongs to the instance. It maps each component's prefix (``""`` for the root) to a dict of facts
-    about it, and ``_flambe_directories`` to the set of those prefixes. Values are shared with whoever put them in:
-    nothing is copied.
+    about it, and ``_flambe_directories`` to the set of those prefixes. Values are shared,
+    not copied.
     """
 
     _metadata: OrderedDict[str, Any]
@@ -215,7 +215,7 @@ def traverse(nested: Mapping[str, Any], path: Sequence[str] | None = None) -> It
     Parameters
     ----------
     nested : Mapping
-        A mapping, some of whose values may be mappings; these are gone into.
+        A mapping, some of whose values may be mappings; these are entered too.
     path : sequence of str, optional
         The keys that led to ``nested``.
 

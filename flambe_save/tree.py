@@ -48,7 +48,7 @@ class SaveTreeNode(NamedTuple):
     ----------
     state : State
         Its own values, by keys relative to it; ``state._metadata`` holds what is known of it and of the modules
-        inside it that are no components, by prefixes relative to it.
+        inside it that are not components, by prefixes relative to it.
     version : str
         The class's ``_flambe_version``.
     class_name : str

@@ -1,7 +1,7 @@
 """Trust: the caller's decision, per call, what a load may do beyond reading data.
 
-codecs/ ask it about pickled globals, config/ about imports, factories and calls, storage/ about sizes; nobody else
-decides. An audit asks the same questions, and gets them written down in place of a refusal.
+codecs/ ask it about pickled globals, config/ about imports, factories and calls, storage/ about sizes; no other
+module decides. An audit asks the same questions, and gets them written down in place of a refusal.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Trust:
     installable : tuple of str
         What else the caller lets pip install, word for word: paths, URLs, options.
     use_saved_source : bool
-        Classes that are not to be had may be made from the source code in the save, which runs it.
+        Classes that cannot be imported may be made from the source code in the save, which runs it.
     limits : Limits
     findings : list of Finding, optional
         Makes this an audit: what would be refused is added here, nothing is, and nothing is imported.
@@ -157,7 +157,7 @@ class Trust:
         Raises
         ------
         TypeError
-            If ``trusted`` is no list of names: a blanket yes is not offered. If a switch is no bool, or
+            If ``trusted`` is not a list of names: a blanket yes is not offered. If a switch is not a bool, or
             ``auto_install`` neither a bool nor a list of requirements.
         """
         if isinstance(trusted, (str, bytes, bool)) or not isinstance(trusted, Iterable):
@@ -208,7 +208,7 @@ class Trust:
         )
 
     def advice(self, names: Iterable[str], *, is_enough: bool = True) -> str:
-        """Return what to do about names that were refused, which may not be all that was."""
+        """Return advice on names that were refused; other things may have been refused too."""
         refused = [*dict.fromkeys(names)]
         door = door_of([*self.trusted, *refused]) if is_enough else EVERYTHING
         if _needs_everything(refused):
@@ -238,7 +238,7 @@ class Trust:
         self._check_name(
             path,
             f"class {quote(path)}, which is not registered",
-            f"the config builds {quote(path)}, a class that nobody registered for configs",
+            f"the config builds {quote(path)}, a class that is not registered for configs",
             f"register({path.rpartition('.')[2][:100]}, 'a.tag') says that its constructor may be run for any config. ",
             node=node,
             file=file,

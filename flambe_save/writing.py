@@ -59,12 +59,12 @@ def final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) 
     Raises
     ------
     SaveError
-        If it is no path, or a URL for which there is no store.
+        If it is not a path, or a URL for which there is no store.
     """
     local = os.fspath(path) if maker_of(path) is not None else local_path(path, SaveError)
     final = local.rstrip("/" + os.sep) or local
     if not final or "\0" in final:
-        raise SaveError(f"{final!r} is no path", fix="Name the folder or file that the save shall be.")
+        raise SaveError(f"{final!r} is not a path", fix="Name the folder or file that the save shall be.")
     if pickle_only and not final.endswith((PICKLE_SUFFIX, PICKLE_SUFFIX + ARCHIVE_SUFFIX)):
         final = final.removesuffix(ARCHIVE_SUFFIX) + PICKLE_SUFFIX
     if compress and not final.endswith(ARCHIVE_SUFFIX):
@@ -86,7 +86,7 @@ def check_level(
     level : int, optional
     is_archive : bool
     otherwise : str
-        What is so where it is no archive.
+        Words for the case that it is not an archive.
     fix : str
         What the caller's caller should pass.
 
@@ -95,7 +95,7 @@ def check_level(
     SaveError
     """
     if level is not None and (not is_archive or isinstance(level, bool) or level not in range(10)):
-        what = f"level={level!r} is no level" if is_archive else f"level is of the compression, and {otherwise}"
+        what = f"level={level!r} is not a level" if is_archive else f"level is of the compression, and {otherwise}"
         raise SaveError(what, fix=fix)
 
 

@@ -586,7 +586,7 @@ def test_trouble_is_2_and_names_what_is_near(saves: Path) -> None:
         (["extract", "a", "a"], "already"),
         (["extract", "a#inner.linear.bias", "x.tar.gz"], ".npy"),
         (["convert", "a", "x.pt"], "torch.save"),
-        (["unpack", "a"], "no archive"),
+        (["unpack", "a"], "not an archive"),
     ):
         found = run(*argv)
         assert (found.code, found.out) == (2, ""), argv

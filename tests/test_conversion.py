@@ -541,7 +541,7 @@ def test_overwrite_replaces_a_save_and_nothing_else(ending: str, tmp_path: Path)
     ("call", "message"),
     [
         (lambda a: pack(pack(a)), "an archive already"),
-        (lambda a: unpack(a), "no archive"),
+        (lambda a: unpack(a), "not an archive"),
         (lambda a: convert(a, f"{a}.pt"), "torch.save"),
         (lambda a: convert(a, f"{a}.pkl", level=3), "level"),
         (lambda a: pack(a, level=10), "level"),

@@ -518,8 +518,8 @@ def test_a_save_without_a_manifest_reads() -> None:
 
 
 BROKEN = {
-    "protocol_of_words": ("protocol_version.txt", b"one", CorruptSaveError, "no protocol number"),
-    "protocol_empty": ("protocol_version.txt", b"", CorruptSaveError, "no protocol number"),
+    "protocol_of_words": ("protocol_version.txt", b"one", CorruptSaveError, "not a protocol number"),
+    "protocol_empty": ("protocol_version.txt", b"", CorruptSaveError, "not a protocol number"),
     "protocol_huge": ("protocol_version.txt", b"9" * 5000, LoadError, "protocol"),
     "protocol_newer": ("protocol_version.txt", b"3", ProtocolError, "protocol 3"),
     "version_without_colon": ("version.txt", b"Encoder", CorruptSaveError, "Class:version"),
@@ -528,8 +528,8 @@ BROKEN = {
     "state_empty": ("state.pt", b"", CorruptSaveError, "this is empty"),
     "state_pointer": ("state.pt", b"version https://git-lfs.github.com/spec/v1\n", CorruptSaveError, "git lfs pull"),
     "state_page": ("state.pt", b"<!DOCTYPE html><html>", CorruptSaveError, "HTML page"),
-    "state_no_mapping": ("state.pt", pickle.dumps([1], 2), CorruptSaveError, "no mapping"),
-    "state_keys": ("state.pt", pickle.dumps({1: 1}, 2), CorruptSaveError, "no mapping"),
+    "state_no_mapping": ("state.pt", pickle.dumps([1], 2), CorruptSaveError, "not a mapping"),
+    "state_keys": ("state.pt", pickle.dumps({1: 1}, 2), CorruptSaveError, "not a mapping"),
 }
 
 
@@ -694,9 +694,9 @@ def test_an_empty_stash_is_empty() -> None:
 
 
 def test_a_stash_of_another_kind_is_corrupt() -> None:
-    """A stash that is no dict is damage."""
+    """A stash that is not a dict is damage."""
     files = {**without_manifest(write(sample())), "stash.pkl": pickle.dumps([1], 2)}
-    with pytest.raises(CorruptSaveError, match="no dict") as info:
+    with pytest.raises(CorruptSaveError, match="not a dict") as info:
         len(read(files).tree.object_stash)
     assert info.value.file == "stash.pkl"
 

@@ -336,7 +336,7 @@ def test_nothing_is_asked_where_nobody_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("argument", [1, None, "yes", 0.5])
 def test_what_is_neither_is_refused(argument: Any, tmp_path: Path) -> None:
     """Anything but True, False and a callable is a TypeError, before anything is written."""
-    with pytest.raises(TypeError, match=r"progress=.*callable of \(done, total\)"):
+    with pytest.raises(TypeError, match=r"progress must be .*callable of \(done, total\)"):
         save({"a": 1}, tmp_path / "net", progress=argument)
     assert os.listdir(tmp_path) == []
 

@@ -21,15 +21,15 @@ PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
     "first line: What, How, Who, That, Where": 52,
-    "first line: over 90 characters": 586,
-    "Return what": 100,
-    "is no (for: is not a)": 173,
-    "whoever": 39,
-    "somebody": 25,
-    "nobody": 31,
-    "told, tells of": 68,
-    "to be had": 6,
-    "gone into": 19,
+    "first line: over 90 characters": 583,
+    "Return what": 95,
+    "is no (for: is not a)": 123,
+    "whoever": 27,
+    "somebody": 21,
+    "nobody": 25,
+    "told, tells of": 46,
+    "to be had": 5,
+    "gone into": 17,
     "page: sentence over 35 words": 86,
 }
 

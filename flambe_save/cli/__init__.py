@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _print(answer, is_json=arguments.json)
             answer.then()
         return answer.code
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has seen enough
         _give_up_output()
         return _PIPE_CLOSED
     except KeyboardInterrupt:

@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     tree = verb("tree", "list the components of a save", "No tensors are read.", "PATH")
     tree.add_argument("--depth", type=_count, metavar="N", help="no deeper than N components in each other")
-    tree.add_argument("--modules", action="store_true", help="list modules that are no components too")
+    tree.add_argument("--modules", action="store_true", help="list modules that are not components too")
     tree.add_argument("--sort", choices=["name", "size"], default="name", help="order of those beside each other")
 
     show = verb(
@@ -118,7 +118,9 @@ def make_parser() -> argparse.ArgumentParser:
         "PATH",
         helps={"PATH": "a whole save, in a folder"},
     )
-    reseal.add_argument("--dry-run", action="store_true", help="write nothing; the exit status tells of changes")
+    reseal.add_argument(
+        "--dry-run", action="store_true", help="write nothing; the exit status says whether there are changes"
+    )
 
     convert = verb(
         "convert",

@@ -84,7 +84,7 @@ def parse(text: str) -> list[Document]:
     Raises
     ------
     ConfigError
-        If it is no YAML, too large, or uses what this dialect leaves out: duplicate keys, recursive anchors.
+        If it is not YAML, too large, or uses what this dialect leaves out: duplicate keys, recursive anchors.
     """
     if len(text) > _MAX_CHARS:
         raise ConfigError(f"a config of {len(text)} characters; the limit is {_MAX_CHARS}")
@@ -92,7 +92,7 @@ def parse(text: str) -> list[Document]:
     try:
         loader = Loader(text)
     except (pyyaml.YAMLError, UnicodeEncodeError) as error:
-        raise ConfigError(f"this is no YAML: {error}") from error
+        raise ConfigError(f"this is not YAML: {error}") from error
     try:
         events = iter(loader.get_event, None)
         for event in events:
@@ -103,7 +103,7 @@ def parse(text: str) -> list[Document]:
     except pyyaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise ConfigError(f"{where}this is no YAML: {getattr(error, 'problem', None) or error}") from error
+        raise ConfigError(f"{where}this is not YAML: {getattr(error, 'problem', None) or error}") from error
     finally:
         loader.dispose()
     return documents

@@ -16,7 +16,7 @@ __all__ = ["PLAIN", "has_plain_offset", "scalar_value"]
 
 
 def has_plain_offset(value: Any) -> bool:
-    """Whether YAML can say a time's offset, in whole minutes; also of what is no time."""
+    """Whether YAML can say a time's offset, in whole minutes; True of values other than times."""
     zone = getattr(value, "tzinfo", None) if type(value) is datetime.datetime else None
     return zone is None or (type(zone) is datetime.timezone and not value.utcoffset() % datetime.timedelta(minutes=1))
 
@@ -54,7 +54,7 @@ def scalar_value(node: pyyaml.ScalarNode) -> Any:
     Raises
     ------
     ConfigError
-        If its text is no such value.
+        If its text is not such a value.
     """
     kind, text = node.tag.removeprefix(CORE), str(node.value)
     try:
@@ -75,5 +75,5 @@ def scalar_value(node: pyyaml.ScalarNode) -> Any:
         if kind == "timestamp":
             return pyyaml.constructor.SafeConstructor().construct_yaml_timestamp(node)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{text[:80]!r} is no {kind}: {error}") from error
+        raise ConfigError(f"{text[:80]!r} is not a valid {kind}: {error}") from error
     raise ConfigError(f"the tag '!!{kind[:80]}' is none of this dialect")

@@ -108,7 +108,7 @@ def convert(
     ----------
     path : str or path
         A save in any container, or a folder inside one; a ``.safetensors`` file, or one that ``torch.save`` wrote. What
-        it is, its content says. Of a file that is no save, a flat mapping of names to tensors is kept as
+        it is, its content says. Of a file that is not a save, a flat mapping of names to tensors is kept as
         :func:`flambe_save.save_state_to_file` would keep it, anything else as :func:`flambe_save.save` would.
     out : str or path
         Ends in ``.tar.gz``, ``.pkl``, ``.pkl.tar.gz`` or ``.safetensors``; with any other name it is a folder, unless

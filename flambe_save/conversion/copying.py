@@ -210,7 +210,7 @@ class Folders:
         Raises
         ------
         LoadError
-            If it is no save in folders, or its names are not those that were saved.
+            If it is not a save in folders, or its names are not those that were saved.
         """
         where, limits = os.fspath(path), options.trust.limits
         root, folder = whole_save(path)
@@ -225,7 +225,7 @@ class Folders:
         store = source.enter_context(open_store(path, limits))
         if format_of(store, where) is not FORMATS["directory"]:
             raise UnknownFormatError(
-                f"{where!r} is no save in folders", file=where, fix="Load it, and save it as a folder."
+                f"{where!r} is not a save in folders", file=where, fix="Load it, and save it as a folder."
             )
         return cls(store, where, "", options, source)
 
@@ -250,7 +250,7 @@ class Folders:
             If a file's size is not what was saved; when it is written, if its bytes are not.
         """
         top = self.folder_of(node)
-        assert top is not None, "whoever names a node has looked for it"
+        assert top is not None, "callers look for a node before they name it"
         names = self._selected(top)
         manifest = self.manifest
         self.warn_if_unchecked()

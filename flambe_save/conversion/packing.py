@@ -115,7 +115,7 @@ def unpack(
     Raises
     ------
     SaveError
-        If ``path`` is no archive, or what is in it cannot be written. Nothing is left behind.
+        If ``path`` is not an archive, or what is in it cannot be written. Nothing is left behind.
     TargetExistsError, CorruptSaveError, LoadError
         As :func:`pack`.
     """
@@ -124,7 +124,7 @@ def unpack(
     def attempt() -> str:
         with open_store(path, limits) as store:
             if not isinstance(store, TarStore):
-                raise SaveError(f"{where!r} is no archive", file=where, fix="It can be read as it is.")
+                raise SaveError(f"{where!r} is not an archive", file=where, fix="It can be read as it is.")
             is_single = store.names() == [""]
         if out is None and not where.endswith(ARCHIVE_SUFFIX):
             raise SaveError(

@@ -81,7 +81,7 @@ def reseal(path: str | os.PathLike[str], *, dry_run: bool = False, limits: Limit
     CorruptSaveError, ConfigError
         If a file cannot be read: the error names it, and the manifest stays as it was.
     SaveError
-        If it is no folder, is a part of a save, or cannot be written.
+        If it is not a folder, is a part of a save, or cannot be written.
 
     Warns
     -----
@@ -123,7 +123,9 @@ def _resealed(store: Store, where: str, options: LoadOptions) -> tuple[list[Edit
     names = [name for name in store.names() if name not in CARD_FILES]
     before = _manifest_of(store, names)
     if before is None and MANIFEST_FILE not in names and not DIRECTORY.sniff(names):
-        raise SaveError(f"{where!r} is no save", file=where, fix="Name the folder that holds the root's config.yaml.")
+        raise SaveError(
+            f"{where!r} is not a save", file=where, fix="Name the folder that holds the root's config.yaml."
+        )
     known = Manifest() if before is None else before
     reader = NodeReader(store, None, options)
     keys = reader.keys_of([name for name in names if name != MANIFEST_FILE])

@@ -160,7 +160,7 @@ def safetensors_draft(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
     header += b" " * (-len(header) % 8)  # so that the elements lie at multiples of their size
     if len(header) > _LONGEST:
         raise SaveError(
-            f"the names and all that is no tensor take {len(header):,} bytes, and safetensors has {_LONGEST:,} for it",
+            f"the names and all but the tensors take {len(header):,} bytes, and safetensors has {_LONGEST:,} for it",
             fix="Convert it to a folder, a .tar.gz or a .pkl.",
         )
     return _TensorDraft(len(header).to_bytes(8, "little") + header, [tensors[name] for name in table])
@@ -228,7 +228,7 @@ class TensorFile:
         try:
             header = json.loads(bytes(source.piece(8, self._begin)).decode(), object_pairs_hook=_without_doubles)
             if not isinstance(header, dict):
-                raise ValueError("it is no mapping")
+                raise ValueError("it is not a mapping")
             self.metadata: dict[str, str] = header.pop(METADATA, {})
             texts = self.metadata.items() if isinstance(self.metadata, dict) else [(0, 0)]
             if not all(isinstance(text, str) for item in texts for text in item):

@@ -67,7 +67,7 @@ class Given:
             self.keep(tensor)
 
     def keep(self, tensor: Any) -> None:
-        """Copy what a tensor's memory holds, where that is of the state: somebody may write to it."""
+        """Copy what a tensor's memory holds, where that is of the state: code may write to it."""
         storage = storage_of(tensor)
         if storage is None:  # a tensor that is made of others, which no operation shows
             self.keep_all()

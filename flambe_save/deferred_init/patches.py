@@ -35,7 +35,7 @@ class Watch:
     Parameters
     ----------
     before : callable
-        Told the name; it sees to it itself that it means the right thread.
+        Called with the name. It checks itself that this is the right thread.
     functions : sequence of (object, str)
         Where they are, and their names.
     """
@@ -70,7 +70,7 @@ class Watch:
     def _put_back(self) -> None:
         if not self._users:
             for where, name, function, ours in self._replaced:
-                if vars(where)[name] is ours:  # somebody else may have replaced it meanwhile
+                if vars(where)[name] is ours:  # other code may have replaced it meanwhile
                     setattr(where, name, function)
             self._replaced = []
 

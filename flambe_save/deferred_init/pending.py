@@ -56,7 +56,7 @@ class Memory:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody may still look at what is put off."""
+        """Whether code may still look at what is put off."""
         return not self.is_lost and self.storage() is not None
 
     def get(self) -> torch.UntypedStorage:

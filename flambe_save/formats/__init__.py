@@ -22,7 +22,7 @@ __all__ = ["Contents", "Damage", "Format", "NodeContents", "Plan", "ReadOptions"
 
 
 class Format(Protocol):
-    """One way to keep a tree in a store. The store is open, and committed by whoever opened it.
+    """One way to keep a tree in a store. The store is open; its opener commits it.
 
     Attributes
     ----------

@@ -53,7 +53,7 @@ class NodeContents(Protocol):
     def dense(self, file: str) -> Mapping[str, TensorInfo] | None:
         """Return the tensors in ``state.pt`` or ``stash.pkl`` if nothing else is in it; else None.
 
-        Told from its bytes alone, without torch.
+        Found from its bytes alone, without torch.
         """
 
     def digest(self, file: str) -> str:

@@ -310,7 +310,7 @@ def _restore_ties(saved: Saved) -> None:
             value = state.get(rest)
             if not is_tensor(value):
                 raise CorruptSaveError(
-                    f"the manifest ties {quote(key)}, which is no tensor of the save", file=MANIFEST_FILE
+                    f"the manifest ties {quote(key)}, which is not a tensor of the save", file=MANIFEST_FILE
                 )
             if first is None:
                 first = value

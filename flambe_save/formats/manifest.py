@@ -100,7 +100,7 @@ class Manifest:
         Raises
         ------
         CorruptSaveError
-            If it is no manifest, or does not match its own checksum.
+            If it is not a manifest, or does not match its own checksum.
         ProtocolError
             If it is of a newer version.
         """
@@ -239,20 +239,20 @@ class Manifest:
     def _check_types(self) -> None:
         tables: tuple[Mapping[str, Any], ...] = (self.packages, self.tags, self.nodes, self.files)
         if not all(isinstance(table, dict) for table in tables):
-            raise TypeError("a table is no table")
+            raise TypeError("a table is not a table")
         texts = [self.writer, *self.packages.values(), *self.tags.values(), *self.needs_trust]
         if not isinstance(self.needs_trust, list) or not all(isinstance(text, str) for text in texts):
-            raise TypeError("a text is no text")
+            raise TypeError("a text is not a text")
         for entry in self.files.values():
             if not (type(entry["bytes"]) is int and entry["bytes"] >= 0 and isinstance(entry["crc32"], str)):
                 raise TypeError("a file's entry has no size or checksum")
             if not isinstance(entry.get("sha256", ""), str):
-                raise TypeError("a file's digest is no text")
+                raise TypeError("a file's digest is not a text")
         for node in self.nodes.values():
             if not isinstance(node["folder"], str):
                 raise TypeError("a node's entry has no folder")
         if not all(isinstance(group, list) and all(isinstance(key, str) for key in group) for group in self.ties):
-            raise TypeError("the ties are no lists of keys")
+            raise TypeError("the ties are not lists of keys")
 
 
 def _is_size(number: Any) -> bool:
@@ -305,7 +305,7 @@ def tensors_of(facts: Any, known: dict[Any, TensorInfo]) -> dict[str, TensorInfo
     Raises
     ------
     CorruptSaveError
-        If these are no facts of tensors.
+        If these are not facts of tensors.
     """
     found = {}
     try:
@@ -369,7 +369,7 @@ def packages(classes: Iterable[str] = ()) -> dict[str, str]:
 
 
 def changed_packages(saved: Mapping[str, str]) -> list[str]:
-    """Return both versions of each package whose major or minor version changed, or that is gone."""
+    """Return both versions of each package whose major or minor version changed, or is gone."""
     changed = []
     for name, number in [item for item in saved.items() if _NAME.fullmatch(item[0])][:_MOST_NAMES]:
         here = _PYTHON if name == "python" else _version_of(name)

@@ -69,7 +69,7 @@ class LazyStash(Mapping[str, Any]):
         if self._data is not None:
             values = CODECS["pt"].load(HeldSource(bytearray(self._data)), self._options)
             if not isinstance(values, dict):
-                raise CorruptSaveError("the stash is no dict", node=self._node, file=self._file)
+                raise CorruptSaveError("the stash is not a dict", node=self._node, file=self._file)
             self._values, self._data = values, None
         return self._values
 
@@ -83,7 +83,7 @@ class LazyStash(Mapping[str, Any]):
         return len(self._open())
 
     def __bool__(self) -> bool:
-        # Told without unpickling: most stashes are empty, and whoever asks need not trust the others
+        # Without unpickling: most stashes are empty, and asking should not need trust in the others
         if self._data is None:
             return bool(self._values)
         return not holds_nothing(self._data, self._options)
@@ -201,11 +201,13 @@ class NodeReader:
         Raises
         ------
         CorruptSaveError, ProtocolError
-            If that is no number, or one that is not known yet.
+            If that is not a number, or one that is not known yet.
         """
         protocol = self.text(folder + PROTOCOL_FILE, prefix).strip()
         if not (protocol.isascii() and protocol.isdecimal()) or len(protocol) > 9 or not int(protocol):
-            raise CorruptSaveError(f"{quote(protocol)} is no protocol number", node=prefix, file=folder + PROTOCOL_FILE)
+            raise CorruptSaveError(
+                f"{quote(protocol)} is not a protocol number", node=prefix, file=folder + PROTOCOL_FILE
+            )
         if int(protocol) > HIGHEST_PROTOCOL:
             raise ProtocolError(
                 f"the save is of protocol {int(protocol)}, and this version reads up to {HIGHEST_PROTOCOL}",
@@ -247,7 +249,7 @@ class NodeReader:
     def _state(self, name: str, prefix: str) -> State:
         values = self._load(name, prefix)
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise CorruptSaveError("the state is no mapping of keys to values", node=prefix, file=name)
+            raise CorruptSaveError("the state is not a mapping of keys to values", node=prefix, file=name)
         state = State(values)
         metadata = getattr(values, "_metadata", None)
         if isinstance(metadata, dict):
@@ -388,7 +390,7 @@ class NodeReader:
             raise
 
     def check(self, name: str, prefix: str | None) -> None:
-        """Read a file as far as that needs nobody's trust, and forget it.
+        """Read a file as far as that needs no trust, and forget it.
 
         Raises
         ------
@@ -426,7 +428,7 @@ def _decoded(data: bytes, name: str, prefix: str | None) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise CorruptSaveError(f"it is no UTF-8 text: {error}", node=prefix, file=name) from error
+        raise CorruptSaveError(f"it is not UTF-8 text: {error}", node=prefix, file=name) from error
 
 
 def _torch_facts(local: Mapping[Any, Any]) -> dict[Any, Any]:

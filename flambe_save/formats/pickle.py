@@ -262,7 +262,7 @@ def _read_checked(store: Store, options: ReadOptions, *, digests: bool = False) 
     Raises
     ------
     UnknownFormatError
-        If it is no pickle.
+        If it is not a pickle.
     CorruptSaveError
         If it is damaged.
     """

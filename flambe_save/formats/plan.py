@@ -94,7 +94,7 @@ class Plan:
         store : Store
         threads : int
         link : callable, optional
-            Puts a file into the store that need not be written, and returns what is known of it; None for any other.
+            Puts a file that need not be written into the store, and returns its facts; None for any other.
         progress : Progress
             Has begun, with :attr:`size` bytes.
         """

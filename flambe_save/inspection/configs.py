@@ -13,7 +13,7 @@ from flambe_save.config.nodes import parse, split_documents
 
 __all__ = ["ConfigChange", "compare_configs"]
 
-_MOST = 10_000  # changes, past which the rest is not told
+_MOST = 10_000  # changes, past which the rest is not listed
 
 
 class ConfigChange(NamedTuple):
@@ -40,12 +40,12 @@ def compare_configs(before: str, after: str, covered: Container[str] = ()) -> li
     before, after : str
         YAML, either of them perhaps empty.
     covered : container of str
-        Paths that are not gone into: those of components which are compared by themselves.
+        Paths that are not entered: those of components which are compared by themselves.
 
     Raises
     ------
     ConfigError
-        If either is no config.
+        If either is not a config.
     """
     if before == after or not (before.strip() or after.strip()):
         return []
@@ -89,7 +89,7 @@ def _changes(before: pyyaml.Node | None, after: pyyaml.Node | None, covered: Con
                 for key in keys
             ]
     if stack:
-        yield ConfigChange("", None, f"more than {_MOST:,} differences, of which the rest is not told")
+        yield ConfigChange("", None, f"more than {_MOST:,} differences; the rest is not listed")
 
 
 def _kind(node: pyyaml.Node) -> tuple[type, str]:
@@ -97,7 +97,7 @@ def _kind(node: pyyaml.Node) -> tuple[type, str]:
 
 
 def _value(scalar: Any) -> str:
-    """Return what a scalar says, however it is written: ``16`` of ``0x10``."""
+    """Return the value of a scalar, however it is written: ``16`` of ``0x10``."""
     kind, text = scalar.tag.removeprefix(CORE), str(scalar.value)
     try:
         if kind == "int":
@@ -127,7 +127,7 @@ def _items(path: str, node: Any) -> Mapping[Any, tuple[str, pyyaml.Node]]:
     for key, value in node.value:
         shown = key.tag, _shown(key)
         found[shown, counts[shown]] = f"{begin}{shown[1]}", value
-        counts[shown] += 1  # keys that are no scalars look alike
+        counts[shown] += 1  # keys that are not scalars look alike
     return found
 
 

@@ -126,7 +126,7 @@ def changes(
     a, b, atol, rtol, only
         As :func:`diff`.
     advance : callable
-        Told of the bytes that need not be compared any more; in all as many as the tensors of ``a`` have.
+        Called with counts of bytes that need not be compared any more; in all those of the tensors of ``a``.
     """
     chosen = {only} if isinstance(only, str) else set(only) or set(PARTS)
     if not (atol >= 0 and rtol >= 0) or not chosen <= set(PARTS):
@@ -139,7 +139,7 @@ class _Comparison:
         self, a: OpenSave, b: OpenSave, atol: float, rtol: float, parts: set[str], advance: Callable[[int], None]
     ) -> None:
         self.a, self.b, self.atol, self.rtol, self.parts, self.advance = a, b, atol, rtol, parts, advance
-        self.told: set[str | None] = set()  # files of which is told that they are damaged
+        self.told: set[str | None] = set()  # files that are reported as damaged
 
     def changes(self) -> Iterator[Change]:
         for save in (self.a, self.b):

@@ -45,7 +45,7 @@ def describe_save(save: OpenSave, *, modules: bool = False) -> dict[str, Any]:
     ----------
     save : OpenSave
     modules : bool
-        Whether to describe the modules inside components, which are no components themselves, by the keys of their
+        Whether to describe the modules inside components, which are not components themselves, by the keys of their
         tensors.
     """
     problems: dict[str | None, str] = {}
@@ -120,11 +120,11 @@ def describe_node(
     ----------
     node : SavedNode
     name : str, optional
-        Of a tensor, a value or a module in its state, to be told of that alone.
+        Of a tensor, a value or a module in its state, to describe that alone.
     statistics : bool
         Whether its tensors are read for their statistics.
     advance : callable
-        Told of the bytes that were read.
+        Called with counts of bytes that were read.
     """
     damage: list[dict[str, Any]] = []
 

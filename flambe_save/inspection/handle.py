@@ -97,7 +97,7 @@ class OpenSave(SavedNode):
         self._closing.close()
 
     def verify(self) -> list[Damage]:
-        """Read every file of the save, or of this part of it, and return what is damaged."""
+        """Read every file of the save, or of this part of it, and return the damage."""
         if not self._begin:
             return list(self._whole.verify())
         return [row for node in self.walk() for row in node._part.verify()]

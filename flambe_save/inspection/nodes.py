@@ -214,7 +214,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
         name : str
             A key of :attr:`tensors`.
         advance : callable
-            Told of the bytes that were read.
+            Called with counts of bytes that were read.
 
         Raises
         ------
@@ -287,7 +287,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
         )
 
     def verify(self) -> list[Damage]:
-        """Read this component's own files and return what is damaged."""
+        """Read this component's own files and return the damage."""
         return list(self._part.verify())
 
     # -------------------------------------------------------------------------------------------- for people

@@ -26,7 +26,7 @@ def measure(pieces: Pieces, advance: Callable[[int], None] = lambda count: None)
         Returns an iterator of flat tensors, which are the elements; it is called twice, since a histogram needs to
         know its ends.
     advance : callable
-        Told of the bytes that were read, those of one pass.
+        Called with counts of bytes that were read, those of one pass.
     """
     count = finite = nan = inf = zero = 0
     mean = std = norm = 0.0  # moments of parts are added up as Chan, Golub and LeVeque (1983) do
@@ -92,7 +92,7 @@ def compare(
     atol, rtol : float
         Within which elements count as close.
     advance : callable
-        Told of the bytes of ``a`` that were read.
+        Called with counts of bytes of ``a`` that were read.
     """
     is_same = is_close = True
     largest = mean = product = 0.0

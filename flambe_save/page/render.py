@@ -50,7 +50,7 @@ def render(report: Mapping[str, Any]) -> str:
         from markupsafe import Markup
     except ImportError as error:
         raise MissingDependencyError("the page needs Jinja2", fix=PIP) from error
-    # A text that is no Unicode (lone surrogates) is written out by `plain`, which leaves nothing that UTF-8 cannot hold
+    # A text that is not Unicode (lone surrogates) is written out by `plain`, which leaves only what UTF-8 holds
     title = plain(" and ".join(str(save["path"])[:200] for save in report["saves"])).replace("\n", " ")
     text = json.dumps(pack(report), separators=(",", ":"), allow_nan=False)
     for character, escape in _ESCAPES.items():

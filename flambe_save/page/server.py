@@ -1,4 +1,4 @@
-"""One page, shown to a browser on this machine, and to nobody else."""
+"""One page, shown to a browser on this machine alone."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PageServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a browser that goes away is no error."""
+        """Say nothing: a browser that goes away is not an error."""
 
 
 class _Handler(BaseHTTPRequestHandler):

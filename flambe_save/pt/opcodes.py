@@ -53,7 +53,7 @@ def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = No
         code = raw[here]
         size = _ARGUMENT_BYTES.get(code)
         if size is None:
-            raise pickle.UnpicklingError(f"{code:#x} is no opcode")
+            raise pickle.UnpicklingError(f"{code:#x} is not an opcode")
         here += 1
         if codes is not None:
             codes.add(code)

@@ -59,7 +59,7 @@ class DumpOptions:
     threads : int
         How many write at once.
     progress : Progress
-        Is told of what is written.
+        Counts the bytes that are written.
     """
 
     pickle_module: PickleModule = field(default_factory=default_pickle_module)
@@ -89,11 +89,11 @@ class LoadOptions:
     is_verified : bool
         Whether checksums are compared.
     is_vouched_for : bool
-        Whether somebody else compares the checksum of the whole file, so that those inside it need not be.
+        Whether the checksum of the whole file is compared elsewhere, so that those inside it need not be.
     threads : int
         How many read at once.
     progress : Progress
-        Is told of what is read.
+        Counts the bytes that are read.
     """
 
     trust: Trust = NO_TRUST

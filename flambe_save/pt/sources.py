@@ -39,7 +39,7 @@ class Source(Protocol):
     is_shared : bool
         Whether storages share the bytes.
     progress : Progress
-        The file's own: it is told of what is read, and finished by whoever has all that he wants of the file.
+        The file's own. It counts the bytes that are read, and is finished by the reader that needs no more of the file.
     """
 
     size: int
@@ -75,7 +75,7 @@ class HeldSource:
         Writable.
     threads : int
     is_shared : bool
-        Whether storages share the bytes, and are no copies with memory of their own, which can be resized.
+        Whether storages share the bytes. Otherwise they are copies with memory of their own, which can be resized.
     progress : Progress
     """
 

@@ -177,7 +177,7 @@ def check_file(source: Source, options: LoadOptions) -> None:
 
     No opcode is run.
 
-    A file of torch before 1.6, which is no zip, is a pickle as a whole.
+    A file of torch before 1.6, which is not a zip, is a pickle as a whole.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def check_file(source: Source, options: LoadOptions) -> None:
 
 
 def holds_nothing(data: bytes, options: LoadOptions) -> bool:
-    """Whether a torch file, given its bytes, holds an empty dict; told without unpickling it.
+    """Whether a torch file, given its bytes, holds an empty dict; nothing is unpickled.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Drafts: files that are ready to write, whose tensors are not copied yet.
 
-A codec makes a draft, which is quick; whoever writes it, in whatever thread, reads the tensors' memory then.
+A codec makes a draft, which is quick. The thread that writes it reads the tensors' memory then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work done in threads whose results are handed on in the order that the work came in, as parts of one file are."""
+"""Work in threads whose results are handed on in the order of the work, as parts of a file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class InOrder:
         self._under_way: deque[_Task] = deque()
         self._is_closed = False
         self._forget: Callable[[], None] = lambda: None  # until what is next has returned
-        self._forget = note_undo(self.close)  # an interrupt may come before the threads are told to end
+        self._forget = note_undo(self.close)  # an interrupt may come before the threads are asked to end
 
     def add(self, work: Callable[[], Any]) -> None:
         """Give work; waits while as much is under way as memory is meant for."""

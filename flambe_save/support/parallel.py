@@ -36,12 +36,12 @@ def check_threads(threads: int | None, error: type[FlambeSaveError]) -> int:
     Raises
     ------
     error
-        If it is no whole number above 0.
+        If it is not a whole number above 0.
     """
     if threads is None:
         return default_threads()
     if type(threads) is not int or threads < 1:
-        raise error(f"threads={threads!r} is no number of threads", fix="Pass a whole number above 0, or none.")
+        raise error(f"threads={threads!r} is not a number of threads", fix="Pass a whole number above 0, or none.")
     return threads
 
 

@@ -1,6 +1,7 @@
 """Progress of a save or load in bytes, for a caller's function or as a bar on a terminal.
 
-Whoever writes or reads many bytes says so here, from any thread; the functions of api.py decide who is told.
+Code that writes or reads many bytes reports them here, from any thread. The functions of api.py decide where
+the reports go.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Progress:
     Attributes
     ----------
     is_on : bool
-        Whether anybody is told, so that it is worth finding out how much there is.
+        Whether reports go anywhere, so that it is worth finding out how much there is.
     """
 
     is_on = False
@@ -118,7 +119,7 @@ def progress_of(argument: ShowProgress, description: str) -> Progress:
     if callable(argument):
         return _Meter(argument)
     if not isinstance(argument, bool):
-        raise TypeError(f"progress={argument!r} tells nobody. Pass True, False, or a callable of (done, total).")
+        raise TypeError(f"progress must be True, False or a callable of (done, total), not {argument!r}")
     if not argument or not _is_terminal():
         return NO_PROGRESS
     bar = _bar(description)
@@ -290,7 +291,7 @@ class _Bar:
         self._first = time.monotonic() + delay
 
     def close(self) -> None:
-        """Leave the terminal as it is to be for whoever writes next."""
+        """Leave the terminal ready for the next output."""
         if self._is_open:
             self._try(self._end)
 

@@ -127,7 +127,7 @@ class CodecContract(abc.ABC):
                 except expected:
                     refused += 1
                 except Exception as error:
-                    pytest.fail(f"byte {index} changed: {error!r} is no error of the package's")
+                    pytest.fail(f"byte {index} changed: {error!r} is not an error of the package")
                 else:
                     assert not self.detects_any_damage or same(loaded, values), f"byte {index} changed"
         assert refused > 0
@@ -207,7 +207,7 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, (float, complex)):
-        return repr(one) == repr(other)  # exact, and NaN and -0.0 are told apart
+        return repr(one) == repr(other)  # exact: NaN and -0.0 differ
     if hasattr(one, "tobytes") and hasattr(one, "dtype"):
         return bool(one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes())
     return bool(one == other)

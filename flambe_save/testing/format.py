@@ -82,7 +82,7 @@ class FormatContract(abc.ABC):
 
     @pytest.mark.parametrize("names", [[], ["model.bin"], ["a/b.txt", "a/c.txt"]])
     def test_it_does_not_claim_what_is_foreign(self, names: list[str]) -> None:
-        """Sniffing says no to what is no save."""
+        """Sniffing says no to files that are not a save."""
         assert not self.make_format().sniff(names)
 
     def test_a_tensor_of_two_nodes_stays_one(self) -> None:

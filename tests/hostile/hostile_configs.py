@@ -99,7 +99,7 @@ config(
     "",
     "building uses no more than Python's stack",
 )
-config("nested_unfinished", value("[" * 100), ConfigError, "no YAML", "what does not end is no YAML")
+config("nested_unfinished", value("[" * 100), ConfigError, "not YAML", "what does not end is not YAML")
 config("huge_int", value("9" * 5_000), ConfigError, "int", "Python limits the digits of an int")
 config("huge_hex_tag", value("!!int '" + "9" * 5_000 + "'"), ConfigError, "int", "Python limits the digits of an int")
 config("int_of_words", value("!!int abc"), ConfigError, "int", "a tag's value is written as the tag says")
