@@ -423,7 +423,7 @@ def test_a_file_that_is_no_text_is_an_error_of_ours(tmp_path: Path) -> None:
     """Bytes that are no UTF-8 are a ConfigError, not a UnicodeDecodeError alone."""
     path = tmp_path / "config.yaml"
     path.write_bytes(b"a: \xff\xfe\x00")
-    with pytest.raises(ConfigError, match="no YAML"):
+    with pytest.raises(ConfigError, match="not YAML"):
         yaml.load(path)
 
 

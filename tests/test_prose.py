@@ -20,14 +20,14 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
-    "first line: What, How, Who, That, Where": 52,
-    "first line: over 90 characters": 583,
-    "Return what": 95,
-    "is no (for: is not a)": 123,
-    "whoever": 27,
-    "somebody": 21,
+    "first line: What, How, Who, That, Where": 56,
+    "first line: over 90 characters": 602,
+    "Return what": 96,
+    "is no (for: is not a)": 124,
+    "whoever": 26,
+    "somebody": 22,
     "nobody": 25,
-    "told, tells of": 46,
+    "told, tells of": 47,
     "to be had": 5,
     "gone into": 17,
     "page: sentence over 35 words": 86,
