@@ -30,6 +30,7 @@ import flambe_save.opening
 from flambe_save import (
     Component,
     FlambeSaveWarning,
+    UnsupportedObjectError,
     load,
     recorded,
     recording,
@@ -450,6 +451,8 @@ edits(
     freeze=lambda m: m.enc.requires_grad_(False),
     to_eval=lambda m: m.eval(),
     eval_part=lambda m: m.drop.eval(),
+    training_none=lambda m: (setattr(m, "scale", nn.Parameter(torch.ones(1))), setattr(m, "training", None)),
+    training_zero=lambda m: (setattr(m, "training", 0), setattr(m.enc[0], "training", 1)),
     hook=lambda m: m.fc.register_forward_hook(lambda mod, i, o: o * 0),
     prehook=lambda m: m.register_forward_pre_hook(lambda mod, i: (i[0] * 3,)),
     method=lambda m: setattr(m, "forward", types.MethodType(twice, m)),
@@ -724,6 +727,8 @@ edits(
     buffer_expanded_twice=lambda m: (buffer_of(m, "wide"), m.fc.register_buffer("wide", m.wide)),
     buffer_expanded_added=lambda m: buffer_of(m.enc.append(nn.Linear(D, D))[-1], "wide"),
     buffer_with_gradient=lambda m: m.register_buffer("soft", torch.ones(2).requires_grad_()),
+    seen_with_gradient=lambda m: m.seen.requires_grad_(),
+    scratch_with_gradient=lambda m: m.scratch.requires_grad_(),
     complex_parameter=lambda m: setattr(m, "phase", nn.Parameter(torch.ones(2, dtype=torch.complex64) * 1j)),
     bfloat16_part=lambda m: m.blocks.to(torch.bfloat16),
     float8_buffer=lambda m: m.register_buffer("small", torch.ones(3).to(torch.float8_e4m3fn)),
@@ -917,6 +922,7 @@ edits(
     attribute_like_table=lambda m: setattr(m, "modules_", {"fc": m.fc}),
     odd_name=lambda m: m.__dict__.update({"a b": 1, "ü": 2}),
     child_of_odd_name=lambda m: m.add_module("a b", nn.Linear(2, 2)),
+    special_keys=lambda m: (m.heads.update({"__x__": nn.Linear(D, N)}), m.heads.update({"__": nn.Linear(D, N)})),
 )
 
 
@@ -1100,6 +1106,18 @@ def test_an_edit_is_loaded_or_named(kind: str, name: str, twice: bool, tmp_path:
     """Of each kind of class, after each edit: what is noticeable is equal, by default and after a second save."""
     said = check(made(kind, name), tmp_path, twice)
     assert "NeedsTrustWarning" not in said or name in NEEDS_TRUST
+
+
+@pytest.mark.parametrize("kind", ["component", "recorded", "plain"])
+@pytest.mark.parametrize("table", ["module", "parameter", "buffer"])
+def test_names_that_python_looks_up_are_refused(kind: str, table: str, tmp_path: Path) -> None:
+    """A module's own entry has no name that no load would give; the save says so, and writes nothing."""
+    model = KINDS[kind]()
+    value = {"module": nn.ReLU(), "parameter": nn.Parameter(torch.ones(1)), "buffer": torch.ones(1)}[table]
+    (model.add_module if table == "module" else getattr(model, f"register_{table}"))("__x__", value)
+    with pytest.raises(UnsupportedObjectError, match=rf"has '__x__' among its {table}s, a name that no load gives"):
+        save(model, tmp_path / "save")
+    assert not (tmp_path / "save").exists()
 
 
 @pytest.mark.parametrize("kind", MAIN_KINDS)

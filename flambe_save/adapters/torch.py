@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -141,13 +142,26 @@ def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, 
         for name, value in inner._parameters.items():
             if value is not None and not value.requires_grad:
                 frozen.setdefault(id(value), f"{path}.{name}" if path else name)
-    others = [path for path, inner in inside if inner.training is not module.training]
-    plain = plain_keys(module, [*frozen.values(), *others]) if frozen or others else {}
-    return {
-        "training": module.training,
+    is_training = _is_on(module.training)
+    others = [path for path, inner in inside if _is_on(inner.training) is not is_training]
+    special = {path: inner.training for path, inner in inside if _is_special(inner.training)}
+    plain = plain_keys(module, [*frozen.values(), *others, *special]) if frozen or others or special else {}
+    found: dict[str, Any] = {
+        "training": is_training,
         "otherwise": [plain[name] for name in others],
         "frozen": [plain[name] for name in frozen.values()],
     }
+    return {**found, "values": {plain[name]: value for name, value in special.items()}} if special else found
+
+
+def _is_on(training: Any) -> bool:
+    """Return whether a module that has this as its ``training`` is in training mode."""
+    return bool(training) if type(training) in PLAIN or isinstance(training, np.generic) else True
+
+
+def _is_special(training: Any) -> bool:
+    """Return whether the ``training`` of a module is a plain value other than True and False."""
+    return type(training) in PLAIN and type(training) is not bool
 
 
 def _set_modes(module: nn.Module, modes: Any, assembled: Mapping[int, Any]) -> None:
@@ -157,6 +171,8 @@ def _set_modes(module: nn.Module, modes: Any, assembled: Mapping[int, Any]) -> N
     frozen, others = (
         {*names} if isinstance(names := modes.get(key), list) else set() for key in ("frozen", "otherwise")
     )
+    values = modes.get("values")
+    values = values if type(values) is dict and all(map(_is_special, values.values())) else {}
     inside, kinds = modules_in(module), kinds_of(assembled)
     parameters: dict[int, tuple[str, nn.Parameter]] = {}  # one that is tied has the first of its names
     for path, inner in inside:
@@ -169,12 +185,12 @@ def _set_modes(module: nn.Module, modes: Any, assembled: Mapping[int, Any]) -> N
         if parameter.requires_grad is not is_free and (parameter.is_floating_point() or parameter.is_complex()):
             torch.Tensor.requires_grad_(parameter, is_free)
     for path, inner in inside:
-        is_training = modes["training"] is not (plain[path] in others)
-        if inner.__dict__.get("training") is not is_training:  # setting an attribute of a module takes time
+        training = values.get(plain[path], modes["training"] is not (plain[path] in others))
+        if inner.__dict__.get("training") is not training:  # setting an attribute of a module takes time
             if type(inner) in kinds:
-                inner.__dict__["training"] = is_training  # with no setter of its class
+                inner.__dict__["training"] = training  # with no setter of its class
             else:
-                inner.training = is_training
+                inner.training = training
 
 
 def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:

@@ -21,6 +21,7 @@ from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.changes import Changes
 from flambe_save.describing.groups import optimizer_tables
 from flambe_save.describing.known import KNOWN
+from flambe_save.errors import UnsupportedObjectError
 from flambe_save.objects.assembly import (
     COMPLETE,
     PARTS,
@@ -30,6 +31,7 @@ from flambe_save.objects.assembly import (
     fills_itself,
     hooks_on,
     is_set_by_torch,
+    may_be_called,
 )
 from flambe_save.objects.optimizers import TRAINING, hooks_of
 from flambe_save.objects.special import OF_COPIES, is_method, leaves_out, special_names
@@ -142,6 +144,7 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
     lost = list(changes.lost)
     tables = {}
     for path, change in changes.tables.items():
+        _check_names(module_at(obj, path), change)
         lost += _lost_marks({**change.get("parameters", {}), **change.get("buffers", {})}, f"{path}." if path else "")
         if "attributes" in change:
             begin = f"{path}." if path else ""
@@ -225,6 +228,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
         lost += _lost_marks({**own["_parameters"], **own["_buffers"]})
         tables["modules"] = dict(own["_modules"])
         tables.update((name, _owned(own[f"_{name}"])) for name in ("parameters", "buffers"))
+        _check_names(obj, tables)
         tables["not_persistent"] = sorted(own["_non_persistent_buffers_set"])
         tables["hooks"] = [hook for hook in own["_forward_pre_hooks"].values() if computes_weights(hook)]
         lost += [
@@ -267,6 +271,17 @@ def _once(item: Any, make: Callable[[], Any] | None = None) -> Any:
     if known is not None:
         known[number] = item, found
     return found
+
+
+def _check_names(module: Any, tables: Mapping[str, Any]) -> None:
+    """Refuse names of a module's entries that no load gives."""
+    for table in ("modules", "parameters", "buffers"):
+        for name in tables.get(table, ()):
+            if not may_be_called(name, module, table):
+                raise UnsupportedObjectError(
+                    f"a {type(module).__qualname__} has {name!r} among its {table}, a name that no load gives",
+                    fix="Give it one without two underscores on both sides.",
+                )
 
 
 def _owned(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,10 +68,11 @@ class Print(NamedTuple):
 class TensorPrint:
     """What a tensor was: its class, shape and type, and whether it is still the same one, unchanged."""
 
-    __slots__ = ("attributes", "cls", "dtype", "name", "shape", "sums", "values", "version", "who")
+    __slots__ = ("attributes", "cls", "dtype", "has_gradient", "name", "shape", "sums", "values", "version", "who")
 
     def __init__(self, tensor: torch.Tensor, name: str, *, is_compared: bool, is_short_lived: bool = False) -> None:
         self.cls, self.shape, self.dtype, self.name = type(tensor), tensor.shape, tensor.dtype, name
+        self.has_gradient = _has_gradient(tensor)
         own = marks_of(tensor)
         self.attributes = {key: _token(value, 0) for key, value in own.items()} if own else None
         self.who: Any = None
@@ -96,7 +97,7 @@ class TensorPrint:
 
     def is_like(self, tensor: Any, *, is_exact: bool = True) -> bool:
         """Whether a tensor could have been made by the same constructor, but for its values."""
-        if type(tensor) is not self.cls or tensor.shape != self.shape:
+        if type(tensor) is not self.cls or tensor.shape != self.shape or _has_gradient(tensor) is not self.has_gradient:
             return False
         own = marks_of(tensor)
         if not own and not self.attributes:
@@ -121,6 +122,11 @@ class TensorPrint:
         if self.version != other.version or (self.values is None) is not (other.values is None):
             return False
         return _are_equal(self.sums, other.sums) and (self.values is None or torch.equal(self.values, other.values))
+
+
+def _has_gradient(tensor: torch.Tensor) -> bool:
+    """Whether a tensor requires a gradient; of parameters the state tells which are frozen."""
+    return tensor.requires_grad and not isinstance(tensor, nn.Parameter)
 
 
 def _has_memory(tensor: torch.Tensor) -> bool:
@@ -341,7 +347,7 @@ class _Printing:
             return None
         kind = type(value)
         first = self._names.setdefault(id(value), name)
-        if not is_compared and kind in _PLAIN_TENSORS and not value.__dict__:
+        if not is_compared and kind in _PLAIN_TENSORS and not value.__dict__ and not _has_gradient(value):
             return kind, value.shape, first
         if nn.parameter.is_lazy(value):
             return _Lazy(value)
@@ -363,7 +369,7 @@ class _Lazy(TensorPrint):
     """A parameter that had no shape."""
 
     def __init__(self, tensor: Any) -> None:
-        self.cls, self.name, self.who = type(tensor), "", None
+        self.cls, self.name, self.who, self.has_gradient = type(tensor), "", None, False
 
     def is_like(self, tensor: Any, *, is_exact: bool = True) -> bool:
         return type(tensor) is self.cls
@@ -385,7 +391,8 @@ def is_tensor_as_printed(known: Any, value: Any, is_exact: bool, *, is_whole: bo
     if type(known) is not tuple:
         is_same = known.is_same if is_whole else known.is_like
         return bool(is_same(value, is_exact=is_exact))
-    return type(value) is known[0] and value.shape == known[1] and not (value.__dict__ and marks_of(value))
+    is_usual = type(value) is known[0] and value.shape == known[1] and not (value.__dict__ and marks_of(value))
+    return is_usual and not _has_gradient(value)
 
 
 def _has_values(known: Any) -> bool:
@@ -400,7 +407,7 @@ def are_same(one: Any, other: Any) -> bool:
         names = one._fields if isinstance(one, Print) else ("kind", "size", "keys", "items")
         return type(one) is type(other) and all(are_same(getattr(one, name), getattr(other, name)) for name in names)
     if isinstance(one, TensorPrint):
-        names = ("cls", "shape", "name")
+        names = ("cls", "shape", "name", "has_gradient")
         is_like = type(one) is type(other) and all(getattr(one, name) == getattr(other, name) for name in names)
         return is_like and (isinstance(one, _Lazy) or one.is_read_alike(other))
     if isinstance(one, _Same):

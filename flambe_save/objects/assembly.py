@@ -50,6 +50,7 @@ __all__ = [
     "is_class_of_weight_hooks",
     "is_set_by_torch",
     "computes_weights",
+    "may_be_called",
     "note_assembled",
     "noting",
     "put_attributes",
@@ -314,6 +315,15 @@ class Awaited:
 _KINDS: dict[str, Any] = {"modules": nn.Module, "parameters": nn.Parameter, "buffers": torch.Tensor}
 
 
+def may_be_called(name: str, module: Any, table: str) -> bool:
+    """Return whether an entry of a module's table may have a name: not one that Python, or numpy, looks up itself.
+
+    torch's containers of modules take any, as their constructors do.
+    """
+    is_container = table == "modules" and type(module).__module__ == nn.ModuleDict.__module__
+    return bool(name) and (is_container or not (name.startswith("__") and name.endswith("__")))
+
+
 def put_in_table(module: Any, table: str, values: Any) -> None:
     """Put entries into a module's table of modules, parameters or buffers, in place of those of the same names.
 
@@ -326,7 +336,7 @@ def put_in_table(module: Any, table: str, values: Any) -> None:
     own: dict[str, Any] = module.__dict__[f"_{table}"]
     others = [module.__dict__[f"_{name}"] for name in _KINDS if name != table]
     for name, value in _named(type(module), table, values).items():
-        if not name or (name.startswith("__") and name.endswith("__")):
+        if not may_be_called(name, module, table):
             raise _wrong(type(module), f"can have no {quote(name)} among its {table}", "Take it out of the config.")
         if any(name in other for other in others):
             raise _wrong(type(module), f"has {quote(name)} in two tables", "Take one out of the config.")
