@@ -1,4 +1,4 @@
-"""What a load of a save will ask for: found on the plan, before anything of it is written, and without running any."""
+"""Say what a load of a save will ask for, before it is written and without running it."""
 
 from __future__ import annotations
 

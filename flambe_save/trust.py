@@ -169,8 +169,9 @@ class Trust:
         if not isinstance(auto_install, (bool, str)) and isinstance(auto_install, Iterable):
             installable, auto_install = tuple(auto_install), False
         if not isinstance(auto_install, bool) or not all(isinstance(item, str) and item for item in installable):
-            given = list(installable) or auto_install
-            raise TypeError(f"auto_install must be True, False or a list of requirements in texts, not {given!r}")
+            if installable:
+                raise TypeError(f"auto_install takes a list of requirements in texts, not {list(installable)!r}")
+            raise TypeError(f"auto_install must be True or False, not {auto_install!r}; or a list of requirements")
         check_switches(weights_only=weights_only, use_saved_source=use_saved_source)
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits takes Limits(...), not {limits!r}")

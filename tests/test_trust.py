@@ -300,13 +300,13 @@ def test_saved_source_that_does_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["weights_only", "auto_install", "use_saved_source"])
 def test_switches_are_switches(name: str, tmp_path: Path) -> None:
     """A text that reads like no is not taken for yes."""
-    with pytest.raises(TypeError, match=f"{name} must be True(,| or) False"):
+    with pytest.raises(TypeError, match=f"{name} must be True or False"):
         load(save(Thing(1), tmp_path / "s"), **{name: "False"})
 
 
 def test_requirements_are_texts(tmp_path: Path) -> None:
     """The error shows what was passed."""
-    with pytest.raises(TypeError, match=r"True, False or a list of requirements in texts, not \[3\]"):
+    with pytest.raises(TypeError, match=r"a list of requirements in texts, not \[3\]"):
         load(save(Thing(1), tmp_path / "s"), auto_install=[3])  # type: ignore[list-item]
 
 

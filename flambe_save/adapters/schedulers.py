@@ -178,7 +178,7 @@ class ScalerAdapter(StatefulAdapter):
     """Gradient scalers of mixed precision."""
 
     def describe(self, obj: Any) -> Schema | None:
-        """Return a Schema with the scaler's settings, and with what somebody has set on it beside them."""
+        """Return a Schema with the scaler's settings, and with attributes that were set on it."""
         if type(obj) is not torch.amp.GradScaler:
             return schema_of(obj)
         names = ("init_scale", "growth_factor", "backoff_factor", "growth_interval") if obj.is_enabled() else ()
@@ -188,7 +188,7 @@ class ScalerAdapter(StatefulAdapter):
         return edited(obj, call, Changes({"": {"attributes": more}} if more else {}, [], {}))
 
     def children(self, obj: Any) -> Iterable[Child]:
-        """Return what somebody has set on it."""
+        """Return the attributes that were set on it."""
         return attributes_as_children(obj, {id(obj.__dict__.get(name)) for name in _names_of_scalers()})
 
 

@@ -210,7 +210,7 @@ class ValueFilling:
         return name in (type(here).__name__, "odict" if isinstance(here, dict) else None)
 
     def _is_of_another_class(self, here: Any, node: Any) -> bool:
-        """Whether an object that stays the one that it is, as objects of attributes do, is of another class there."""
+        """Whether an object with attributes, which stays, is of another class in the save."""
         is_filled = not isinstance(here, (dict, list, tuple, deque)) and _slots_of(here) is not None
         name = class_name(node, self._recorded)
         return is_filled and name not in ("", type(here).__name__) and entries_of(node) is not None

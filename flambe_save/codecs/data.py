@@ -257,7 +257,7 @@ _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom, io.FileIO)
 
 
 def check_no_file(value: Any) -> None:
-    """Refuse to pickle a file that is open for writing from its beginning: dill would, and a load would empty the file.
+    """Refuse a file that is open for writing: a load of dill's pickle would empty it.
 
     Raises
     ------

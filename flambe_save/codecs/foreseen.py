@@ -1,4 +1,4 @@
-"""Foresee what becomes of the names in a pickle when a load trusts them: from what they are, and running none of it.
+"""Foresee, without running anything, whether trust in the names of a pickle is enough.
 
 unpickler.py asks this in an audit, where stand-ins take the places of what is named. A save does not try its pickles:
 what makes an object again may open a file, and so empty it.
@@ -24,7 +24,7 @@ _MAKERS_IN = ("numpy.random._pickle.",)
 
 
 def find_named(module: str, name: str) -> Any:
-    """Return what an imported module has under a name, as it stands there; None where that is not known.
+    """Find a name in an imported module, as it stands there; None where it is not known.
 
     Nothing is imported, and no module, metaclass or descriptor is asked.
     """
@@ -40,7 +40,7 @@ def find_named(module: str, name: str) -> Any:
 
 
 def home_of(found: Any) -> str | None:
-    """Return the dotted name under which a class or function is defined; None where it does not say."""
+    """Return the dotted name by which a class or function is defined; None where it has none."""
     if isinstance(found, type):
         module, name = path_of(found)
     elif isinstance(found, (types.FunctionType, types.BuiltinFunctionType)):
@@ -51,14 +51,14 @@ def home_of(found: Any) -> str | None:
 
 
 def is_class_name(dotted: str, found: Any) -> bool:
-    """Whether a name is of a class; where its module is not imported, names of classes begin with a capital."""
+    """Whether a name is that of a class: one with a capital, where nothing is imported."""
     if found is not None:
         return isinstance(found, type)
     return dotted.rpartition(".")[2].lstrip("_")[:1].isupper()
 
 
 def makes_its_own(function: str, classes: Sequence[str]) -> bool:
-    """Whether what a function makes is known to take its state from a pickle: it is of the function's own library.
+    """Whether a function is known to make objects of its own library, which may be filled.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def makes_its_own(function: str, classes: Sequence[str]) -> bool:
 
 
 def cannot_take(found: Any, arguments: Sequence[Any]) -> str | None:
-    """Return why a class cannot be called with arguments, from their number alone; None where it may well take them."""
+    """Return why a class does not take so many arguments; None where it may take them."""
     if not isinstance(found, type) or type(found) is not type:
         return None
     for name in ("__new__", "__init__"):

@@ -34,7 +34,7 @@ __all__ = ["DTYPES", "UNTYPED", "Stand", "check_key", "data_global", "holds_stan
 
 
 class Stand:
-    """A callable that a pickle can call and do nothing else with: it has no attributes that a BUILD could set.
+    """A callable that a pickle can only call: it has no attributes that a BUILD could set.
 
     Parameters
     ----------
@@ -304,7 +304,7 @@ def data_global(dotted: str) -> Any:
 
 
 def real_classes(value: Any) -> Any:
-    """Return what is handed to trusted code with classes in it where stand-ins are: itself, or in a dict or tuples."""
+    """Put classes in the places of stand-ins, for trusted code: in a dict or tuples too."""
     if value is ARRAY:
         import numpy
 

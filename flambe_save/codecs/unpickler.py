@@ -327,7 +327,7 @@ class DataUnpickler(CarefulUnpickler):
                 self._made[id(made)] = made
 
     def _foresee(self, make: Any, arguments: Any) -> bool:
-        """Put what stands for the result of a call in its place, in an audit; or return that the call can be made."""
+        """Put a stand-in in the place of a call's result, in an audit; False where it can be made."""
         given = list(arguments) if type(arguments) is tuple else []
         classes = [item for item in given if is_inert_class(item)]
         caller = make if is_inert_class(make) else None
@@ -352,7 +352,7 @@ class DataUnpickler(CarefulUnpickler):
     dispatch[pickle.REDUCE[0]] = load_reduce
 
     def _check_handed(self, value: Any) -> None:
-        """Write down, in an audit, that trusted code would get a stand-in for data where it takes the real thing."""
+        """Write down, in an audit, that trusted code would get a stand-in for data."""
         if holds_stand_in(real_classes(value)):
             self._note_doubt("classes or functions inside of what trusted code is given")
 

@@ -62,7 +62,7 @@ def override(config: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 class _Place:
-    """Where a name has led to in a config: what is there, and what the objects around it say was changed there later.
+    """The place in a config that a name has led to, and the changes noted for it.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class _Place:
 
 
 def _check_type(name: str, place: _Place, table: Any, key: Any, value: Any) -> None:
-    """Refuse a text for a number, and a number for a text, unless the argument's annotation has both."""
+    """Refuse a text for a number, or the reverse, unless the argument's annotation has both."""
     if isinstance(table, list) or key in table:
         before = table[key]
     else:
@@ -116,7 +116,7 @@ def _may_be(annotation: str, value: Any) -> bool:
 
 
 def _warn_of_changed(name: str, place: _Place, table: Any) -> None:
-    """Warn where an argument leaves parts as they are, since they were changed after the constructor had made them."""
+    """Warn of parts that an argument does not change, since they were put in later."""
     if not isinstance(place.holder, Schema) or table is not _called(place.holder).keywords:
         return
     outer = name.rpartition(".")[0]

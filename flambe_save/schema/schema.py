@@ -667,7 +667,7 @@ def schema_of(obj: Any) -> Schema | None:
 
 
 def parameters_of(schema: Schema) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of what a Schema calls, by their names; none where these are not to be had."""
+    """Return the parameters of a Schema's callable by their names; none where it tells none."""
     try:
         return signature_of(_callable_of(schema.component_subclass, schema.factory_method)).parameters
     except (TypeError, ValueError):
