@@ -25,14 +25,8 @@ if TYPE_CHECKING:
         save_state_to_file,
         untrusted,
     )
-    from flambe_save.classes.registrable import (
-        Registrable,
-        alias,
-        all_subclasses,
-        register,
-        registrable_factory,
-        registration_context,
-    )
+    from flambe_save.classes.factories import registrable_factory
+    from flambe_save.classes.registrable import Registrable, alias, all_subclasses, register, registration_context
     from flambe_save.classes.renames import moved_from
     from flambe_save.component import Component
     from flambe_save.conversion import reseal
@@ -75,15 +69,15 @@ _OTHERS = {
     "flambe_save.adapters": "Adapter RandomStates register_adapter",
     "flambe_save.adapters.migrations": "Migrated migration",
     "flambe_save.api": "load load_state_from_file migrate save save_async save_state_to_file untrusted",
-    "flambe_save.classes.registrable": "alias all_subclasses register "
-    "Registrable registrable_factory registration_context",
+    "flambe_save.classes.factories": "registrable_factory",
+    "flambe_save.classes.registrable": "alias all_subclasses register Registrable registration_context",
     "flambe_save.classes.renames": "moved_from",
     "flambe_save.component": "Component",
-    "flambe_save.dynamic": "dynamic_component make_component",
     "flambe_save.conversion": "reseal",
     "flambe_save.describing": "yaml",
     "flambe_save.describing.mapped": "MappedRegistrable",
     "flambe_save.describing.recording": "recorded recording",
+    "flambe_save.dynamic": "dynamic_component make_component",
     "flambe_save.filling": "load_state",
     "flambe_save.schema.link": "create_link_str FunctionCallLink Link parse_link_str PickledDataLink",
     "flambe_save.schema.schema": "Schema",

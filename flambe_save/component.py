@@ -24,7 +24,8 @@ from flambe_save.adapters.restoring import load_state
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.adapters.traversal import get_state
 from flambe_save.adapters.versions import check_version
-from flambe_save.classes.registrable import NEEDS_TRUST, Registrable, registrable_factory
+from flambe_save.classes.factories import NEEDS_TRUST, registrable_factory
+from flambe_save.classes.registrable import Registrable
 from flambe_save.describing.describe import recorded_form
 from flambe_save.describing.recording import RecordsCall
 from flambe_save.errors import FlambeSaveError, SaveError, UnsupportedObjectError

@@ -6,7 +6,8 @@ import functools
 import inspect
 from typing import Any, cast
 
-from flambe_save.classes.registrable import TAGS, all_subclasses
+from flambe_save.classes.registrable import all_subclasses
+from flambe_save.classes.tags import TAGS
 from flambe_save.component import Component
 
 __all__ = ["dynamic_component", "make_component"]

@@ -18,8 +18,8 @@ import torch
 
 from flambe_save.adapters import Adoption, close_cycles
 from flambe_save.classes.extensions import import_trusted, require
-from flambe_save.classes.registrable import TAGS
 from flambe_save.classes.saved_source import define_classes
+from flambe_save.classes.tags import TAGS
 from flambe_save.codecs import check_referring, load_referring
 from flambe_save.config.nodes import Document, parse, split_documents
 from flambe_save.deferred_init.budget import BuildBudget

@@ -151,7 +151,7 @@ FORMATS.add("pickle", "flambe_save.formats.pickle:PICKLE")
 CODECS.add("pt", "flambe_save.codecs.torch:CODEC")
 CODECS.add("pickle", "flambe_save.codecs.pickle:CODEC")
 
-# Old dotted path -> the class that was there; classes/registrable.py fills it, and unpickling looks into it too
+# Old dotted path -> the class that was there; classes/renames.py fills it, and unpickling looks into it too
 MOVED: dict[str, type] = {}
 
 

@@ -19,7 +19,7 @@ from helpers.saves import with_config
 from torch import nn
 
 from flambe_save import Component, LinkError, UntrustedError, load, save, untrusted, yaml
-from flambe_save.classes.registrable import TAGS, dotted_path
+from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.errors import FlambeSaveError
 from flambe_save.objects.assembly import PARTS, attributes_of
 from flambe_save.objects.attributes import held_attribute, held_item

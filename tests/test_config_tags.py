@@ -30,7 +30,7 @@ from flambe_save import (
     registration_context,
     yaml,
 )
-from flambe_save.classes.registrable import TAGS, Tags
+from flambe_save.classes.tags import TAGS, Tags
 
 
 def fake(module: str, name: str = "Model", *bases: type, **attributes: Any) -> type:

@@ -255,7 +255,7 @@ def test_every_public_name_is_documented() -> None:
 def test_import_is_quiet() -> None:
     """Importing the package makes no components, registers only its own classes, and says nothing."""
     code = (
-        "import flambe_save; from flambe_save.classes.registrable import TAGS;"
+        "import flambe_save; from flambe_save.classes.tags import TAGS;"
         "print(flambe_save.all_subclasses(flambe_save.Component), sorted(TAGS._classes))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

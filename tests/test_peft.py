@@ -25,7 +25,7 @@ from flambe_save import (
     untrusted,
     verify,
 )
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 
 transformers = pytest.importorskip("transformers", reason="pip install transformers")
 peft = pytest.importorskip("peft", reason="pip install peft")

@@ -30,7 +30,7 @@ from flambe_save import (
     yaml,
 )
 from flambe_save.adapters import adapter_for, get_state, load_state
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 from flambe_save.testing import AdapterContract, same
 
 BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from flambe_save import Component, UntrustedError, load, save, untrusted
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 from flambe_save.errors import CompilationError, RegistrationError
 
 MODELS = """

@@ -25,7 +25,7 @@ from flambe_save import (
     untrusted,
 )
 from flambe_save.adapters.huggingface import MODEL, public_class
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 from flambe_save.errors import MissingExtensionError, RegistrationError
 
 transformers = pytest.importorskip("transformers", reason="pip install transformers")

@@ -43,7 +43,7 @@ from flambe_save import (
     verify,
     yaml,
 )
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 from flambe_save.formats.manifest import Manifest, changed_packages
 from flambe_save.formats.plan import Facts
 from flambe_save.registry import MOVED

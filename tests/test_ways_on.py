@@ -22,7 +22,7 @@ from flambe_save import (
     save,
 )
 from flambe_save.adapters import restoring
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 from flambe_save.conversion import convert, extract
 
 

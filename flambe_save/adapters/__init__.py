@@ -26,7 +26,7 @@ from flambe_save.adapters.traversal import get_state, restore_ties
 from flambe_save.adapters.unbuilt import get_unbuilt_state
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.adapters.values import ValueFilling
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 from flambe_save.classes.well_known import method_class, numpy_class, random_class, torch_class
 from flambe_save.objects.assembly import can_be_assembled
 from flambe_save.objects.derived import is_derived

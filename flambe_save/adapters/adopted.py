@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from flambe_save.classes.registrable import TAGS, dotted_path
+from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.deferred_init.given import Given
 from flambe_save.deferred_init.mode import Deferral
 from flambe_save.objects.attributes import values_in

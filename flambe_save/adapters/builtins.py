@@ -20,7 +20,8 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.optim import swa_utils
 
 from flambe_save.adapters.parametrized import effective
-from flambe_save.classes.registrable import TAGS, Registrable
+from flambe_save.classes.registrable import Registrable
+from flambe_save.classes.tags import TAGS
 from flambe_save.describing.changes import GIVEN, Changes, changes_since
 from flambe_save.describing.describe import edited, take_lost
 from flambe_save.describing.known import KNOWN

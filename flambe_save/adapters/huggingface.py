@@ -21,7 +21,7 @@ from torch import nn
 from flambe_save.adapters.protocol import Child, Fit, Mismatch, Place
 from flambe_save.adapters.rebuilt import built_again, outline, written_beside
 from flambe_save.adapters.torch import ModuleAdapter
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 from flambe_save.describing.describe import assembled, form_of
 from flambe_save.errors import UnsupportedObjectError, quote, shown
 from flambe_save.objects.assembly import can_be_assembled

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import yaml as pyyaml
 
 from flambe_save.adapters.source import source_of
-from flambe_save.classes.registrable import TAGS, dotted_path
 from flambe_save.classes.renames import old_names, present_name
+from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.config.dialect import Loader
 from flambe_save.config.nodes import Document, parse, split_documents
 from flambe_save.errors import FlambeSaveError, LoadError, RegistrationError, VersionMismatchError

@@ -1,6 +1,6 @@
 """What imported modules define, by dotted path: found without importing or running anything.
 
-registrable.py looks here for classes that no tag knows; which of them a load may use without trust is said here too.
+tags.py looks here for classes that no tag knows; which of them a load may use without trust is said here too.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from flambe_save.classes.registrable import TAGS, dotted_path
+from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.errors import RegistrationError, quote
 from flambe_save.registry import MOVED
 

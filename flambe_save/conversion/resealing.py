@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import Any, NamedTuple
 
-from flambe_save.classes.registrable import TAGS, written_path
+from flambe_save.classes.tags import TAGS, written_path
 from flambe_save.config.nodes import Document, parse, split_documents
 from flambe_save.errors import (
     CorruptSaveError,

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from flambe_save.classes.lookup import import_path
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.changes import Changes
 from flambe_save.describing.groups import optimizer_tables

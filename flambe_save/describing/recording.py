@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from flambe_save.classes.registrable import TAGS, all_subclasses
+from flambe_save.classes.registrable import all_subclasses
+from flambe_save.classes.tags import TAGS
 from flambe_save.describing.changes import Birth
 from flambe_save.errors import CompilationError
 from flambe_save.objects.arguments import bind_arguments, replace_items

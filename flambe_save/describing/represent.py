@@ -13,7 +13,7 @@ import yaml as pyyaml
 
 from flambe_save.classes.lookup import import_path, is_harmless
 from flambe_save.classes.redefined import check_definition
-from flambe_save.classes.registrable import TAGS, dotted_path, written_path
+from flambe_save.classes.tags import TAGS, dotted_path, written_path
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper, children_of
 from flambe_save.config.scalars import PLAIN, has_plain_offset

@@ -12,8 +12,9 @@ from typing import Any
 import yaml as pyyaml
 from torch import nn
 
+from flambe_save.classes.factories import needs_trust
 from flambe_save.classes.lookup import find_imported, is_harmless
-from flambe_save.classes.registrable import TAGS, dotted_path, needs_trust
+from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.dialect import CORE
 from flambe_save.config.nodes import Document, parse

@@ -8,7 +8,7 @@ from typing import Any
 import yaml as pyyaml
 
 from flambe_save.classes.lookup import find_imported, is_harmless
-from flambe_save.classes.registrable import TAGS, dotted_path
+from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.config.dialect import CORE, SCALARS, children_of
 from flambe_save.config.nodes import Document, line_of
 from flambe_save.config.scalars import scalar_value

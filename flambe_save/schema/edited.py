@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.classes.registrable import TAGS, Registrable, dotted_path
+from flambe_save.classes.registrable import Registrable
+from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.errors import CompilationError, quote
 from flambe_save.objects.assembly import (
     TABLES,

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from flambe_save.classes.registrable import alias, dotted_path
+from flambe_save.classes.registrable import alias
+from flambe_save.classes.tags import dotted_path
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
 from flambe_save.objects.arguments import CONTAINERS

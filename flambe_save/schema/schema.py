@@ -19,8 +19,10 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from flambe_save.classes.factories import factory_of
 from flambe_save.classes.lookup import is_harmless
-from flambe_save.classes.registrable import TAGS, Registrable, dotted_path, factory_of
+from flambe_save.classes.registrable import Registrable
+from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import CompilationError, FlambeSaveError, LimitError, LinkError, UnpreparedLinkError, shown

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from flambe_save.adapters import Fit, ValueAdapter, adapter_for, get_state, load_state, restore_ties
-from flambe_save.classes.registrable import dotted_path
+from flambe_save.classes.tags import dotted_path
 from flambe_save.errors import ConfigError, StateMismatchError, UnsupportedObjectError, quote
 from flambe_save.objects.arguments import Trail
 from flambe_save.objects.values import BY_TAG

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml as pyyaml
 
-from flambe_save.classes.registrable import TAGS
+from flambe_save.classes.tags import TAGS
 from flambe_save.config.dialect import CORE
 from flambe_save.objects.arguments import Trail
 from flambe_save.schema.link import TensorLink

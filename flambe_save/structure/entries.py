@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from flambe_save.classes.registrable import dotted_path
+from flambe_save.classes.tags import dotted_path
 from flambe_save.config.dialect import CORE
 from flambe_save.errors import ConfigError, quote
 from flambe_save.objects.arguments import Trail, keys_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml as pyyaml
 
-from flambe_save.classes.registrable import TAGS, dotted_path
+from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.config.dialect import CORE
 from flambe_save.describing.represent import Representer
 from flambe_save.errors import RegistrationError, UnsupportedObjectError, quote
