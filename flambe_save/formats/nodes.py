@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, ProtocolError, quote, quote_some
 from flambe_save.formats.manifest import Manifest
 from flambe_save.formats.reading import Damage
+from flambe_save.formats.stash import LazyStash
 from flambe_save.layout import (
     CONFIG_FILE,
     DIRECTORIES_KEY,
@@ -38,7 +39,7 @@ from flambe_save.layout import (
 from flambe_save.pt import HeldSource, LoadOptions, Source, TensorInfo, open_source, pieces_of
 from flambe_save.pt.dense import infos_of, load_plain
 from flambe_save.pt.opcodes import is_empty_dict
-from flambe_save.pt.zip_reader import Records, check_file, holds_nothing, is_zip
+from flambe_save.pt.zip_reader import Records, check_file, is_zip
 from flambe_save.registry import CODECS
 from flambe_save.state import State
 from flambe_save.storage.disk import identity
@@ -48,51 +49,7 @@ from flambe_save.tree import SaveTreeNode
 if TYPE_CHECKING:
     from flambe_save.codecs import Outline
 
-__all__ = ["LazyStash", "NodeReader"]
-
-
-class LazyStash(Mapping[str, Any]):
-    """A stash that is unpickled at its first use: weights load where the stash is not trusted."""
-
-    def __init__(self, data: bytes, options: LoadOptions, node: str, file: str) -> None:
-        self._data: bytes | None = data
-        self._shared_options = options
-        self._node = node
-        self._file = file
-        self._values: dict[str, Any] = {}
-
-    @property
-    def _options(self) -> LoadOptions:
-        return replace(self._shared_options, node=self._node, file=self._file)
-
-    def _open(self) -> dict[str, Any]:
-        if self._data is not None:
-            values = CODECS["pt"].load(HeldSource(bytearray(self._data)), self._options)
-            if not isinstance(values, dict):
-                raise CorruptSaveError("the stash is not a dict", node=self._node, file=self._file)
-            self._values, self._data = values, None
-        return self._values
-
-    def __getitem__(self, key: str) -> Any:
-        return self._open()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._open())
-
-    def __len__(self) -> int:
-        return len(self._open())
-
-    def __bool__(self) -> bool:
-        # Without unpickling: most stashes are empty, and asking should not need trust in the others
-        if self._data is None:
-            return bool(self._values)
-        return not holds_nothing(self._data, self._options)
-
-    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
-        return dict, (self._open(),)
-
-    def __repr__(self) -> str:
-        return f"LazyStash({'not opened' if self._data is not None else self._values})"
+__all__ = ["NodeReader"]
 
 
 class Files(Protocol):
