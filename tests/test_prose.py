@@ -20,17 +20,17 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
-    "first line: What, How, Who, That, Where": 56,
-    "first line: over 90 characters": 602,
-    "Return what": 96,
+    "first line: What, How, Who, That, Where": 54,
+    "first line: over 90 characters": 587,
+    "Return what": 93,
     "is no (for: is not a)": 108,
     "whoever": 21,
-    "somebody": 21,
+    "somebody": 20,
     "nobody": 19,
-    "told, tells of": 40,
-    "to be had": 5,
+    "told, tells of": 38,
+    "to be had": 4,
     "gone into": 17,
-    "page: sentence over 35 words": 30,
+    "page: sentence over 35 words": 29,
 }
 
 WORDS = {
