@@ -1,4 +1,4 @@
-"""Values to what JSON has, with their tensors beside it, and back. facts.py makes a file's text of it."""
+"""Values to JSON values with their tensors beside them, and back; facts.py makes text of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ValueWriter:
         return key
 
     def encoded(self, value: Any, path: str, owner: str) -> Any:
-        """Return a value as JSON has it; what it has not is a mapping of one key that begins with ``!``.
+        """Return a value in JSON's types; any other is a mapping of one key that begins with ``!``.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class ValueWriter:
         return {"!dict" if kind is dict else "!odict": pairs}
 
     def _key(self, value: Any, path: str, owner: str) -> Any:
-        """Return what will be hashed, which takes as long as it is: in full, though it be one object in two places."""
+        """Return a key, written in full even where one object is in two places: hashing walks it all."""
         self._in_key += 1
         try:
             return self._encoded(value, path, owner)
@@ -122,7 +122,10 @@ class ValueWriter:
         return {"name": name, **more} if more else name
 
     def _stored(self, tensor: torch.Tensor, path: str) -> tuple[str, dict[str, Any]]:
-        """Note a tensor's elements, unless they are another's; return their name, and what makes the tensor of them."""
+        """Note a tensor's elements, unless another's are the same; return their name and the rest.
+
+        The rest is what makes the tensor of them.
+        """
         tensor = compact(tensor)
         more: dict[str, Any] = {}
         if isinstance(tensor, torch.nn.Parameter):
@@ -171,7 +174,7 @@ class ValueReader:
         return self._texts.setdefault((owner, text), text)
 
     def value(self, value: Any, owner: str) -> Any:
-        """Return the value that :meth:`ValueWriter.encoded` wrote in a node; a ValueError says what is wrong."""
+        """Return a value that :meth:`ValueWriter.encoded` wrote in a node; bad ones are a ValueError."""
         if isinstance(value, str):
             return self.text(value, owner)
         if isinstance(value, list):
@@ -220,7 +223,10 @@ class ValueReader:
         return made
 
     def _key(self, value: Any, owner: str) -> Any:
-        """Return what will be hashed. Invariant: it holds nothing twice, so that this takes no longer than it is."""
+        """Return a key.
+
+        Invariant: it holds nothing twice, so that hashing takes no longer than it is.
+        """
         self._in_key += 1
         if type(value) in (int, float) and abs(value) >= _HASHES:
             self._large_keys += 1

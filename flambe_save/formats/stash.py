@@ -1,4 +1,4 @@
-"""A node's stash, kept as bytes until somebody asks what is in it."""
+"""A node's stash, kept as bytes until its values are asked for."""
 
 from __future__ import annotations
 
