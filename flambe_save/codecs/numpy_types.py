@@ -1,6 +1,6 @@
 """numpy's types and arrays, as pickles of data describe them: each is checked before numpy is given it.
 
-Nothing here imports ml_dtypes: unpickler.py has said no where the program has not.
+Nothing here imports ml_dtypes: where the program has not, unpickler.py has said no, or an audit goes on without it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """TorchCodec: values to ``.pt`` files, as ``torch.save`` writes them, and back; both by hand.
 
-torch spends most of a save in a slow CRC, and its reader checks neither the zip (records.py) nor its CRCs, while its
+torch spends most of a save in a slow CRC, and its reader checks neither the zip (zip_reader.py) nor its CRCs, while its
 ``weights_only`` unpickler does not know Flambe's idioms. docs/format.md describes the files. pickling.py writes what
 is in one; torch_reading.py reads it as data, trusting.py with all that a pickle may do.
 """
