@@ -44,7 +44,7 @@ class FreshLoad:
     classes: Iterable[str]
 
     def check(self, path: Path) -> None:
-        """Load a save there, and compare what was loaded with what the save holds.
+        """Load a save in the new process, and compare the object with the save.
 
         Raises
         ------

@@ -27,7 +27,7 @@ _ATTEMPTS = 100  # how often a load begins again because the save was replaced u
 
 
 def reading(attempt: Callable[[], R], where: str) -> R:
-    """Read, again where the save was replaced meanwhile; what the system refuses is a LoadError."""
+    """Read, and again if the save was replaced meanwhile; an OSError becomes a LoadError."""
     left = _ATTEMPTS
     while True:
         try:

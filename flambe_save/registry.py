@@ -67,7 +67,7 @@ class Registry(Generic[T]):
         self._by_type.clear()
 
     def get(self, name: str) -> T | None:
-        """Return the entry, importing it where it is registered by name; None where there is none.
+        """Return the entry, importing it if it is registered by name; None without one.
 
         Raises
         ------

@@ -315,7 +315,7 @@ class Trust:
         self._check_all(row, f"the config builds a {row}", "Take it out of config.yaml. ", node=node, file=file)
 
     def _check_all(self, row: str, text: str, fix: str, *, node: str | None, file: str | None) -> None:
-        """Refuse what only a load that trusts everything may do."""
+        """Refuse actions that only a load with full trust may take."""
         if self.weights_only:
             self._refuse(
                 [Finding(node, file, row, EVERYTHING)],
@@ -325,7 +325,7 @@ class Trust:
             )
 
     def in_force(self) -> Setting[Trust | None]:
-        """Be what :func:`trust_in_force` returns, inside the ``with``."""
+        """Make this the policy of :func:`trust_in_force` inside the ``with``."""
         return Setting(_in_force, self)
 
     def check_import(
@@ -371,7 +371,7 @@ class Trust:
         )
 
     def _refuse(self, found: list[Finding], error: LoadError) -> None:
-        """Raise the error, or in an audit write down what it is for."""
+        """Raise the error; an audit notes it in place of that."""
         if self.findings is None:
             error.rows = found
             raise error

@@ -79,7 +79,7 @@ def check_level(
     otherwise: str = "there is no archive",
     fix: str = f"Pass an output that ends in {ARCHIVE_SUFFIX} and a level of 0 to 9, or no level.",
 ) -> None:
-    """Refuse a level of compression that is none, or that nothing would use.
+    """Refuse a level that is not one, or that no compression would use.
 
     Parameters
     ----------

@@ -171,7 +171,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse arguments; where the verb is none, end with those that are near."""
+    """Parse arguments; for an unknown verb, end with the verbs that are near."""
     verbs = next(action.choices for action in parser._actions if action.metavar == _VERBS)
     assert isinstance(verbs, dict), "the parsers of the verbs by their names"
     first = argv[0] if argv else ""

@@ -19,7 +19,7 @@ __all__ = ["convert_verb", "extract_verb", "migrate_verb", "pack_verb", "reseal_
 
 
 def migrate_verb(arguments: argparse.Namespace) -> Answer:
-    """Tell what migrations would change, and do it where that is asked for."""
+    """Report the changes of migrations, and make them if asked."""
     from flambe_save.api import migrate  # which needs torch
 
     is_dry = not (arguments.write or arguments.out)
@@ -72,7 +72,7 @@ def _refuse_component(path: str) -> None:
 
 
 def reseal_verb(arguments: argparse.Namespace) -> Answer:
-    """Tell what was edited, and write a new manifest."""
+    """Report the edits, and write a new manifest."""
     _refuse_component(arguments.path)
     rows = [row._asdict() for row in conversion.reseal(arguments.path, dry_run=arguments.dry_run)]
     written = arguments.path if rows and not arguments.dry_run else None

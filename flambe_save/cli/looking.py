@@ -28,7 +28,7 @@ _FAINT = "dim"
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """Return the path and the node of ``PATH#node``; a path that is there is no node of another."""
+    """Return the path and the node of ``PATH#node``; an existing path has no node."""
     if "#" not in path or os.path.lexists(path):
         return path, ""
     for index in (index for index, char in enumerate(path) if char == "#"):

@@ -69,7 +69,7 @@ def report(arguments: argparse.Namespace) -> Answer:
 
 
 def view(arguments: argparse.Namespace) -> Answer:
-    """Serve the page until that is interrupted."""
+    """Serve the page until an interrupt."""
     made = make_report(arguments.path, arguments.path2, statistics=not arguments.no_stats)
     server = PageServer(render(made), arguments.port)
 

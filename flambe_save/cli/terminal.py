@@ -29,12 +29,12 @@ _LONGEST_CELL = 300  # characters
 
 
 def bar(description: str) -> AbstractContextManager[ShowProgress]:
-    """Give what a ``progress=`` takes: a bar on a terminal, where the work takes long."""
+    """Yield a ``progress=`` argument: a bar on a terminal, for long work."""
     return late_bar(description, BAR_DELAY)
 
 
 class Terminal:
-    """Writes text, with colour where that is wanted and rich is installed.
+    """Writes text, in colour if that is wanted and rich is installed.
 
     A text with a style is a tuple ``(text, style)``, in rich's words: ``("damaged", "bold red")``.
 

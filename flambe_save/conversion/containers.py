@@ -161,7 +161,7 @@ def convert(
 
 
 def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -> Target:
-    """Return where and how a save is written, by the name of the output.
+    """Return the place and format of a new save, from the output's name.
 
     Raises
     ------
@@ -203,7 +203,7 @@ def is_tensors(path: str) -> bool:
 
 
 def has_same_files(path: str | os.PathLike[str], target: Target, limits: Limits | None) -> bool:
-    """Whether what is at a path consists of the very files that a target would have."""
+    """Whether the files at a path are the very files of the target."""
     with open_store(path, limits) as store:
         if isinstance(store, FileStore) and _sniffed(store, os.fspath(path)) is not None:
             return False
@@ -311,7 +311,7 @@ def _is_flat(value: Any) -> bool:
 def write_content(
     content: Content, target: Target, pickle_module: PickleModule, progress: Progress = NO_PROGRESS
 ) -> str:
-    """Write a state with what is known beside it as what the target is; return its path.
+    """Write a state and its metadata in the target's container; return its path.
 
     Raises
     ------

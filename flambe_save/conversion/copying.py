@@ -125,7 +125,7 @@ def _chunks_of(store: Store, name: str, size: int) -> Iterator[memoryview]:
 
 @contextlib.contextmanager
 def _read_errors(name: str) -> Iterator[None]:
-    """Tell what goes wrong with reading from what goes wrong with writing."""
+    """Mark errors of reading, so that they differ from errors of writing."""
     try:
         yield
     except FlambeSaveError as error:
@@ -159,7 +159,7 @@ class Copy(Plan):
 
 
 def _copy_of_file(path: str | os.PathLike[str], limits: Limits | None, source: contextlib.ExitStack) -> Copy:
-    """Plan the copy of a save that is one pickle, after a look whether it is damaged."""
+    """Plan the copy of a single pickle, after a check for damage."""
     where = os.fspath(path)
     store = source.enter_context(open_store(path, limits))
     chosen: Format = format_of(store, where)

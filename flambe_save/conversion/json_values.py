@@ -1,4 +1,4 @@
-"""Values to JSON values with their tensors beside them, and back; facts.py makes text of them."""
+"""Values as JSON with their tensors beside it, and back; facts.py makes text of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KNOWN_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*DTYPES.
 
 
 class ValueWriter:
-    """Turns values into what JSON has, and collects the tensors.
+    """Turns values into JSON values, and collects the tensors.
 
     What is one object stays one, texts within a node too: the files of a save that is made of it are the same then.
 
@@ -98,7 +98,10 @@ class ValueWriter:
         return {"!dict" if kind is dict else "!odict": pairs}
 
     def _key(self, value: Any, path: str, owner: str) -> Any:
-        """Return a key, written in full even where one object is in two places: hashing walks it all."""
+        """Return a key, written in full even where one object is in two places.
+
+        Hashing a key walks all of it.
+        """
         self._in_key += 1
         try:
             return self._encoded(value, path, owner)
@@ -157,7 +160,7 @@ def _stored_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 
 class ValueReader:
-    """Turns what JSON has into values, with the tensors at hand."""
+    """Turns JSON values into values, with the tensors at hand."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         self._tensors = tensors
@@ -174,7 +177,7 @@ class ValueReader:
         return self._texts.setdefault((owner, text), text)
 
     def value(self, value: Any, owner: str) -> Any:
-        """Return a value that :meth:`ValueWriter.encoded` wrote in a node; bad ones are a ValueError."""
+        """Return a value written by :meth:`ValueWriter.encoded`; a bad one is a ValueError."""
         if isinstance(value, str):
             return self.text(value, owner)
         if isinstance(value, list):
@@ -294,6 +297,6 @@ def _strided(tensor: torch.Tensor, shape: list[int], stride: list[int]) -> torch
 
 
 def check(is_so: bool, what: str) -> None:
-    """Refuse what no save holds."""
+    """Refuse values that no save holds."""
     if not is_so:
         raise ValueError(what)

@@ -39,7 +39,7 @@ __all__ = ["Edited", "reseal"]
 
 
 class Edited(NamedTuple):
-    """A file of a save that is not what its manifest lists.
+    """A file of a save that differs from its manifest's entry.
 
     Attributes
     ----------

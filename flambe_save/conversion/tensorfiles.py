@@ -198,7 +198,7 @@ def is_tensor_file(start: bytes, size: int, path: str) -> bool:
 
 
 class TensorFile:
-    """A safetensors file that is read; all that it says of itself is checked first.
+    """A safetensors file; its header is checked before anything is read.
 
     Parameters
     ----------

@@ -90,7 +90,7 @@ class KeptRandomStates:
 
 
 def give_back_random_states() -> None:
-    """Give them back now, and not at the end: what is set from here on stays."""
+    """Restore them now, and not at the end: later changes stay."""
     kept = _mine.get()
     if kept is not None:
         _call(kept.setters)

@@ -55,7 +55,7 @@ class Given:
             self._arrays[id(value)] = value, value.copy()
 
     def before(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Keep what an operation of torch's is about to write to."""
+        """Keep the memory that an operation of torch is about to write to."""
         if not self._tensors:
             return
         places, names = written_in(func)
@@ -67,7 +67,7 @@ class Given:
             self.keep(tensor)
 
     def keep(self, tensor: Any) -> None:
-        """Copy what a tensor's memory holds, where that is of the state: code may write to it."""
+        """Copy the memory of a tensor of the state, as code may write to it."""
         storage = storage_of(tensor)
         if storage is None:  # a tensor that is made of others, which no operation shows
             self.keep_all()
@@ -75,12 +75,12 @@ class Given:
             self._copies[storage._cdata] = storage, _bytes_of(storage).clone()
 
     def keep_all(self) -> None:
-        """Copy the memory of all tensors: what is done from now on is not seen."""
+        """Copy the memory of all tensors, as later operations are not seen."""
         for storage in [*self._known().values()]:
             self.keep(storage)
 
     def keep_place(self, tensor: Any) -> None:
-        """Note what a tensor is, which is about to get other memory or another shape."""
+        """Note the present memory and shape of a tensor that is about to get others."""
         if len(self._made_ids) < len(self._made):
             self._made_ids = {id(item) for item in self._made.values()}
         if id(tensor) not in self._moved and (id(tensor) in self._tensors or id(tensor) in self._made_ids):

@@ -56,7 +56,7 @@ class Memory:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether code may still look at what is put off."""
+        """Whether other code can still reach the storage."""
         return not self.is_lost and self.storage() is not None
 
     def get(self) -> torch.UntypedStorage:
@@ -84,7 +84,7 @@ class View(NamedTuple):
 
 
 class Step(NamedTuple):
-    """An operation that is put off.
+    """A deferred operation.
 
     Attributes
     ----------

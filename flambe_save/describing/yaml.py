@@ -77,7 +77,7 @@ def _read(source: str | IO[str] | os.PathLike[str]) -> str:
         return Path(source).read_text(encoding="utf-8") if isinstance(source, os.PathLike) else source.read()
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"this is no YAML, because it is no text: {error}", file=str(getattr(source, "name", source))
+            f"this is not YAML, because it is not text: {error}", file=str(getattr(source, "name", source))
         ) from error
 
 

@@ -39,14 +39,14 @@ class Format(Protocol):
         """Read a tree, or the part of it that the options name."""
 
     def inspect(self, store: Store, options: ReadOptions) -> Contents:
-        """Look at what a store holds; each part is read when it is asked for, and may be damaged."""
+        """Inspect a store; each part is read when it is asked for, and may be damaged."""
 
     def sniff(self, names: Sequence[str]) -> bool:
         """Whether a store with these names holds this format."""
 
 
 def format_of(store: Store, where: str) -> Format:
-    """Return the format of what a store holds, by its names alone.
+    """Return the format of a store, from its names alone.
 
     Raises
     ------

@@ -69,7 +69,7 @@ class Base:
         self._store.__exit__(kind, error, trace)
 
     def compare(self, plan: Plan, threads: int) -> int:
-        """Compare every file with the one that is planned, and all others with their checksums.
+        """Compare planned files with the base's, and its other files with their checksums.
 
         Returns
         -------

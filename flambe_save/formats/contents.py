@@ -63,7 +63,7 @@ class NodeContents(Protocol):
         """Return marks of the state: nodes with a mark in common have the same state, to the byte."""
 
     def verify(self) -> Iterator[Damage]:
-        """Read its files and yield what is damaged."""
+        """Read its files and yield the damage."""
 
 
 class Contents(abc.ABC):
@@ -110,4 +110,4 @@ class Contents(abc.ABC):
 
     @abc.abstractmethod
     def verify(self) -> Iterator[Damage]:
-        """Read everything and yield all that is damaged, unpickling nothing."""
+        """Read everything and yield all damage, without unpickling."""

@@ -138,7 +138,7 @@ class DirectoryFormat:
     # -------------------------------------------------------------------------------------------- reading
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
-        """Read the nodes; what the manifest says is checked as far as it is read."""
+        """Read the nodes; the manifest's entries are checked for the nodes that are read."""
         names = _own_names(store)
         return self._read(store, names, _manifest_of(store, names), options)
 
@@ -195,7 +195,7 @@ class DirectoryFormat:
         return saved
 
     def inspect(self, store: Store, options: ReadOptions) -> FolderContents:
-        """Look at what the manifest says, or, without one, at the names of the files."""
+        """Inspect the manifest, or, without one, the names of the files."""
         names = _own_names(store)
         manifest, damage = None, []
         try:

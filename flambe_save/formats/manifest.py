@@ -166,7 +166,7 @@ class Manifest:
             )
 
     def check_node(self, prefix: str, folder: str, class_name: str, version: str) -> None:
-        """Compare what a node's folder says of it with the listing.
+        """Compare a node's folder with its entry.
 
         Raises
         ------

@@ -298,7 +298,7 @@ class NodeReader:
         return found
 
     def damage(self, name: str, prefix: str | None) -> Iterator[Damage]:
-        """Check a file, and yield what is wrong with it."""
+        """Check a file, and yield its damage."""
         try:
             self.check(name, prefix)
         except LoadError as error:
@@ -370,7 +370,7 @@ class NodeReader:
 
 
 def _located(error: Exception, name: str, prefix: str | None) -> FlambeSaveError:
-    """Return the error for what went wrong with a file, which says of which node and file it is."""
+    """Return the error of a file, which names the node and the file."""
     if isinstance(error, FlambeSaveError):
         error.locate(node=prefix, file=name)
         return error
@@ -393,7 +393,7 @@ def _torch_facts(local: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _check_names_differ(names: Sequence[str]) -> None:
-    """Refuse names that some disk takes for one: what was written last would be read for both."""
+    """Refuse names that a file system may take for one: one file would be read for both."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(same_on_some_disk(name), name)

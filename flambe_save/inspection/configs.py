@@ -33,7 +33,7 @@ class ConfigChange(NamedTuple):
 
 
 def compare_configs(before: str, after: str, covered: Container[str] = ()) -> list[ConfigChange]:
-    """Return where two configs differ.
+    """Return the places where two configs differ.
 
     Parameters
     ----------

@@ -313,7 +313,7 @@ def _describe(info: TensorInfo) -> str:
 
 
 def _short(values: SavedValues, name: str, types: dict[str, str]) -> str | None:
-    """Return a value in short: what it is, as far as that needs no trust."""
+    """Return a value in short, as far as that needs no trust."""
     if name not in types:
         return None
     try:

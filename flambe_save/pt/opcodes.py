@@ -40,7 +40,7 @@ _STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95
 
 
 def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = None) -> int:
-    """Return where a pickle ends, executing nothing; what opcodes it has is added to ``codes``.
+    """Return the end of a pickle, running nothing; its opcodes are added to ``codes``.
 
     A count or a memo index that its own length cannot justify is refused: either would take that much memory.
 

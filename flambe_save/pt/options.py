@@ -73,7 +73,7 @@ class DumpOptions:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Under which policy, and to where, values are read; ``node`` and ``file`` are for messages.
+    """Options for reading values; ``node`` and ``file`` are for messages.
 
     Parameters
     ----------

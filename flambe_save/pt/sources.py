@@ -196,7 +196,7 @@ class FileSource:
             self._known[start] = stop, checksum
 
     def _read(self, data: memoryview, start: int) -> int:
-        """Fill memory from the file; return the checksum of what was read."""
+        """Fill memory from the file; return the checksum of the bytes."""
         parts = spans(0, len(data), self._threads, _LEAST)
         found = in_threads(lambda part: self._fill(data[part[0] : part[1]], start + part[0]), parts, self._threads)
         return _joined(found, [end - begin for begin, end in parts])
@@ -212,7 +212,7 @@ class FileSource:
         return checksum
 
     def _count(self, start: int, stop: int) -> int:
-        """Return the checksum of what is not kept."""
+        """Return the checksum of the bytes that are not kept."""
 
         def count(part: tuple[int, int]) -> int:
             buffer, checksum = memoryview(bytearray(min(_STEP, part[1] - part[0]))), 0

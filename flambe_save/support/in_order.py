@@ -14,7 +14,7 @@ __all__ = ["InOrder"]
 
 
 class _Task:
-    """Work for a thread, and what became of it."""
+    """Work for a thread, and its result."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.work: Callable[[], Any] | None = work

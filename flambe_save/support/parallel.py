@@ -25,7 +25,7 @@ _MOST = 4  # more threads than this only wait for each other: memory and disks a
 
 
 def default_threads() -> int:
-    """Return how many threads are used where the caller does not say."""
+    """Return the default number of threads."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(_MOST, available)
 

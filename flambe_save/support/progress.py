@@ -75,7 +75,7 @@ class Progress:
         return self
 
     def finish(self) -> None:
-        """Count what is left as done."""
+        """Count the rest as done."""
 
     def __enter__(self) -> Progress:
         return self
@@ -151,7 +151,7 @@ def late_bar(description: str, delay: float) -> Iterator[ShowProgress]:
 
 
 class _Counting(Progress):
-    """Counts what is done."""
+    """Counts the bytes that are done."""
 
     is_on = True
 
@@ -339,7 +339,7 @@ class _RichBar(_Bar):
 
 
 class _Line(_Bar):
-    """One line that is written again and again."""
+    """A line that is drawn again and again."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description)

@@ -55,7 +55,7 @@ class Undoing:
         return key
 
     def keep(self) -> None:
-        """Take all notes back: what was begun is to stay."""
+        """Drop all notes: the changes stay."""
         self._calls.clear()
 
     def forget(self, key: object) -> None:
