@@ -20,6 +20,7 @@ from flambe_save import (
     UnsupportedObjectError,
     UntrustedError,
     load,
+    load_state,
     load_state_from_file,
     save,
     untrusted,
@@ -240,6 +241,146 @@ def test_loading_into_a_model_that_is_there(round_trips: Any, tmp_path: Path) ->
     one, other = trained(lambda: Around(component())), Around(component())
     other.load_state(one.get_state(), strict=True)
     assert torch.equal(facts(one, NUMBERS)[1], facts(other, NUMBERS)[1])
+
+
+# ------------------------------------------------------------------------------------------------ what was changed
+
+
+def _layer(model: Any) -> Any:
+    """Return the layer with adapters that the component inside the base model has."""
+    return model.get_base_model().inner.linear
+
+
+def _edited(change: Callable[[Any], Any]) -> Any:
+    """Return a component with adapters, none of whose weights is as it was made, and a change to it."""
+    model = trained(component)
+    change(model)
+    return model
+
+
+CHANGES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "an attribute": (lambda model: setattr(model, "note", "z"), lambda model: model.note),
+    "adapters that are off": (
+        lambda model: model.base_model.disable_adapter_layers(),
+        lambda model: _layer(model).disable_adapters,
+    ),
+    "a scaling": (
+        lambda model: _layer(model).scaling.update(default=5.0),
+        lambda model: _layer(model).scaling["default"],
+    ),
+    "a dropout": (
+        lambda model: _layer(model).lora_dropout.update({"default": nn.Dropout(0.4)}),
+        lambda model: str(_layer(model).lora_dropout),
+    ),
+    "a module": (lambda model: setattr(model, "head", nn.Linear(8, 2)), lambda model: model.head.weight.tolist()),
+    "a buffer": (lambda model: model.register_buffer("cal", torch.ones(2) * 3), lambda model: model.cal.tolist()),
+    "a parameter": (
+        lambda model: setattr(model, "scale", nn.Parameter(torch.ones(2) * 3)),
+        lambda model: model.scale.tolist(),
+    ),
+    "a buffer of a layer": (
+        lambda model: _layer(model).register_buffer("cal", torch.ones(2) * 3),
+        lambda model: _layer(model).cal.tolist(),
+    ),
+    "a module in a layer": (
+        lambda model: setattr(_layer(model), "more", nn.Linear(2, 2)),
+        lambda model: _layer(model).more.weight.tolist(),
+    ),
+    "another adapter's weight": (
+        lambda model: _layer(model).lora_A.update({"default": nn.Linear(4, 2)}),
+        lambda model: _layer(model).lora_A["default"].bias.tolist(),
+    ),
+    "a tensor": (lambda model: setattr(model, "cal", torch.ones(2) * 3), lambda model: model.cal.tolist()),
+    "modules in a list": (
+        lambda model: setattr(model, "heads", [nn.Linear(2, 2)]),
+        lambda model: model.heads[0].weight.tolist(),
+    ),
+    "a component": (
+        lambda model: setattr(model, "helper", Inner(2)),
+        lambda model: model.helper.linear.weight.tolist(),
+    ),
+    "a reference to a layer": (
+        lambda model: setattr(model, "last", _layer(model)),
+        lambda model: model.last is _layer(model),
+    ),
+    "a reference to a layer of the base model": (
+        lambda model: setattr(model, "last", _layer(model).base_layer),
+        lambda model: model.last is _layer(model).base_layer,
+    ),
+    "a mark on a weight": (
+        lambda model: setattr(_layer(model).base_layer.weight, "mark", "x"),
+        lambda model: _layer(model).base_layer.weight.mark,
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:'heads' holds modules")
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_was_changed_is_kept(name: str, tmp_path: Path) -> None:
+    """It is data beside the call, or the whole is its parts; a model of the same changes is filled."""
+    change, told = CHANGES[name]
+    model = _edited(change)
+    path = save(model, tmp_path / "save")
+    assert untrusted(path) == []
+    again = load(path)
+    assert told(again) == told(model)
+    assert again.get_base_model().steps == 3
+    assert torch.equal(facts(again, NUMBERS)[1], facts(model, NUMBERS)[1])
+    state = save(model, tmp_path / "state", build=False)
+    other = component()
+    change(other)
+    load_state(other, state)
+    assert torch.equal(facts(other, NUMBERS)[1], facts(model, NUMBERS)[1])
+
+
+def test_what_was_not_changed_is_a_call(tmp_path: Path) -> None:
+    """Nothing that peft makes anew for each model counts as changed."""
+    for name, (make, _) in MODELS.items():
+        text = (Path(save(make(), tmp_path / name)) / "config.yaml").read_text()
+        assert "!peft.tuners" not in text
+        assert "!edited" not in text
+
+
+def test_a_buffer_of_the_base_model_that_no_state_holds(tmp_path: Path) -> None:
+    """Its values are compared with those that the base model is built with."""
+    model = classifier()
+    model.get_base_model().bert.embeddings.position_ids.add_(1)
+    again = load(save(model, tmp_path / "save"))
+    positions = [item.get_base_model().bert.embeddings.position_ids for item in (model, again)]
+    assert torch.equal(*positions)
+
+
+PLACES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "base": (lambda model: {"model": model, "base": model.get_base_model()}, lambda run: run["base"]),
+    "base first": (lambda model: {"base": model.get_base_model(), "model": model}, lambda run: run["base"]),
+    "in lists": (
+        lambda model: {"all": [{"base": model.base_model.model}], "model": model},
+        lambda run: run["all"][0]["base"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_base_model_that_something_else_has_too(name: str, tmp_path: Path) -> None:
+    """It is one object with the one inside the peft model, after a load and where both are filled."""
+    make, base = PLACES[name]
+    run = make(trained(component))
+    path = save(run, tmp_path / "save")
+    assert untrusted(path) == []
+    again, other = load(path), make(component())
+    load_state(other, path)
+    for each in (again, other):
+        assert base(each) is each["model"].get_base_model()
+        assert base(each).steps == 3
+        assert torch.equal(facts(each["model"], NUMBERS)[1], facts(run["model"], NUMBERS)[1])
+
+
+def test_what_does_not_fit_is_no_change_of_source(tmp_path: Path) -> None:
+    """Objects of ours that stand for parts of a model have no source that a save knows."""
+    path = save(component(), tmp_path / "save")
+    with pytest.raises(StateMismatchError) as error:
+        load_state(sequential(), path)
+    assert "source" not in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------ what is refused

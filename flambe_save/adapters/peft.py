@@ -16,15 +16,19 @@ import torch
 from torch import nn
 
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
+from flambe_save.adapters.rebuilt import built_again, written_beside
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.deferred_init.pending import tensors_in
-from flambe_save.describing.describe import describe, describe_as
+from flambe_save.describing.describe import assembled, describe, describe_as, described_now
 from flambe_save.errors import UnsupportedObjectError, quote, shown
 from flambe_save.layout import CLASS_KEY, SOURCE_KEY
 from flambe_save.objects.assembly import PARTS, is_assembled
+from flambe_save.objects.attributes import values_in
+from flambe_save.schema.edited import Edited
 from flambe_save.schema.schema import Reference, Schema, schema_of
-from flambe_save.state import State, join_key
+from flambe_save.state import State, join_key, keys_below
+from flambe_save.support.notes import marks_of
 from flambe_save.tree import join_prefix
 
 __all__ = ["CONFIG", "MODEL", "public_class"]
@@ -55,6 +59,8 @@ _BEGINNINGS = ("corda", "eva", "loftq", "lora_ga")  # of init_lora_weights; they
 _REACHING = frozenset(["arrow_config", "megatron_config", "megatron_core", "monteclora_config", "velora_config"])
 
 _PLAIN = (type(None), bool, int, float, str)
+_OF_PEFT = ("peft_config", "_peft_config")  # attributes of a model that are folders here
+_OF_BUILDING = frozenset(["kwargs"])  # of a layer with adapters: what it was told when they were put in
 
 
 def public_class(name: str) -> type | None:
@@ -158,10 +164,21 @@ class _ModelAdapter:
         active = list(obj.active_adapters)
         if active != list(adapters)[:1]:
             arguments["active_adapter"] = active[0] if len(active) == 1 else active
-        return Schema(type(obj), **arguments)
+        fresh = self._fresh(type(obj), arguments)
+        schema = written_beside(Schema(type(obj), **arguments), obj, fresh, apart_from=_OF_BUILDING)
+        return (assembled(obj) or schema) if _is_more_than_a_call(obj, schema) else schema
+
+    def _fresh(self, cls: type, arguments: Mapping[str, Any]) -> Any:
+        """Return what the arguments build, of tensors without values."""
+        given = {**arguments, _MODEL: copy.deepcopy(arguments[_MODEL])}
+        with torch.device("meta"):
+            return built_again(lambda: self.build(cls, given))
 
     def children(self, obj: Any) -> Iterator[Child]:
         """Return the base model and each adapter: they are components, with folders of their own."""
+        if _is_by_parts(obj):
+            yield from module_children(obj)
+            return
         base = obj.get_base_model()
         for inner in base.modules():
             if is_component(inner):  # adapters are in it, which are no change of its own
@@ -169,11 +186,14 @@ class _ModelAdapter:
         yield Child(_MODEL, base if is_component(base) else _Part(base, obj), covered=True)
         for name, config in obj.peft_config.items():
             yield Child(join_key([_ADAPTERS, name]), _Part(config, obj), covered=True)
+        yield from (child for child in module_children(obj) if not child.covered and child.name not in _OF_PEFT)
 
     def get_state(self, place: Place, state: State) -> None:
         """Add the tensors, each under the key that it has in its component."""
         if not place.covered:
             module_state(place, state)
+        if _is_by_parts(place.obj):
+            return
         begin = place.key_prefix
         for raw, saved in _names(place.obj).items():
             if begin + raw in state:
@@ -192,9 +212,18 @@ class _ModelAdapter:
         for raw, saved in _names(place.obj).items():
             if begin + saved in state:
                 state[begin + raw] = state.pop(begin + saved)
-        for raw, saved in _module_names(place.obj).items():
+        modules = _module_names(place.obj)
+        for raw, saved in modules.items():
             if begin + saved in state._metadata:
                 state._metadata[begin + raw] = state._metadata[begin + saved]
+            elif begin + raw in state._metadata:  # it was written as its parts
+                state._metadata[begin + saved] = state._metadata[begin + raw]
+        own = place.obj.state_dict()
+        for key in keys_below(state, place.prefix):
+            local = key[len(begin) :]
+            owner = next((name for name in _owners_of(local) if name in modules), None)
+            if owner is not None and local not in own:  # what a component of the base model adds
+                state[begin + modules[owner] + local[len(owner) :]] = state.pop(key)
         return None if place.covered else lambda: load_module(place, state, mismatch, fit)
 
     def asks(self, cls: type, arguments: Mapping[str, Any]) -> Iterator[str]:
@@ -254,6 +283,12 @@ def _name_of(model: Any) -> str:
     return (model.component_subclass if isinstance(model, Schema) else type(model)).__name__
 
 
+def _is_by_parts(model: Any) -> bool:
+    """Whether a peft model is being written as its parts: as a plain module, with no folders of its own."""
+    schema = described_now(model)
+    return schema is not None and schema.factory_method == PARTS
+
+
 class _PartAdapter:
     """The base model or an adapter of a peft model: their tensors are the peft model's, their config their own."""
 
@@ -310,9 +345,11 @@ def _plain_base(model: Any) -> Any:
     kept = (
         tensor for module in model.modules() for tensor in tensors_in(*vars(module).values())
     )  # as what ties layers
+    others = {id(tensor) for tensor in _not_persistent(model)}  # their values tell whether they were changed
     for tensor in (*model.parameters(), *model.buffers(), *(value for value in kept if not value.is_leaf)):
-        empty = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        if id(tensor) not in others:
+            empty = torch.empty_like(tensor, device="meta")
+            memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     base = copy.deepcopy(model, memo).unload()
     found = describe(base)
     if found is None or found.factory_method == PARTS:
@@ -323,10 +360,48 @@ def _plain_base(model: Any) -> Any:
     return base
 
 
+def _not_persistent(model: Any) -> Iterator[torch.Tensor]:
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            if module._buffers[name] is not None:
+                yield module._buffers[name]
+
+
+def _is_more_than_a_call(model: Any, schema: Schema) -> bool:
+    """Whether changes refer to layers that have other names in a folder, or to their tensors."""
+    if any(marks_of(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        return True
+    if schema.component_subclass is not Edited:
+        return False
+    names = _module_names(model)
+    known = {id(module) for name, module in model.named_modules() if name in names or _is_wrapper(module)}
+    for path, change in schema.keywords["changes"].items():
+        if path.startswith("base_model.model") and not change.keys().isdisjoint(("parameters", "buffers")):
+            return True
+        attributes = [*values_in(change.get("attributes", {}))]
+        if any(isinstance(value, nn.Module) for value in attributes):
+            return True
+        if any(id(value) in known for value in values_in(change.get("modules", {}))):
+            return True
+    return False
+
+
+def _owners_of(key: str) -> Iterator[str]:
+    """Yield what may be the name of the module that a key is of, longest first."""
+    while "." in key:
+        key = key.rpartition(".")[0]
+        yield key
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    """Whether a module is a layer with adapters around one of the base model."""
+    return hasattr(module, "adapter_layer_names")
+
+
 def _module_names(model: Any) -> dict[str, str]:
     """Return the names of the base model's modules as they are inside the peft model, and where they are saved."""
     begin = ["base_model", "model"]
-    wrappers = {name for name, module in model.named_modules() if hasattr(module, "adapter_layer_names")}
+    wrappers = {name for name, module in model.named_modules() if _is_wrapper(module)}
     found = {}
     for name, _ in model.named_modules():
         parts = name.split(".")

@@ -133,7 +133,13 @@ def _hint_of_migration(mismatch: Mismatch, state: State, kinds: Mapping[str, typ
         prefix = place_key(key, {"": None, **kinds})[0]
         cls, local = kinds.get(prefix), state._metadata.get(prefix, {})
         before = local.get(SOURCE_KEY)
-        if cls is not None and before and source_of(cls) and before != source_of(cls):
+        if (
+            cls is not None
+            and before
+            and not cls.__module__.startswith("flambe_save.")
+            and source_of(cls)
+            and before != source_of(cls)
+        ):
             version = local.get(VERSION_KEY, NO_VERSION)
             return (
                 f"The source of {cls.__qualname__} has changed since the save. Where it calls things otherwise now, "

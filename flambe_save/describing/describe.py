@@ -50,6 +50,7 @@ __all__ = [
     "describe",
     "describe_as",
     "described",
+    "described_now",
     "describing",
     "edited",
     "form_of",
@@ -103,6 +104,11 @@ def describe_as(obj: Any, schema: Schema | None) -> None:
     known = _described.get()
     if known is not None:
         known[id(obj)] = obj, schema
+
+
+def described_now(obj: Any) -> Schema | None:
+    """Return how an object is described inside :func:`describing`; None outside of it."""
+    return None if _described.get() is None else describe(obj)
 
 
 def described(kind: type) -> list[Any]:
