@@ -60,7 +60,7 @@ _REACHING = frozenset(["arrow_config", "megatron_config", "megatron_core", "mont
 
 _PLAIN = (type(None), bool, int, float, str)
 _OF_PEFT = ("peft_config", "_peft_config")  # attributes of a model that are folders here
-_OF_BUILDING = frozenset(["kwargs"])  # of a layer with adapters: what it was told when they were put in
+_OF_BUILDING = frozenset(["kwargs"])  # of a layer with adapters: the options of their injection
 
 
 def public_class(name: str) -> type | None:
@@ -169,7 +169,7 @@ class _ModelAdapter:
         return (assembled(obj) or schema) if _is_more_than_a_call(obj, schema) else schema
 
     def _fresh(self, cls: type, arguments: Mapping[str, Any]) -> Any:
-        """Return what the arguments build, of tensors without values."""
+        """Build the model of the arguments, with tensors that have no values."""
         given = {**arguments, _MODEL: copy.deepcopy(arguments[_MODEL])}
         with torch.device("meta"):
             return built_again(lambda: self.build(cls, given))
@@ -284,7 +284,7 @@ def _name_of(model: Any) -> str:
 
 
 def _is_by_parts(model: Any) -> bool:
-    """Whether a peft model is being written as its parts: as a plain module, with no folders of its own."""
+    """Whether a save writes a model as its parts: a plain module, without folders."""
     schema = described_now(model)
     return schema is not None and schema.factory_method == PARTS
 
@@ -368,7 +368,7 @@ def _not_persistent(model: Any) -> Iterator[torch.Tensor]:
 
 
 def _is_more_than_a_call(model: Any, schema: Schema) -> bool:
-    """Whether changes refer to layers that have other names in a folder, or to their tensors."""
+    """Whether changes refer to layers that have other names in a folder."""
     if any(marks_of(tensor) for tensor in (*model.parameters(), *model.buffers())):
         return True
     if schema.component_subclass is not Edited:

@@ -217,8 +217,10 @@ _PLUMBING = frozenset(("_schema", "_registered_attributes", "_created_with_tag",
 
 
 def plumbing_of(cls: type) -> frozenset[str]:
-    """Return the attributes of a class's objects that hold no parts of them: this package's, nn.Module's own tables,
-    what their base makes again."""
+    """Return the names of attributes that hold no parts of a class's objects.
+
+    They are this package's, nn.Module's own tables, and what a base class makes again.
+    """
     others = left_out(cls)
     return _PLUMBING | others if others else _PLUMBING
 

@@ -224,7 +224,7 @@ class Deferral(TorchDispatchMode):
             self._new.pop(id(storage), None)
 
     def given_away(self, tensor: Any, *, is_moved: bool = False) -> None:
-        """Keep what a tensor of the state holds, to which somebody may write unseen, or what it is, if that changes."""
+        """Keep a tensor of the state: its values, or its place if it is about to be moved."""
         if self.given is None:
             return
         was_busy, self._is_busy = self._is_busy, True

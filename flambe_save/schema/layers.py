@@ -126,7 +126,10 @@ def _seen_by_code(items: list[Any]) -> set[int] | None:
 
 
 def _shown_to_code(schema: Schema) -> list[Any]:
-    """Return the arguments that code may look at, and write to, when a Schema is built; plain values are left out."""
+    """Return the arguments that code may read or write while a Schema is built.
+
+    Plain values are left out.
+    """
     cls = schema.component_subclass
     is_kept = schema.factory_method == PARTS or cls in KEEPERS or cls in TRANSPARENT or is_made_of_parts(cls)
     if is_kept or (issubclass(cls, TRAINING) and cls.__module__.startswith("torch.")):
@@ -135,7 +138,7 @@ def _shown_to_code(schema: Schema) -> list[Any]:
 
 
 def shows_to_code(items: list[Any]) -> bool:
-    """Whether code may look at what is built, before all is, where these items are all that is in a config."""
+    """Whether code may see objects of a config, given as all its items, before all is built."""
     return any(isinstance(item, Link) or (type(item) is Schema and _shown_to_code(item)) for item in items)
 
 
