@@ -330,7 +330,7 @@ def test_unknown_names(tmp_path: Path) -> None:
 
 def test_a_large_tensor_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics look at pieces, also where a tensor is the whole file, and tell of every byte once."""
-    monkeypatch.setattr("flambe_save.inspection.nodes.PIECE", 1 << 14)
+    monkeypatch.setattr("flambe_save.inspection.statistics.PIECE", 1 << 14)
     told: list[int] = []
     sizes: list[int] = []
     whole = statistics._real
