@@ -786,6 +786,7 @@ edits(
     hidden_in_ordered=lambda m: setattr(m, "note", collections.OrderedDict(a=nn.Linear(2, 2))),
     hidden_in_deque=lambda m: setattr(m, "note", {"a": collections.deque([nn.Linear(2, 2)])}),
     hidden_in_named_tuple=lambda m: setattr(m, "note", Pair(1, nn.Linear(2, 2))),
+    hidden_parametrized=lambda m: setattr(m, "note", [parametrizations.weight_norm(nn.Linear(2, 2))]),
     hidden_component=lambda m: setattr(m, "note", Options(layer=AsComponent())),
 )
 

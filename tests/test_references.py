@@ -885,7 +885,8 @@ def test_what_a_call_makes_may_refer_to_what_was_there_before(tmp_path: Path) ->
     ],
 )
 def test_the_order_of_building(config: str, can_be: bool) -> None:
-    """A config whose objects need each other, or what is not there, cannot be built."""
+    """A config whose objects need each other, or what is not there, cannot be built; a part may need the whole."""
+    assert link_without_order(parse("a: !x {l: !module 'b:y'}\n")[0].root, is_part=True) is None
     assert (link_without_order(parse(config)[0].root) is None) is can_be
 
 

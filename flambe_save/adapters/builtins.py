@@ -181,7 +181,7 @@ def _arguments(module: nn.Module) -> dict[str, Any] | None:
     if type(module) in _DERIVED:
         try:
             return _DERIVED[type(module)](module)
-        except (AttributeError, IndexError):  # somebody took it apart
+        except (AttributeError, LookupError, TypeError):  # somebody took it apart
             return None
     arguments: dict[str, Any] = {}
     cls: Any = type(module)

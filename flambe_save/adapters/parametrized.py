@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from flambe_save.adapters.protocol import Mismatch
-from flambe_save.objects.walks import modules_in
+from flambe_save.objects.walks import module_at, modules_in
 
 __all__ = ["effective", "give_effective", "split_effective"]
 
@@ -63,7 +63,7 @@ def split_effective(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str
     originals: dict[str, list[str]] = {}
     for key in own:
         match = _ORIGINAL.fullmatch(key) if "parametrizations." in key else None
-        if match is not None:
+        if match is not None and module_at(module, match["module"][:-1]) is not None:  # an attribute's are its own
             originals.setdefault(match["module"] + match["name"], []).append(key)
     unused = [key for key in here if key in own and key in originals]
     unused += [key for target, keys in originals.items() if target in own and target not in here for key in keys]

@@ -17,7 +17,7 @@ LINKS = ("parameter", "module")  # tags of what has its target built before it
 _NO_MODULES = (f"{CORE}null", "!back", "!tensor", "!param")  # what is none, or comes when all is built, has none inside
 
 
-def link_without_order(root: pyyaml.Node) -> str | None:
+def link_without_order(root: pyyaml.Node, *, is_part: bool = False) -> str | None:
     """Return a link of a config that no load can follow: what it leads to needs the link itself first, or is nowhere.
 
     The config is gone through in the order in which a load builds it. None where every link can be followed.
@@ -26,6 +26,8 @@ def link_without_order(root: pyyaml.Node) -> str | None:
     ----------
     root : yaml.Node
         May hold nodes that are inside themselves.
+    is_part : bool
+        Whether the config is of a part of a save, where links may lead to what only the whole has.
     """
     targets = _Targets(root)
     done: set[int] = set()
@@ -44,7 +46,9 @@ def link_without_order(root: pyyaml.Node) -> str | None:
             last = str(inner.value)
             inner = targets.of(last)
             if inner is None:
-                return last
+                if not is_part:
+                    return last
+                continue
         if id(inner) in done:
             continue
         if id(inner) in under_way:

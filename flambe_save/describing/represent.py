@@ -736,15 +736,16 @@ def config_text(
 ) -> tuple[str, dict[str, str]]:
     """Return an object's config, and the dotted path of the class that each tag in it means."""
     written = written or Written()
+    is_part = held is not None and held.is_part
     nodes = [Representer(obj, stash, held, written).represent_data(obj)]
     found = _Survey(nodes, written)
-    if "pickled" in found.tags and link_without_order(nodes[0]) is not None:
+    if "pickled" in found.tags and link_without_order(nodes[0], is_part=is_part) is not None:
         # A pickle refers to what holds a value of it
         assert stash is not None
         stash.clear()
         nodes = [Representer(obj, stash, held, written, has_references=False).represent_data(obj)]
         found = _Survey(nodes, written)
-    link = None if found.tags.keys().isdisjoint(LINKS) else link_without_order(nodes[0])
+    link = None if found.tags.keys().isdisjoint(LINKS) else link_without_order(nodes[0], is_part=is_part)
     if link is not None:
         raise NoOrderError(
             f"parts of this {type(obj).__qualname__} refer to each other, so that none can be built first: {link}",
