@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flambe_save.codecs import IMPOSSIBLE, check_referring, unknown_globals
 from flambe_save.errors import Finding, UnsupportedObjectError
 from flambe_save.formats import Plan
+from flambe_save.layout import STASH_FILE
 from flambe_save.loading import ask_of_config, door_to
 from flambe_save.pt import HeldSource, LoadOptions
 from flambe_save.registry import CODECS
@@ -30,10 +31,13 @@ class Needs(NamedTuple):
         A sentence for each thing.
     door : str
         The narrowest argument of a load that opens all of it.
+    inside : int
+        Bytes of tensors that are inside pickles, and not in the state.
     """
 
     what: list[str]
     door: str
+    inside: int = 0
 
 
 def needs_of(config: str, tags: dict[str, str], plan: Plan) -> Needs:
@@ -62,9 +66,12 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan) -> Needs:
         return Needs([], "")
     audit = NO_TRUST.audit()
     assert audit.findings is not None
+    inside = sum(len(data) for _, data in plan.referring)
     for name, draft in plan.files.items():
         if not draft.opaque:
             continue
+        if name.endswith(STASH_FILE):
+            inside += sum(item.nbytes() for item in draft.storages)
         if draft.size <= _READ:
             CODECS[plan.codec].load(HeldSource(bytearray(bytes(draft))), LoadOptions(audit, file=name))
             _check_possible(audit.findings, name, draft.opaque)
@@ -75,7 +82,7 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan) -> Needs:
         _check_possible(audit.findings, name, plan.opaque)
     if config.strip():
         ask_of_config(config, tags, audit, "")
-    return Needs(what, door_to(audit.findings))
+    return Needs(what, door_to(audit.findings), inside)
 
 
 def _check_possible(rows: Sequence[Finding], name: str, what: Sequence[str]) -> None:

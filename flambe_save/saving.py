@@ -29,6 +29,7 @@ from flambe_save.writing import Target, write_plan
 
 __all__ = ["Saving"]
 
+_LARGE = 1 << 20  # bytes inside pickles, of which a save says how many they are
 _WEIGHTS = "\nThe weights of its modules need none: load_state(model, path)"
 
 
@@ -93,10 +94,12 @@ class Saving:
 
     def tell(self) -> None:
         """Warn where a default load will refuse a part of the save: once in a process for what needs the same trust."""
-        what, door = self._needs
+        what, door, inside = self._needs
         if not what or not is_news(door, what):
             return
         shown = "; ".join(what[:3]) + (f"; and {len(what) - 3:,} more" if len(what) > 3 else "")
+        if inside >= _LARGE:
+            shown += f"; {inside / 1e6:,.1f} MB of it are inside pickles, where load_state does not find them"
         warn(f"this save holds more than data ({shown})\nso a load needs {door}{self._hint}", NeedsTrustWarning)
 
 

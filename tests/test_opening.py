@@ -17,7 +17,16 @@ import pytest
 import torch
 from torch import nn
 
-from flambe_save import NeedsTrustWarning, UnsupportedObjectError, UntrustedError, load, save, save_async, untrusted
+from flambe_save import (
+    Component,
+    NeedsTrustWarning,
+    UnsupportedObjectError,
+    UntrustedError,
+    load,
+    save,
+    save_async,
+    untrusted,
+)
 from flambe_save.trust import door_of
 
 
@@ -242,6 +251,29 @@ def test_an_open_file_is_not_saved_and_keeps_its_content(
         log.write(b" more" if "b" in mode else " more")
     assert (tmp_path / "log").read_text() == "a month more"
     assert [item.name for item in tmp_path.iterdir()] == ["log"]
+
+
+class Part(Component, nn.Module):
+    """Knows what it was built with."""
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, size)
+
+
+@pytest.mark.parametrize("how", [{}, {"pickle_only": True}], ids=["folder", "pickle"])
+def test_a_component_that_is_only_in_a_pickle(how: dict[str, Any], tmp_path: Path) -> None:
+    """The list has the caller's classes and none of ours; weights inside the pickle are counted."""
+    obj = {"only": Opaque(Part(600))}
+    (said,) = said_by(lambda: save(obj, tmp_path / "s", **how))
+    assert door_in(said) == {"trusted": ["test_opening.Opaque", "test_opening.Part", "torch.nn"]}
+    assert how or "1.4 MB of it are inside pickles" in said
+    path = next(tmp_path.iterdir())
+    again = load(path, **door_in(said))["only"].held
+    assert torch.equal(again.layer.weight, obj["only"].held.layer.weight)
+    assert load(save(again, tmp_path / "twice")).layer.in_features == 600
+    with pytest.raises(UntrustedError):
+        load(path, trusted=["test_opening.Opaque"])
 
 
 def test_the_names_of_python_2_are_not_asked_for(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ __all__ = ["IMPOSSIBLE", "DataUnpickler", "unknown_globals"]
 _NESTED = "torch.storage._load_from_bytes"
 _DILL_TYPE = "dill._dill._load_type"
 _OBJECTS = "numpy.object_"
+_SCHEMA = "flambe_save.schema.schema.Schema"
 _DILL_ARRAY = "dill._dill._create_array"
 _COPY_BYTES = frozenset(("builtins.bytearray", "builtins.bytes", "_codecs.encode"))
 _MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
@@ -185,11 +186,14 @@ class DataUnpickler(CarefulUnpickler):
             return self._within_budget(found) if dotted in _COPY_BYTES else found
         if not self._allows(dotted):
             self._refuse_with_others(dotted)
+            if self._trust.findings is None:
+                self._refuse([dotted])  # whatever the list left out
         if self._trust.findings is not None:
             found = MOVED.get(dotted) or find_in_script(module, name)
             if found is None:
                 found = find_named(module, name)
-                self._check_home(found, home_of(found), dotted)
+                if dotted != _SCHEMA:  # which is listed where nothing else is
+                    self._check_home(found, home_of(found), dotted)
             return self._stand_in(dotted, found)
         self._used_trust = True
         if dotted in MOVED:  # the program itself says that this is the class; there is no module to import
@@ -360,17 +364,19 @@ class DataUnpickler(CarefulUnpickler):
         """Refuse what a trusted module only imported: trusting a module is not trusting all that it uses."""
         if isinstance(found, types.ModuleType):
             self._refuse([f"{dotted} (the module {found.__name__})"])
-        elif home is not None and not self._trust.allows(home):
+        elif home is not None and not self._allows(home):
             self._refuse([home])
 
     def _allows(self, dotted: str) -> bool:
         """Whether a global is trusted, by its name or, where it is declared to have moved, by its present one."""
         moved = MOVED.get(dotted)
         present = dotted if moved is None else f"{moved.__module__}.{moved.__qualname__}"
+        if present == _SCHEMA and self._trust.trusted:  # what a Component was built with: calls nothing by itself
+            return True
         return self._trust.allows(dotted) or self._trust.allows(present)
 
     def _allows_type(self, kind: type) -> bool:
-        return kind in self._moved or self._trust.allows(f"{kind.__module__}.{kind.__qualname__}")
+        return kind in self._moved or self._allows(f"{kind.__module__}.{kind.__qualname__}")
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         listed = list(names)
@@ -378,7 +384,8 @@ class DataUnpickler(CarefulUnpickler):
         if not unknown and _DILL_ARRAY in listed:
             # Plain arrays are pickled otherwise: this is a part of what needs trust, or holds objects
             unknown = [_DILL_ARRAY]
-        self._refuse([item for item in unknown if not self._allows(item)])
+        asked = [item for item in unknown if not self._allows(item)]
+        self._refuse([item for item in asked if item != _SCHEMA] or asked)  # it comes with the objects of a class
 
     def _refuse_with_others(self, dotted: str) -> None:
         """Refuse a name, and all others that the pickle has; an audit, which goes on, goes through them once."""

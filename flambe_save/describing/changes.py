@@ -132,14 +132,14 @@ class Birth:
         return changes_since(obj, self._print, _numbered(schema))
 
     def __reduce__(self) -> Any:
-        return _no_birth, ()  # of a pickled object, nothing tells what it was
+        return frozenset, ()  # of a pickled object, nothing tells what it was; Schema drops this
 
     def __deepcopy__(self, memo: Any) -> Birth:
         return self
 
 
 def _no_birth() -> None:
-    return None
+    """Stand for a Birth in pickles of before."""
 
 
 class AsBuilt(Reference, should_register=False):

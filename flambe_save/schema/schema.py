@@ -226,6 +226,11 @@ class Schema(MutableMapping[str, Any]):
         unbuilt = {"_compiled": None, "_compiling": False, "_given": None}
         return {**self.__dict__, **unbuilt, "keywords": dict(self.keywords)}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self.__dict__.get("_birth"):  # nothing is left of it in a pickle
+            self.__dict__["_birth"] = None
+
     def __copy__(self) -> Schema:
         new = Schema(self.component_subclass, self.factory_method)
         new.__dict__.update(self.__getstate__())
