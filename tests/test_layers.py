@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import flambe_save
-from flambe_save import conversion
+from flambe_save import State, conversion
 
 PACKAGE = Path(flambe_save.__file__).parent
 
@@ -139,7 +139,7 @@ def test_the_reading_core_imports_no_torch() -> None:
     """Each module that looking into a save needs is imported without torch, dill and numpy."""
     names = ["flambe_save" + (f".{name}" if name else "") for name in TORCH_FREE]
     every = [name for name in modules() if any(name == free or name.startswith(f"{free}.") for free in names[1:])]
-    late = {"flambe_save.inspection.statistics"}  # which counts
+    late = {"flambe_save.inspection.statistics", "flambe_save.pt.elements"}  # which count, with numpy
     assert loaded_by("".join(f"import {name}\n" for name in sorted(set(every) - late))) == []
 
 
@@ -175,10 +175,10 @@ with flambe_save.open(path) as save:
         assert all(info.dtype for info in node.tensors.values())
     assert save.total.tensors == 7 and not save.verify()
 assert flambe_save.verify(path) == []
-only = ("config", "source") if path.endswith(".gz") else ()  # numbers of what is packed are compared, with torch
-assert list(flambe_save.diff(path, path, only=only)) == []
+assert list(flambe_save.diff(path, path)) == []
 """
-    assert loaded_by(code, str(saved / name)) == []
+    numbers = ["numpy"] if name.endswith(".gz") else []  # of what is packed all is read
+    assert loaded_by(code, str(saved / name)) == numbers
 
 
 @pytest.mark.parametrize("verb", ["--help", "tree", "show", "verify", "pack", "unpack"])
@@ -197,6 +197,51 @@ except SystemExit as end:
 assert not code, code
 """
     assert loaded_by(code, verb, *arguments) == []
+
+
+@pytest.mark.parametrize("name", ["run", "run.tar.gz"])
+def test_numbers_need_numpy_and_no_torch(saved: Path, tmp_path: Path, name: str) -> None:
+    """Statistics of all types that a dense state can hold, and how far two saves are apart."""
+    types = [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool, torch.complex64]
+    for folder, shift in (("one", 0), ("two", 1)):
+        state = {str(dtype): (torch.arange(6).reshape(2, 3).t() + shift).to(dtype) for dtype in types}
+        flambe_save.save_state_to_file(State(state), tmp_path / folder, compress=name.endswith(".gz"))
+    suffix = name.removeprefix("run")
+    code = """
+import sys, flambe_save
+run, one, two = sys.argv[1:]
+with flambe_save.open(run) as save:
+    for node in save.walk():
+        for key in node.tensors:
+            assert node.statistics(key).count
+with flambe_save.open(one) as save:
+    assert save.statistics("torch.bfloat16").mean == 2.5
+    assert save.statistics("torch.bool").zero == 1
+found = flambe_save.diff(one, two)
+assert [change.measures.max_abs for change in found] == [1.0] * 6, found
+from flambe_save.cli import main
+assert main(["show", run, "--stats"]) == 0
+assert main(["diff", one, two]) == 1
+"""
+    paths = [saved / name, tmp_path / f"one{suffix}", tmp_path / f"two{suffix}"]
+    assert loaded_by(code, *map(str, paths)) == ["numpy"]
+
+
+def test_numbers_say_that_they_need_numpy(saved: Path) -> None:
+    """Where numpy is not installed, an error of ours has the pip line."""
+    code = """
+import sys, flambe_save
+sys.modules["numpy"] = None
+with flambe_save.open(sys.argv[1]) as save:
+    try:
+        save["model"].statistics("0.weight")
+    except flambe_save.MissingDependencyError as error:
+        assert "pip install numpy" in str(error)
+        sys.exit(0)
+sys.exit(1)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(saved / "run")], capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_reads_saves_where_torch_is_not_installed(saved: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import flambe_save
 from flambe_save import State, save_state_to_file
 from flambe_save.inspection import statistics
 from flambe_save.inspection.statistics import BINS, Measures, Statistics, compare, measure
+from flambe_save.pt.elements import Array, decode, elements_of
 
 pytestmark = [  # torch warns of some of its types, once
     pytest.mark.filterwarnings(f"ignore:{text}:UserWarning")
@@ -33,9 +34,12 @@ COMPLEX = [torch.complex32, torch.complex64, torch.complex128]
 LARGEST = torch.finfo(torch.float64).max
 
 
-def pieces(tensor: torch.Tensor, size: int = 1 << 20) -> Callable[[], Iterator[torch.Tensor]]:
+def pieces(tensor: torch.Tensor, size: int = 1 << 20) -> Callable[[], Iterator[Array]]:
     """Return what gives a tensor's elements in pieces."""
-    return lambda: iter(tensor.reshape(-1).split(size)) if tensor.numel() else iter(())
+    flat = tensor.reshape(-1).contiguous()
+    return lambda: elements_of(
+        flat.view(torch.uint8).numpy(), str(flat.dtype).removeprefix("torch."), flat.shape, flat.stride(), size
+    )
 
 
 def of(*values: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -335,7 +339,7 @@ def test_a_large_tensor_is_never_whole_in_memory(tmp_path: Path, monkeypatch: py
     sizes: list[int] = []
     whole = statistics._real
 
-    def noting(piece: torch.Tensor) -> torch.Tensor:
+    def noting(piece: Array) -> Array:
         sizes.append(len(piece))
         return whole(piece)
 
@@ -357,3 +361,12 @@ def test_a_piece_that_is_equal_counts_finite_elements_alone() -> None:
     """NaN where both have it is no element that is zero apart, in whatever piece it is."""
     a, b = of(math.nan, math.nan, 1, 2), of(math.nan, math.nan, 1, 3)
     assert [compare(pieces(a, size), pieces(b, size)).mean_abs for size in (1, 2, 4)] == [0.5] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *[item for item in FLOATS if item.itemsize == 1]], ids=str)
+def test_every_number_of_a_small_type_is_torchs(dtype: torch.dtype) -> None:
+    """What numpy does not know is widened to just the number that torch makes of it."""
+    kind = torch.uint8 if dtype.itemsize == 1 else torch.int16
+    every = torch.arange(1 << 8 * dtype.itemsize).to(kind).view(dtype)
+    found = decode(every.view(torch.uint8).numpy(), str(dtype).removeprefix("torch."))
+    assert np.array_equal(found, every.to(torch.float32).numpy(), equal_nan=True)

@@ -38,8 +38,6 @@ _LINES = {"+": "green", "-": "red", "@": "cyan"}
 
 def diff(arguments: argparse.Namespace) -> Answer:
     """Compare two saves."""
-    from flambe_save.inspection import statistics  # noqa: F401  # imports torch, and the bar is to show only our work
-
     (a, node_a), (b, node_b) = split_path(arguments.a), split_path(arguments.b)
     is_quiet = arguments.exit_code_only
     with (

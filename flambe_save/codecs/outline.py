@@ -7,7 +7,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,9 @@ from flambe_save.pt.options import LoadOptions
 from flambe_save.pt.sources import HeldSource
 from flambe_save.pt.tensor_info import TensorInfo
 from flambe_save.pt.zip_reader import Records, is_zip
+
+if TYPE_CHECKING:
+    from flambe_save.pt.elements import Array
 
 __all__ = ["HeldOutline", "Outline", "type_name"]
 
@@ -109,6 +112,22 @@ class HeldOutline:
         if tensor.is_quantized:
             tensor = tensor.dequantize()
         return _cut(tensor.resolve_conj().resolve_neg(), most)
+
+    def elements(self, name: str, most: int) -> Iterator[Array]:
+        """Yield a tensor's pieces as numpy arrays.
+
+        Raises
+        ------
+        CorruptSaveError
+            If it is damaged.
+        NotImplementedError
+            If numpy cannot hold numbers of the type, widened or as they are.
+        """
+        from flambe_save.pt.elements import decode  # which needs numpy
+
+        for piece in self.pieces(name, most):
+            bits = piece.contiguous().view(torch.uint8).numpy()
+            yield decode(bits, str(piece.dtype).removeprefix("torch."))
 
     def _check(self, tensor: torch.Tensor) -> None:
         """Compare a tensor's memory with its checksum."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flambe_save.formats.reading import Damage
 from flambe_save.pt import TensorInfo
+from flambe_save.pt.dense import DenseFile
 
 if TYPE_CHECKING:
     from flambe_save.codecs import HeldOutline
@@ -50,8 +51,8 @@ class NodeContents(Protocol):
     def needs_trust(self) -> list[str]:
         """Values that only a trusting load reads, a sentence each."""
 
-    def dense(self, file: str) -> Mapping[str, TensorInfo] | None:
-        """Return the tensors in ``state.pt`` or ``stash.pkl`` if nothing else is in it; else None.
+    def dense(self, file: str) -> DenseFile | None:
+        """Return ``state.pt`` or ``stash.pkl`` as dense tensors if nothing else is in it; else None.
 
         Found from its bytes alone, without torch.
         """

@@ -24,6 +24,7 @@ from flambe_save.layout import (
     STATE_FILE,
 )
 from flambe_save.pt import TensorInfo
+from flambe_save.pt.dense import DenseFile
 from flambe_save.storage import Store
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class _FolderNode:
         if listed is not None:
             return tensors_of(listed, self._known)
         dense = self.dense(STATE_FILE)
-        return self.state.tensors if dense is None else dense
+        return self.state.tensors if dense is None else dense.tensors
 
     @property
     def state(self) -> HeldOutline:
@@ -214,7 +215,7 @@ class _FolderNode:
         files = ((STATE_FILE, self.state), (STASH_FILE, self.stash))
         return [f"{name}: {what}" for name, outline in files for what in outline.needs_trust]
 
-    def dense(self, file: str) -> Mapping[str, TensorInfo] | None:
+    def dense(self, file: str) -> DenseFile | None:
         return self._reader.dense(self.folder + file, self._prefix)
 
     def digest(self, file: str) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -36,10 +36,9 @@ from flambe_save.layout import (
     same_on_some_disk,
     what_it_is,
 )
-from flambe_save.pt import HeldSource, LoadOptions, Source, TensorInfo, open_source, pieces_of
-from flambe_save.pt.dense import infos_of, load_plain
-from flambe_save.pt.opcodes import is_empty_dict
-from flambe_save.pt.zip_reader import Records, check_file, is_zip
+from flambe_save.pt import HeldSource, LoadOptions, Source, open_source, pieces_of
+from flambe_save.pt.dense import DenseFile
+from flambe_save.pt.zip_reader import check_file
 from flambe_save.registry import CODECS
 from flambe_save.state import State
 from flambe_save.storage.disk import identity
@@ -58,6 +57,16 @@ class Files(Protocol):
     def reader(self, name: str) -> BinaryIO: ...
 
 
+@dataclass
+class _HeldFile:
+    """An open file of values, and what was found in it; ``dense`` holds None if it is not dense."""
+
+    name: str
+    source: HeldSource
+    outline: Outline | None = None
+    dense: tuple[DenseFile | None] | None = None
+
+
 class NodeReader:
     """Reads nodes from a store, each file checked against the manifest where there is one."""
 
@@ -65,7 +74,7 @@ class NodeReader:
         self._store = store
         self._manifest = manifest
         self._options = options
-        self._outlines: dict[str, Outline] = {}
+        self._last: _HeldFile | None = None
 
     def keys_of(
         self, names: Sequence[str], *, complete: bool = True, around: Mapping[str, str] = MappingProxyType({})
@@ -243,31 +252,35 @@ class NodeReader:
         return _decoded(self._bytes(name, prefix, MAX_TEXT), name, prefix)
 
     def outline(self, name: str, prefix: str) -> Outline:
-        """Read what a file of values holds; its tensors are read when they are asked for.
-
-        Only the last outline is kept, so that a walk through an archive holds the unpacked bytes of one file at a time.
-        """
+        """Read what a file of values holds; its tensors are read when they are asked for."""
         from flambe_save.codecs import Outline  # which makes tensors, and needs torch
 
-        found = self._outlines.get(name)
-        if found is None:
-            options = replace(self._options, node=prefix, file=name)
-            with self._opened(name, prefix, None) as file:
-                source = open_source(file, mapped=True, threads=options.threads)
-                data = source.piece(0, source.size)  # of a file that cannot be mapped, all of it: it is closed now
-                found = Outline(HeldSource(data, options.threads, is_shared=True), options)
-            self._outlines = {name: found}  # another thread may put its own there
-        return found
+        held = self._held(name, prefix)
+        if held.outline is None:
+            with _locating(name, prefix):
+                held.outline = Outline(held.source, replace(self._options, node=prefix, file=name))
+        return held.outline
 
-    def dense(self, name: str, prefix: str) -> dict[str, TensorInfo] | None:
-        """Return the tensors of a file that holds only tensors, found without torch; else None."""
-        options = replace(self._options, node=prefix, file=name)
-        with self._opened(name, prefix, None) as file:
-            source = open_source(file, mapped=True)
-            records = Records(source, options) if is_zip(source) else None
-            data = records.read("data.pkl") if records is not None and "data.pkl" in records else b""
-        plain = load_plain(data)
-        return infos_of(plain) if plain is not None else {} if data and is_empty_dict(data) else None
+    def dense(self, name: str, prefix: str) -> DenseFile | None:
+        """Return a file that holds only dense tensors, found without torch; else None."""
+        held = self._held(name, prefix)
+        if held.dense is None:
+            with _locating(name, prefix):
+                held.dense = (DenseFile.of(held.source, replace(self._options, node=prefix, file=name)),)
+        return held.dense[0]
+
+    def _held(self, name: str, prefix: str) -> _HeldFile:
+        """Return a mapped file, or its bytes where no file can be mapped.
+
+        Only the last one is kept, so that a walk through an archive holds the unpacked bytes of one file at a time.
+        """
+        held = self._last
+        if held is None or held.name != name:
+            with self._opened(name, prefix, None) as file:
+                source = open_source(file, mapped=True, threads=self._options.threads)
+                data = source.piece(0, source.size)  # of a file that cannot be mapped, all of it: it is closed now
+            held = self._last = _HeldFile(name, HeldSource(data, self._options.threads, is_shared=True))
+        return held
 
     def digest(self, name: str, prefix: str) -> str:
         """Return the SHA-256 of a file."""
@@ -305,26 +318,21 @@ class NodeReader:
             yield Damage(prefix, name, error.message)
 
     def _bytes(self, name: str, prefix: str | None, most: int | None = None) -> bytes:
-        try:
+        with _locating(name, prefix):
             with self._store.reader(name) as file:
                 self._check_size(name, most, file)
                 data = file.read()
             if self._manifest is not None and self._options.is_verified:
                 self._manifest.check_file(name, crc32(data))
-        except (FlambeSaveError, KeyError, MemoryError, OSError) as error:
-            raise _located(error, name, prefix) from error.__cause__
         self._options.progress.advance(len(data))
         return data
 
     @contextlib.contextmanager
     def _opened(self, name: str, prefix: str | None, most: int | None) -> Iterator[BinaryIO]:
         """Open a file of the size that it should have; errors say of which node and file they are."""
-        try:
-            with self._store.reader(name) as file:
-                self._check_size(name, most, file)
-                yield file
-        except (FlambeSaveError, KeyError, MemoryError, OSError) as error:
-            raise _located(error, name, prefix) from error.__cause__
+        with _locating(name, prefix), self._store.reader(name) as file:
+            self._check_size(name, most, file)
+            yield file
 
     def _check_checksum(self, name: str, source: Source) -> None:
         assert self._manifest is not None, "without one there is nothing to compare with"
@@ -367,6 +375,15 @@ class NodeReader:
             else:
                 _decoded(bytes(source.piece(0, source.size)), name, prefix)
             source.progress.finish()
+
+
+@contextlib.contextmanager
+def _locating(name: str, prefix: str | None) -> Iterator[None]:
+    """Let errors say of which node and file they are."""
+    try:
+        yield
+    except (FlambeSaveError, KeyError, MemoryError, OSError) as error:
+        raise _located(error, name, prefix) from error.__cause__
 
 
 def _located(error: Exception, name: str, prefix: str | None) -> FlambeSaveError:

@@ -14,7 +14,7 @@ from typing import Any
 from flambe_save.errors import ConfigError, LoadError, UnsupportedObjectError, UntrustedError
 from flambe_save.inspection.configs import compare_configs
 from flambe_save.inspection.handle import OpenSave, open_save
-from flambe_save.inspection.measures import PARTS, Measures
+from flambe_save.inspection.measures import PARTS, Measures, statistics_module
 from flambe_save.inspection.nodes import SavedNode, SavedValues
 from flambe_save.inspection.text import all_of, shape_of, value_of
 from flambe_save.pt import DumpOptions, TensorInfo
@@ -99,6 +99,8 @@ def diff(
         If either cannot be read. What is damaged inside is a row with the part ``"damage"``.
     ValueError
         If a tolerance is negative, or ``only`` names no part.
+    MissingDependencyError
+        If tensors differ and numpy is not installed.
     """
     with contextlib.ExitStack() as closing:
         one, other = (
@@ -215,8 +217,6 @@ class _Comparison:
     def _tensor(
         self, prefix: str, name: str, a: SavedNode, b: SavedNode, one: TensorInfo, other: TensorInfo
     ) -> Iterator[Change]:
-        from flambe_save.inspection.statistics import PIECE, compare  # which count with torch
-
         if one.shape != other.shape:
             self.advance(one.bytes or 0)
             yield Change(prefix, "tensor", name, "reshaped", _describe(one), _describe(other))
@@ -224,13 +224,15 @@ class _Comparison:
         kind = "retyped" if one.dtype != other.dtype else "changed"
         measures = None
         if one.is_countable and other.is_countable:
-            with contextlib.suppress(NotImplementedError):  # torch cannot count in this type
-                measures = compare(
-                    lambda: a.pieces(name, PIECE),
-                    lambda: b.pieces(name, PIECE),
+            counting = statistics_module()
+            size = (one.bytes or 0) // (one.elements or 1)
+            with contextlib.suppress(NotImplementedError):  # a type without numbers of a byte or more
+                measures = counting.compare(
+                    lambda: a._elements(name, counting.PIECE),
+                    lambda: b._elements(name, counting.PIECE),
                     atol=self.atol,
                     rtol=self.rtol,
-                    advance=self.advance,
+                    advance=lambda count: self.advance(count * size),
                 )
         if measures is None or one.dtype.startswith("q"):  # what is quantized has scales too
             is_close = _same(a.state[name], b.state[name])

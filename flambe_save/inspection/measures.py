@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
-__all__ = ["PARTS", "Measures", "Statistics"]
+from flambe_save.errors import MissingDependencyError
+
+__all__ = ["PARTS", "Measures", "Statistics", "statistics_module"]
 
 PARTS = ("state", "config", "source")  # what `only` can choose
 
@@ -68,3 +71,18 @@ class Measures:
     relative_norm: float
     not_finite: int
     cosine: float | None
+
+
+def statistics_module() -> ModuleType:
+    """Import the module that takes them, and numpy with it.
+
+    Raises
+    ------
+    MissingDependencyError
+        If numpy is not installed.
+    """
+    try:
+        from flambe_save.inspection import statistics
+    except ImportError as error:
+        raise MissingDependencyError("the numbers of tensors need numpy", fix="pip install numpy") from error
+    return statistics

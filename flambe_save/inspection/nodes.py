@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError, quote, quote_some
 from flambe_save.formats import Damage, NodeContents
-from flambe_save.inspection.measures import Statistics
+from flambe_save.inspection.measures import Statistics, statistics_module
 from flambe_save.inspection.text import count_of, one_line, size_of
 from flambe_save.inspection.totals import Totals
 from flambe_save.layout import STASH_FILE, STATE_FILE
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from flambe_save.codecs import HeldOutline
     from flambe_save.inspection.handle import OpenSave
+    from flambe_save.pt.elements import Array
 
 __all__ = ["SavedNode", "SavedValues"]
 
@@ -73,7 +74,7 @@ class SavedValues(Mapping[str, Any]):
         """Return the name of each value's type; nothing is read or trusted for it."""
         dense = self._part.dense(self._file)
         if dense is not None:
-            return dict.fromkeys(dense, "torch.Tensor")
+            return dict.fromkeys(dense.tensors, "torch.Tensor")
         from flambe_save.codecs import type_name  # of values that torch's classes are among
 
         outline = self._outline()
@@ -224,14 +225,19 @@ class SavedNode(Mapping[str, "SavedNode"]):
             If it is damaged.
         TypeError
             If its elements are not numbers in a row: a sparse tensor, or one of packed types.
+        MissingDependencyError
+            If numpy is not installed.
         """
-        from flambe_save.inspection.statistics import PIECE, measure  # which count with torch
-
-        outline = self._outline_of(name)
+        counting = statistics_module()
+        info = self._countable(name)
+        size = (info.bytes or 0) // (info.elements or 1)
         try:
-            return measure(lambda: outline.pieces(name, PIECE), advance)
+            found: Statistics = counting.measure(
+                lambda: self._elements(name, counting.PIECE), lambda count: advance(count * size)
+            )
         except NotImplementedError as error:
-            raise TypeError(f"torch does not count in {outline.tensors[name].dtype}: {error}") from error
+            raise TypeError(f"{quote(name)} has no statistics: {error}") from error
+        return found
 
     def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
         """Yield a tensor's elements in order, in flat tensors of ``most``: the whole need not fit.
@@ -253,17 +259,24 @@ class SavedNode(Mapping[str, "SavedNode"]):
         TypeError
             If its elements are not in a row: a sparse tensor.
         """
-        return self._outline_of(name).pieces(name, most)
+        self._countable(name)
+        return self._part.state.pieces(name, most)
 
-    def _outline_of(self, name: str) -> HeldOutline:
-        """Return the outline that has a dense tensor, which is the one that the save lists."""
+    def _elements(self, name: str, most: int) -> Iterator[Array]:
+        """Yield the pieces of a tensor as numpy arrays, without torch if the file is dense."""
+        self._countable(name)
         part = self._part
-        listed, outline = part.tensors, part.state
-        found = outline.tensors.get(name)
+        return (part.dense(STATE_FILE) or part.state).elements(name, most)
+
+    def _countable(self, name: str) -> TensorInfo:
+        """Return the facts of a tensor: its elements are in a row, and the manifest agrees."""
+        part = self._part
+        listed, held = part.tensors, part.dense(STATE_FILE) or part.state
+        found = held.tensors.get(name)
         if found is None and name not in listed:
             raise KeyError(name)
-        if found is None and name in outline.values:  # a tensor of a class that needs trust
-            value = outline.read(name)
+        if found is None and name in self.state.types():  # a tensor of a class that needs trust
+            value = part.state.read(name)
             found = TensorInfo.of(value, None) if is_tensor(value) else None
         if found is None or name not in listed or found[:3] != listed[name][:3]:
             raise CorruptSaveError(
@@ -271,7 +284,7 @@ class SavedNode(Mapping[str, "SavedNode"]):
             )
         if not found.is_countable:
             raise TypeError(f"{quote(name)} is sparse, or a meta tensor, and has no elements in a row")
-        return outline
+        return found
 
     def load(self, map_location: MapLocation = None, **options: Any) -> Any:
         """Load this component as :func:`flambe_save.load` does, with the trust of the open save.

@@ -2,18 +2,28 @@
 
 That is what nearly every ``state.pt`` holds. codecs/dense.py writes an ordinary pickle, which torch and any other
 reader of pickles understands; :func:`load_plain` recognises its exact form, and nothing else, so it needs no trust and
-can describe nothing but tensors. What is not plain goes through codecs/unpickler.py.
+can describe nothing but tensors. What is not plain goes through codecs/unpickler.py. :class:`DenseFile` looks into such
+a file without torch.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flambe_save.errors import quote
+from flambe_save.pt.opcodes import is_empty_dict
+from flambe_save.pt.options import LoadOptions
+from flambe_save.pt.sources import HeldSource
 from flambe_save.pt.tensor_info import TensorInfo
+from flambe_save.pt.zip_reader import Records, is_zip
 
-__all__ = ["PlainState", "PlainTensor", "infos_of", "load_plain"]
+if TYPE_CHECKING:
+    from flambe_save.pt.elements import Array
+
+__all__ = ["DenseFile", "PlainState", "PlainTensor", "load_plain"]
 
 
 class PlainTensor(NamedTuple):
@@ -149,12 +159,74 @@ def load_plain(data: bytes) -> PlainState | None:
     return PlainState(tensors, b"\x80\2" + data[here + len(METADATA) : -len(END_OF_METADATA)] + b".")
 
 
-def infos_of(plain: PlainState) -> dict[str, TensorInfo]:
-    """Return the facts of a plain state's tensors."""
-    return {
-        key: TensorInfo(item.dtype, item.shape, math.prod(item.shape) * ITEM_SIZES[item.dtype], item.location)
-        for key, item in plain.tensors.items()
-    }
+class DenseFile:
+    """A ``.pt`` file that holds dense tensors and nothing else.
+
+    Parameters
+    ----------
+    source : HeldSource
+    records : Records
+        Those of the source.
+    tensors : dict of str to PlainTensor
+    is_verified : bool
+        Whether checksums are compared before elements are shown.
+
+    Attributes
+    ----------
+    tensors : dict of str to TensorInfo
+    """
+
+    def __init__(
+        self, source: HeldSource, records: Records, tensors: dict[str, PlainTensor], *, is_verified: bool
+    ) -> None:
+        self._source, self._records, self._plain = source, records, tensors
+        self._unchecked = {item.storage for item in tensors.values()} if is_verified else set()
+        self.tensors = {
+            key: TensorInfo(item.dtype, item.shape, math.prod(item.shape) * ITEM_SIZES[item.dtype], item.location)
+            for key, item in tensors.items()
+        }
+
+    @classmethod
+    def of(cls, source: HeldSource, options: LoadOptions) -> DenseFile | None:
+        """Return a file of dense tensors, or None if the source holds anything else.
+
+        Raises
+        ------
+        CorruptSaveError
+            If it is damaged.
+        """
+        records = Records(source, options) if is_zip(source) else None
+        if records is None or "data.pkl" not in records:
+            return None
+        data = records.read("data.pkl")
+        plain = load_plain(data)
+        if plain is None and not is_empty_dict(data):
+            return None
+        if "byteorder" in records and records.read("byteorder") != b"little":
+            return None  # codecs/ says what is wrong with it
+        tensors = plain.tensors if plain is not None else {}
+        return cls(source, records, tensors, is_verified=options.is_verified)
+
+    def elements(self, name: str, most: int) -> Iterator[Array]:
+        """Yield flat arrays of up to ``most`` elements, in order; they may share the file's memory.
+
+        Raises
+        ------
+        CorruptSaveError
+            If they are damaged.
+        """
+        from flambe_save.pt.elements import elements_of  # which needs numpy
+
+        tensor, size = self._plain[name], self.tensors[name].bytes
+        record = f"data/{tensor.storage}"
+        start, length = self._records.place(record)
+        steps = zip(tensor.shape, tensor.stride, strict=True)
+        if length != size or (size and sum((count - 1) * step for count, step in steps) >= math.prod(tensor.shape)):
+            raise self._records.damaged(f"{quote(name)} reaches past its storage")
+        if tensor.storage in self._unchecked:
+            self._records.check(record)
+            self._unchecked.discard(tensor.storage)
+        return elements_of(self._source.piece(start, start + length), tensor.dtype, tensor.shape, tensor.stride, most)
 
 
 def _number(raw: bytes) -> int:
