@@ -304,6 +304,27 @@ def test_what_a_constructor_would_see_unfinished_is_named(tmp_path: Path) -> Non
     assert torch.equal(again.layer.weight, one.layer.weight)
 
 
+class Two(Component, nn.Module):
+    """Has two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Sequential(nn.Linear(2, 2))
+        self.named = nn.ModuleDict()
+
+
+def test_what_is_called_by_its_place_in_what_it_refers_to(tmp_path: Path) -> None:
+    """The first way to a module may lead through the place that would be filled with it."""
+    net = Two()
+    net.own[0].child = net.named
+    net.named.__dict__["back"] = {"x": [net.own[0]]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StateMismatchWarning)
+        again = load(save(net, tmp_path / "save"))
+    assert again.own[0].child is again.named
+    assert torch.equal(again.own[0].weight, net.own[0].weight)
+
+
 def _owner_as_attribute() -> tuple[Any, Callable[[Any], bool]]:
     net = Net()
     net.layer.__dict__["owner"] = Given(net)

@@ -487,13 +487,19 @@ class Representer:
         parent = next(reversed(self._open.values()))
         can_be_filled = isinstance(parent, (list, dict)) or (not isinstance(parent, tuple) and parts_of(parent))
         is_child = isinstance(value, torch.nn.Module) and keys_of(path)[-2:-1] == ("modules",)
-        can_be_filled = can_be_filled and not (is_child and self._is_given_since(value))
+        can_be_filled = can_be_filled and not (is_child and (self._is_given_since(value) or self._is_its_place(value)))
         if id(value) not in self._held.containers or not can_be_filled or self._constructors:
             raise NoReferenceError(
                 f"{self._say(path)} is a {type(value).__qualname__} inside itself, which a config cannot say",
                 fix="Cycles are kept through lists, dicts and dataclasses, and through attributes of components.",
             )
         return self._represent_reference(BackLink(""), self._held.containers[id(value)])
+
+    def _is_its_place(self, value: Any) -> bool:
+        """Return whether an open value is called by a place in something that is inside of it: that is filled last."""
+        key, containers = self._held.containers.get(id(value), ""), self._held.containers
+        *_, inside = (list(self._open)[number:] for number, item in enumerate(self._open.values()) if item is value)
+        return any(number in containers and key.startswith(f"{containers[number]}.") for number in inside)
 
     def _is_given_since(self, value: Any) -> bool:
         """Whether what is being written is in what a constructor inside an open value is given, and may look at."""
