@@ -17,6 +17,7 @@ import torch
 
 from flambe_save.adapters import get_state
 from flambe_save.api import load, load_state_from_file
+from flambe_save.codecs.data import same_bits
 from flambe_save.errors import FlambeSaveError, quote
 from flambe_save.layout import CLASS_KEY, CONFIG_KEY, MODES_KEY, VERSION_KEY
 from flambe_save.state import State
@@ -132,7 +133,7 @@ def _shown(value: Any) -> str:
 def _is_same(one: Any, other: Any) -> bool:
     """Whether two values of a state are equal: tensors and arrays to the bit."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return _are_same_tensors(one.detach(), other.detach())
+        return same_bits(one, other)
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -147,17 +148,3 @@ def _is_same(one: Any, other: Any) -> bool:
         return bool(one == other) or (bool(vars(one)) and _is_same(vars(one), vars(other)))
     except Exception:  # it has no attributes, or compares by a rule of its own
         return False
-
-
-def _are_same_tensors(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
-        return False
-    if one.is_meta or other.is_meta:
-        return one.is_meta and other.is_meta
-    if one.layout != torch.strided or one.is_quantized:
-        return torch.equal(
-            one.to_dense() if not one.is_quantized else one.int_repr(),
-            other.to_dense() if not other.is_quantized else other.int_repr(),
-        )
-    bits = (tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
-    return torch.equal(*bits)

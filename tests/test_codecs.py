@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import datetime
 import io
+import math
 import os
 import pathlib
 import pickle
@@ -32,6 +33,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flambe_save.codecs import Codec, PickleCodec, TorchCodec
+from flambe_save.codecs.data import same_bits
 from flambe_save.codecs.rebuild import data_global
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, UnsupportedObjectError, UntrustedError
 from flambe_save.pt import DumpOptions, HeldSource, LoadOptions
@@ -1012,3 +1014,33 @@ def test_tensors_of_a_gpu(codec: Codec[Any]) -> None:
     assert same(loaded["x"], weight)
     assert loaded["x"].untyped_storage().data_ptr() == loaded["t"].untyped_storage().data_ptr()
     assert same(load(codec, data, LoadOptions(map_location="cpu"))["v"], weight[1].cpu())
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning", "ignore:Sparse .* beta:UserWarning")
+def test_bits_are_compared_whatever_the_layout() -> None:
+    """NaN is NaN, and a zero is not minus zero; what a tensor of another layout consists of is compared alike."""
+    nan, ones = torch.tensor([1.0, math.nan]), torch.ones(3)
+
+    def quantized(scale: float) -> torch.Tensor:
+        return torch.quantize_per_tensor(torch.zeros(3), scale, 0, torch.qint8)
+
+    alike = [
+        (nan, nan.clone()),
+        (nan.to_sparse(), nan.to_sparse()),
+        (torch.diag(nan).to_sparse_csr(), torch.diag(nan).to_sparse_csr()),
+        (quantized(0.5), quantized(0.5)),
+        (torch.arange(6).reshape(2, 3).t(), torch.arange(6).reshape(2, 3).t().contiguous()),
+        (torch.tensor([1 + 2j]).conj(), torch.tensor([1 - 2j])),
+        (torch.empty(2, device="meta"), torch.zeros(2, device="meta")),
+    ]
+    assert [same_bits(one, other) for one, other in alike] == [True] * len(alike)
+    different = [
+        (torch.tensor(0.0), torch.tensor(-0.0)),
+        (ones, 2 * ones),
+        (ones, ones.double()),
+        (ones, ones.to_sparse()),
+        (ones.to_sparse(), 2 * ones.to_sparse()),
+        (quantized(0.5), quantized(0.25)),
+        (torch.empty(2, device="meta"), torch.zeros(2)),
+    ]
+    assert [same_bits(one, other) for one, other in different] == [False] * len(different)

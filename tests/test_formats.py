@@ -664,6 +664,24 @@ def test_a_tie_that_was_none_is_corrupt(ties: list[list[str]]) -> None:
     assert info.value.file == MANIFEST_FILE
 
 
+@pytest.mark.filterwarnings("ignore:Sparse .* beta state:UserWarning")
+@pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr", "sparse_csc"])
+def test_a_tie_of_tensors_of_another_layout_is_corrupt(layout: str) -> None:
+    """Sparse tensors that differ are not tied; torch has no bytes in a row to compare them by."""
+    tree = sample()
+    values = tree.children["encoder"].state
+    for key, tensor in (("one", torch.eye(2)), ("two", 2 * torch.eye(2)), ("three", torch.eye(2))):
+        values[key] = tensor.to_sparse(layout=getattr(torch, layout))
+    files = write(tree)
+    manifest = Manifest.from_json(files[MANIFEST_FILE])
+    manifest.ties = [["encoder.one", "encoder.three"]]
+    tied = read({**files, MANIFEST_FILE: manifest.to_json()}).tree.children["encoder"].state
+    assert tied["one"] is tied["three"]
+    manifest.ties = [["encoder.one", "encoder.two"]]
+    with pytest.raises(CorruptSaveError, match="a tensor that differs"):
+        read({**files, MANIFEST_FILE: manifest.to_json()})
+
+
 def test_ties_are_of_memory_not_of_values() -> None:
     """Tensors are tied where they are one memory seen in one way; equal, overlapping or transposed ones are not."""
     weight = torch.ones(2, 2)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import torch
 
 import flambe_save
 from flambe_save import SaveError, SaveNotFoundError, TargetExistsError
-from flambe_save.registry import FORMATS, STORES
-from flambe_save.testing import FormatContract, StoreContract
+from flambe_save.registry import ADAPTERS, FORMATS, STORES
+from flambe_save.testing import AdapterContract, FormatContract, StoreContract
 
 PLUGINS = Path(__file__).parent / "plugins"
 sys.path.insert(0, str(PLUGINS))
 
+import grid_array  # noqa: E402
 import ram_store  # noqa: E402
 import texts_format  # noqa: E402
 
@@ -30,7 +32,10 @@ def plugins() -> Iterator[None]:
     """Register the plug-ins, and forget all that the store keeps."""
     STORES.add("ram", ram_store.STORES)
     FORMATS.add("texts", texts_format.FORMAT)
+    ADAPTERS.add("grid_array.Grid", grid_array.ADAPTER)
     yield
+    ADAPTERS._entries.pop("grid_array.Grid")
+    ADAPTERS._by_type.clear()
     STORES._entries.pop("ram")
     FORMATS._entries.pop("texts")
     ram_store.KEPT.clear()
@@ -54,6 +59,16 @@ class TestTextsFormatContract(FormatContract):
     def make_format(self) -> Any:
         """Return it."""
         return texts_format.FORMAT
+
+
+class TestGridAdapterContract(AdapterContract):
+    """The plug-in's arrays keep the contract."""
+
+    def make_object(self, seed: int) -> Any:
+        """Return an array of numbers."""
+        grid = grid_array.Grid(2, 3)
+        grid.numbers[:] = array("d", [seed + index for index in range(6)])
+        return grid
 
 
 def installed(folder: Path, module: str, group: str, entry: str) -> dict[str, str]:
@@ -156,3 +171,23 @@ def test_what_is_wrong_with_a_format(tmp_path: Path) -> None:
             flambe_save.save({"a": 1}, tmp_path / "a", **options)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     assert flambe_save.save({"a": 1}, tmp_path / "a", format="pickle").endswith("a.pkl")
+
+
+def test_an_array_of_another_library_is_a_tensor_of_the_save(tmp_path: Path) -> None:
+    """It is saved and loaded among other values, listed with its type and shape, and counted like any tensor."""
+    code = """
+import flambe_save, torch, grid_array
+grid = grid_array.Grid(2, 3)
+grid.numbers[4] = 7.5
+path = flambe_save.save({"layer": torch.nn.Linear(2, 3), "grids": [grid, grid]}, "run", check=True)
+loaded = flambe_save.load(path)["grids"]
+assert type(loaded[0]) is grid_array.Grid and loaded[0] is loaded[1]
+assert loaded[0].numbers == grid.numbers and loaded[0].columns == 3
+with flambe_save.open(path) as save:
+    node = save["grids.0"]
+    assert node.tensors["numbers"][:3] == ("float64", (2, 3), 48)
+    assert node.statistics("numbers").maximum == 7.5
+assert flambe_save.load_state_from_file(path)["grids.0.numbers"].sum() == 7.5
+"""
+    environment = installed(tmp_path, "grid_array", "flambe_save.adapters", "grid_array.Grid = grid_array:ADAPTER")
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path, timeout=120)

@@ -30,6 +30,7 @@ __all__ = [
     "check_no_file",
     "compact",
     "fills_storage",
+    "same_bits",
     "say_what",
     "tie_key",
     "to_data",
@@ -96,8 +97,53 @@ def tie_key(tensor: torch.Tensor) -> tuple[Any, ...] | None:
     return (tensor.untyped_storage()._cdata, *view)
 
 
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have one type, layout, shape and device, and equal bits, NaN too.
+
+    How they lie in memory makes no difference, nor whether they need a gradient. Meta tensors have no bits.
+    """
+    facts, others = (
+        (
+            item.dtype,
+            item.layout,
+            item.device,
+            item.is_nested,
+            item.is_quantized,
+            None if item.is_nested else item.shape,
+        )
+        for item in (one, other)
+    )
+    if facts != others or one.is_meta:
+        return facts == others
+    parts, theirs = _parts_of(one.detach()), _parts_of(other.detach())
+    if parts:
+        return len(parts) == len(theirs) and all(map(same_bits, parts, theirs))
+    bits = (
+        item.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for item in (one, other)
+    )
+    return torch.equal(*bits)
+
+
+def _parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the plain tensors inside a tensor of another layout; nothing of a plain one."""
+    if tensor.is_nested:
+        return [*tensor.unbind()]
+    if tensor.is_quantized:
+        if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+            return [tensor.int_repr(), torch.tensor([tensor.q_scale(), tensor.q_zero_point()], dtype=torch.float64)]
+        axis = torch.tensor(tensor.q_per_channel_axis())
+        return [tensor.int_repr(), tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points(), axis]
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values(), torch.tensor(tensor.is_coalesced())]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return []
+
+
 def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tuple[Any, list[tuple[str, Any]]]:
-    """Return a copy of values that pickles the same each time, and what in it is more than data.
+    """Return a copy of values that pickles the same each time, and what in it is not data.
 
     Containers are copied and sets ordered; tensors are shared, but those that view a part of their storage are
     cloned, so that only their own bytes are written. What is one object stays one.

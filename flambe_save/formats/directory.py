@@ -301,6 +301,8 @@ def _find_folder(keys: Mapping[str, str], options: ReadOptions) -> str:
 
 def _restore_ties(saved: Saved) -> None:
     """Make tensors that were one when they were saved one again."""
+    from flambe_save.codecs.data import same_bits  # which needs torch, as tensors do
+
     nodes = prefixed(saved.tree)
     for group in saved.ties:
         first: torch.Tensor | None = None
@@ -314,19 +316,7 @@ def _restore_ties(saved: Saved) -> None:
                 )
             if first is None:
                 first = value
-            elif value is first or _equal(value, first):
+            elif value is first or same_bits(value, first):
                 state[rest] = first
             else:
                 raise CorruptSaveError(f"the manifest ties {quote(key)} to a tensor that differs", file=MANIFEST_FILE)
-
-
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are equal to the bit, NaN and all."""
-    import torch
-
-    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device) or one.is_meta:
-        return one.is_meta and one.shape == other.shape
-    if one.is_quantized:  # torch 2.13 crashes where one of these is viewed as bytes
-        return torch.equal(one.int_repr(), other.int_repr()) and torch.equal(one.dequantize(), other.dequantize())
-    bits = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
-    return torch.equal(*bits)

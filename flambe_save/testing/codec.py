@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from flambe_save.codecs import Codec
+from flambe_save.codecs.data import same_bits
 from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError
 from flambe_save.pt import DumpOptions, HeldSource, LoadOptions
 from flambe_save.trust import Trust
@@ -199,8 +200,7 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, torch.Tensor):
-        facts = [(item.dtype, item.shape, item.layout, item.device, item.requires_grad) for item in (one, other)]
-        return facts[0] == facts[1] and _same_content(one, other)
+        return one.requires_grad == other.requires_grad and same_bits(one, other)
     if isinstance(one, dict):
         pairs = zip(one.items(), other.items(), strict=False)
         return len(one) == len(other) and all(same(mine, yours) for mine, yours in pairs)
@@ -211,29 +211,3 @@ def same(one: Any, other: Any) -> bool:
     if hasattr(one, "tobytes") and hasattr(one, "dtype"):
         return bool(one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes())
     return bool(one == other)
-
-
-def _same_content(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.is_meta:
-        return True
-    if one.is_quantized:
-        quantizer = [
-            (item.qscheme(), item.q_scale(), item.q_zero_point())
-            if item.qscheme() == torch.per_tensor_affine
-            else (item.qscheme(), item.q_per_channel_scales().tolist(), item.q_per_channel_zero_points().tolist())
-            for item in (one, other)
-        ]
-        return quantizer[0] == quantizer[1] and same(one.int_repr(), other.int_repr())
-    if one.layout == torch.sparse_coo:
-        one, other = one.detach(), other.detach()
-        parts = [(item._indices(), item._values(), item.is_coalesced()) for item in (one, other)]
-        return same(*parts)
-    if one.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return same(*[(item.crow_indices(), item.col_indices(), item.values()) for item in (one, other)])
-    if one.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return same(*[(item.ccol_indices(), item.row_indices(), item.values()) for item in (one, other)])
-    return torch.equal(_raw(one), _raw(other))
-
-
-def _raw(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
