@@ -32,7 +32,7 @@ ecosystem:
 
 # The long form of the tests that kill, cut, fill up and damage; docs/reliability.md has the figures of one run
 torture: $(READY)
-	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest --numprocesses auto -rP tests/durability tests/test_interrupts.py tests/hostile/test_fuzz.py tests/test_round_trip.py tests/test_drafts_and_sources.py tests/test_random_modules.py
+	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest --numprocesses auto -rP tests/durability tests/test_interrupts.py tests/hostile/test_fuzz.py tests/test_round_trip.py tests/pt/test_drafts_and_sources.py tests/describing/test_random_modules.py
 
 # Beside its peers, in about a quarter of an hour; benchmarks/README.md says how. Flambe is code alone: what it requires is of 2019
 bench: $(READY)
@@ -47,7 +47,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# The pages of docs/ as a site, in docs/_build/html; a warning is an error. tests/test_docs.py runs the code in them
+# The pages of docs/ as a site, in docs/_build/html; a warning is an error. tests/docs/test_docs.py runs the code in them
 docs: $(READY)
 	$(BIN)/python -m sphinx -q -W --keep-going -E -a docs docs/_build/html
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from helpers.places import MODULES, ROOT
 
 import flambe_save
 
-ROOT = Path(flambe_save.__file__).parents[1]
 SECONDS = 300
 
 
@@ -78,7 +78,7 @@ def run_program(
 
 def run_python(code: str, *arguments: object) -> Any:
     """Run code that finds the modules of the tests, and return the JSON in the last line that it prints."""
-    done = run_program(code, *arguments, places=[Path(__file__).parent])
+    done = run_program(code, *arguments, places=MODULES)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

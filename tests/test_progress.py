@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.places import FLAMBE
 from torch import nn
 
 import flambe_save.support.progress as progress_module
@@ -255,7 +256,7 @@ def test_archives_of_anybody_else(tmp_path: Path) -> None:
 
 def test_flambes_own_saves(tmp_path: Path) -> None:
     """Where no manifest lists the sizes, they are those of the files; an archive of anybody else tells its own."""
-    flambe = Path(__file__).parent / "golden" / "flambe_0_4"
+    flambe = FLAMBE
     folders = [
         item.parent for item in flambe.rglob("protocol_version.txt") if "manifest.json" not in os.listdir(item.parent)
     ]

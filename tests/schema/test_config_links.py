@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.places import FLAMBE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,8 +27,6 @@ from flambe_save import (
     parse_link_str,
     yaml,
 )
-
-GOLDEN = Path(__file__).parent / "golden" / "flambe_0_4"
 
 
 class Part(Component, tag_namespace="lnk"):
@@ -373,9 +371,9 @@ def test_flambes_linked_save_builds() -> None:
     """The config of a genuine Flambe save with links gives the values that its parts recorded."""
     import textnet
 
-    model = yaml.load(GOLDEN / "linked" / "config.yaml")()
+    model = yaml.load(FLAMBE / "linked" / "config.yaml")()
     assert isinstance(model, textnet.Classifier)
-    parts = {name: (GOLDEN / "linked" / name / "config.yaml").read_text() for name in ("embedder", "encoder", "head")}
+    parts = {name: (FLAMBE / "linked" / name / "config.yaml").read_text() for name in ("embedder", "encoder", "head")}
     assert {name: yaml.dump(getattr(model, name)) for name in parts} == parts
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml as pyyaml
+from helpers.places import FLAMBE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,8 +26,6 @@ from flambe_save.config import nodes
 from flambe_save.config.dialect import MAX_DEPTH
 from flambe_save.describing.represent import serialize
 from flambe_save.schema.schema import visit
-
-GOLDEN = Path(__file__).parent / "golden" / "flambe_0_4"
 
 
 class Pair(Component, tag_namespace="yml"):
@@ -300,7 +299,7 @@ def test_flambes_own_configs_are_written_as_flambe_wrote_them(name: str) -> None
     """A config of Flambe 0.4, built and dumped, is the same text."""
     import textnet
 
-    text = (GOLDEN / name / "config.yaml").read_text(encoding="utf-8")
+    text = (FLAMBE / name / "config.yaml").read_text(encoding="utf-8")
     built = yaml.load(text)()
     assert isinstance(built, textnet.Component)
     assert yaml.dump(built) == text

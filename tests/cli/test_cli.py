@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import rich.cells
 import torch
+from helpers.places import FLAMBE, ROOT
 from torch import nn
 
 import flambe_save
@@ -32,8 +33,6 @@ from flambe_save.cli import looking, main
 from flambe_save.cli.terminal import Terminal
 from flambe_save.formats.manifest import Manifest
 
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden" / "flambe_0_4"
 FLAMBES = ["classifier", "classifier_gz.tar.gz", "classifier_pkl.pkl", "linked", "shared", "stashed"]
 OURS = ["a", "a.tar.gz", "a.pkl", "a.pkl.tar.gz", "a/inner", "a#inner", "odd", "stashed", "tied"]
 EVERY = [*OURS, *(f"flambe/{name}" for name in FLAMBES)]
@@ -183,7 +182,7 @@ def _saves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(tied, folder / "tied")
     with pytest.warns(flambe_save.NeedsTrustWarning):
         save(Stashing(Opaque()), folder / "stashed")
-    shutil.copytree(GOLDEN, folder / "flambe")
+    shutil.copytree(FLAMBE, folder / "flambe")
     return folder
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import page_report
 import pytest
+from helpers.places import ROOT
 
 from flambe_save.page import PageServer, render
 
@@ -31,7 +32,6 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None or CHROMEDRIVER is None, reason="chromium or chromedriver is not installed"
 )
 
-ROOT = Path(__file__).parent.parent
 AXE = Path(os.environ.get("FLAMBE_SAVE_AXE") or ROOT / "node_modules" / "axe-core" / "axe.min.js")
 
 

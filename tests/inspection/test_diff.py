@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.places import FLAMBE
 from helpers.saves import CONTAINERS, written
 
 from flambe_save import Change, LoadError, SaveNotFoundError, State, diff, load, save
@@ -18,8 +19,6 @@ from flambe_save.inspection.configs import compare_configs
 from flambe_save.layout import MANIFEST_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
-
-FLAMBE = Path(__file__).parent / "golden" / "flambe_0_4"
 
 
 class Odd:

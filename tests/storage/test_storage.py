@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from helpers.places import MODULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from other_process import run_program
@@ -482,11 +483,10 @@ DEATHS = """
 import os, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
-sys.path.insert(0, sys.argv[2])
 from test_storage import create_store, KINDS, NEW, OLD, aside, of_kind, read, write
 
 root = Path(sys.argv[1])
-swap = sys.argv[3] == "swap"
+swap = sys.argv[2] == "swap"
 
 def die_at(step):
     counted = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir", "shutil.rmtree")
@@ -538,7 +538,7 @@ for name, kind in KINDS.items() if swap else [("folder", KINDS["folder"])]:
 
 def deaths(folder: Path, how: str) -> list[list[str]]:
     """Return what was seen after each death: kind, old save there, step, exit status, and what was at the path."""
-    result = run_program(DEATHS, folder, Path(__file__).parent, how)
+    result = run_program(DEATHS, folder, how, places=MODULES)
     assert result.returncode == 0, result.stderr[-2000:]
     return [line.split("|") for line in result.stdout.splitlines()]
 

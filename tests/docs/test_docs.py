@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers.places import ROOT
 
 import flambe_save
 from flambe_save.registry import ADAPTERS
 
-ROOT = Path(__file__).parent.parent
 FLAMBE = ROOT / "tests" / "golden" / "flambe_0_4"  # a save of Flambe and the module with its classes
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 DOCS = [page.relative_to(ROOT).as_posix() for page in sorted((ROOT / "docs").glob("**/*.md"))]

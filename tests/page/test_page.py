@@ -18,6 +18,7 @@ from typing import Any
 
 import page_report
 import pytest
+from helpers.places import TESTS
 from other_process import run_program
 
 import flambe_save
@@ -76,7 +77,7 @@ def test_same_report_same_bytes() -> None:
         digests.append(hashlib.sha256(render(report).encode()).hexdigest())
         assert report == before
     code = (
-        f"import sys, hashlib; sys.path.insert(0, {str(Path(__file__).parent)!r}); import page_report;"
+        f"import sys, hashlib; sys.path.insert(0, {str(TESTS)!r}); import page_report;"
         f"from flambe_save.page import render;"
         f"made = [getattr(page_report, name)() for name in {list(REPORTS)}];"
         f"print(*(hashlib.sha256(render(report).encode()).hexdigest() for report in made))"

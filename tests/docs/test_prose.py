@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from helpers.places import ROOT
 
 import flambe_save
 
 PACKAGE = Path(flambe_save.__file__).parent
-ROOT = Path(__file__).parent.parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {

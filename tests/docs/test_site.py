@@ -16,12 +16,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from helpers.places import ROOT
 
 import flambe_save
 
 pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
 
-ROOT = Path(__file__).parent.parent
 AXE = Path(os.environ.get("FLAMBE_SAVE_AXE") or ROOT / "node_modules" / "axe-core" / "axe.min.js")
 LOADED = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src"), ("source", "srcset")}
 

@@ -19,6 +19,7 @@ import pytest
 import safetensors.torch
 import textnet
 import torch
+from helpers.places import FLAMBE
 from helpers.saves import files_of, flip
 from torch import nn
 
@@ -51,7 +52,6 @@ from flambe_save.state import State
 from flambe_save.storage import TarStore
 from flambe_save.writing import Target
 
-FLAMBE = Path(__file__).parent / "golden" / "flambe_0_4"
 ENDINGS = {
     "folder": "",
     "archive": ".tar.gz",

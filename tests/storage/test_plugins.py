@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.places import TESTS
 
 import flambe_save
 from flambe_save import SaveError, SaveNotFoundError, TargetExistsError
 from flambe_save.registry import ADAPTERS, FORMATS, STORES
 from flambe_save.testing import AdapterContract, FormatContract, StoreContract
 
-PLUGINS = Path(__file__).parent / "plugins"
+PLUGINS = TESTS / "plugins"
 sys.path.insert(0, str(PLUGINS))
 
 import grid_array  # noqa: E402

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from helpers.places import ROOT
 from resuming import of_torch, row_of, there_and_back
 
-KINDS = Path(__file__).parents[1] / "docs" / "kinds.md"
+KINDS = ROOT / "docs" / "kinds.md"
 
 
 def test_all_of_torchs_go_on_to_the_last_bit(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
+from helpers.places import FLAMBE
 from helpers.saves import CONTAINERS, written
 from torch import nn
 
@@ -52,7 +53,6 @@ from flambe_save.tree import prefixed
 
 pytestmark = pytest.mark.filterwarnings("ignore::flambe_save.NeedsTrustWarning")
 
-FLAMBE = Path(__file__).parent / "golden" / "flambe_0_4"
 GOLDEN = ["classifier", "classifier_gz.tar.gz", "classifier_pkl.pkl", "linked", "shared", "stashed"]
 KINDS = {"": "folder", ".tar.gz": "archive", ".pkl": "pickle", ".pkl.tar.gz": "archived pickle"}
 

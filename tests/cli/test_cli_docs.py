@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.places import ROOT
 
 from flambe_save.cli import main
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "cli.md"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 VERSIONS = re.compile(r"\b(flambe_save|torch|\"flambe_save\":) (\"?)\d[\w.+]*")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import textnet
 import torch
+from helpers.places import FLAMBE
 from other_process import run_program
 from torch import nn
 
@@ -54,7 +55,6 @@ SHAPES: dict[str, dict[str, bool]] = {
     "run.pkl": {"pickle_only": True},
     "run.pkl.tar.gz": {"compress": True, "pickle_only": True},
 }
-GOLDEN = Path(__file__).parent / "golden" / "flambe_0_4"
 
 
 @pytest.fixture(autouse=True)
@@ -528,7 +528,7 @@ def test_migrate_keeps_the_save_where_it_cannot_finish(old: Path) -> None:
 
 def test_a_genuine_flambe_save_can_be_migrated(tmp_path: Path) -> None:
     """A save by Flambe becomes one with a manifest, and keeps its requirements."""
-    shutil.copytree(GOLDEN / "classifier", tmp_path / "classifier")
+    shutil.copytree(FLAMBE / "classifier", tmp_path / "classifier")
     requirements = (tmp_path / "classifier" / "requirements.txt").read_text()
     assert migrate(tmp_path / "classifier") == []
     for path in (tmp_path / "classifier").rglob("config.yaml"):

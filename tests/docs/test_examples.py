@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.places import ROOT
 
 from flambe_save import save, verify
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def run(name: str, folder: Path, *arguments: str) -> str:
