@@ -83,7 +83,7 @@ class _OrderedSet:
 
 
 def tie_key(tensor: torch.Tensor) -> tuple[Any, ...] | None:
-    """Return what two tensors have in common when they are one: memory, type and layout; None for no plain memory."""
+    """Return the memory, type and layout that tied tensors share; None without plain memory."""
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.numel() == 0:
         return None
     view = (
@@ -256,7 +256,7 @@ def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def fills_storage(tensor: torch.Tensor) -> bool:
-    """Whether a dense tensor is all of its storage: from its beginning to its end, each element once, in any order."""
+    """Whether a dense tensor has each element of its storage once, in any order."""
     if tensor.storage_offset() or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
         return False
     if tensor.is_contiguous() or not tensor.numel():
