@@ -130,11 +130,11 @@ def reading_storages(records: Records, source: Source, options: LoadOptions, pla
 def _read_plain(plain: PlainState, storage: StorageOf, options: LoadOptions) -> OrderedDict[str, torch.Tensor]:
     """Put a plain state together from its description and its storages."""
     values: OrderedDict[str, torch.Tensor] = OrderedDict()
-    for key, (kind, record, location, shape, stride) in plain.tensors.items():
-        dtype, count = DENSE_TYPES[kind], math.prod(shape)
-        memory = storage(record, location, count * dtype.itemsize)
-        last = sum([(length - 1) * step for length, step in zip(shape, stride, strict=True)])
-        check(last < count or not count, f"{key!r} reaches past its storage")
+    for key, tensor in plain.tensors.items():
+        kind, record, location, shape, stride = tensor
+        dtype = DENSE_TYPES[kind]
+        memory = storage(record, location, math.prod(shape) * dtype.itemsize)
+        check(tensor.fits, f"{key!r} reaches past its storage")
         values[key] = torch.empty(0, dtype=dtype, device=memory.device).set_(memory, 0, shape, stride)
     if plain.metadata is not None:
         metadata = unpickle_data(io.BytesIO(plain.metadata), options)

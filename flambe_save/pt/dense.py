@@ -46,6 +46,12 @@ class PlainTensor(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
+    @property
+    def fits(self) -> bool:
+        """Whether it stays within a storage that has as many elements as it."""
+        count = math.prod(self.shape)
+        return not count or sum([(size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)]) < count
+
 
 class PlainState(NamedTuple):
     """A plain state without its tensors' bytes.
@@ -220,8 +226,7 @@ class DenseFile:
         tensor, size = self._plain[name], self.tensors[name].bytes
         record = f"data/{tensor.storage}"
         start, length = self._records.place(record)
-        steps = zip(tensor.shape, tensor.stride, strict=True)
-        if length != size or (size and sum((count - 1) * step for count, step in steps) >= math.prod(tensor.shape)):
+        if length != size or not tensor.fits:
             raise self._records.damaged(f"{quote(name)} reaches past its storage")
         if tensor.storage in self._unchecked:
             self._records.check(record)

@@ -55,6 +55,8 @@ def elements_of(data: Any, dtype: str, shape: Sequence[int], stride: Sequence[in
         If an element is not a number of a byte or more.
     """
     flat = numpy.frombuffer(data, _bits_of(dtype))
+    if 0 in shape:
+        return  # whatever its steps are, which may be no numbers of numpy's
     sizes = [(length, step * flat.itemsize) for length, step in zip(shape, stride, strict=True) if length != 1]
     whole = as_strided(flat, [length for length, _ in sizes], [step for _, step in sizes])
     # numpy goes through what lies in another order with .flat, and copies the piece alone

@@ -16,9 +16,14 @@ from hypothesis import strategies as st
 
 import flambe_save
 from flambe_save import State, save_state_to_file
+from flambe_save.errors import CorruptSaveError
 from flambe_save.inspection import statistics
 from flambe_save.inspection.statistics import BINS, Measures, Statistics, compare, measure
+from flambe_save.pt import DumpOptions, HeldSource, LoadOptions
+from flambe_save.pt.dense import DenseFile, PlainTensor
 from flambe_save.pt.elements import Array, decode, elements_of
+from flambe_save.pt.zip_reader import Records
+from flambe_save.registry import CODECS
 
 pytestmark = [  # torch warns of some of its types, once
     pytest.mark.filterwarnings(f"ignore:{text}:UserWarning")
@@ -370,3 +375,23 @@ def test_every_number_of_a_small_type_is_torchs(dtype: torch.dtype) -> None:
     every = torch.arange(1 << 8 * dtype.itemsize).to(kind).view(dtype)
     found = decode(every.view(torch.uint8).numpy(), str(dtype).removeprefix("torch."))
     assert np.array_equal(found, every.to(torch.float32).numpy(), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "is_damaged"),
+    [((2, 2), (2, 2), True), ((4,), (2,), True), ((1, 4), (2**60, 1), False), ((0, 4), (2**62, 2**62), False)],
+)
+def test_a_dense_tensor_stays_within_its_storage(
+    shape: tuple[int, ...], stride: tuple[int, ...], is_damaged: bool
+) -> None:
+    """Steps that would lead to other memory are damage; those of an axis that has no second element lead nowhere."""
+    draft = CODECS["pt"].dump(State(w=torch.ones(shape)), DumpOptions())
+    source = HeldSource(bytearray(bytes(draft)))
+    records = Records(source, LoadOptions())
+    tensor = PlainTensor("float32", "0", "cpu", shape, stride)
+    dense = DenseFile(source, records, {"w": tensor}, is_verified=True)
+    if is_damaged:
+        with pytest.raises(CorruptSaveError, match="reaches past its storage"):
+            dense.elements("w", 10)
+    else:
+        assert sum(map(len, dense.elements("w", 10))) == math.prod(shape)
