@@ -100,14 +100,18 @@ def inside_of(root: Any) -> Inside:
         seen[id(item)] = item
         schema = _schema_of(item)
         if keys and isinstance(item, torch.nn.Module):
+            modules = dict(modules_in(item)[1:])
             tensors = {**dict(item.named_parameters()), **dict(item.named_buffers())}
-            names = plain_keys(item, tensors)
-            for name, plain in names.items():
-                found.setdefault(id(tensors[name]), []).append((keys, plain))
-            for name, inner in modules_in(item)[1:]:
-                found.setdefault(id(inner), []).append((keys, name))
+            # Changes refer to these when they are as they were made, so what was changed in them is not there yet
+            as_made = tuple(f"{name}." for name, inner in modules.items() if "changes" in keys and id(inner) in made)
+            for name, plain in plain_keys(item, tensors).items():
+                if not plain.startswith(as_made):
+                    found.setdefault(id(tensors[name]), []).append((keys, plain))
+            for name, inner in modules.items():
+                if not name.startswith(as_made):
+                    found.setdefault(id(inner), []).append((keys, name))
             if schema is not None:
-                linkable.update(map(id, tensors.values()), (id(inner) for _, inner in modules_in(item)[1:]))
+                linkable.update(map(id, tensors.values()), map(id, modules.values()))
         if schema is not None and schema.component_subclass is Edited:
             made |= schema.__dict__["_kept"].keys()
             for number, names in schema.__dict__["_kept"].items():

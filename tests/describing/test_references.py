@@ -867,6 +867,25 @@ def test_what_a_call_makes_refers_to_what_changed_since(tmp_path: Path, is_given
     assert again.layer.weight.no_decay
 
 
+def test_what_changed_since_is_not_looked_for_in_what_is_as_it_was_made(tmp_path: Path) -> None:
+    """A changed part is told in full where a module outside refers to what it is in, as that was made."""
+    net = Making()
+    net.body[1] = nn.Linear(2, 2, bias=False)
+    net.body[1].note = "new"
+    net.body[0].weight = nn.Parameter(torch.ones(3, 2))
+    net.norm.link = [net.body[0].weight]  # type: ignore[assignment]
+    outer: Any = Making()
+    outer.child = net.body
+    net.body.__dict__["back"] = outer
+    again, said = there_and_back(net, tmp_path / "save")
+    assert said == []
+    assert again.body[1].note == "new"
+    assert again.body[1].bias is None
+    assert again.body.back.child is again.body
+    assert again.norm.link[0] is again.body[0].weight
+    assert torch.equal(again.body[0].weight, net.body[0].weight)
+
+
 def test_what_a_call_makes_may_refer_to_what_was_there_before(tmp_path: Path) -> None:
     """A layer that was replaced stays what the others refer to, and nothing of that is told."""
     net = Referring()
