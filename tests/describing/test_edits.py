@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 import random
+import re
 import threading
 import types
 import warnings
@@ -39,6 +40,7 @@ from flambe_save import (
 from flambe_save.describing.prints import TensorPrint
 
 D, N = 6, 3
+NAMED = "named at the save"
 TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
 
 # ------------------------------------------------------------------------------------------------ pictures
@@ -52,7 +54,8 @@ def is_of_torch(hook: Any) -> bool:
 class Picture:
     """Everything that a user could notice of an object: by its path, a fact that compares equal.
 
-    What ``said``, the warnings of a save, name is not looked at: what else is that same object is there all the same.
+    What ``said``, the warnings of a save, name is not looked at, by whatever path it is come to: what else is that same
+    object is there all the same.
     """
 
     left_out = frozenset(
@@ -63,6 +66,7 @@ class Picture:
     def __init__(self, obj: Any, said: str = "") -> None:
         self.facts: dict[str, Any] = {}
         self._said = said
+        self._named = set(named_of_modules(obj, said))
         self._seen: dict[int, str] = {}
         self._kept: list[Any] = []
         self.go("", obj)
@@ -71,7 +75,7 @@ class Picture:
         """Note one object and all that it holds; one that is known already is where it was first."""
         kind = type(item)
         if path and f"'{path}'" in self._said:
-            self.facts[path] = "named at the save"
+            self.facts[path] = NAMED
         elif item is None or isinstance(
             item, (bool, int, float, complex, str, bytes, range, slice, enum.Enum, np.generic)
         ):
@@ -142,12 +146,24 @@ class Picture:
         for name in [name for name in own if name.startswith("_forward") or "_hooks_" in name]:
             del own[name]
         self.facts[f"{begin}(names)"] = sorted(own)
-        self._all(begin, own)
+        named = [name for name in own if (id(item), name) in self._named]
+        self.facts.update((begin + name, NAMED) for name in named)
+        self._all(begin, {name: value for name, value in own.items() if name not in named})
 
     def _all(self, begin: str, items: dict[str, Any]) -> None:
         for name, value in items.items():
             if name not in self.left_out:
                 self.go(f"{begin}{name}", value)
+
+
+def named_of_modules(obj: Any, said: str) -> Iterator[tuple[int, str]]:
+    """Yield the modules, by their ids, and the names of those of their attributes that the warnings of a save name."""
+    if isinstance(obj, nn.Module):
+        modules = dict(obj.named_modules(remove_duplicate=False))
+        for place in re.findall(r"'([\w.]+)'", said):
+            path, _, name = place.rpartition(".")
+            if path in modules:
+                yield id(modules[path]), name
 
 
 def tensor_facts(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -225,7 +241,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def silent(differ: dict[str, Any], said: str) -> dict[str, Any]:
     """Return those of the differences that no warning names."""
-    lost = [path for path in differ if not path.endswith(")") and "(" not in path and _is_named(path, said)]
+    lost = [path for path in differ if "(" not in path and (_is_named(path, said) or NAMED in str(differ[path][0]))]
     return {
         path: pair
         for path, pair in differ.items()
