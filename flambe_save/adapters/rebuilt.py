@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,8 @@ __all__ = ["built_again", "outline", "written_beside"]
 
 def built_again(build: Callable[[], Any]) -> Any:
     """Return what a library's function builds, with no random number drawn: what is no weight has its true values."""
-    with torch.random.fork_rng(devices=[]), Deferral():
+    with torch.random.fork_rng(devices=[]), Deferral(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a library has to say, it said when the model was made
         return build()
 
 

@@ -221,20 +221,19 @@ class WrittenParts:
 
     def warn_of_hidden(self) -> None:
         """Warn of modules in plain lists, dicts and the like of a module that have no place in the save."""
-
-        def is_hidden(value: Any) -> bool:
-            if isinstance(value, (set, frozenset)):
-                return any(map(is_hidden, held_items(value) or ()))
-            hides = isinstance(value, nn.Module) and id(value) not in self._modules and not is_component(value)
-            return hides and next(value.parameters(), None) is not None
-
-        hidden = [name for name, value in self._attributes_to_see if holds(value, is_hidden, in_parts=True)]
+        hidden = [name for name, value in self._attributes_to_see if holds(value, self._is_hidden, in_parts=True)]
         if hidden:
             warn(
                 f"{quote_some(hidden)} holds modules that torch does not know of, so their weights are not saved: keep "
                 "them in an nn.ModuleList or nn.ModuleDict",
                 StateMismatchWarning,
             )
+
+    def _is_hidden(self, value: Any) -> bool:
+        if isinstance(value, (set, frozenset)):
+            return any(map(self._is_hidden, held_items(value) or ()))
+        hides = isinstance(value, nn.Module) and id(value) not in self._modules and not is_component(value)
+        return hides and next(value.parameters(), None) is not None
 
     def of_modules(self, tensors: Set[int]) -> Set[int]:
         """Return those of tensors, by their ids, that are a module's parameters and buffers."""

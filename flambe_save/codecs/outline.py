@@ -126,7 +126,8 @@ class HeldOutline:
         from flambe_save.pt.elements import decode  # which needs numpy
 
         for piece in self.pieces(name, most):
-            bits = piece.contiguous().view(torch.uint8).numpy()
+            # Of one element, torch calls any step contiguous, and does not see bytes in it
+            bits = piece.contiguous().as_strided(piece.shape, (1,)).view(torch.uint8).numpy()
             yield decode(bits, str(piece.dtype).removeprefix("torch."))
 
     def _check(self, tensor: torch.Tensor) -> None:

@@ -40,7 +40,7 @@ from durability_tools import (
     write,
 )
 
-from flambe_save import load, saving
+from flambe_save import load, writing
 
 pytestmark = [needs_fork, needs_proc, pytest.mark.usefixtures("_unsynced")]
 
@@ -305,8 +305,8 @@ def test_killed_at_every_call_of_the_store(name: str, flags: tuple[bool, bool], 
                 if left[0] == 0:
                     die()
 
-            real = saving.create_store
-            saving.create_store = lambda *args, **kwargs: Doomed(real(*args, **kwargs), count)  # type: ignore[assignment]
+            real = writing.create_store
+            writing.create_store = lambda *args, **kwargs: Doomed(real(*args, **kwargs), count)  # type: ignore[assignment]
             write(one.new, one.path, one.flags)
             assert left[0] < step - 3, "the store was not wrapped"
 
