@@ -392,7 +392,12 @@ def is_tensor_as_printed(known: Any, value: Any, is_exact: bool, *, is_whole: bo
         is_same = known.is_same if is_whole else known.is_like
         return bool(is_same(value, is_exact=is_exact))
     is_usual = type(value) is known[0] and value.shape == known[1] and not (value.__dict__ and marks_of(value))
-    return is_usual and not _has_gradient(value)
+    return is_usual and not _has_gradient(value) and not _repeats(value)
+
+
+def _repeats(tensor: torch.Tensor) -> bool:
+    """Whether some of a tensor's elements are one in memory, as ``expand`` has them."""
+    return tensor.layout == torch.strided and tensor.numel() > 1 and 0 in tensor.stride()
 
 
 def _has_values(known: Any) -> bool:

@@ -9,11 +9,12 @@ if TYPE_CHECKING:
 
 __all__ = ["NOTES", "OF_THE_COMPILER", "attributes_on", "is_note", "marks_of"]
 
-# Of transformers' loading, accelerate, torch.compile, torch.jit.script and typing's generic classes
+# Of transformers' loading, accelerate, torch.compile (as Lightning replaces it too), torch.jit.script and typing's
+# generic classes
 NOTES = frozenset(
     (
         *("_is_hf_initialized", "_is_accelerate_prepared", "_is_torch_compile", "_compiled_call_impl"),
-        *("__overloads__", "__orig_class__"),
+        *("_compile_kwargs", "__overloads__", "__orig_class__"),
     )
 )
 OF_THE_COMPILER = "_dynamo_"  # what its notes begin with

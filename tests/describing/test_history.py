@@ -153,6 +153,13 @@ def compiled(items: dict[str, Any], path: Path) -> None:
         items[name](torch.ones(1, 3))
 
 
+def compiled_by_lightning(items: dict[str, Any], path: Path) -> None:
+    """Compile each module, and note how on it, as torch.compile does once lightning is imported."""
+    compiled(items, path)
+    for name in ("module", "component, a module", "module, a component", "recorded", "torch's"):
+        items[name]._compile_kwargs = {"backend": "eager"}
+
+
 def scripted(items: dict[str, Any], path: Path) -> None:
     """Compile torch's modules as TorchScript."""
     with warnings.catch_warnings():
@@ -181,6 +188,7 @@ HISTORIES: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "first save": saved,
     "threads": in_threads,
     "compile": compiled,
+    "compile with lightning": compiled_by_lightning,
     "script": scripted,
     "recording": recorded,
 }
