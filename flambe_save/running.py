@@ -28,10 +28,7 @@ def wait_for(*paths: str | None) -> None:
 
 
 def save_to(path: str | None) -> Future[str] | None:
-    """Return the facts to come of a save that is being written to a path in the background.
-
-    None if no save is.
-    """
+    """Return the Future of the save that is being written to a path in the background, or None."""
     if path is None:
         return None
     with LOCK:

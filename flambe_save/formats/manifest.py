@@ -6,7 +6,6 @@ The keys are documented in docs/format.md; a change of their meaning is a change
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 import re
@@ -21,7 +20,7 @@ from flambe_save.errors import CorruptSaveError, ProtocolError, quote, quote_som
 from flambe_save.formats.plan import Facts
 from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
 from flambe_save.pt import TensorInfo, is_tensor
-from flambe_save.support.checksum import crc32
+from flambe_save.support.checksum import crc32, sha256_of
 
 __all__ = [
     "HAS_MANIFEST",
@@ -216,10 +215,7 @@ class Manifest:
         noted = self.files[name].get("sha256")
         if noted is None:
             return
-        digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece)
-        if digest.hexdigest() != noted:
+        if sha256_of(pieces) != noted:
             raise self._changed(name)
 
     def passes(self, name: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +41,7 @@ from flambe_save.pt.zip_reader import check_file
 from flambe_save.registry import CODECS
 from flambe_save.state import State
 from flambe_save.storage.disk import identity
-from flambe_save.support.checksum import crc32
+from flambe_save.support.checksum import crc32, sha256_of
 from flambe_save.tree import SaveTreeNode
 
 if TYPE_CHECKING:
@@ -284,16 +283,12 @@ class NodeReader:
 
     def digest(self, name: str, prefix: str) -> str:
         """Return the SHA-256 of a file."""
-        digest = hashlib.sha256()
-        with self._opened(name, prefix, None) as file:
-            for piece in pieces_of(open_source(file, mapped=True)):
-                digest.update(piece)
-        return digest.hexdigest()
+        return sha256_of(pieces_of(self._held(name, prefix).source))
 
     def fingerprints(self, name: str) -> set[Hashable]:
         """Return marks of a file: files with a mark in common are the same, to the byte.
 
-        None if the file is gone.
+        A file that is gone has none.
 
         A digest counts only where the size is the one that was noted with it.
         """

@@ -85,12 +85,16 @@ def cards_at(path: str | os.PathLike[str]) -> dict[str, bytes]:
 
 def _foreign_file(path: Path, known: Collection[str] = ()) -> str | None:
     """Return a file in a folder that no save has; hidden ones are the system's."""
-    own = {name for kind in FORMATS for name in FORMATS[kind].file_names}
     with Folder(path) as folder:
         for name, kind in folder.walk(skip=lambda last: last.startswith(".")):
-            if kind is not Kind.FOLDER and name.rpartition("/")[2] not in own and name not in known:
+            if kind is not Kind.FOLDER and name not in known and not _is_of_a_format(name.rpartition("/")[2]):
                 return name
     return None
+
+
+def _is_of_a_format(name: str) -> bool:
+    """Whether saves hold files of that name; plug-ins are looked for only where ours hold none."""
+    return any(name in FORMATS[kind].file_names for kind in FORMATS)
 
 
 def _is_save(path: Path) -> bool:

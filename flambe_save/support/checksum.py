@@ -1,16 +1,25 @@
-"""CRC-32, the checksum of zips, gzips and manifests: by isal if installed, else by zlib."""
+"""CRC-32, the checksum of zips, gzips and manifests, by isal or zlib; and SHA-256 of pieces."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["combine", "crc32", "isal_zlib"]
+__all__ = ["combine", "crc32", "isal_zlib", "sha256_of"]
 
 _POLYNOMIAL = 0xEDB88320  # of CRC-32, bits reversed: x^0 is the highest bit
 _ONE = 1 << 31
+
+
+def sha256_of(pieces: Iterable[Any]) -> str:
+    """Return the SHA-256 of some buffers, one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _combine(first: int, second: int, length: int) -> int:
