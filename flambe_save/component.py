@@ -44,6 +44,8 @@ _ATTRIBUTES = "_registered_attributes"
 class _ComponentAdapter:
     """Components: registered attributes, what ``_state`` adds, and a module's tensors where they are one."""
 
+    has_own_children = True
+
     def describe(self, obj: Component) -> Schema | None:
         return recorded_form(obj)
 

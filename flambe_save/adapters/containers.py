@@ -32,6 +32,7 @@ class _Sequence(ValueAdapter):
     """Lists, tuples, named tuples and deques: items in order; types are exact."""
 
     is_everywhere = True
+    has_own_children = True
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the items by their index, or by the fields of a named tuple; plain values are left out."""
@@ -44,6 +45,7 @@ class _Mapping(ValueAdapter):
     """Dicts of any keys, ordered, default and counting ones."""
 
     is_everywhere = True
+    has_own_children = True
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the values by their key as text; plain ones are left out."""
@@ -87,6 +89,8 @@ def _is_more_than_parts(cls: Any) -> bool:
 
 class _Object(ValueAdapter):
     """Plain objects of any class: their attributes; what in these holds a state is someone else's."""
+
+    has_own_children = True
 
     def describe(self, obj: Any) -> Schema | None:
         """Return a Schema of the attributes."""

@@ -159,12 +159,16 @@ class Adapter(Protocol):
     all of the same for each of ``children``, then what the object's own call returned, where it returned something
     to do.
 
-    An adapter may also say, by attributes of its own: ``comes_last = True``, for objects that refer to others and are
-    visited after all of these; ``stands_alone = False``, for those that are built on others, so that their own folder
-    holds no config; ``knows_others = True``, for those that are described when all places in the save are known; and,
-    with ``build`` and ``asks``, how its objects are built (objects/builders.py). With ``checker(place, state)`` it
-    returns what notes, before anything is filled, what will not fit; None where only its own code can tell
-    (checking.py).
+    An adapter may also have these attributes and methods:
+
+    - ``comes_last = True``: its objects refer to others and are visited after all of these.
+    - ``stands_alone = False``: its objects are built on others, so their own folder holds no config.
+    - ``knows_others = True``: its objects are described when all places in the save are known.
+    - ``has_own_children = True``: ``children`` returns objects that the parent holds, the same ones at each call. A
+      save refuses a parent whose children change meanwhile.
+    - ``build`` and ``asks``: how its objects are built (objects/builders.py).
+    - ``checker(place, state)``: returns a function that notes, before anything is filled, what will not fit; None where
+      only the object's own code can tell (checking.py).
     """
 
     def describe(self, obj: Any) -> Schema | None:

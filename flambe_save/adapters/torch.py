@@ -48,6 +48,8 @@ __all__ = ["MODULE", "ModuleAdapter", "load_module", "module_children", "module_
 class ModuleAdapter:
     """Any ``nn.Module``."""
 
+    has_own_children = True
+
     def describe(self, obj: nn.Module) -> Schema | None:
         """Return a Schema of a torch.nn built-in, or of what built a module, or of its parts; None where none tells it.
 

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from flambe_save.adapters.arrays import ArrayAdapter, key_of
-from flambe_save.adapters.containers import MAPPING, SEQUENCE
 from flambe_save.adapters.protocol import (
     Adapter,
     Child,
@@ -85,7 +84,7 @@ def get_state(
     keep_vars : bool
         Whether parameters themselves are wanted, and not tensors detached from them.
     passed : Passed, optional
-        Is told of the containers, which whoever writes the state may check again when all of it is pickled.
+        Gets all objects with their children, for a check once more when the state is pickled.
 
     Returns
     -------
@@ -98,7 +97,7 @@ def get_state(
     UnsupportedObjectError
         If two objects would get one prefix, or what the object is made of cannot be represented.
     SaveError
-        If code of the object raises anything, or a container changes meanwhile.
+        If code of the object raises anything, or an object gets other children meanwhile.
     """
     state = State() if state is None else state
     passed = Passed() if passed is None else passed
@@ -291,7 +290,7 @@ def walk_object(
     Children are looked up after ``enter``, which may change them. An object inside itself is not gone into again. What
     refers to others, as optimizers do, comes last; what is borrowed only where nothing else has led to it. What is
     loose is gone into where it is wanted: ``wants`` is given the place around it, its own, and its name there. In a
-    save, ``passed`` is given the containers with their children, and ``lost`` has, by the ids of objects, the names of
+    save, ``passed`` is given the objects with their children, and ``lost`` has, by the ids of objects, the names of
     their attributes that no config can say: these are not gone into.
     """
     stack: list[tuple[Place, Adapter, Iterator[Child], Later]] = []
@@ -323,7 +322,7 @@ def walk_object(
             if passed is None:
                 raise
             raise cannot_save(place, error) from error
-        if passed is not None and (adapter is SEQUENCE or adapter is MAPPING):
+        if passed is not None:
             passed.note(place, adapter, children)
         if children or later is not None:
             nested += len(place.prefix)

@@ -1,4 +1,4 @@
-"""Whether what is saved stays as it is while it is looked at: other threads go on, and objects have code of theirs."""
+"""Refuse objects that change while they are saved: other threads go on, and objects run code of their own."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ __all__ = ["Passed", "cannot_save"]
 
 
 class Passed:
-    """The containers that a save has gone through, with what was in them."""
+    """The objects that a save has gone through, each with its children."""
 
     def __init__(self) -> None:
-        self._containers: list[tuple[Place, Adapter, list[Child]]] = []
+        self._parents: list[tuple[Place, Adapter, list[Child]]] = []
 
     def clear(self) -> None:
         """Begin again."""
-        self._containers = []
+        self._parents = []
 
     def note(self, place: Place, adapter: Adapter, children: list[Child]) -> None:
-        """Remember the children of a container."""
-        self._containers.append((place, adapter, children))
+        """Remember the children of an object, where its adapter returns the same ones each time."""
+        if getattr(adapter, "has_own_children", False):
+            self._parents.append((place, adapter, children))
 
     def check(self) -> None:
-        """Refuse a container that holds other objects now than when these were collected: no load would take that.
+        """Refuse an object that has other children than before: its config and its state would not fit each other.
 
         Raises
         ------
         SaveError
         """
-        for place, adapter, before in self._containers:
-            now = [*adapter.children(place.obj)]
+        for place, adapter, before in self._parents:
+            try:
+                now = [*adapter.children(place.obj)]
+            except Exception as error:
+                raise cannot_save(place, error) from error
             if len(now) != len(before) or any(
                 one.obj is not other.obj or one.name != other.name for one, other in zip(before, now, strict=True)
             ):
@@ -42,7 +46,8 @@ def _changed(what: str, place: Place) -> SaveError:
     return SaveError(
         f"{what} changed while it was being saved",
         node=place.prefix,
-        fix="Another thread changes it: hold its lock, or save a copy. Nothing was written.",
+        fix="Another thread, or code of the object that the save runs, changes it: hold its lock, or save a copy. "
+        "Nothing was written.",
     )
 
 

@@ -184,6 +184,10 @@ CHANGES: dict[str, Callable[[dict[Any, Any], int], Any]] = {
 }
 
 
+class Plain:
+    """An object of attributes."""
+
+
 class Registered(Component):
     """Saves a dict by itself."""
 
@@ -255,4 +259,40 @@ def test_what_changed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(traversal, "config_text", adding)
     with pytest.raises(SaveError, match=r"(?s)'history\.losses', a list changed.*Another thread"):
         save(run, tmp_path / "save")
+    assert [*tmp_path.iterdir()] == []
+
+
+def registered() -> tuple[Any, Callable[[], None]]:
+    """Return a component with an empty registered dict, and what puts a module into it."""
+    made = Registered()
+    return made, lambda: made.own.update(late=nn.Linear(1, 1))
+
+
+def module() -> tuple[Any, Callable[[], None]]:
+    """Return a module, and what gives it a child."""
+    made = Net({})
+    return made, lambda: made.add_module("late", nn.Linear(1, 1))
+
+
+def attribute() -> tuple[Any, Callable[[], None]]:
+    """Return a plain object, and what gives it a tensor."""
+    made = Plain()
+    return made, lambda: setattr(made, "late", torch.ones(1))
+
+
+@pytest.mark.parametrize("make", [registered, module, attribute])
+def test_an_object_that_gets_a_child_meanwhile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], tuple[Any, Callable[[], None]]]
+) -> None:
+    """An empty container has no children to look at: its owner has one child more afterwards."""
+    obj, change = make()
+    write = traversal.config_text
+
+    def changing(*args: Any) -> Any:
+        change()
+        return write(*args)
+
+    monkeypatch.setattr(traversal, "config_text", changing)
+    with pytest.raises(SaveError, match=rf"this {type(obj).__name__} changed while it was being saved"):
+        save(obj, tmp_path / "save")
     assert [*tmp_path.iterdir()] == []
