@@ -1,8 +1,8 @@
 """Conversions of a save between folder, archive, pickle and one safetensors file.
 
-copying.py copies files as they are, for packing.py too; containers.py has the rest, by way of the state, which facts.py
-puts into a file of tensors and takes out again; extracting.py cuts a part out of a save; tensorfiles.py knows files of
-tensors. resealing.py writes a new manifest for a folder that was edited by hand.
+copying.py copies files as they are, which packs and unpacks; containers.py has the rest, by way of the state, which
+facts.py puts into a file of tensors and takes out again; extracting.py cuts a part out of a save; tensorfiles.py knows
+files of tensors. resealing.py writes a new manifest for a folder that was edited by hand.
 """
 
 from typing import TYPE_CHECKING
@@ -12,16 +12,16 @@ from flambe_save.support.lazy import lazy_names
 # Only some of them need torch
 if TYPE_CHECKING:
     from flambe_save.conversion.containers import convert
+    from flambe_save.conversion.copying import pack, unpack
     from flambe_save.conversion.extracting import extract
-    from flambe_save.conversion.packing import pack, unpack
     from flambe_save.conversion.resealing import Edited, reseal
 
 __getattr__ = lazy_names(
     __name__,
     {
         "flambe_save.conversion.containers": "convert",
+        "flambe_save.conversion.copying": "pack unpack",
         "flambe_save.conversion.extracting": "extract",
-        "flambe_save.conversion.packing": "pack unpack",
         "flambe_save.conversion.resealing": "Edited reseal",
     },
 )

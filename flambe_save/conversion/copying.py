@@ -1,6 +1,6 @@
-"""Copy the files of a save, or of a component in it, between stores, byte by byte.
+"""Copy the files of a save, or of a component in it, between stores, byte by byte: into archives, out of them.
 
-Nothing is unpickled, so nothing needs trust. What is copied is compared with the manifest on its way.
+Nothing is unpickled, so nothing needs trust. Each file is compared with the manifest on its way. No torch is needed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from flambe_save.errors import (
     CorruptSaveError,
     FlambeSaveError,
     LoadError,
+    SaveError,
     UncheckedSaveWarning,
     UnknownFormatError,
     quote,
@@ -26,6 +27,7 @@ from flambe_save.formats.manifest import HAS_MANIFEST, Manifest
 from flambe_save.formats.nodes import NodeReader
 from flambe_save.formats.plan import Facts, Link
 from flambe_save.layout import (
+    ARCHIVE_SUFFIX,
     CARD_FILES,
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -37,18 +39,20 @@ from flambe_save.layout import (
     VERSION_FILE,
 )
 from flambe_save.pt import Draft, LoadOptions
+from flambe_save.reading import errors_of, reading
 from flambe_save.registry import FORMATS
 from flambe_save.running import wait_for
 from flambe_save.storage import Store, open_store, whole_save
 from flambe_save.storage.tar import TarStore
 from flambe_save.support.checksum import crc32
 from flambe_save.support.parallel import default_threads
-from flambe_save.support.progress import NO_PROGRESS, Progress
+from flambe_save.support.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
+from flambe_save.support.undoing import takes_back
 from flambe_save.tree import prefix_within, ties_within
 from flambe_save.trust import Limits, Trust
-from flambe_save.writing import Target, write_plan
+from flambe_save.writing import Target, check_level, final_path, write_plan
 
-__all__ = ["Copy", "Folders", "copy_save"]
+__all__ = ["Copy", "Folders", "copy_save", "pack", "unpack"]
 
 _STEP = 1 << 20  # bytes that are in memory at a time
 # Where there is no manifest to say it: the files of a node in the order in which a save writes them
@@ -79,6 +83,120 @@ def copy_save(
             plan = Folders.opened(path, LoadOptions(Trust.of(limits=limits)), source).copy(node)
         threads = default_threads() if target.is_archive or plan.is_concurrent else 1
         return write_plan(plan, target, threads, progress)
+
+
+@takes_back
+def pack(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    level: int | None = None,
+    limits: Limits | None = None,
+    progress: ShowProgress = False,
+) -> str:
+    """Put a save that is a folder, or a .pkl, into an archive; :func:`unpack` is the inverse.
+
+    The result is that of :func:`convert`; nothing is unpickled, so nothing in the save needs trust.
+
+    Parameters
+    ----------
+    path : str or path
+        A save; of a folder inside a save, the archive is a save of its own.
+    out : str or path, optional
+        The archive, by default ``path`` with ``.tar.gz`` behind it; that is appended where it is missing.
+    overwrite : bool
+        Whether a save that is there is replaced, in one step.
+    level : int, optional
+        Of the compression. The archive is to the byte what ``save(..., compress=True, level=level)`` would have written
+        to that path.
+    limits, progress
+        As of :func:`convert`.
+
+    Returns
+    -------
+    str
+        The path of the archive.
+
+    Raises
+    ------
+    SaveError
+        If ``path`` is an archive already, or the archive cannot be written. Nothing is left behind.
+    TargetExistsError
+        If something is there already.
+    LoadError
+        If there is no save, or it cannot be read; a CorruptSaveError names a damaged file.
+    """
+    check_level(level, is_archive=True)
+    return _repacked("pack", path, out, Target("", True, overwrite=overwrite, level=level), limits, progress)
+
+
+@takes_back
+def unpack(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    limits: Limits | None = None,
+    progress: ShowProgress = False,
+) -> str:
+    """Unpack a save from an archive: a folder, or a .pkl. Inverse of :func:`pack`.
+
+    Parameters
+    ----------
+    path : str or path
+        The archive.
+    out : str or path, optional
+        Where, by default ``path`` without its ``.tar.gz``.
+    overwrite, limits, progress
+        As :func:`pack`; the limits say what the archive may unpack to.
+
+    Returns
+    -------
+    str
+        The path of the folder or the .pkl.
+
+    Raises
+    ------
+    SaveError
+        If ``path`` is not an archive, or what is in it cannot be written. Nothing is left behind.
+    TargetExistsError, LoadError
+        As :func:`pack`.
+    """
+    return _repacked("unpack", path, out, Target("", overwrite=overwrite), limits, progress)
+
+
+def _repacked(
+    verb: str,
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    target: Target,
+    limits: Limits | None,
+    progress: ShowProgress,
+) -> str:
+    """Copy a save into an archive or out of one; the path of the target is yet to be found."""
+    where = os.fspath(path)
+
+    def attempt() -> str:
+        with open_store(path, limits) as store:
+            if isinstance(store, TarStore) and target.is_archive:
+                raise SaveError(f"{where!r} is an archive already", file=where, fix="Copy the file.")
+            if not (isinstance(store, TarStore) or target.is_archive):
+                raise SaveError(f"{where!r} is not an archive", file=where, fix="It can be read as it is.")
+            is_single = format_of(store, where) is FORMATS["pickle"]
+        if out is None and not (target.is_archive or where.endswith(ARCHIVE_SUFFIX)):
+            raise SaveError(
+                f"{where!r} does not end in {ARCHIVE_SUFFIX}, so its name does not say where to",
+                file=where,
+                fix="Say it: unpack(path, out).",
+            )
+        named = where.rstrip("/" + os.sep) if target.is_archive else where.removesuffix(ARCHIVE_SUFFIX)
+        final = final_path(named if out is None else out, target.is_archive, is_single)
+        found = replace(target, path=final, is_single=is_single)
+        return copy_save(path, found, limits=limits, progress=progress_of(progress, f"{verb.capitalize()}ing"))
+
+    with errors_of(path, name=verb):
+        return reading(attempt, where)
 
 
 # ------------------------------------------------------------------------------------------------ drafts and plans
@@ -144,7 +262,7 @@ class Copy(Plan):
     Attributes
     ----------
     source : contextlib.ExitStack
-        Closes the store; done before the copy counts, since an archive is wholly checked only then.
+        Closes the store; done before the commit, since an archive is wholly checked only then.
     is_concurrent : bool
         Whether the store can be read by several threads.
     """
@@ -199,9 +317,8 @@ class Folders:
         self.reader = NodeReader(store, self.manifest, options)
         if self.manifest is not None:
             self.manifest.check_names(own)
-            self.keys = _keys_of(self.manifest)  # of itself, so that no state is read for its key
-            return
-        self.keys = self.reader.keys_of(own)
+        # By the manifest no state is read for its key
+        self.keys = self.reader.keys_of(own) if self.manifest is None else _keys_of(self.manifest)
 
     @classmethod
     def opened(cls, path: str | os.PathLike[str], options: LoadOptions, source: contextlib.ExitStack) -> Folders:
@@ -256,11 +373,11 @@ class Folders:
         self.warn_if_unchecked()
         plan = Copy(source=self._source, is_concurrent=self.store.is_concurrent)
         for name in names:
-            if os.sep != "/" and (os.sep in name or ":" in name):
+            if os.sep != "/" and (os.sep in name or ":" in name):  # Windows
                 raise CorruptSaveError(f"{quote(name)} leads elsewhere on this system", file=name)
             if manifest is None and name not in CARD_FILES:
                 self.reader.check(name, self.keys.get(name[: name.rfind("/") + 1]))
-            plan.files[_moved(name, top)] = draft = _CopiedFile(self.store, name)
+            plan.files[name.removeprefix(top)] = draft = _CopiedFile(self.store, name)
             if manifest is not None and name in manifest.files:
                 manifest.check_size(name, draft.size)
         if manifest is None:
@@ -269,9 +386,11 @@ class Folders:
         part = self._part(manifest, top)
 
         def seal(facts: Mapping[str, Facts]) -> tuple[str, bytes]:
-            for name in names:
-                if name in manifest.files:
-                    _check(manifest, name, facts[_moved(name, top)])
+            for name in filter(manifest.files.__contains__, names):
+                copied = facts[name.removeprefix(top)]
+                manifest.check_file(name, copied.checksum)
+                if manifest.files[name].get("sha256", copied.digest) != copied.digest:
+                    raise CorruptSaveError("its SHA-256 is not the saved one", file=name, fix="Take it from a copy.")
             if not top:
                 assert self._sealed is not None, "it is where the manifest is from"
                 return MANIFEST_FILE, self._sealed
@@ -292,16 +411,13 @@ class Folders:
         return names + ([name for name in self._names if name in CARD_FILES] if not top else [])
 
     def _part(self, manifest: Manifest, top: str) -> Manifest:
-        """Return a manifest's description of a component and all inside it, without its files.
-
-        The files are added when they are copied.
-        """
+        """Return the manifest of a component and all inside it; its files are added when they are copied."""
         prefix = self.keys[top]
         begin = f"{prefix}." if prefix else ""
         nodes: dict[str, Any] = {}
         for inner, entry in manifest.nodes.items():
             if inner == prefix or inner.startswith(begin):
-                nodes[inner[len(begin) :]] = {**entry, "folder": _moved(f"{entry['folder']}/", top).rstrip("/")}
+                nodes[inner[len(begin) :]] = {**entry, "folder": f"{entry['folder']}/".removeprefix(top).rstrip("/")}
         return replace(
             manifest,
             nodes=nodes,
@@ -327,23 +443,6 @@ def _keys_of(manifest: Manifest) -> dict[str, str]:
     return keys
 
 
-def _moved(name: str, top: str) -> str:
-    return name.removeprefix(top)
-
-
 def _bytes_of(store: Store, name: str) -> bytes:
     with _read_errors(name), store.reader(name) as file:
         return file.read()
-
-
-def _check(manifest: Manifest, name: str, facts: Facts) -> None:
-    """Compare what was copied with what was saved.
-
-    Raises
-    ------
-    CorruptSaveError
-    """
-    manifest.check_file(name, facts.checksum)
-    noted = manifest.files[name].get("sha256")
-    if noted is not None and noted != facts.digest:
-        raise CorruptSaveError("its SHA-256 is not that of what was saved", file=name, fix="Take it from a copy.")

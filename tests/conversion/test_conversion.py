@@ -319,6 +319,22 @@ def test_an_archive_is_what_a_save_would_have_made(make: Callable[[], Any], tmp_
     assert Path(pack(tmp_path / "there" / "a", overwrite=True)).read_bytes() == (tmp_path / "a.tar.gz").read_bytes()
 
 
+@pytest.mark.parametrize("level", [None, 0, 9])
+@pytest.mark.parametrize("kind", ["folder", "pickle", "part"])
+def test_packing_is_converting(kind: str, level: int | None, tmp_path: Path) -> None:
+    """Both ways, packing gives what convert does with the same name, to the byte, also over what is there."""
+    path = saved(run() if kind == "part" else Tree(), tmp_path / "a", kind)
+    path = path / "model" if kind == "part" else path
+    ending = ENDINGS.get(kind, "")
+    written = {}
+    for name, (there, back) in {"pack": (pack, unpack), "convert": (convert, convert)}.items():
+        for _ in range(2):
+            archive = there(path, tmp_path / name / f"b{ending}.tar.gz", level=level, overwrite=True)
+            again = back(archive, tmp_path / name / f"c{ending}", overwrite=True)
+        written[name] = files_of(archive), files_of(again)
+    assert written["pack"] == written["convert"]
+
+
 def test_a_pickle_is_packed_and_unpacked(tmp_path: Path) -> None:
     """A .pkl has an archive too."""
     path = Path(save(run(), tmp_path / "a.pkl", pickle_only=True))
