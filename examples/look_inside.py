@@ -1,8 +1,8 @@
 """See what fine-tuning changed: a small BERT before and after, its tree, the difference, and a page of both.
 
 Run it with: python examples/look_inside.py [FOLDER]
-It needs transformers, and rich and jinja2: pip install transformers 'flambe_save[cli]'. With FOLDER, the two saves and
-the page stay there; nothing is downloaded: the model starts from random weights.
+It needs transformers and the extra cli: pip install transformers 'flambe_save[cli]'. With FOLDER, the two saves and the
+page stay there; nothing is downloaded: the model starts from random weights.
 """
 
 from __future__ import annotations

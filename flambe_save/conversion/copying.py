@@ -1,4 +1,4 @@
-"""Copy the files of a save, or of a component in it, between stores, byte by byte: into archives, out of them.
+"""Copy the files of a save or a part of it between stores, byte by byte; pack and unpack.
 
 Nothing is unpickled, so nothing needs trust. Each file is compared with the manifest on its way. No torch is needed.
 """
@@ -411,7 +411,7 @@ class Folders:
         return names + ([name for name in self._names if name in CARD_FILES] if not top else [])
 
     def _part(self, manifest: Manifest, top: str) -> Manifest:
-        """Return the manifest of a component and all inside it; its files are added when they are copied."""
+        """Return the manifest of a component and all inside it, without the files yet to be copied."""
         prefix = self.keys[top]
         begin = f"{prefix}." if prefix else ""
         nodes: dict[str, Any] = {}

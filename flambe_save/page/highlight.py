@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 
 from flambe_save.errors import MissingDependencyError
 
-__all__ = ["PIP", "Highlighter"]
-
-PIP = "pip install 'flambe_save[cli]'"
+__all__ = ["Highlighter"]
 
 # The kinds that the style sheet knows, by the token of Pygments that they begin with; the first that fits counts
 _KINDS = {
@@ -46,7 +44,7 @@ class Highlighter:
         try:
             from pygments import lexers
         except ImportError as error:
-            raise MissingDependencyError("the page needs Pygments", fix=PIP) from error
+            raise MissingDependencyError("the page needs Pygments", fix="pip install 'flambe_save[cli]'") from error
         options = {"stripnl": False, "ensurenl": False}
         self._lexers: dict[str, Callable[[str], Iterator[tuple[object, str]]]] = {
             "yaml": lexers.YamlLexer(**options).get_tokens,

@@ -10,14 +10,15 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import html
 import json
 from collections.abc import Mapping
 from importlib.resources import files
+from string import Template
 from typing import Any
 
-from flambe_save.errors import MissingDependencyError, plain
+from flambe_save.errors import plain
 from flambe_save.page.data import pack
-from flambe_save.page.highlight import PIP
 
 __all__ = ["policy", "render"]
 
@@ -43,21 +44,15 @@ def render(report: Mapping[str, Any]) -> str:
     Raises
     ------
     MissingDependencyError
-        If Jinja2 or Pygments is not installed.
+        If Pygments is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise MissingDependencyError("the page needs Jinja2", fix=PIP) from error
     # A text that is not Unicode (lone surrogates) is written out by `plain`, which leaves only what UTF-8 holds
     title = plain(" and ".join(str(save["path"])[:200] for save in report["saves"])).replace("\n", " ")
     text = json.dumps(pack(report), separators=(",", ":"), allow_nan=False)
     for character, escape in _ESCAPES.items():
         text = text.replace(character, escape)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
-    return environment.from_string(_asset("page.html")).render(
-        title=title, policy=policy(), style=Markup(_style()), script=Markup(_script()), data=Markup(text)
+    return Template(_asset("page.html")).substitute(
+        title=html.escape(title), policy=html.escape(policy()), style=_style(), script=_script(), data=text
     )
 
 

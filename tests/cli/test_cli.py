@@ -849,7 +849,7 @@ def test_colour_on_a_terminal_alone(saves: Path) -> None:
     code, coloured = on_terminal("diff", "a", "b", COLUMNS="200")
     assert colour.search(coloured)
     assert (code, colour.sub("", coloured)) == (1, plain)
-    hide = "import sys; sys.modules['rich'] = sys.modules['shtab'] = sys.modules['jinja2'] = None"
+    hide = "import sys; sys.modules['rich'] = sys.modules['shtab'] = None"
     assert on_terminal("diff", "a", "b", before=hide, COLUMNS="200") == (1, plain)
     assert command("diff", "a", "b").out == plain
 

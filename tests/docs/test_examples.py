@@ -148,7 +148,7 @@ def test_tied_language_model(tmp_path: Path) -> None:
 def test_look_inside(tmp_path: Path) -> None:
     """It tells what moved, and writes a page of both saves."""
     pytest.importorskip("transformers", reason="pip install transformers")
-    pytest.importorskip("jinja2", reason="pip install jinja2 pygments")
+    pytest.importorskip("pygments", reason="pip install pygments")
     output = run("look_inside.py", tmp_path)
     assert "18 tensors moved, all of them in the last layer or the classifier" in output
     assert "tensors changed: 18" in output

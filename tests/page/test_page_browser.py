@@ -18,7 +18,6 @@ from helpers.places import ROOT
 from flambe_save.page import PageServer, render
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
-pytest.importorskip("jinja2")
 pytest.importorskip("pygments")
 
 from selenium import webdriver  # noqa: E402
