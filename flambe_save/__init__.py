@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flambe_save.classes.registrable import Registrable, alias, all_subclasses, register, registration_context
     from flambe_save.classes.renames import moved_from
     from flambe_save.component import Component
+    from flambe_save.config.link_text import create_link_str, parse_link_str
     from flambe_save.conversion import reseal
     from flambe_save.describing import yaml
     from flambe_save.describing.mapped import MappedRegistrable
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
         open_save,
     )
     from flambe_save.reading import verify
-    from flambe_save.schema.link import FunctionCallLink, Link, PickledDataLink, create_link_str, parse_link_str
+    from flambe_save.schema.link import FunctionCallLink, Link
     from flambe_save.schema.schema import Schema
+    from flambe_save.schema.stored import PickledDataLink
     from flambe_save.state import State, traverse
     from flambe_save.structure import build_structure, deserialise, load_structure, serialise
     from flambe_save.tree import SaveTreeNode, state_from_tree, tree_from_state
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 
 # Of the reading core, which needs no torch
 _READING = {
+    "flambe_save.config.link_text": "create_link_str parse_link_str",
     "flambe_save.reading": "verify",
     "flambe_save.inspection": "Change diff Measures open_save OpenSave SavedNode SavedValues Statistics",
     "flambe_save.formats": "Damage",
@@ -79,8 +82,9 @@ _OTHERS = {
     "flambe_save.describing.recording": "recorded recording",
     "flambe_save.dynamic": "dynamic_component make_component",
     "flambe_save.filling": "load_state",
-    "flambe_save.schema.link": "create_link_str FunctionCallLink Link parse_link_str PickledDataLink",
+    "flambe_save.schema.link": "FunctionCallLink Link",
     "flambe_save.schema.schema": "Schema",
+    "flambe_save.schema.stored": "PickledDataLink",
     "flambe_save.structure": "build_structure deserialise load_structure serialise",
 }
 _find = lazy_names(__name__, {**_READING, **_OTHERS})

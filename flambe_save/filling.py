@@ -12,7 +12,7 @@ from flambe_save.config.nodes import parse, split_documents
 from flambe_save.loading import check_values, telling
 from flambe_save.pt import LoadOptions, MapLocation
 from flambe_save.reading import read, read_around
-from flambe_save.schema.schema import Sources
+from flambe_save.schema.reference import Sources
 from flambe_save.state import State
 from flambe_save.support.progress import ShowProgress, progress_of
 from flambe_save.support.undoing import takes_back

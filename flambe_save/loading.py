@@ -45,14 +45,15 @@ from flambe_save.objects.attributes import values_in
 from flambe_save.pt import LoadOptions, MapLocation
 from flambe_save.reading import errors_of, read, reading
 from flambe_save.schema.audit import check_arguments, check_tags, contradiction
+from flambe_save.schema.building import build as build_config
 from flambe_save.schema.construct import construct
 from flambe_save.schema.layers import Layers, shows_to_code
 from flambe_save.schema.link import BackLink
 from flambe_save.schema.overrides import override
 from flambe_save.schema.own_names import NAMING_TAGS
 from flambe_save.schema.pickled import opened_by
-from flambe_save.schema.schema import Schema, Sources, items_in
-from flambe_save.schema.schema import build as build_config
+from flambe_save.schema.reference import Sources
+from flambe_save.schema.schema import Schema, items_in
 from flambe_save.schema.select import find_part, is_value, part_of, tensor_keys
 from flambe_save.state import split_key
 from flambe_save.storage import open_store, whole_save

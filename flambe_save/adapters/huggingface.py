@@ -25,7 +25,8 @@ from flambe_save.classes.tags import TAGS
 from flambe_save.describing.describe import assembled, form_of
 from flambe_save.errors import UnsupportedObjectError, quote, shown
 from flambe_save.objects.assembly import can_be_assembled
-from flambe_save.schema.schema import Reference, Schema
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import Schema
 from flambe_save.state import State
 
 __all__ = ["CONFIG", "MODEL", "public_class"]

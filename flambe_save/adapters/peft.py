@@ -26,7 +26,8 @@ from flambe_save.layout import CLASS_KEY, SOURCE_KEY
 from flambe_save.objects.assembly import PARTS, is_assembled
 from flambe_save.objects.attributes import values_in
 from flambe_save.schema.edited import Edited
-from flambe_save.schema.schema import Reference, Schema, schema_of
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import Schema, schema_of
 from flambe_save.state import State, join_key, keys_below
 from flambe_save.support.notes import marks_of
 from flambe_save.tree import join_prefix

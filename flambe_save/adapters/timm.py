@@ -16,7 +16,8 @@ from flambe_save.adapters.rebuilt import built_again, outline, written_beside
 from flambe_save.adapters.torch import ModuleAdapter
 from flambe_save.describing.describe import assembled
 from flambe_save.errors import CompilationError, quote, shown
-from flambe_save.schema.schema import Reference, Schema
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import Schema
 from flambe_save.state import State
 
 __all__ = ["MODEL", "public_class"]

@@ -38,7 +38,8 @@ from flambe_save.errors import FlambeSaveError, LimitError, UnsupportedObjectErr
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.objects.unwrap import plain_keys, wrapped_keys
 from flambe_save.objects.walks import everywhere, module_at, modules_in, named_tensors
-from flambe_save.schema.schema import Reference, Schema, items_in, schema_of
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import Schema, items_in, schema_of
 from flambe_save.state import State, keys_below
 from flambe_save.support.static import static_of
 

@@ -24,8 +24,8 @@ from flambe_save.objects.structural import is_made_of_parts, parts_of
 from flambe_save.objects.unwrap import unwrapped
 from flambe_save.pt import DumpOptions
 from flambe_save.registry import CODECS
-from flambe_save.schema.link import Unbuilt
 from flambe_save.schema.schema import Schema
+from flambe_save.schema.stored import Unbuilt
 from flambe_save.state import Stash, State
 
 __all__ = ["get_unbuilt_state"]

@@ -25,7 +25,8 @@ from flambe_save.objects.walks import module_at
 from flambe_save.pt import DumpOptions
 from flambe_save.registry import CODECS, find_adapter
 from flambe_save.schema.edited import Edited
-from flambe_save.schema.schema import Reference, Schema, items_in
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import Schema, items_in
 from flambe_save.state import State
 from flambe_save.tree import join_prefix
 

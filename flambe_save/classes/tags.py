@@ -33,6 +33,7 @@ __all__ = ["TAGS", "Tags", "dotted_path", "written_path"]
 _NO_NAMESPACE = frozenset(("__main__", "tests", "flambe_save"))
 # Our own classes are called on disk as they were at first, so that a room may change its name and no save does
 _FIRST_NAMES = {f"flambe_save.schema.{name}": f"flambe_save.config.{name}" for name in ("edited", "link", "pickled")}
+_FIRST_NAMES["flambe_save.schema.stored"] = "flambe_save.config.link"
 
 
 def dotted_path(cls: type) -> str:

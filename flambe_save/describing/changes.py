@@ -35,7 +35,9 @@ from flambe_save.objects.assembly import (
     is_set_by_torch,
 )
 from flambe_save.objects.attributes import held_items, held_pairs
-from flambe_save.schema.schema import NOTE_BIRTH, Reference, Schema
+from flambe_save.schema.building import NOTE_BIRTH
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import Schema
 
 __all__ = ["GIVEN", "AsBuilt", "Birth", "Changes", "changes_since"]
 

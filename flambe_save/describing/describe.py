@@ -40,8 +40,10 @@ from flambe_save.objects.values import BY_TYPE
 from flambe_save.objects.walks import inside_itself, module_at
 from flambe_save.registry import find_adapter
 from flambe_save.schema.edited import Edited
-from flambe_save.schema.link import Elsewhere, StoredParameter
-from flambe_save.schema.schema import Reference, Schema, defaults_of, schema_of
+from flambe_save.schema.link import Elsewhere
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import Schema, defaults_of, schema_of
+from flambe_save.schema.stored import StoredParameter
 from flambe_save.support.notes import attributes_on
 from flambe_save.support.undoing import Setting
 

@@ -16,6 +16,7 @@ from flambe_save.classes.redefined import check_definition
 from flambe_save.classes.tags import TAGS, dotted_path, written_path
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.dialect import CORE, MAX_DEPTH, Dumper, children_of
+from flambe_save.config.link_text import create_link_str
 from flambe_save.config.scalars import PLAIN, has_plain_offset
 from flambe_save.describing.building_order import LINKS, link_without_order
 from flambe_save.describing.changes import AsBuilt
@@ -30,21 +31,11 @@ from flambe_save.objects.unwrap import unwrapped
 from flambe_save.objects.values import BY_TYPE, fits, is_plain_key
 from flambe_save.objects.walks import module_at
 from flambe_save.objects.weightless import skeleton
-from flambe_save.schema.link import (
-    BackLink,
-    Elsewhere,
-    FunctionCallLink,
-    Link,
-    ModuleLink,
-    ParameterLink,
-    PickledDataLink,
-    StoredParameter,
-    TensorLink,
-    Unbuilt,
-    create_link_str,
-)
+from flambe_save.schema.link import BackLink, Elsewhere, FunctionCallLink, Link, ModuleLink, ParameterLink
 from flambe_save.schema.pickled import Pickled, groups_of, references_in
-from flambe_save.schema.schema import TRANSPARENT, Reference, Schema, defaults_of, schema_of, visit
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import TRANSPARENT, Schema, defaults_of, schema_of, visit
+from flambe_save.schema.stored import PickledDataLink, StoredParameter, TensorLink, Unbuilt
 from flambe_save.state import Referring, Stash, join_key
 from flambe_save.support.trampoline import Steps, run
 

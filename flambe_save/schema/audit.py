@@ -30,7 +30,8 @@ from flambe_save.objects.values import BY_TAG
 from flambe_save.schema.construct import construct, may_be_called
 from flambe_save.schema.link import FunctionCallLink, Link, ModuleLink
 from flambe_save.schema.own_names import NAMING_TAGS, own_names
-from flambe_save.schema.schema import TRANSPARENT, Reference, Schema, items_in
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import TRANSPARENT, Schema, items_in
 from flambe_save.trust import NO_TRUST, Trust
 
 __all__ = ["asks_for", "check_arguments", "check_tags", "contradiction"]

@@ -10,6 +10,7 @@ import yaml as pyyaml
 from flambe_save.classes.lookup import find_imported, is_harmless
 from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.config.dialect import CORE, SCALARS, children_of
+from flambe_save.config.link_text import parse_link_str
 from flambe_save.config.nodes import Document, line_of
 from flambe_save.config.scalars import scalar_value
 from flambe_save.errors import ConfigError, FlambeSaveError, quote, shown
@@ -17,9 +18,10 @@ from flambe_save.objects.assembly import PARTS
 from flambe_save.objects.builders import builder_of
 from flambe_save.objects.structural import is_made_of_parts
 from flambe_save.objects.values import BY_TAG
-from flambe_save.schema.link import Link, parse_link_str
+from flambe_save.schema.link import Link
 from flambe_save.schema.own_names import NAMING_TAGS, own_names
-from flambe_save.schema.schema import Reference, Schema, items_in
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import Schema, items_in
 from flambe_save.support.sizes import MAX_HASHED
 from flambe_save.trust import NO_TRUST, Trust
 

@@ -18,8 +18,10 @@ from flambe_save.config.scalars import PLAIN
 from flambe_save.objects.assembly import PARTS, note_assembled
 from flambe_save.objects.optimizers import TRAINING
 from flambe_save.objects.structural import is_made_of_parts
-from flambe_save.schema.link import Link, TensorLink
-from flambe_save.schema.schema import TRANSPARENT, Reference, Schema, items_in
+from flambe_save.schema.link import Link
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import TRANSPARENT, Schema, items_in
+from flambe_save.schema.stored import TensorLink
 
 __all__ = ["Layers", "shows_to_code"]
 

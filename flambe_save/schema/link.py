@@ -1,91 +1,27 @@
-"""Links: values in a config that stand for objects made elsewhere: ``!@ encoder.size``, ``!call``, ``!$ 0``.
-
-The grammar, ``root[key][key].attribute.attribute``, has one reader and one writer here, which are inverses.
-"""
+"""Links: config values that lead to objects of the same config: ``!@ encoder.size``, ``!call``."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from flambe_save.classes.registrable import alias
 from flambe_save.classes.tags import dotted_path
+from flambe_save.config.link_text import create_link_str
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import LinkError, MalformedLinkError, UnpreparedLinkError, quote
 from flambe_save.objects.arguments import CONTAINERS
 from flambe_save.objects.assembly import Awaited
 from flambe_save.objects.attributes import code_behind, held_attribute, held_item, is_callable_value, is_function_of
 from flambe_save.objects.special import says_its_class
-from flambe_save.schema.schema import Reference, Schema, Sources, schema_of
+from flambe_save.schema.reference import Reference, Sources
+from flambe_save.schema.schema import Schema, schema_of
 from flambe_save.state import split_key
 from flambe_save.trust import trust_in_force
 
-__all__ = [
-    "BackLink",
-    "Elsewhere",
-    "FunctionCallLink",
-    "Link",
-    "ModuleLink",
-    "ParameterLink",
-    "PickledDataLink",
-    "StoredParameter",
-    "TensorLink",
-    "Unbuilt",
-    "create_link_str",
-    "parse_link_str",
-]
-
-_KEY = r"[^\[\].\s]+"
-_ATTRIBUTE = r"[A-Za-z]\w*"
-_LINK = re.compile(rf"(?P<root>{_KEY})(?P<keys>(?:\[[^\[\]]+\])*)(?P<attributes>(?:\.{_ATTRIBUTE})*)")
-
-
-def parse_link_str(link_str: str) -> tuple[list[str], list[str]]:
-    """Return the keys and the attributes that a link names. Inverse of :func:`create_link_str`.
-
-    Raises
-    ------
-    MalformedLinkError
-        If the text does not follow ``root[key][key].attribute.attribute``; private attributes cannot be named.
-
-    Examples
-    --------
-    >>> parse_link_str("model[encoder].rnn.hidden_size")
-    (['model', 'encoder'], ['rnn', 'hidden_size'])
-    """
-    match = _LINK.fullmatch(link_str)
-    if match is None or "__" in (match["root"][:2], *(key[:2] for key in re.findall(r"\[([^\[\]]+)\]", match["keys"]))):
-        raise MalformedLinkError(
-            f"{quote(link_str)} is no link",
-            fix="Write root[key][key].attribute, as in 'model[encoder].size'.",
-        )
-    keys = re.findall(r"\[([^\[\]]+)\]", match["keys"])
-    return [match["root"], *keys], match["attributes"].split(".")[1:]
-
-
-def create_link_str(schematic_path: Sequence[str], attr_path: Sequence[str] | None = None) -> str:
-    """Return the text of a link. Inverse of :func:`parse_link_str`.
-
-    Raises
-    ------
-    MalformedLinkError
-        If the path is empty or a part of it cannot be written.
-
-    Examples
-    --------
-    >>> create_link_str(["model", "encoder"], ["rnn", "hidden_size"])
-    'model[encoder].rnn.hidden_size'
-    """
-    if not schematic_path:
-        raise MalformedLinkError("a link needs at least the key that it starts from")
-    text = schematic_path[0] + "".join(f"[{key}]" for key in schematic_path[1:])
-    text += "".join(f".{attribute}" for attribute in attr_path or ())
-    if parse_link_str(text) != (list(schematic_path), list(attr_path or ())):
-        raise MalformedLinkError(f"the keys {list(schematic_path)} cannot be written as a link")
-    return text
+__all__ = ["BackLink", "Elsewhere", "FunctionCallLink", "Link", "ModuleLink", "ParameterLink"]
 
 
 @alias("@")
@@ -139,7 +75,7 @@ class Link(Reference):
         return f"{type(self).__name__}({create_link_str(self.schematic_path, self.attr_path)})"
 
     def trail(self) -> list[Any]:
-        """Return the config and what each key of the path leads to in it, as far as nothing has to be built."""
+        """Return the config, then the item at each key of the path, as far as nothing has to be built."""
         found = [self._document]
         try:
             for key in self.schematic_path:
@@ -235,7 +171,7 @@ class Link(Reference):
         )
 
     def _attribute(self, current: Any, index: int) -> Any:
-        """Return an attribute that the object holds, or where the load's trust reaches, one that its class computes."""
+        """Return an attribute that the object holds, or with enough trust, that its class computes."""
         name = self.attr_path[index]
         try:
             return held_attribute(current, name)
@@ -257,7 +193,7 @@ class Link(Reference):
 
 
 def _referred(link: Reference, current: Reference) -> Any:
-    """Return what a reference stands for that another link leads to, or through."""
+    """Return the object of a reference that another link leads to, or through."""
     sources = link.sources if isinstance(link, Link) else None
     if sources is not None:
         return current.resolve(sources)
@@ -265,7 +201,7 @@ def _referred(link: Reference, current: Reference) -> Any:
 
 
 def step(link: Reference, current: Any, key: str) -> Any:
-    """Return what one key of a link leads to, in a config or in the arguments that an object records."""
+    """Return the item at one key of a link, in a config or in the arguments that an object records."""
     if isinstance(current, Link):
         current = _referred(link, current)
     schema = current if isinstance(current, Schema) else schema_of(current)
@@ -292,111 +228,6 @@ class FunctionCallLink(Link):
             raise LinkError(f"{self!r}: the call raised {type(error).__name__}: {str(error)[:200]}") from error
 
 
-@alias("$")
-class PickledDataLink(Reference):
-    """A value that YAML cannot hold, kept in the stash under an id.
-
-    Parameters
-    ----------
-    obj_id : str
-    """
-
-    def __init__(self, obj_id: str) -> None:
-        self.obj_id = obj_id
-
-    def __repr__(self) -> str:
-        return f"PickledDataLink({self.obj_id!r})"
-
-    def __call__(self, stash: Mapping[str, Any]) -> Any:
-        """Return the object from a stash.
-
-        Raises
-        ------
-        UnpreparedLinkError
-            If the stash does not hold it.
-        """
-        try:
-            return stash[self.obj_id]
-        except KeyError:
-            raise UnpreparedLinkError(
-                f"the stash holds no object {quote(self.obj_id)}",
-                fix="Load the whole save, or pass the stash when calling the Schema.",
-            ) from None
-
-    def resolve(self, sources: Sources) -> Any:
-        """Return the object from the stash."""
-        return self(sources.stash)
-
-
-@alias("tensor")
-class TensorLink(Reference):
-    """A tensor or array that the save's state holds.
-
-    Parameters
-    ----------
-    key : str
-        Its key in the state.
-    """
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.key!r})"
-
-    def resolve(self, sources: Sources) -> Any:
-        """Return the value of the state.
-
-        Raises
-        ------
-        UnpreparedLinkError
-            If the state does not hold it.
-        """
-        if self.key not in sources.state:
-            raise UnpreparedLinkError(
-                f"the state holds no {quote(self.key)}", fix="Load the whole save: a part does not hold the rest."
-            )
-        return sources.state[self.key]
-
-
-@alias("param")
-class StoredParameter(TensorLink):
-    """A parameter of its own, of the values that the save's state holds.
-
-    Parameters
-    ----------
-    key : str
-        Its key in the state.
-    tensor : torch.Tensor, optional
-        Where the link is to be written, what it is to lead to; the key is found then. A tensor that is no parameter is
-        written as :class:`TensorLink`.
-    """
-
-    def __init__(self, key: str, tensor: Any = None) -> None:
-        super().__init__(key)
-        self.tensor = tensor
-
-    def resolve(self, sources: Sources) -> Any:
-        """Return the parameter; it shares its memory with the value of the state.
-
-        Raises
-        ------
-        UnpreparedLinkError
-            If the state does not hold it.
-        LinkError
-            If that is no tensor.
-        """
-        value = super().resolve(sources)
-        if not isinstance(value, torch.Tensor):
-            raise LinkError(f"{self!r}: that is a {type(value).__name__}, and no tensor", fix="Correct the config.")
-        if isinstance(value, torch.nn.Parameter):
-            return value
-        known = sources.parameters.get(id(value))
-        if known is None:
-            known = sources.parameters[id(value)] = torch.nn.Parameter(value, requires_grad=False)
-        return known
-
-
 @alias("parameter")
 class ParameterLink(Reference):
     """A parameter or buffer of a module that the same config builds, as an optimizer holds it.
@@ -416,7 +247,7 @@ class ParameterLink(Reference):
     def __init__(self, text: str, tensor: Any = None) -> None:
         self.path, colon, self.name = text.partition(":")
         if tensor is None and not (self.path and colon and self.name):
-            raise MalformedLinkError(f"{quote(text)} is no {self.kind}", fix=f"Write model:name.of.the.{self.kind}.")
+            raise MalformedLinkError(f"{quote(text)} is not a {self.kind}", fix=f"Write model:name.of.the.{self.kind}.")
         self.tensor = tensor
         self._document: Any = None
 
@@ -428,7 +259,7 @@ class ParameterLink(Reference):
         self._document = document
 
     def awaits(self) -> Schema | None:
-        """Return the Schema of the module, where that is yet to be built; what a link in its place awaits, for that."""
+        """Return the module's Schema if that is not built yet; for a link in its place, what it awaits."""
         target = self._target()
         if isinstance(target, Reference):
             return target.awaits()
@@ -471,39 +302,15 @@ class ParameterLink(Reference):
 
 @alias("module")
 class ModuleLink(ParameterLink):
-    """A module inside another that the same config builds, which its constructor made: ``"model:encoder.layers.0"``."""
+    """A module that the constructor of another made: ``"model:encoder.layers.0"``."""
 
     kind = "module"
     tables = ("_modules",)
 
 
-@alias("unbuilt")
-class Unbuilt(Reference):
-    """Stands for what ``save(..., build=False)`` leaves out: how an object is built.
-
-    Parameters
-    ----------
-    name : str
-        Of its class, for people.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"Unbuilt({self.name!r})"
-
-    def resolve(self, sources: Sources) -> Any:
-        """Raise a LinkError: there is nothing to build it of."""
-        raise LinkError(
-            f"the save does not say how this {quote(self.name)} is built: it was written by save(..., build=False)",
-            fix="Build the object yourself, and fill it: load_state(obj, path).",
-        )
-
-
 @alias("back")
 class BackLink(Reference, Awaited):
-    """A container or another object of the config, by its key; adapters put it in, when all is built.
+    """A container or object of the config, by its key; adapters put it in when all is built.
 
     Parameters
     ----------
@@ -538,14 +345,14 @@ class BackLink(Reference, Awaited):
         return found
 
     def made_of(self, found: Any) -> Any:
-        """Return what takes the place of this, made of the object that the key leads to; the same one each time."""
+        """Return the replacement of this, made of the object at the key; the same one each time."""
         if self._made is None:
             self._made = (self._make(found),)
         return self._made[0]
 
 
 class Elsewhere(Reference, should_register=False):
-    """Among what is about to be written, an object that is written where it has a place of its own, and linked to.
+    """An object to be written that has a place of its own, where others link to it.
 
     Parameters
     ----------

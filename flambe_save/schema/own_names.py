@@ -22,7 +22,8 @@ from flambe_save.config.nodes import Document
 from flambe_save.objects.assembly import PARTS
 from flambe_save.objects.special import is_answered_by_type
 from flambe_save.objects.structural import is_made_of_parts, is_sum_of_parts
-from flambe_save.schema.schema import TRANSPARENT, Reference
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.schema import TRANSPARENT
 
 __all__ = ["NAMING_TAGS", "own_names"]
 

@@ -11,8 +11,8 @@ import yaml as pyyaml
 from flambe_save.classes.tags import TAGS
 from flambe_save.config.dialect import CORE
 from flambe_save.objects.arguments import Trail
-from flambe_save.schema.link import TensorLink
-from flambe_save.schema.schema import Reference
+from flambe_save.schema.reference import Reference
+from flambe_save.schema.stored import TensorLink
 from flambe_save.state import State, split_key
 from flambe_save.structure.arrays import describe_array
 from flambe_save.structure.entries import OF_ITEMS, TYPE_TAGS, TYPES, Entry, form_of, key_of

@@ -11,7 +11,7 @@ from flambe_save.config.dialect import CORE
 from flambe_save.describing.represent import Representer
 from flambe_save.errors import RegistrationError, UnsupportedObjectError, quote
 from flambe_save.objects.arguments import Trail
-from flambe_save.schema.link import TensorLink
+from flambe_save.schema.stored import TensorLink
 from flambe_save.state import split_key
 from flambe_save.structure.arrays import Zeros, zeros_of
 from flambe_save.structure.entries import (

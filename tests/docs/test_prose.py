@@ -20,16 +20,16 @@ PACKAGE = Path(flambe_save.__file__).parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
-    "first line: What, How, Who, That, Where": 54,
-    "first line: over 90 characters": 577,
-    "Return what": 91,
-    "is no (for: is not a)": 105,
-    "whoever": 21,
+    "first line: What, How, Who, That, Where": 52,
+    "first line: over 90 characters": 556,
+    "Return what": 81,
+    "is no (for: is not a)": 100,
+    "whoever": 19,
     "somebody": 17,
-    "nobody": 18,
-    "told, tells of": 37,
+    "nobody": 17,
+    "told, tells of": 36,
     "to be had": 4,
-    "gone into": 17,
+    "gone into": 16,
     "page: sentence over 35 words": 9,
 }
 

@@ -120,7 +120,7 @@ def test_any_parts_are_written_so_that_they_are_read_or_refused(keys: list[str],
 )
 def test_bad_grammar_is_a_malformed_link_with_its_line(text: str) -> None:
     """A link that cannot be parsed is told when the config is read, with the line and the grammar."""
-    with pytest.raises(MalformedLinkError, match=r"line 2: .* is no link\nWrite root\[key\]"):
+    with pytest.raises(MalformedLinkError, match=r"line 2: .* is not a link\nWrite root\[key\]"):
         yaml.load(f"- 1\n- !@ '{text}'")
 
 
@@ -133,7 +133,7 @@ def test_private_attributes_are_refused(text: str) -> None:
         lambda: yaml.load(f"!@ {text}"),
         lambda: create_link_str(keys, attributes),
     ):
-        with pytest.raises(MalformedLinkError, match="is no link"):
+        with pytest.raises(MalformedLinkError, match="is not a link"):
             refused()
 
 

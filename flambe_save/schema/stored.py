@@ -1,0 +1,143 @@
+"""References to what a save holds beside a config: its stash, and its state's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from flambe_save.classes.registrable import alias
+from flambe_save.errors import LinkError, UnpreparedLinkError, quote
+from flambe_save.schema.reference import Reference, Sources
+
+__all__ = ["PickledDataLink", "StoredParameter", "TensorLink", "Unbuilt"]
+
+
+@alias("$")
+class PickledDataLink(Reference):
+    """A value that YAML cannot hold, kept in the stash under an id.
+
+    Parameters
+    ----------
+    obj_id : str
+    """
+
+    def __init__(self, obj_id: str) -> None:
+        self.obj_id = obj_id
+
+    def __repr__(self) -> str:
+        return f"PickledDataLink({self.obj_id!r})"
+
+    def __call__(self, stash: Mapping[str, Any]) -> Any:
+        """Return the object from a stash.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the stash does not hold it.
+        """
+        try:
+            return stash[self.obj_id]
+        except KeyError:
+            raise UnpreparedLinkError(
+                f"the stash holds no object {quote(self.obj_id)}",
+                fix="Load the whole save, or pass the stash when calling the Schema.",
+            ) from None
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the object from the stash."""
+        return self(sources.stash)
+
+
+@alias("tensor")
+class TensorLink(Reference):
+    """A tensor or array that the save's state holds.
+
+    Parameters
+    ----------
+    key : str
+        Its key in the state.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.key!r})"
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the value of the state.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the state does not hold it.
+        """
+        if self.key not in sources.state:
+            raise UnpreparedLinkError(
+                f"the state holds no {quote(self.key)}", fix="Load the whole save: a part does not hold the rest."
+            )
+        return sources.state[self.key]
+
+
+@alias("param")
+class StoredParameter(TensorLink):
+    """A parameter of its own, with values that the save's state holds.
+
+    Parameters
+    ----------
+    key : str
+        Its key in the state.
+    tensor : torch.Tensor, optional
+        For a link to be written: its target, of which the key is found then. A tensor that is not a parameter is
+        written as :class:`TensorLink`.
+    """
+
+    def __init__(self, key: str, tensor: Any = None) -> None:
+        super().__init__(key)
+        self.tensor = tensor
+
+    def resolve(self, sources: Sources) -> Any:
+        """Return the parameter; it shares its memory with the value of the state.
+
+        Raises
+        ------
+        UnpreparedLinkError
+            If the state does not hold it.
+        LinkError
+            If that is not a tensor.
+        """
+        value = super().resolve(sources)
+        if not isinstance(value, torch.Tensor):
+            raise LinkError(f"{self!r}: that is a {type(value).__name__}, not a tensor", fix="Correct the config.")
+        if isinstance(value, torch.nn.Parameter):
+            return value
+        known = sources.parameters.get(id(value))
+        if known is None:
+            known = sources.parameters[id(value)] = torch.nn.Parameter(value, requires_grad=False)
+        return known
+
+
+@alias("unbuilt")
+class Unbuilt(Reference):
+    """The place of an object whose construction ``save(..., build=False)`` leaves out.
+
+    Parameters
+    ----------
+    name : str
+        Of its class, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Unbuilt({self.name!r})"
+
+    def resolve(self, sources: Sources) -> Any:
+        """Raise a LinkError: the save does not say how to build it."""
+        raise LinkError(
+            f"the save does not say how this {quote(self.name)} is built: it was written by save(..., build=False)",
+            fix="Build the object yourself, and fill it: load_state(obj, path).",
+        )
