@@ -11,13 +11,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from flambe_save.adapters import Adoption, close_cycles
-from flambe_save.classes.extensions import import_trusted, require
+from flambe_save.classes.extensions import import_extensions, import_trusted, questions_of_extensions
 from flambe_save.classes.saved_source import define_classes
 from flambe_save.classes.tags import TAGS
 from flambe_save.codecs import check_referring, load_referring
@@ -43,8 +44,9 @@ from flambe_save.layout import CONFIG_FILE, STASH_FILE
 from flambe_save.objects.assembly import PARTS, noting
 from flambe_save.objects.attributes import values_in
 from flambe_save.pt import LoadOptions, MapLocation
+from flambe_save.questions import EVERYTHING
 from flambe_save.reading import errors_of, read, reading
-from flambe_save.schema.audit import check_arguments, check_tags, contradiction
+from flambe_save.schema.audit import contradiction, questions_of_arguments, questions_of_tags
 from flambe_save.schema.building import build as build_config
 from flambe_save.schema.construct import construct
 from flambe_save.schema.layers import Layers, shows_to_code
@@ -58,7 +60,7 @@ from flambe_save.schema.select import find_part, is_value, part_of, tensor_keys
 from flambe_save.state import split_key
 from flambe_save.storage import open_store, whole_save
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed, state_from_tree, walk
-from flambe_save.trust import EVERYTHING, Trust, door_of
+from flambe_save.trust import Trust, door_of
 
 __all__ = [
     "ask_of_config",
@@ -233,10 +235,9 @@ def build(
             + (f", node={quote(node)})." if node else ")."),
         )
     trust = options.trust
-    extensions, document = ask_of_config(saved.tree.config, saved.tags, trust, node)
-    if trust.use_saved_source:
-        _define_missing(document, saved)
-        check_tags(document, saved.tags, trust, node=node, file=CONFIG_FILE)
+    nodes = [inner for _, inner in walk(saved.tree)] if trust.use_saved_source else []
+    sources = {inner.class_name: inner.source_code for inner in nodes if inner.source_code}
+    extensions, document = ask_of_config(saved.tree.config, saved.tags, trust, node, sources)
     config = override(construct(document, saved.tags, extensions, trust), overrides)
     if not saved.is_vouched_for:
         _compare_configs(document, saved.tree)
@@ -301,36 +302,68 @@ def is_plainly_built(cls: type) -> bool:
     return getattr(cls, "_flambe_init", False) is True
 
 
-def ask_of_config(config: str, tags: Mapping[str, str], trust: Trust, node: str) -> tuple[dict[str, str], Document]:
-    """Parse a config and put what it asks for to the caller's trust, which may import modules."""
+def ask_of_config(
+    config: str, tags: Mapping[str, str], trust: Trust, node: str, sources: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, str], Document]:
+    """Parse a config and put what it asks for to the caller's trust; see :func:`_ask`."""
     extensions, document = split_documents(parse(config))
     if "unbuilt" in document.tags and trust.findings is None:
         raise _unbuilt(node)
-    _ask(extensions, document, tags, trust, node)
+    _ask(extensions, document, tags, trust, node, sources)
     return extensions, document
 
 
-def _ask(extensions: Mapping[str, str], document: Document, tags: Mapping[str, str], trust: Trust, node: str) -> None:
-    """Put what a config asks for to the caller's trust, which may import modules."""
-    check_tags(document, tags, trust, node=node, file=CONFIG_FILE)
-    require(extensions, trust, CONFIG_FILE, node=node)
-    asked_for = [*document.tags, *(node.value for tag in NAMING_TAGS for node in document.named(tag))]
-    if import_trusted(asked_for, tags, trust):
-        check_tags(document, tags, trust, node=node, file=CONFIG_FILE)
-    check_arguments(document, tags, trust, node=node, file=CONFIG_FILE)
+def _ask(
+    extensions: Mapping[str, str],
+    document: Document,
+    tags: Mapping[str, str],
+    trust: Trust,
+    node: str,
+    sources: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Put what a config asks for to the caller's trust, and bring in the classes that it allows.
+
+    Nothing is imported before all is allowed. What is imported then may define classes that other tags mean, so tags
+    are asked about again.
+
+    Parameters
+    ----------
+    sources : mapping of str to str
+        Names of classes that may be made where no imported module has them, and their source code.
+    """
+    place = {"node": node, "file": CONFIG_FILE}
+    asked = questions_of_tags(document, tags, trust), questions_of_extensions(extensions, CONFIG_FILE)
+    trust.decide(chain(*asked), **place)
+    named = [*document.tags, *(node.value for tag in NAMING_TAGS for node in document.named(tag))]
+    is_new = import_extensions(extensions, trust, CONFIG_FILE)
+    is_new |= import_trusted(named, tags, trust)
+    is_new |= _define_missing(document, tags, sources)
+    if is_new:
+        trust.decide(questions_of_tags(document, tags, trust), **place)
+    trust.decide(questions_of_arguments(document, tags, trust), **place)
 
 
-def _define_missing(document: Document, saved: Saved) -> None:
-    """Make classes that tags name and no imported module has, from the source code of the nodes of that class."""
-    sources = {inner.class_name: inner.source_code for _, inner in walk(saved.tree) if inner.source_code}
+def _define_missing(document: Document, tags: Mapping[str, str], sources: Mapping[str, str]) -> bool:
+    """Make classes that tags name and no imported module has; return whether there were any.
+
+    Parameters
+    ----------
+    document : Document
+    tags : mapping of str to str
+        What the save recorded for its tags: tag -> dotted path.
+    sources : mapping of str to str
+        Source code by the names of classes.
+    """
     missing: dict[str, str] = {}
-    for tag in document.tags:
-        path = saved.tags.get(tag, tag)
+    for tag in document.tags if sources else ():
+        path = tags.get(tag, tag)
         name = path.rpartition(".")[2]
-        if name in sources and not TAGS.knows(tag, saved.tags.get(tag)):
+        if name in sources and not TAGS.knows(tag, tags.get(tag)):
             missing[path if "." in path else f"__main__.{path}"] = sources[name]
-    package: Any = sys.modules[__package__]  # its public names are what the classes of a save most likely use
-    define_classes(missing, {name: getattr(package, name) for name in package.__all__}, file=CONFIG_FILE)
+    if missing:
+        package: Any = sys.modules[__package__]  # its public names are what the classes of a save most likely use
+        define_classes(missing, {name: getattr(package, name) for name in package.__all__}, file=CONFIG_FILE)
+    return bool(missing)
 
 
 def _compare_configs(document: Document, tree: SaveTreeNode) -> None:

@@ -8,12 +8,13 @@ from typing import NamedTuple
 from flambe_save.codecs import IMPOSSIBLE, check_referring, unknown_globals
 from flambe_save.errors import Finding, UnsupportedObjectError
 from flambe_save.formats import Plan
-from flambe_save.layout import STASH_FILE
+from flambe_save.layout import CONFIG_FILE, STASH_FILE
 from flambe_save.loading import ask_of_config, door_to
 from flambe_save.pt import HeldSource, LoadOptions
+from flambe_save.questions import EVERYTHING, pickled
 from flambe_save.registry import CODECS
-from flambe_save.schema.audit import asks_for
-from flambe_save.trust import EVERYTHING, NO_TRUST
+from flambe_save.schema.audit import may_ask
+from flambe_save.trust import NO_TRUST
 
 __all__ = ["Needs", "is_news", "needs_of"]
 
@@ -61,11 +62,13 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan) -> Needs:
     UnsupportedObjectError
         If something was pickled that no load unpickles.
     """
-    what = [*plan.opaque, *(f"config.yaml: {sentence}" for sentence in asks_for(config, tags))]
-    if not what:
-        return Needs([], "")
     audit = NO_TRUST.audit()
     assert audit.findings is not None
+    if may_ask(config, tags):
+        ask_of_config(config, tags, audit, "")
+    what = [*plan.opaque, *dict.fromkeys(f"{CONFIG_FILE}: {row.what}" for row in audit.findings)]
+    if not what:
+        return Needs([], "")
     inside = sum(len(data) for _, data in plan.referring)
     for name, draft in plan.files.items():
         if not draft.opaque:
@@ -76,12 +79,10 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan) -> Needs:
             CODECS[plan.codec].load(HeldSource(bytearray(bytes(draft))), LoadOptions(audit, file=name))
             _check_possible(audit.findings, name, draft.opaque)
         else:
-            audit.check_globals(unknown_globals(draft.pickled), node=None, file=name)
+            audit.decide(pickled(unknown_globals(draft.pickled)), file=name)
     for name, data in plan.referring:
         check_referring(data, LoadOptions(audit, file=name))
         _check_possible(audit.findings, name, plan.opaque)
-    if config.strip():
-        ask_of_config(config, tags, audit, "")
     return Needs(what, door_to(audit.findings), inside)
 
 

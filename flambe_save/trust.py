@@ -1,7 +1,7 @@
 """Trust: the caller's decision, per call, what a load may do beyond reading data.
 
-codecs/ ask it about pickled globals, config/ about imports, factories and calls, storage/ about sizes; no other
-module decides. An audit asks the same questions, and gets them written down in place of a refusal.
+What finds that a save asks for more puts it to ``decide``, as questions (questions.py); no other module decides. An
+audit asks the same questions, and ``decide`` writes them down in place of refusing them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flambe_save.errors import Finding, LimitError, LoadError, MissingExtensionError, UntrustedError, quote
+from flambe_save.errors import Finding, LimitError, MissingExtensionError, quote
+from flambe_save.questions import EVERYTHING, Question
 from flambe_save.support.undoing import Setting
 
-__all__ = ["EVERYTHING", "NO_TRUST", "Limits", "Trust", "check_switches", "door_of", "trust_in_force"]
-
-EVERYTHING = "weights_only=False"  # the widest door
-
+__all__ = ["NO_TRUST", "Limits", "Trust", "check_switches", "door_of", "trust_in_force"]
 
 # A package's name and versions, and nothing that pip would take for a path, a URL or an option
 _REQUIREMENT = re.compile(
@@ -185,28 +183,44 @@ class Trust:
         """Whether a module or class, by its dotted name, may be imported and used."""
         return not self.weights_only or any(name == entry or name.startswith(entry + ".") for entry in self.trusted)
 
-    def check_globals(self, names: Iterable[str], *, node: str | None, file: str | None) -> None:
-        """Refuse a pickle that names anything not allowed; the error lists all of it.
+    def decide(self, questions: Iterable[Question], *, node: str | None = None, file: str | None = None) -> None:
+        """Refuse what a save asks for and this policy does not allow; an audit notes it, and refuses nothing.
+
+        Parameters
+        ----------
+        questions : iterable of Question
+        node, file : str, optional
+            Where the save asks for it.
 
         Raises
         ------
-        UntrustedError
+        UntrustedError, MissingExtensionError
+            For the first that is refused, with all that are refused for the same reason.
         """
-        refused = [name for name in dict.fromkeys(names) if not self.allows(name)]
-        if not refused:
+        refused = [question for question in questions if not self._allows(question)]
+        if self.findings is not None:
+            self.findings.extend(Finding(node, file, question.row, question.argument) for question in refused)
             return
-        shown = ", ".join(quote(name) for name in refused[:8]) + (", ..." if len(refused) > 8 else "")
-        is_module = any(name.startswith("torch.nn.modules.") for name in refused)
-        holds = "a pickle here holds a whole module, or parts of one, and" if is_module else "a pickle here"
-        self._refuse(
-            [Finding(node, file, f"pickled global {quote(name)}", f"trusted=[{quote(name)}]") for name in refused],
-            UntrustedError(
-                f"{holds} names objects that only a trusting load may unpickle: {shown}",
-                node=node,
-                file=file,
-                fix=self.advice(refused),
-            ),
-        )
+        first = next((question for question in refused if question.refusal), None)
+        if first is None:
+            return
+        alike = [question for question in refused if question.refusal == first.refusal]
+        shown = ", ".join(question.shown for question in alike[:8]) + (", ..." if len(alike) > 8 else "")
+        fix = first.fix
+        if first.requirement is None:
+            names = [question.name for question in alike]
+            fix += self.advice([] if first.door else names, is_enough=not first.door)
+        elif self.installable:
+            fix += f" pip installs what is listed: auto_install=[{quote(first.requirement)}]."
+        error = first.error(f"{first.refusal}: {shown}", node=node, file=file, fix=fix)
+        error.rows = [Finding(node, file, question.row, question.argument) for question in alike]
+        raise error
+
+    def _allows(self, question: Question) -> bool:
+        if question.door == EVERYTHING:
+            return not self.weights_only
+        is_installable = self.auto_install or question.requirement in self.installable
+        return self.allows(question.name) or (question.requirement is not None and is_installable)
 
     def advice(self, names: Iterable[str], *, is_enough: bool = True) -> str:
         """Return advice on names that were refused; other things may have been refused too."""
@@ -220,136 +234,9 @@ class Trust:
             return f"If you know who wrote it: load(..., {door})."
         return f"{why}; then load(..., {door})."
 
-    def check_call(self, what: str, *, node: str | None = None, file: str | None = None) -> None:
-        """Refuse to run a config's calls: a ``!call`` link, or a factory that reads or downloads.
-
-        Raises
-        ------
-        UntrustedError
-        """
-        self._check_all(f"a call of {quote(what)}", f"the config asks to call {quote(what)}", "", node=node, file=file)
-
-    def check_class(self, path: str, *, node: str | None = None, file: str | None = None) -> None:
-        """Refuse to build or hand on a class that is imported, but not registered for configs.
-
-        Raises
-        ------
-        UntrustedError
-        """
-        self._check_name(
-            path,
-            f"class {quote(path)}, which is not registered",
-            f"the config builds {quote(path)}, a class that is not registered for configs",
-            f"register({path.rpartition('.')[2][:100]}, 'a.tag') says that its constructor may be run for any config. ",
-            node=node,
-            file=file,
-        )
-
-    def check_function(self, path: str, *, node: str | None = None, file: str | None = None) -> None:
-        """Refuse to hand a function to an object, which will call it.
-
-        Raises
-        ------
-        UntrustedError
-        """
-        self._check_name(
-            path,
-            f"function {quote(path)}",
-            f"the config hands the function {quote(path)} to an object",
-            "",
-            node=node,
-            file=file,
-        )
-
-    def check_attributes(
-        self, paths: Sequence[str], what: str, rest: Sequence[str], *, node: str | None = None, file: str | None = None
-    ) -> None:
-        """Refuse to read a class attribute that no object holds: a property, or ``__getattr__``.
-
-        Parameters
-        ----------
-        paths : sequence of str
-            The properties and functions, by dotted paths: all have to be trusted.
-        what : str
-            The link, for the message.
-        rest : sequence of str
-            The attributes that the link reads of what these give.
-
-        Raises
-        ------
-        UntrustedError
-        """
-        later = f"; what it gives tells whether {quote('.'.join(rest))} of it needs trust too" if rest else ""
-        asked = [path for path in paths if not self.allows(path)]
-        if asked:
-            self._refuse(
-                [
-                    Finding(
-                        node, file, f"property {quote(path)}, which a link reads{later}", f"trusted=[{quote(path)}]"
-                    )
-                    for path in asked
-                ],
-                UntrustedError(
-                    f"{what} reads what code of a class gives, not what an object holds: {quote(asked[0])}",
-                    node=node,
-                    file=file,
-                    fix="Name an attribute that the object holds, or write the value itself. " + self.advice(asked),
-                ),
-            )
-
-    def _check_name(self, path: str, row: str, text: str, fix: str, *, node: str | None, file: str | None) -> None:
-        if not self.allows(path):
-            self._refuse(
-                [Finding(node, file, row, f"trusted=[{quote(path)}]")],
-                UntrustedError(text, node=node, file=file, fix=fix + self.advice([path])),
-            )
-
-    def check_argument(self, cls: str, what: str, *, node: str | None = None, file: str | None = None) -> None:
-        """Refuse an argument that makes a library's class read, download or run something else.
-
-        Raises
-        ------
-        UntrustedError
-        """
-        row = f"{cls} with {what[:200]}"
-        self._check_all(row, f"the config builds a {row}", "Take it out of config.yaml. ", node=node, file=file)
-
-    def _check_all(self, row: str, text: str, fix: str, *, node: str | None, file: str | None) -> None:
-        """Refuse actions that only a load with full trust may take."""
-        if self.weights_only:
-            self._refuse(
-                [Finding(node, file, row, EVERYTHING)],
-                UntrustedError(
-                    text, node=node, file=file, fix=f"{fix}If you know who wrote it: load(..., {EVERYTHING})."
-                ),
-            )
-
     def in_force(self) -> Setting[Trust | None]:
         """Make this the policy of :func:`trust_in_force` inside the ``with``."""
         return Setting(_in_force, self)
-
-    def check_import(
-        self, module: str, requirement: str = "", *, node: str | None = None, file: str | None = None
-    ) -> None:
-        """Refuse to import a module for a save.
-
-        Raises
-        ------
-        MissingExtensionError
-        """
-        if self.allows(module) or self.auto_install or requirement in self.installable:
-            return
-        needs = f" (installed from {quote(requirement)})" if requirement else ""
-        self._refuse(
-            [Finding(node, file, f"import of {quote(module)}{needs}", f"trusted=[{quote(module)}]")],
-            MissingExtensionError(
-                f"the save needs the extension {quote(module)}{needs}, which this program has not imported",
-                node=node,
-                file=file,
-                fix=f"import {module[:200]} first, or load(..., trusted=[{quote(module)}])."
-                + (f" pip installs what is listed: auto_install=[{quote(requirement)}]." if self.installable else ""),
-            ),
-        )
 
     def check_install(self, module: str, requirement: str, *, file: str | None = None) -> None:
         """Refuse to install a requirement that is more than a name and versions, unless listed.
@@ -369,26 +256,6 @@ class Trust:
             fix="A path, a URL or an option of pip can run anything. If you know what it is: "
             f"load(..., auto_install=[{quote(requirement)}]), or pip install it yourself.",
         )
-
-    def _refuse(self, found: list[Finding], error: LoadError) -> None:
-        """Raise the error; an audit notes it in place of that."""
-        if self.findings is None:
-            error.rows = found
-            raise error
-        self.findings.extend(found)
-
-    def note_doubt(self, what: str, *, node: str | None, file: str | None) -> None:
-        """Write down, in an audit, why trust in the names of a pickle is not sure to be enough."""
-        if self.findings is not None:
-            self.findings.append(Finding(node, file, what, EVERYTHING))
-
-    def note_unknown(self, tag: str, path: str, *, node: str | None, file: str | None) -> None:
-        """Note, in an audit, a tag whose class no imported module has; building it fails in a load."""
-        if self.findings is not None and not self.allows(path):
-            module = path.rpartition(".")[0] or path
-            self.findings.append(
-                Finding(node, file, f"class {quote(path)} for the tag {quote('!' + tag)}", f"trusted=[{quote(module)}]")
-            )
 
     def check_size(self, wanted: int, justified: int) -> None:
         """Refuse a config that builds more than the state justifies.

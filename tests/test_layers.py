@@ -25,7 +25,7 @@ PACKAGE = Path(flambe_save.__file__).parent
 LAYERS = [
     ["_version", "errors", "layout"],
     ["support"],
-    ["registry", "state", "tree", "trust"],
+    ["registry", "state", "tree", "questions", "trust"],
     ["config", "storage", "pt"],
     ["codecs", "deferred_init"],
     ["objects"],
@@ -51,7 +51,7 @@ DOORS = {
 }
 # What looking into a save needs, and so none of it imports torch, dill or numpy
 TORCH_FREE = (
-    *("", "errors", "layout", "support", "registry", "state", "tree", "trust", "storage", "pt", "formats"),
+    *("", "errors", "layout", "support", "registry", "state", "tree", "questions", "trust", "storage", "pt", "formats"),
     *("config.dialect", "config.nodes", "config.scalars", "reading", "running", "writing", "inspection", "page", "cli"),
 )
 

@@ -191,6 +191,24 @@ def test_nothing_is_imported_before_all_is_trusted(tmp_path: Path, monkeypatch: 
     assert "trusted_but_late" not in sys.modules
 
 
+def test_classes_that_an_extension_brings_are_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an import makes known is asked for as what was known before: a factory that reads needs full trust."""
+    (tmp_path / "brought_in.py").write_text("from flambe_save import Component\nclass Thing(Component): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = save_with(tmp_path, "brought_in: brought-in\n---\n!brought_in.Thing.load_from_path {path: nowhere}\n")
+    with pytest.raises(UntrustedError, match="load_from_path"):
+        load(path, auto_install=True)
+    with pytest.raises(UntrustedError, match="load_from_path"):
+        load(path, trusted=["brought_in"])
+
+
+def test_an_error_names_all_of_a_kind(tmp_path: Path) -> None:
+    """Two functions that are refused stand in one message, and the argument that it gives allows both."""
+    path = save_with(tmp_path, "!test_trust.Thing {value: !function os.getcwd, inner: !function os.getpid}\n")
+    with pytest.raises(UntrustedError, match=r"(?s)'os\.getcwd', 'os\.getpid'.*trusted=\['os.getcwd', 'os.getpid'\]"):
+        load(path)
+
+
 def test_stashes_are_opened_only_when_they_are_used(tmp_path: Path) -> None:
     """A state is read though a stash beside it needs trust; and trusting everything runs none that is not asked for."""
     with pytest.warns(NeedsTrustWarning):

@@ -14,6 +14,7 @@ from flambe_save.deferred_init.given import Given
 from flambe_save.deferred_init.mode import Deferral
 from flambe_save.objects.attributes import values_in
 from flambe_save.objects.walks import everywhere, modules_in
+from flambe_save.questions import unregistered_class
 from flambe_save.support.static import static_of
 from flambe_save.trust import NO_TRUST, Trust
 
@@ -66,7 +67,7 @@ class Adoption:
             return id(obj) not in self.complete
         cls: Any = type(obj)
         if cls not in TAGS and any(type(self.assembled[number]) is cls for number in self.complete):
-            self.trust.check_class(dotted_path(cls))
+            self.trust.decide([unregistered_class(dotted_path(cls))])
         return True
 
     def given_from(self, state: Mapping[str, Any]) -> Mapping[str, Any]:

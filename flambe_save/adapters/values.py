@@ -23,7 +23,7 @@ from flambe_save.errors import ConfigError, FlambeSaveError, quote
 from flambe_save.layout import CONFIG_FILE
 from flambe_save.objects.assembly import attributes_of, can_be_assembled
 from flambe_save.objects.structural import is_made_of_parts, parts_of, set_part
-from flambe_save.schema.audit import check_tags
+from flambe_save.schema.audit import questions_of_tags
 from flambe_save.schema.building import build
 from flambe_save.schema.construct import construct
 from flambe_save.schema.reference import Reference, Sources
@@ -237,7 +237,8 @@ class ValueFilling:
                 self.problems.append(f"{path or 'it'} cannot be changed in place, and is {shown}")
 
         try:
-            check_tags(part, self._recorded, self._trust, node=path, file=CONFIG_FILE)
+            asked = questions_of_tags(part, self._recorded, self._trust)
+            self._trust.decide(asked, node=path, file=CONFIG_FILE)
             self._wanted.append((refuse, part.root, take))
         except FlambeSaveError as error:
             refuse(error)

@@ -6,43 +6,64 @@ import importlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from flambe_save import questions
 from flambe_save.classes.renames import is_moved
 from flambe_save.errors import MissingExtensionError, quote
+from flambe_save.questions import Question
 from flambe_save.trust import Trust
 
-__all__ = ["import_trusted", "require"]
+__all__ = ["import_extensions", "import_trusted", "questions_of_extensions"]
 
 _ALWAYS_THERE = ("__main__", "torch", "flambe_save")
 
 
-def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None, *, node: str | None = None) -> None:
-    """See to it that extensions are imported, as far as the caller's trust goes.
+def questions_of_extensions(extensions: Mapping[str, str], file: str | None = None) -> Iterator[Question]:
+    """Yield the extensions that are not imported.
 
     Parameters
     ----------
     extensions : mapping of str to str
         Module -> a local path or a requirement that pip understands.
-    trust : Trust
-        A module that is imported already needs none; one that it names is imported; with ``auto_install`` one that is
-        missing is installed first, by a name and versions, or what the caller has listed. An audit imports nothing.
-    file, node : str, optional
+    file : str, optional
         For messages.
 
     Raises
     ------
     MissingExtensionError
-        If a module is not imported and may not be, cannot be imported, or cannot be installed.
+        If one is not a module's name.
     """
-    absent = {module: requirement for module, requirement in extensions.items() if module not in sys.modules}
-    for module, requirement in absent.items():  # all are checked before the first is imported
+    for module, requirement in _absent(extensions).items():
         if not all(part.isidentifier() for part in module.split(".")):
             raise _missing(module, requirement, "that is no module's name", file)
-        trust.check_import(module, requirement, node=node, file=file)
-    if trust.findings is not None:
-        return
+        yield questions.extension(module, requirement)
+
+
+def _absent(extensions: Mapping[str, str]) -> dict[str, str]:
+    return {module: requirement for module, requirement in extensions.items() if module not in sys.modules}
+
+
+def import_extensions(extensions: Mapping[str, str], trust: Trust, file: str | None = None) -> bool:
+    """Import the extensions that are not imported, which the caller has allowed; return whether there were any.
+
+    Parameters
+    ----------
+    extensions : mapping of str to str
+        As :func:`questions_of_extensions`.
+    trust : Trust
+        With ``auto_install`` a module that is missing is installed first, by a name and versions, or what the caller
+        has listed. An audit imports nothing.
+    file : str, optional
+        For messages.
+
+    Raises
+    ------
+    MissingExtensionError
+        If a module cannot be imported, or cannot be installed.
+    """
+    absent = _absent(extensions) if trust.findings is None else {}
     for module, requirement in absent.items():
         try:
             importlib.import_module(module)
@@ -57,6 +78,7 @@ def require(extensions: Mapping[str, str], trust: Trust, file: str | None = None
                 importlib.import_module(module)
             except Exception as again:
                 raise _missing(module, requirement, f"installed, but {again}", file) from again
+    return bool(absent)
 
 
 def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trust) -> bool:

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+from flambe_save import questions
 from flambe_save.codecs.careful import CarefulUnpickler, Inert, PythonUnpickler, is_inert_class
 from flambe_save.codecs.data import EXTENSION_TYPES
 from flambe_save.codecs.foreseen import cannot_take, find_named, home_of, is_class_name, makes_its_own
@@ -21,6 +22,7 @@ from flambe_save.codecs.numpy_types import Dtype, build_array, check, holds_obje
 from flambe_save.codecs.rebuild import Stand, data_global, holds_stand_in, real_classes
 from flambe_save.errors import FlambeSaveError, LimitError, LoadError
 from flambe_save.pt.opcodes import broken_pickle, globals_of, pickle_end, present_name
+from flambe_save.questions import Question
 from flambe_save.registry import MOVED
 from flambe_save.state import State
 from flambe_save.support.sizes import MAX_UNFOLDED, unfolded_size
@@ -172,7 +174,7 @@ class DataUnpickler(CarefulUnpickler):
         if dotted == _DILL_TYPE and not self._trust.allows(dotted):
             return Stand(self._dill_type)
         if dotted in EXTENSION_TYPES and module not in sys.modules:
-            self._trust.check_import(module, node=self._node, file=self._file)
+            self._decide([questions.extension(module)])
             if self._trust.findings is None:
                 importlib.import_module(module)
         found = data_global(dotted)
@@ -230,7 +232,7 @@ class DataUnpickler(CarefulUnpickler):
     def _note_doubt(self, what: str) -> None:
         """Write down, in an audit of what needs trust in names, that these may not be enough."""
         if len(self._trust.findings or ()) > self._known:
-            self._trust.note_doubt(f"{what}: trust in names may not be enough", node=self._node, file=self._file)
+            self._decide([questions.doubt(f"{what}: trust in names may not be enough")])
 
     def _dill_type(self, name: Any) -> Any:
         """Stand in for ``dill._dill._load_type``, by which dill wrote the set in Flambe's own saves."""
@@ -345,7 +347,7 @@ class DataUnpickler(CarefulUnpickler):
             made.is_filled = caller.is_class or makes_its_own(caller.stands_for, names)
             refusal = cannot_take(self._found.get(caller.stands_for), given) if caller.is_class else None
             if refusal is not None:
-                self._trust.note_doubt(IMPOSSIBLE + refusal, node=self._node, file=self._file)
+                self._decide([questions.doubt(IMPOSSIBLE + refusal)])
         elif isinstance(make, Inert):  # what is made is called
             made.is_filled = False
         elif classes:  # a function of data is given a class
@@ -398,7 +400,10 @@ class DataUnpickler(CarefulUnpickler):
             self._refuse_unknown([dotted])
 
     def _refuse(self, names: list[str]) -> None:
-        self._trust.check_globals(names, node=self._node, file=self._file)
+        self._decide(questions.pickled(names))
+
+    def _decide(self, asked: list[Question]) -> None:
+        self._trust.decide(asked, node=self._node, file=self._file)
 
     def _rest(self) -> bytes:
         return self._stream.getvalue()[self._start :]

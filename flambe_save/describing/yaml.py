@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from flambe_save.classes.extensions import require
+from flambe_save.classes.extensions import import_extensions, questions_of_extensions
 from flambe_save.config.nodes import extensions_in, parse, split_documents
 from flambe_save.describing.represent import Representer, config_text, serialize
 from flambe_save.errors import ConfigError
@@ -53,7 +53,8 @@ def load(
     """
     extensions, document = split_documents(parse(_read(source)))
     trust = Trust.of(trusted=trusted, auto_install=auto_install)
-    require(extensions, trust)
+    trust.decide(questions_of_extensions(extensions))
+    import_extensions(extensions, trust)
     return construct(document, extensions=extensions, trust=trust)
 
 
@@ -66,7 +67,8 @@ def load_all(
     first = extensions_in(documents[0]) if len(documents) > 1 and not documents[0].tags else None
     if not first:
         return [construct(document, trust=trust) for document in documents]
-    require(first, trust)
+    trust.decide(questions_of_extensions(first))
+    import_extensions(first, trust)
     return [first, *(construct(document, extensions=first, trust=trust) for document in documents[1:])]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, cast
 
+from flambe_save.questions import argument
 from flambe_save.registry import ADAPTERS
 from flambe_save.support.static import has_static
 from flambe_save.trust import trust_in_force
@@ -46,7 +47,5 @@ def build_with(builder: Builder, cls: type, /, **arguments: Any) -> Any:
     UntrustedError
         If that trust does not reach.
     """
-    trust = trust_in_force()
-    for what in builder.asks(cls, arguments):
-        trust.check_argument(cls.__name__, what)
+    trust_in_force().decide(argument(cls.__name__, what) for what in builder.asks(cls, arguments))
     return builder.build(cls, arguments)

@@ -1,25 +1,26 @@
-"""What a config asks for beyond building imported classes: found before anything is built, and put to the trust.
+"""Find what a config asks for beyond building imported classes, before anything is built.
 
-extensions.py does the same for modules, which are imported between the two.
+Questions are yielded, and none is decided: that is Trust's part. extensions.py yields those of modules.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Generator, Iterator, Mapping
 from typing import Any
 
 import yaml as pyyaml
 from torch import nn
 
+from flambe_save import questions
 from flambe_save.classes.factories import needs_trust
 from flambe_save.classes.lookup import find_imported, is_harmless
 from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.dialect import CORE
-from flambe_save.config.nodes import Document, parse
+from flambe_save.config.nodes import Document
 from flambe_save.config.scalars import PLAIN
-from flambe_save.errors import ConfigError, RegistrationError, quote
+from flambe_save.errors import ConfigError, RegistrationError
 from flambe_save.objects.assembly import COMPLETE, PARTS, fills_itself
 from flambe_save.objects.attributes import code_behind, held_attribute, is_function_of
 from flambe_save.objects.builders import builder_of
@@ -27,25 +28,24 @@ from flambe_save.objects.derived import is_derived
 from flambe_save.objects.special import is_used_by_python, is_used_by_torch
 from flambe_save.objects.structural import is_made_of_parts, is_sum_of_parts
 from flambe_save.objects.values import BY_TAG
+from flambe_save.questions import Question
 from flambe_save.schema.construct import construct, may_be_called
 from flambe_save.schema.link import FunctionCallLink, Link, ModuleLink
 from flambe_save.schema.own_names import NAMING_TAGS, own_names
 from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import TRANSPARENT, Schema, items_in
-from flambe_save.trust import NO_TRUST, Trust
+from flambe_save.trust import Trust
 
-__all__ = ["asks_for", "check_arguments", "check_tags", "contradiction"]
+__all__ = ["contradiction", "may_ask", "questions_of_arguments", "questions_of_tags"]
 
 _UNKNOWN = object()  # what a config does not show, and code that is run will make
 
 
-def check_tags(
-    document: Document, recorded: Mapping[str, str], trust: Trust, *, node: str | None, file: str | None
-) -> None:
-    """Refuse what a config asks for beyond data and classes that are open to it; note unknown tags in an audit.
+def questions_of_tags(document: Document, recorded: Mapping[str, str], trust: Trust) -> Iterator[Question]:
+    """Yield what a config asks for by its tags, beyond data and classes that are open to it.
 
-    Calls, and factories that read or download what their arguments name; functions; classes that are imported and
-    that nobody registered.
+    Calls, and factories that read or download what their arguments name; functions; classes that are imported and not
+    registered, and unknown ones.
 
     Parameters
     ----------
@@ -53,12 +53,7 @@ def check_tags(
     recorded : mapping of str to str
         What the save recorded for its tags: tag -> dotted path.
     trust : Trust
-    node, file : str or None
-        For messages.
-
-    Raises
-    ------
-    UntrustedError
+        Its names say which unregistered classes tags may mean.
     """
     classes: dict[str, tuple[type, str | None]] = {}
     for tag in document.tags:
@@ -68,23 +63,22 @@ def check_tags(
             cls, factory = classes[tag] = TAGS.resolve(tag, recorded.get(tag), trust.allows)
         except RegistrationError:
             path = recorded.get(tag, tag.removesuffix(f".{PARTS}"))
-            if isinstance(find_imported(path), type):
-                trust.check_class(path, node=node, file=file)
-            else:
-                trust.note_unknown(tag, path, node=node, file=file)
+            is_imported = isinstance(find_imported(path), type)
+            yield questions.unregistered_class(path) if is_imported else questions.unknown_class(tag, path)
             continue
         if issubclass(cls, FunctionCallLink):
             for asking in document.nodes:
                 if asking.tag == f"!{tag}":
-                    trust.check_call(f"{asking.tag} {asking.value}", node=node, file=file)
+                    yield questions.call(f"{asking.tag} {asking.value}")
         elif factory is not None and needs_trust(cls, factory):
-            trust.check_call(f"!{tag}", node=node, file=file)
+            yield questions.call(f"!{tag}")
         elif factory == PARTS and fills_itself(cls) and cls not in TAGS and not _are_complete(document, tag):
-            trust.check_class(recorded.get(tag, dotted_path(cls)), node=node, file=file)
+            path = recorded.get(tag, dotted_path(cls))
+            yield questions.unregistered_class(path, "takes a state by its own code")
     own = own_names(document, classes)
     for path in dict.fromkeys(named.value for named in document.named("function") if id(named) not in own):
         if not is_harmless(find_imported(path)):
-            trust.check_function(path, node=node, file=file)
+            yield questions.function(path)
     for path in dict.fromkeys(named.value for named in document.named("type") if id(named) not in own):
         found = find_imported(path)
         try:
@@ -93,7 +87,7 @@ def check_tags(
         except RegistrationError:
             is_open = False
         if isinstance(found, type) and not (is_open or is_harmless(found)):
-            trust.check_class(dotted_path(found), node=node, file=file)
+            yield questions.unregistered_class(dotted_path(found))
 
 
 def _are_complete(document: Document, tag: str) -> bool:
@@ -107,13 +101,11 @@ def _says_complete(pair: tuple[pyyaml.Node, pyyaml.Node]) -> bool:
     return (key.tag, key.value, value.tag, value.value) == (CORE + "str", COMPLETE, CORE + "bool", "true")
 
 
-def check_arguments(
-    document: Document, recorded: Mapping[str, str], trust: Trust, *, node: str | None, file: str | None
-) -> None:
-    """Refuse arguments that make a library's class do more than be built; what links stand for is asked about later.
+def questions_of_arguments(document: Document, recorded: Mapping[str, str], trust: Trust) -> Iterator[Question]:
+    """Yield what arguments ask for that make a library's class do more than be built.
 
-    An audit, which builds nothing, also notes the links that read properties, as far as the classes of a config tell.
-    Parameters and errors are those of :func:`check_tags`.
+    What links stand for is asked about when they are followed. An audit, which builds nothing, gets the properties that
+    links read here, as far as the classes of a config show them. Parameters are those of :func:`questions_of_tags`.
     """
     tags = (
         tag
@@ -136,24 +128,24 @@ def check_arguments(
             cls = item.component_subclass
             builder = builder_of(cls)
             for what in builder.asks(cls, item.keywords) if builder is not None else ():
-                trust.check_argument(cls.__name__, what, node=node, file=file)
+                yield questions.argument(cls.__name__, what)
         elif has_links and type(item) is Link:
-            known[id(item)] = _end_of(item, known, trust, node, file)
+            known[id(item)] = yield from _questions_of(item, known)
     if used and _hands_over(config, used):
         for cls in used:
-            trust.check_class(dotted_path(cls), node=node, file=file)
+            yield questions.unregistered_class(dotted_path(cls), "goes to a constructor, which may copy it")
 
 
-def _end_of(link: Link, known: Mapping[int, Any], trust: Trust, node: str | None, file: str | None) -> Any:
-    """Ask for the code that gives attributes of a link, as far as the config tells; return what it shows at the end."""
+def _questions_of(link: Link, known: Mapping[int, Any]) -> Generator[Question, None, Any]:
+    """Yield the code that gives attributes of a link; return what the config shows at its end."""
     trail = link.trail()
     found = trail[-1] if len(trail) > len(link.schematic_path) else _UNKNOWN
     for index, name in enumerate(link.attr_path):
         if found is _UNKNOWN:
             break
         code, found = _attribute_of(found, name, known)
-        if code:
-            trust.check_attributes(code, repr(link), link.attr_path[index + 1 :], node=node, file=file)
+        for path in code:
+            yield questions.property_read(path, repr(link), link.attr_path[index + 1 :])
     return known.get(id(found), _UNKNOWN) if isinstance(found, Reference) else found
 
 
@@ -187,11 +179,6 @@ def _attribute_of(target: Any, name: str, known: Mapping[int, Any]) -> tuple[lis
     if not code and isinstance(target, Schema) and target.factory_method is None:
         return [], target.keywords.get(name, _UNKNOWN)  # a constructor keeps most arguments by their names
     return [f"{dotted_path(owner)}.{found}" for owner, found in code], _UNKNOWN
-
-
-def _fills_itself(tag: str, path: str) -> bool:
-    cls, factory = TAGS.resolve(tag, path)
-    return factory == PARTS and fills_itself(cls)
 
 
 def _is_used(cls: Any, factory: str | None) -> bool:
@@ -237,8 +224,8 @@ def _hands_over(config: Any, classes: Container[type]) -> bool:
     return False
 
 
-def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:
-    """Say, a sentence each, what in a config that was just written only a trusting load will build.
+def may_ask(config: str, recorded: Mapping[str, str]) -> bool:
+    """Whether a config that was just written may ask for anything; most do not, and need not be parsed.
 
     Parameters
     ----------
@@ -246,31 +233,16 @@ def asks_for(config: str, recorded: Mapping[str, str]) -> list[str]:
     recorded : mapping of str to str
         Its tags: tag -> dotted path.
     """
-    audit = NO_TRUST.audit()
-    named = [tag for tag in NAMING_TAGS if f"!{tag} " in config]
-    filled = [path for tag, path in recorded.items() if TAGS.knows(tag, path) and _fills_itself(tag, path)]
-    document = parse(config)[-1] if named or filled else None
-    if document is not None:
-        check_tags(document, recorded, audit, node=None, file=None)
-    refused = {row.argument for row in audit.findings or ()}
-    handed = {str(node.value) for node in document.named("type")} if document is not None else set()
-    found, used = [], []
-    for tag, path in recorded.items():
-        if tag == "call":
-            found.append("it asks for a !call")
-        elif path in filled and f"trusted=[{quote(path)}]" in refused:
-            found.append(f"it builds {path}, which takes a state by its own code")
-        elif not TAGS.knows(tag, path):
-            if tag not in handed or f"trusted=[{quote(path)}]" in refused:
-                found.append(f"it builds {path}, which is not registered")
-        elif _is_used(*TAGS.resolve(tag, path)):
-            used.append(path.removesuffix(f".{PARTS}"))
-    if used:
-        check_arguments(document or parse(config)[-1], recorded, audit, node=None, file=None)
-        given = {name for name in used if any(quote(name) in row.what for row in audit.findings or ())}
-        found += [f"it hands a {name} to a constructor, which may copy it" for name in used if name in given]
-    functions = dict.fromkeys(node.value for node in document.named("function")) if document is not None else ()
-    return found + [f"it names the function {path}" for path in functions if f"trusted=[{quote(path)}]" in refused]
+    return any(f"!{tag} " in config for tag in NAMING_TAGS) or any(
+        tag == "call" or not TAGS.knows(tag, path) or _is_special(*TAGS.resolve(tag, path))
+        for tag, path in recorded.items()
+    )
+
+
+def _is_special(cls: Any, factory: str | None) -> bool:
+    """Whether a load may ask for a known class, by how it is made or where its object gets."""
+    is_trusting = factory is not None and needs_trust(cls, factory)
+    return is_trusting or _is_used(cls, factory) or (factory == PARTS and fills_itself(cls))
 
 
 _REFERENCES = (

@@ -16,6 +16,7 @@ from flambe_save.objects.arguments import CONTAINERS
 from flambe_save.objects.assembly import Awaited
 from flambe_save.objects.attributes import code_behind, held_attribute, held_item, is_callable_value, is_function_of
 from flambe_save.objects.special import says_its_class
+from flambe_save.questions import property_read
 from flambe_save.schema.reference import Reference, Sources
 from flambe_save.schema.schema import Schema, schema_of
 from flambe_save.state import split_key
@@ -158,7 +159,7 @@ class Link(Reference):
             current = self._attribute(current, index)
             if type(current) not in PLAIN and says_its_class(type(current)):  # which is asked wherever it gets
                 hook = f"{dotted_path(type(current))}.__class__"
-                trust_in_force().check_attributes([hook], repr(self), self.attr_path[index + 1 :])
+                trust_in_force().decide([property_read(hook, repr(self), self.attr_path[index + 1 :])])
             is_last = index == len(self.attr_path) - 1
             if not (is_last and self.may_be_callable) and is_callable_value(current):
                 raise self._leads_to_function(attribute)
@@ -184,7 +185,8 @@ class Link(Reference):
                 raise LinkError(f"{self!r}: {error}", fix="Name a public attribute of the object.") from error
         if not self.may_be_callable and is_function_of(type(current), name):
             raise self._leads_to_function(name)
-        trust_in_force().check_attributes(code, repr(self), self.attr_path[index + 1 :])
+        rest = self.attr_path[index + 1 :]
+        trust_in_force().decide(property_read(path, repr(self), rest) for path in code)
         self.is_held = False
         try:
             return getattr(current, name)
