@@ -18,8 +18,8 @@ from flambe_save.adapters import Adoption, Fit, Passed, get_state, get_unbuilt_s
 from flambe_save.adapters import load_state as load_state_into
 from flambe_save.adapters.migrations import Migrated, migrate_state
 from flambe_save.background import start
-from flambe_save.deferred_init.generators import KeptRandomStates
-from flambe_save.deferred_init.mode import Deferral
+from flambe_save.deferred_init.generators import ForkRng
+from flambe_save.deferred_init.mode import DeferredInit
 from flambe_save.errors import (
     CorruptSaveError,
     Finding,
@@ -425,7 +425,7 @@ def load(
         options = LoadOptions(
             trust, map_location, pickle_module, is_mapped=mmap, is_verified=verify, threads=count, progress=meter
         )
-        with CollectionPaused(), KeptRandomStates():
+        with CollectionPaused(), ForkRng():
             with meter:
                 try:
                     saved, inner = read(path, node, options), ""
@@ -442,7 +442,7 @@ def load(
             state = state_from_tree(saved.tree)
             if inner and inner not in state._metadata:
                 read(path, node, options)  # says what there is
-            deferral = Deferral(is_on=strict)  # what the state lacks keeps the values that it was built with
+            deferral = DeferredInit(is_on=strict)  # what the state lacks keeps the values that it was built with
             note_undo(deferral.finish)
             adoption = Adoption(deferral, options.trust)
             try:

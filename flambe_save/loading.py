@@ -24,7 +24,7 @@ from flambe_save.classes.tags import TAGS
 from flambe_save.codecs import check_referring, load_referring
 from flambe_save.config.nodes import Document, parse, split_documents
 from flambe_save.deferred_init.budget import BuildBudget
-from flambe_save.deferred_init.mode import Deferral
+from flambe_save.deferred_init.mode import DeferredInit
 from flambe_save.errors import (
     CompilationError,
     Finding,
@@ -245,7 +245,7 @@ def build(
     stash, pickles = _opened_stash(saved.tree, document, options)
     check_values(state, stash, options.map_location)
     if adoption is None:
-        adoption = Adoption(Deferral(is_on=False), trust)
+        adoption = Adoption(DeferredInit(is_on=False), trust)
     deferral = adoption.deferral
     items = list(items_in(config))
     schemas = [item for item in items if isinstance(item, Schema)]

@@ -40,7 +40,7 @@ from flambe_save import (
     untrusted,
 )
 from flambe_save.deferred_init.budget import BuildBudget
-from flambe_save.deferred_init.mode import Deferral
+from flambe_save.deferred_init.mode import DeferredInit
 from flambe_save.support.sizes import unfolded_size
 from flambe_save.trust import NO_TRUST, Trust
 
@@ -396,7 +396,7 @@ OPERATIONS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 def test_every_way_to_allocate_is_counted(operation: Callable[[], Any]) -> None:
     """Whatever makes a tensor is measured before it is made."""
-    with pytest.raises(LimitError), Deferral().counted_by(BuildBudget(NO_TRUST, 1, 4)):
+    with pytest.raises(LimitError), DeferredInit().counted_by(BuildBudget(NO_TRUST, 1, 4)):
         operation()
 
 

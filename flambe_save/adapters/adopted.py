@@ -11,7 +11,7 @@ from torch import nn
 
 from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.deferred_init.given import Given
-from flambe_save.deferred_init.mode import Deferral
+from flambe_save.deferred_init.mode import DeferredInit
 from flambe_save.objects.attributes import values_in
 from flambe_save.objects.walks import everywhere, modules_in
 from flambe_save.questions import unregistered_class
@@ -28,7 +28,7 @@ class Adoption:
 
     Parameters
     ----------
-    deferral : Deferral
+    deferral : DeferredInit
         What the object is built under: only memory that was made there, and of which it knows all, is given up.
     trust : Trust
         The caller's.
@@ -45,7 +45,7 @@ class Adoption:
         What was taken out of the state while the object was built.
     """
 
-    def __init__(self, deferral: Deferral, trust: Trust = NO_TRUST) -> None:
+    def __init__(self, deferral: DeferredInit, trust: Trust = NO_TRUST) -> None:
         self.deferral = deferral
         self.trust = trust
         self.assembled: dict[int, Any] = {}

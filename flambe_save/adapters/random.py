@@ -17,7 +17,7 @@ import torch
 
 from flambe_save.adapters.protocol import Child, Fit, Mismatch, Place
 from flambe_save.classes.registrable import Registrable
-from flambe_save.deferred_init.generators import give_back_random_states
+from flambe_save.deferred_init.generators import restore_random_states
 from flambe_save.errors import StateMismatchWarning, quote, warn
 from flambe_save.schema.schema import Schema
 from flambe_save.state import State
@@ -285,7 +285,7 @@ class _ProcessAdapter(_RandomAdapter):
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
         if fit is not None:
-            give_back_random_states()  # else the end of the load would do so
+            restore_random_states()  # else the end of the load would do so
         super().load_state(place, state, mismatch, fit)
 
 

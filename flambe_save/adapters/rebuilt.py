@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.deferred_init.mode import Deferral
+from flambe_save.deferred_init.mode import DeferredInit
 from flambe_save.describing.changes import changes_since
 from flambe_save.describing.describe import edited
 from flambe_save.describing.prints import print_of
@@ -20,7 +20,7 @@ __all__ = ["built_again", "outline", "written_beside"]
 
 def built_again(build: Callable[[], Any]) -> Any:
     """Return what a library's function builds, with no random number drawn: what is no weight has its true values."""
-    with torch.random.fork_rng(devices=[]), Deferral(), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), DeferredInit(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a library has to say, it said when the model was made
         return build()
 

@@ -30,7 +30,7 @@ from flambe_save.adapters.protocol import (
     is_component,
     plumbing_of,
 )
-from flambe_save.codecs.data import fills_storage, tie_key
+from flambe_save.codecs.data import tie_key
 from flambe_save.codecs.placement import Placer
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.describe import form_of, lost_of
@@ -38,6 +38,7 @@ from flambe_save.errors import FlambeSaveError, LimitError, UnsupportedObjectErr
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.objects.unwrap import plain_keys, wrapped_keys
 from flambe_save.objects.walks import everywhere, module_at, modules_in, named_tensors
+from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import Schema, items_in, schema_of
 from flambe_save.state import State, keys_below

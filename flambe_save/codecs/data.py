@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from flambe_save.errors import UnsupportedObjectError, quote
+from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.state import Stash, State, ordered
 from flambe_save.support.notes import marks_of
 
@@ -29,7 +30,6 @@ __all__ = [
     "Portable",
     "check_no_file",
     "compact",
-    "fills_storage",
     "same_bits",
     "say_what",
     "tie_key",
@@ -253,21 +253,6 @@ def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(values, requires_grad=tensor.requires_grad)
     return values.requires_grad_(tensor.requires_grad) if tensor.requires_grad else values
-
-
-def fills_storage(tensor: torch.Tensor) -> bool:
-    """Whether a dense tensor has each element of its storage once, in any order."""
-    if tensor.storage_offset() or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
-        return False
-    if tensor.is_contiguous() or not tensor.numel():
-        return True
-    step = 1
-    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if length > 1:
-            if stride != step:
-                return False
-            step *= length
-    return True
 
 
 def _check_can_be_made(value: Any, path: str) -> None:

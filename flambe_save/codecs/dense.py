@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.serialization import location_tag
 
-from flambe_save.codecs.data import compact, fills_storage, tie_key, to_data
+from flambe_save.codecs.data import compact, tie_key, to_data
 from flambe_save.pt.dense import (
     END_OF_METADATA,
     END_OF_STATE,
@@ -26,6 +26,7 @@ from flambe_save.pt.dense import (
     STORAGE,
     TYPES,
 )
+from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.support.notes import marks_of
 
 __all__ = ["DTYPES", "dump_plain"]

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from flambe_save.codecs.data import compact, fills_storage, tie_key
+from flambe_save.codecs.data import compact, tie_key
 from flambe_save.conversion.tensorfiles import DTYPES, METADATA, is_plain, strides
 from flambe_save.errors import UnsupportedObjectError, quote
+from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.state import ordered
 
 __all__ = ["WAY_OUT", "ValueReader", "ValueWriter", "check"]

@@ -1,4 +1,1 @@
-"""Deferred initialisation: build without drawing random numbers that a load overwrites.
-
-mode.py has the mode.
-"""
+"""Deferred initialisation: build without drawing random numbers that a load overwrites."""

@@ -1,4 +1,4 @@
-"""BuildBudget: count the tensors and modules of constructors before memory is spent."""
+"""BuildBudget: counts what constructors allocate, before memory is spent."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import Any
 
 import torch
 
+from flambe_save.deferred_init.operations import allocation_of
 from flambe_save.trust import Trust
 
 __all__ = ["BuildBudget"]
 
-_FOR_EACH_VALUE = 1 << 20  # bytes that each value of the state justifies, whatever its own size
-_FOR_EACH_CALL = 64 << 10  # bytes that each new tensor counts at least: a billion small ones are too much as well
-_FOR_EACH_SCHEMA = 256 << 10  # bytes that each object of the config justifies: it may make some others
-_TIMES = 16  # a constructor makes weights, and copies and checks of them, before the state fills them
+_FOR_EACH_VALUE = 1 << 20  # bytes that each value of the state justifies, of any size
+_FOR_EACH_CALL = 64 << 10  # bytes that each new tensor counts as at least: a billion small ones are too much, too
+_FOR_EACH_SCHEMA = 256 << 10  # bytes that each object of the config justifies: it may make others
+_TIMES = 16  # bytes for each of the state: a constructor makes weights, and copies of them
 
 
 class BuildBudget:
-    """Counts the bytes that operations allocate, and refuses what the state does not justify.
+    """Counts the bytes that operations allocate, and refuses more than the state justifies.
 
-    deferral.py shows it every operation. One that makes a tensor from numbers alone is run on the meta device first,
-    where it takes no memory.
+    mode.py shows it every operation. One that makes a tensor from numbers alone is run on the meta device first, where
+    it takes no memory.
 
     Parameters
     ----------
@@ -39,7 +40,6 @@ class BuildBudget:
         self._trust = trust
         self._justified = _TIMES * state_bytes + _FOR_EACH_VALUE * values + _FOR_EACH_SCHEMA * schemas
         self._spent = 0
-        self._kinds: dict[Any, str] = {}
 
     def count(self, func: Any, args: Any, kwargs: Any) -> None:
         """Count an operation that is about to be run.
@@ -49,9 +49,7 @@ class BuildBudget:
         LimitError
             If it allocates too much.
         """
-        kind = self._kinds.get(func)
-        if kind is None:
-            kind = self._kinds[func] = _kind_of(func)
+        kind = allocation_of(func)
         if kind == "makes":
             self._spend(func(*args, **{**kwargs, "device": "meta", "pin_memory": None}) if _is_big(args) else None)
         elif kind == "enlarges":
@@ -79,17 +77,6 @@ def _bytes_of(tensor: Any) -> int:
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
         return 0
     return tensor.numel() * tensor.element_size()
-
-
-def _kind_of(func: Any) -> str:
-    """Classify an operation: it allocates nothing, fills from numbers, copies, or enlarges."""
-    schema = func._schema
-    if schema.is_mutable or any(value.alias_info is not None for value in schema.returns):
-        return "nothing"
-    names = {argument.name for argument in schema.arguments}
-    if func.overloadpacket in (torch.ops.aten.repeat, torch.ops.aten.constant_pad_nd):
-        return "enlarges"
-    return "makes" if {"device", "pin_memory"} <= names else "copies"
 
 
 def _is_big(args: Any) -> bool:

@@ -1,8 +1,4 @@
-"""Random states during a load: the caller's stay unchanged, and mode.py defers torch's.
-
-``KeptRandomStates`` gives the caller back what was there. ``Stream`` is where torch's CPU generator would be, had the
-draws that are put off been made.
-"""
+"""Random states during a load: kept for the caller, and tracked for deferred draws."""
 
 from __future__ import annotations
 
@@ -18,26 +14,26 @@ import torch
 
 from flambe_save.support.undoing import note_undo
 
-__all__ = ["KeptRandomStates", "Stream", "give_back_random_states"]
+__all__ = ["ForkRng", "GeneratorTimeline", "restore_random_states"]
 
 Setters: TypeAlias = "list[Callable[[], Any]]"
 
 
 class _Kept:
-    """Random states to give back, and the loads under way that share them."""
+    """Random states to restore, and the loads under way that share them."""
 
-    def __init__(self, user: KeptRandomStates) -> None:
+    def __init__(self, user: ForkRng) -> None:
         self.setters = _setters()
         self.users = {user}
 
 
 _lock = threading.Lock()
 _shared: _Kept | None = None  # of the loads in all threads, which all draw from the same generators
-_mine: ContextVar[_Kept | None] = ContextVar("random states to give back", default=None)
+_mine: ContextVar[_Kept | None] = ContextVar("random states to restore", default=None)
 
 
 def _after_fork() -> None:
-    """Begin anew, in a process that was just forked: the loads of other threads are not there."""
+    """Reset a process that was just forked: the loads of other threads are not there."""
     global _lock, _shared
     _lock, _shared = threading.Lock(), None
 
@@ -46,12 +42,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class KeptRandomStates:
+class ForkRng:
     """Restores the random states of torch, numpy and Python at the end of its ``with``.
 
     They are torch's CPU generator, those of CUDA devices where CUDA is in use, numpy's global one where numpy is
-    imported, and that of Python's ``random``. Where loads of several threads overlap, the last to end gives back what
-    the first has found.
+    imported, and that of Python's ``random``. Where loads of several threads overlap, the last to end restores what the
+    first has found.
     """
 
     def __init__(self) -> None:
@@ -65,7 +61,7 @@ class KeptRandomStates:
             if self._outer is not None:
                 self._kept = _Kept(self)
             elif _shared is None:
-                self._kept = _Kept(self)  # which ends it where an interrupt comes between this line and the next
+                self._kept = _Kept(self)  # so that an interrupt before the next line ends it
                 _shared = self._kept
             else:
                 self._kept = _shared
@@ -89,8 +85,8 @@ class KeptRandomStates:
                 _shared = None if kept is _shared else _shared
 
 
-def give_back_random_states() -> None:
-    """Restore them now, and not at the end: later changes stay."""
+def restore_random_states() -> None:
+    """Restore what the ``ForkRng`` in force will, now and not at its end: later changes stay."""
     kept = _mine.get()
     if kept is not None:
         _call(kept.setters)
@@ -99,17 +95,17 @@ def give_back_random_states() -> None:
 def _call(setters: Setters) -> None:
     while setters:
         setters[-1]()
-        setters.pop()  # afterwards: what an interrupt stops is done again
+        setters.pop()  # afterwards: after an interrupt it is called again
 
 
 def _setters() -> Setters:
-    """Return calls that bring back the random states as they are now."""
+    """Functions that restore the present random states."""
     setters: Setters = []
 
     def keep(setter: Callable[[Any], Any], state: Any) -> None:
         setters.append(lambda: setter(state))
 
-    keep(torch.set_rng_state, torch.get_rng_state())  # which a load around this one sees, and makes its draws first
+    keep(torch.set_rng_state, torch.get_rng_state())  # a load around this one makes its deferred draws first
     for generator in torch.cuda.default_generators if torch.cuda.is_initialized() else ():  # type: ignore[no-untyped-call]
         keep(generator.set_state, generator.get_state())
     keep(random.setstate, random.getstate())
@@ -119,23 +115,23 @@ def _setters() -> Setters:
     return setters
 
 
-class Stream:
-    """Timeline of torch's CPU generator, as if the deferred draws had been made.
+class GeneratorTimeline:
+    """States of torch's CPU generator, as if the deferred draws had been made.
 
-    Draws are numbered. While any is put off, the generator is one number further than where they begin: so whatever
-    state is set, be it the very one that they begin with, it is seen to be another, and later draws go on from it.
-    Code that asks for the state has all of them made first (patches.py).
+    Draws are numbered. While any is deferred, the generator is one number further than where they begin. So any state
+    that code sets, even the one that they begin with, differs from the present one, and later draws go on from it.
+    Before code gets the state, all deferred draws are made (patches.py).
     """
 
     def __init__(self) -> None:
         self._generator = torch.default_generator
         self._one = torch.empty(1)
         self._starts: dict[int, torch.Tensor] = {}  # the states that were set, by the first draw after each
-        self._set: torch.Tensor | None = None  # what is in the generator since the last draw was put off
+        self._set: torch.Tensor | None = None  # the generator's since the last draw was deferred
         self._count = 0
 
-    def put_off(self) -> int:
-        """Put off a draw, and return its number."""
+    def defer(self) -> int:
+        """Defer a draw, and return its number."""
         now = self._generator.get_state()
         if self._set is None or not torch.equal(now, self._set):
             self._starts[self._count] = now
@@ -144,10 +140,10 @@ class Stream:
         self._count += 1
         return self._count - 1
 
-    def make(self) -> Callable[[int | None], None]:
-        """Return the function to call before each deferred draw, with its number; None at the end.
+    def replay(self) -> Callable[[int | None], None]:
+        """The function to call before each deferred draw, which sets the generator's state.
 
-        The draws are then made from the generator itself, in order.
+        It takes the number of the draw; the draws come in order, and None after the last.
         """
         now = self._generator.get_state()
         starts: dict[int | None, torch.Tensor] = dict(self._starts.items())

@@ -1,8 +1,8 @@
-"""Values of a save's state that constructors get, restored once all is built.
+"""Given: values of a save's state that constructors get, restored once all is built.
 
-A load has each tensor once, and hands it on as it is. A constructor may write to it, as one does that begins a model's
-weights anew. So what a tensor's memory holds is copied before an operation writes to it, and not where none does;
-mode.py, which sees all operations, says when.
+A load has each tensor once, and passes it on without a copy. A constructor may write to it, for example to initialise
+a model's weights again. So a tensor's memory is copied before an operation writes to it, and only then; mode.py, which
+sees all operations, says when.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ __all__ = ["Given"]
 
 
 class Given:
-    """Tensors and arrays of one load's state that other code was given.
+    """Tensors and arrays of one load's state that other code gets.
 
     Parameters
     ----------
     made : mapping of int to torch.Tensor
-        What is made of the state's tensors, by their ids, while it is made; it shares their memory.
+        Tensors that share the memory of the state's, by the ids of these. It may still grow.
 
     Attributes
     ----------
     is_watched : bool
-        Whether code may write to what is given.
+        Whether code may write to them.
     """
 
     def __init__(self, made: Mapping[int, torch.Tensor]) -> None:
@@ -38,17 +38,17 @@ class Given:
         self._made = made
         self._tensors: dict[int, torch.Tensor] = {}
         self._made_ids: set[int] = set()
-        self._arrays: dict[int, tuple[Any, Any]] = {}  # an array, and its values
+        self._arrays: dict[int, tuple[Any, Any]] = {}  # each with a copy of its values
         self._storages: dict[int, torch.UntypedStorage] = {}  # of the tensors, by address
-        self._count = 0  # of the tensors whose storages are there
+        self._count = 0  # of the tensors whose storages are in it
         self._copies: dict[int, tuple[torch.UntypedStorage, torch.Tensor]] = {}
-        self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # a tensor, and what it was
+        self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # each with its place before
 
     def __contains__(self, value: object) -> bool:
         return id(value) in self._tensors
 
     def add(self, value: Any) -> None:
-        """Note a value that code gets. A write to an array cannot be seen, so it is copied here."""
+        """Note a value that code gets. An array is copied now, since a write to it cannot be seen."""
         if isinstance(value, torch.Tensor):
             self._tensors[id(value)] = value
         elif self.is_watched and _is_array(value) and id(value) not in self._arrays:
@@ -67,15 +67,15 @@ class Given:
             self.keep(tensor)
 
     def keep(self, tensor: Any) -> None:
-        """Copy the memory of a tensor of the state, as code may write to it."""
+        """Copy the memory of a tensor of the state, before code may write to it."""
         storage = storage_of(tensor)
-        if storage is None:  # a tensor that is made of others, which no operation shows
+        if storage is None:  # a tensor that is made of others, which are not known
             self.keep_all()
         elif storage._cdata in self._known() and storage._cdata not in self._copies:
             self._copies[storage._cdata] = storage, _bytes_of(storage).clone()
 
     def keep_all(self) -> None:
-        """Copy the memory of all tensors, as later operations are not seen."""
+        """Copy the memory of all tensors, because later operations are not seen."""
         for storage in [*self._known().values()]:
             self.keep(storage)
 
@@ -87,7 +87,7 @@ class Given:
             self._moved[id(tensor)] = tensor, tensor.detach()
 
     def put_back(self) -> None:
-        """Give all that was given its values again."""
+        """Restore the values and places of all tensors and arrays."""
         with torch.no_grad():
             for storage, copy in self._copies.values():
                 if storage.nbytes() != copy.numel():

@@ -1,6 +1,6 @@
 """Patches for what torch's modes do not see: reads of the random state, DLPack, threads.
 
-deferral.py has all that it has put off run before any of these goes on.
+mode.py runs all deferred operations before any of these goes on.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import torch.utils.dlpack
 
 __all__ = ["MAKING", "SHOWING", "Watch"]
 
-# Functions that show what is there now: all are looked up by these names when they are called
+# Functions that show present values: callers look all of them up by these names
 SHOWING: tuple[tuple[Any, str], ...] = (
     (torch, "get_rng_state"),
     (torch.random, "get_rng_state"),
     (torch.utils.dlpack, "to_dlpack"),
     (threading.Thread, "start"),
 )
-# What makes a module, and what copies one
+# Functions that make a module, and copy one
 MAKING: tuple[tuple[Any, str], ...] = ((torch.nn.Module, "__init__"), (torch.nn.Module, "__setstate__"))
 
 
 class Watch:
     """Calls ``before`` with a function's name ahead of each call, from ``enter`` to ``leave``.
 
-    The functions are replaced for the whole process, by ones that do nothing more in threads that build nothing.
+    The functions are replaced for the whole process. In threads that build nothing, the new ones only call the old.
 
     Parameters
     ----------
@@ -44,25 +44,25 @@ class Watch:
         self._before = before
         self._functions = functions
         self._lock = threading.Lock()
-        self._users: dict[object, int] = {}  # what enters it, and the thread that it is in
+        self._users: dict[object, int] = {}  # and the thread that each is in
         self._replaced: list[tuple[Any, str, Any, Any]] = []  # where, name, the function, and ours
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
     def enter(self, user: object) -> None:
-        """Begin for a user; to be left by it."""
+        """Begin for a user, who has to leave."""
         with self._lock:
             self._users[user] = threading.get_ident()
             if not self._replaced:
                 self._replaced = [
-                    (where, name, vars(where)[name], _telling(vars(where)[name], name, self._before))
+                    (where, name, vars(where)[name], _announced(vars(where)[name], name, self._before))
                     for where, name in self._functions
                 ]
                 for where, name, _, ours in self._replaced:
                     setattr(where, name, ours)
 
     def leave(self, user: object) -> None:
-        """End for a user, if it has begun; the functions are as before when the last one has left."""
+        """End for a user, if it has begun; the last one restores the functions."""
         with self._lock:
             self._users.pop(user, None)
             self._put_back()
@@ -81,10 +81,10 @@ class Watch:
         self._put_back()
 
 
-def _telling(function: Callable[..., Any], name: str, before: Callable[[str], None]) -> Callable[..., Any]:
+def _announced(function: Callable[..., Any], name: str, before: Callable[[str], None]) -> Callable[..., Any]:
     @functools.wraps(function)
-    def tell(*args: Any, **kwargs: Any) -> Any:
+    def announced(*args: Any, **kwargs: Any) -> Any:
         before(name)
         return function(*args, **kwargs)
 
-    return tell
+    return announced

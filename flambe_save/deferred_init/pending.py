@@ -1,4 +1,4 @@
-"""Deferred operations, which do not keep their memory alive; mode.py has the list."""
+"""Deferred operations, which do not keep their memory alive, and the list of them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = [
-    "CAN_TELL",
-    "Memory",
-    "Step",
-    "View",
-    "is_whole",
-    "is_without_overlap",
-    "storage_of",
-    "tensors_in",
-]
+from flambe_save.deferred_init.generators import GeneratorTimeline
+
+__all__ = ["CAN_TELL", "PendingOps", "storage_of", "tensors_in"]
 
 
-def _find_out() -> bool:
-    """Test whether a storage is one object, which lives exactly as long as its memory is used."""
+def _is_freed_with_its_memory() -> bool:
+    """Test whether a storage is one Python object that lives as long as its memory is used."""
     tensor = torch.empty(2)
     known = weakref.ref(tensor.untyped_storage())
     view = tensor[1:]
@@ -31,11 +24,11 @@ def _find_out() -> bool:
     return lives and known() is None
 
 
-CAN_TELL = _find_out()  # whether this torch tells who uses memory; if not, nothing is put off
+CAN_TELL = _is_freed_with_its_memory()  # whether this torch shows who uses memory; if not, nothing is deferred
 
 
-class Memory:
-    """The memory of a storage whose values are put off.
+class PendingStorage:
+    """A storage whose values are deferred.
 
     Attributes
     ----------
@@ -43,7 +36,7 @@ class Memory:
     size : int
         Bytes.
     is_lost : bool
-        Whether it has been overwritten, so that what was put off is of no more use to it.
+        Whether it has been overwritten: deferred operations then no longer write to it.
     """
 
     __slots__ = ("is_lost", "size", "stand_in", "storage")
@@ -60,7 +53,7 @@ class Memory:
         return not self.is_lost and self.storage() is not None
 
     def get(self) -> torch.UntypedStorage:
-        """Return the storage, or one that plays it."""
+        """The storage, or one in its place where it is gone or overwritten."""
         found = None if self.is_lost else self.storage()
         if found is not None:
             return found
@@ -69,10 +62,10 @@ class Memory:
         return self.stand_in
 
 
-class View(NamedTuple):
-    """A tensor, without holding on to its memory."""
+class PendingView(NamedTuple):
+    """A tensor that does not keep its memory alive."""
 
-    memory: Memory
+    memory: PendingStorage
     dtype: torch.dtype
     offset: int
     size: torch.Size
@@ -83,33 +76,35 @@ class View(NamedTuple):
         return empty.set_(self.memory.get(), self.offset, self.size, self.stride)
 
 
-class Step(NamedTuple):
+class PendingOp(NamedTuple):
     """A deferred operation.
 
     Attributes
     ----------
     func : callable
-    into : View
+    into : PendingView
         What it writes to: its first argument, or where its result goes.
     args : tuple
-        Numbers, and View in place of tensors.
+        Numbers, and PendingView in place of tensors.
+    is_result : bool
+        Whether it returns a new tensor, which is copied to ``into``.
     draw : int or None
         The number of its draw.
     """
 
     func: Any
-    into: View
+    into: PendingView
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     is_result: bool
     draw: int | None
 
     @property
-    def memories(self) -> list[Memory]:
-        return [self.into.memory, *(item.memory for item in self.args if isinstance(item, View))]
+    def memories(self) -> list[PendingStorage]:
+        return [self.into.memory, *(item.memory for item in self.args if isinstance(item, PendingView))]
 
     def run(self) -> None:
-        args = [item.get() if isinstance(item, View) else item for item in self.args]
+        args = [item.get() if isinstance(item, PendingView) else item for item in self.args]
         target = self.into.get()
         if self.is_result:
             target.copy_(self.func(*args, **self.kwargs))
@@ -117,29 +112,84 @@ class Step(NamedTuple):
             self.func(target, *args, **self.kwargs)
 
 
-def is_whole(tensor: torch.Tensor, storage: torch.UntypedStorage) -> bool:
-    """Whether a tensor is all of its memory, each byte once."""
-    return storage.nbytes() == tensor.numel() * tensor.element_size() and is_without_overlap(tensor)
+class PendingOps:
+    """The deferred operations, in order, and the storages that they write to or read."""
 
+    def __init__(self) -> None:
+        self._ops: list[PendingOp] = []
+        self._storages: dict[int, PendingStorage] = {}  # by the id of the storage
+        self._timeline = GeneratorTimeline()
 
-def is_without_overlap(tensor: torch.Tensor) -> bool:
-    if tensor.is_contiguous():
-        return True
-    end = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.size(), strict=True)):
-        if size > 1:
-            if stride < end:
-                return False
-            end = stride * size
-    return True
+    def __len__(self) -> int:
+        return len(self._ops)
+
+    def __contains__(self, tensor: Any) -> bool:
+        """Whether the values of a tensor, or storage, are deferred."""
+        return self.find(tensor) is not None
+
+    def find(self, tensor: Any) -> PendingStorage | None:
+        """The deferred storage of a tensor, or None."""
+        storage = storage_of(tensor) if self._storages else None
+        memory = self._storages.get(id(storage))
+        return memory if memory is not None and memory.storage() is storage else None
+
+    def lose(self, memory: PendingStorage) -> None:
+        """Note that a storage is overwritten."""
+        memory.is_lost = True
+        del self._storages[id(memory.storage())]
+
+    def add(
+        self,
+        func: Any,
+        into: torch.Tensor,
+        args: Any,
+        kwargs: Any = None,
+        *,
+        is_random: bool = False,
+        is_result: bool = False,
+    ) -> None:
+        """Defer an operation."""
+        target = self._view(into)
+        views = tuple(self._view(item) if isinstance(item, torch.Tensor) else item for item in args)
+        draw = self._timeline.defer() if is_random else None
+        self._ops.append(PendingOp(func, target, views, kwargs or {}, is_result, draw))
+
+    def drop_unreachable(self) -> None:
+        """Forget the operations that come after the last one whose result other code can reach."""
+        reachable = [index for index, op in enumerate(self._ops) if op.into.memory.is_wanted]
+        del self._ops[reachable[-1] + 1 if reachable else 0 :]
+        if not self._ops:
+            self._storages = {}
+
+    def run(self) -> None:
+        """Run all, in order, from the states that the generator would have had."""
+        ops, self._ops, self._storages = self._ops, [], {}
+        last = {id(memory): index for index, op in enumerate(ops) for memory in op.memories}
+        before_draw = self._timeline.replay()
+        for index, op in enumerate(ops):
+            if op.draw is not None:
+                before_draw(op.draw)
+            op.run()
+            for memory in op.memories:
+                if last[id(memory)] == index:
+                    memory.stand_in = None
+        before_draw(None)
+
+    def _view(self, tensor: torch.Tensor) -> PendingView:
+        memory = self.find(tensor)
+        if memory is None:
+            storage = tensor.untyped_storage()
+            memory = self._storages[id(storage)] = PendingStorage(storage)
+        return PendingView(memory, tensor.dtype, int(tensor.storage_offset()), tensor.size(), tensor.stride())
 
 
 def storage_of(tensor: Any) -> torch.UntypedStorage | None:
+    """The storage of a tensor, or a storage itself; None for anything without storage."""
     if not isinstance(tensor, torch.Tensor):
         return tensor if isinstance(tensor, torch.UntypedStorage) else None
     try:
         return tensor.untyped_storage()
-    except (RuntimeError, NotImplementedError):  # a layout that has none
+    except (RuntimeError, NotImplementedError):
         return None
 
 

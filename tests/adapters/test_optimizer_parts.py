@@ -26,7 +26,7 @@ from flambe_save import (
 )
 from flambe_save.adapters import Adoption, Fit
 from flambe_save.adapters import load_state as fill_state
-from flambe_save.deferred_init.mode import Deferral
+from flambe_save.deferred_init.mode import DeferredInit
 from flambe_save.describing import yaml
 from flambe_save.objects.assembly import assemble, noting
 from flambe_save.state import State
@@ -642,7 +642,7 @@ def build_in(config: str, state: State) -> Any:
     with noting(assembled, set()):
         obj = yaml.load(config)
         obj["s"] = obj["s"]()
-    adoption = Adoption(Deferral(is_on=False))
+    adoption = Adoption(DeferredInit(is_on=False))
     adoption.assembled = assembled
     fill_state(obj, state, fit=Fit(None, adoption))
     return obj

@@ -26,7 +26,8 @@ import flambe_save
 from flambe_save import Component, api, load, load_state_from_file, save
 from flambe_save.adapters import adopted
 from flambe_save.deferred_init import mode
-from flambe_save.deferred_init.mode import Deferral
+from flambe_save.deferred_init.mode import DeferredInit
+from flambe_save.deferred_init.pending import PendingOps
 from flambe_save.tree import state_from_tree
 
 SEED = 1234
@@ -39,8 +40,8 @@ def _adopt_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mode, "_WORTH_IT", 0)
 
 
-class Plainly(Deferral):
-    """A deferral that puts nothing off."""
+class Plainly(DeferredInit):
+    """A mode that defers nothing."""
 
     def __init__(self, is_on: bool = True) -> None:
         super().__init__(is_on=False)
@@ -50,7 +51,7 @@ class Plainly(Deferral):
 def plainly() -> Iterator[None]:
     """Load, inside the ``with``, by plain construction, and by copying."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "Deferral", Plainly)
+        patch.setattr(api, "DeferredInit", Plainly)
         patch.setattr(adopted, "_use_count", None)
         yield
 
@@ -124,17 +125,17 @@ def check(obj: Any, folder: Path, make: Callable[[], Any] | None = None) -> Any:
     return found
 
 
-class Count(Deferral):
-    """Counts what is put off, and what of it is run after all."""
+class Count(PendingOps):
+    """Counts what is deferred, and what of it is run after all."""
 
     put_off = ran = 0
 
-    def _put_off(self, *args: Any, **kwargs: Any) -> None:
+    def add(self, *args: Any, **kwargs: Any) -> None:
         type(self).put_off += 1
-        super()._put_off(*args, **kwargs)
+        super().add(*args, **kwargs)
 
     def run(self) -> None:
-        type(self).ran += len(self._steps)
+        type(self).ran += len(self)
         super().run()
 
 
@@ -143,7 +144,7 @@ def counting() -> Iterator[type[Count]]:
     """Count, inside the ``with``."""
     Count.put_off = Count.ran = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "Deferral", Count)
+        patch.setattr(mode, "PendingOps", Count)
         yield Count
 
 
@@ -687,7 +688,7 @@ def test_all_reads_of_tensors_are_seen() -> None:
             (name, given)
             for name in names
             for given in arguments
-            if str(called(name, given, Deferral())) != str(called(name, given, Deferral(is_on=False)))
+            if str(called(name, given, DeferredInit())) != str(called(name, given, DeferredInit(is_on=False)))
         ]
     assert wrong == []
 
@@ -960,7 +961,7 @@ def test_hooks_may_keep_the_state(order: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_given", [False, True])
 def test_tensors_that_constructors_are_given_stay_theirs(is_given: bool) -> None:
     """A tensor of the state that an argument stands for is not the memory of a parameter too."""
-    deferral = Deferral()
+    deferral = DeferredInit()
     adoption = adopted.Adoption(deferral)
     state = OrderedDict(weight=torch.rand(3, 3))
     with deferral:
