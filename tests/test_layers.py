@@ -6,6 +6,7 @@ import ast
 import configparser
 import importlib
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -225,6 +226,37 @@ assert main(["diff", one, two]) == 1
 """
     paths = [saved / name, tmp_path / f"one{suffix}", tmp_path / f"two{suffix}"]
     assert loaded_by(code, *map(str, paths)) == ["numpy"]
+
+
+EIGHT_BITS = [name for name in dir(torch) if name.startswith("float8_")]
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["saved", "torch.save"])
+def test_numbers_of_8_bit_floats_need_no_torch(tmp_path: Path, is_ours: bool) -> None:
+    """Statistics and differences of all 256 numbers of each kind, beside other types, from any writer's pickle."""
+    codes = torch.arange(256).to(torch.uint8)
+    one = {name: codes.view(getattr(torch, name)) for name in EIGHT_BITS}
+    two = {name: codes.flip(0).view(getattr(torch, name)) for name in EIGHT_BITS}
+    expected = {name: one[name].float()[one[name].float().isfinite()] for name in one}
+    least = {name: [len(found), float(found.min()), float(found.max())] for name, found in expected.items()}
+    for name, state in (("one", one), ("two", two)):
+        state["more"] = torch.ones(2, 3, dtype=torch.uint32).t()
+        flambe_save.save_state_to_file(State(state), tmp_path / name)
+        if not is_ours:
+            torch.save(state, tmp_path / name / "state.pt")
+            (tmp_path / name / "manifest.json").unlink()
+    code = """
+import json, sys, flambe_save
+one, two, least = sys.argv[1:]
+with flambe_save.open(one) as save:
+    for name, expected in json.loads(least).items():
+        found = save.statistics(name)
+        assert [found.count - found.nan - found.inf, found.minimum, found.maximum] == expected, (name, found)
+    assert save.statistics("more").mean == 1
+changes = list(flambe_save.diff(one, two))
+assert sum(change.measures is not None for change in changes) == len(json.loads(least)), changes
+"""
+    assert loaded_by(code, str(tmp_path / "one"), str(tmp_path / "two"), json.dumps(least)) == ["numpy"]
 
 
 def test_numbers_say_that_they_need_numpy(saved: Path) -> None:

@@ -24,7 +24,7 @@ from flambe_save.layout import (
     STATE_FILE,
 )
 from flambe_save.pt import TensorInfo
-from flambe_save.pt.dense import DenseFile
+from flambe_save.pt.dense_file import DenseFile
 from flambe_save.storage import Store
 
 if TYPE_CHECKING:

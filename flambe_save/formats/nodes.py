@@ -36,7 +36,7 @@ from flambe_save.layout import (
     what_it_is,
 )
 from flambe_save.pt import HeldSource, LoadOptions, Source, open_source, pieces_of
-from flambe_save.pt.dense import DenseFile
+from flambe_save.pt.dense_file import DenseFile
 from flambe_save.pt.zip_reader import check_file
 from flambe_save.registry import CODECS
 from flambe_save.state import State

@@ -1,29 +1,17 @@
 """Plain states: an OrderedDict of names to dense tensors, recognised without unpickling.
 
-That is what nearly every ``state.pt`` holds. codecs/dense.py writes an ordinary pickle, which torch and any other
-reader of pickles understands; :func:`load_plain` recognises its exact form, and nothing else, so it needs no trust and
-can describe nothing but tensors. What is not plain goes through codecs/unpickler.py. :class:`DenseFile` looks into such
-a file without torch.
+Nearly every ``state.pt`` holds one. codecs/dense.py writes an ordinary pickle, which torch and any other reader of
+pickles understands. :func:`load_plain` recognises its exact form and nothing else: so it needs no trust, and can
+describe only tensors. codecs/unpickler.py reads all other pickles.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from flambe_save.errors import quote
-from flambe_save.pt.opcodes import is_empty_dict
-from flambe_save.pt.options import LoadOptions
-from flambe_save.pt.sources import HeldSource
-from flambe_save.pt.tensor_info import TensorInfo
-from flambe_save.pt.zip_reader import Records, is_zip
-
-if TYPE_CHECKING:
-    from flambe_save.pt.elements import Array
-
-__all__ = ["DenseFile", "PlainState", "PlainTensor", "load_plain"]
+__all__ = ["PlainState", "PlainTensor", "load_plain"]
 
 
 class PlainTensor(NamedTuple):
@@ -34,9 +22,9 @@ class PlainTensor(NamedTuple):
     dtype : str
         Without ``torch.``: ``"float32"``.
     storage : str
-        The name of the record that holds its bytes, which are all its own.
+        The name of the record that holds its bytes and no others.
     location : str
-        The device that it was on.
+        The device that it was saved from.
     shape, stride : tuple of int
     """
 
@@ -48,7 +36,7 @@ class PlainTensor(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether it stays within a storage that has as many elements as it."""
+        """Whether it stays within a storage of as many elements."""
         count = math.prod(self.shape)
         return not count or sum([(size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)]) < count
 
@@ -82,15 +70,8 @@ TYPES = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
-ITEM_SIZES = {
-    **dict.fromkeys(("int8", "uint8", "bool"), 1),
-    **dict.fromkeys(("float16", "bfloat16", "int16"), 2),
-    **dict.fromkeys(("float32", "int32"), 4),
-    **dict.fromkeys(("float64", "int64", "complex64"), 8),
-    "complex128": 16,
-}
 
-# What every tensor's pickle repeats is written once and called by its number in the pickle's memo then
+# The parts that every tensor's pickle repeats: written once, then called by their numbers in the pickle's memo
 REBUILD, STORAGE, ORDERED = 0, 1, 2
 FIRST = {
     REBUILD: b"ctorch._utils\n_rebuild_tensor_v2\nq\0",
@@ -118,10 +99,7 @@ _NUMBER = re.compile(_INT, re.DOTALL)
 
 
 def load_plain(data: bytes) -> PlainState | None:
-    """Return the state that a pickle of ``dump_plain`` describes, or None for any other pickle.
-
-    Its inverse, but for the bytes.
-    """
+    """Describe the state in a pickle of ``dump_plain``; None for any other pickle."""
     found = _BEGIN.match(data)
     if found is None:
         return None
@@ -165,77 +143,8 @@ def load_plain(data: bytes) -> PlainState | None:
     return PlainState(tensors, b"\x80\2" + data[here + len(METADATA) : -len(END_OF_METADATA)] + b".")
 
 
-class DenseFile:
-    """A ``.pt`` file that holds dense tensors and nothing else.
-
-    Parameters
-    ----------
-    source : HeldSource
-    records : Records
-        Those of the source.
-    tensors : dict of str to PlainTensor
-    is_verified : bool
-        Whether checksums are compared before elements are shown.
-
-    Attributes
-    ----------
-    tensors : dict of str to TensorInfo
-    """
-
-    def __init__(
-        self, source: HeldSource, records: Records, tensors: dict[str, PlainTensor], *, is_verified: bool
-    ) -> None:
-        self._source, self._records, self._plain = source, records, tensors
-        self._unchecked = {item.storage for item in tensors.values()} if is_verified else set()
-        self.tensors = {
-            key: TensorInfo(item.dtype, item.shape, math.prod(item.shape) * ITEM_SIZES[item.dtype], item.location)
-            for key, item in tensors.items()
-        }
-
-    @classmethod
-    def of(cls, source: HeldSource, options: LoadOptions) -> DenseFile | None:
-        """Return a file of dense tensors, or None if the source holds anything else.
-
-        Raises
-        ------
-        CorruptSaveError
-            If it is damaged.
-        """
-        records = Records(source, options) if is_zip(source) else None
-        if records is None or "data.pkl" not in records:
-            return None
-        data = records.read("data.pkl")
-        plain = load_plain(data)
-        if plain is None and not is_empty_dict(data):
-            return None
-        if "byteorder" in records and records.read("byteorder") != b"little":
-            return None  # codecs/ says what is wrong with it
-        tensors = plain.tensors if plain is not None else {}
-        return cls(source, records, tensors, is_verified=options.is_verified)
-
-    def elements(self, name: str, most: int) -> Iterator[Array]:
-        """Yield flat arrays of up to ``most`` elements, in order; they may share the file's memory.
-
-        Raises
-        ------
-        CorruptSaveError
-            If they are damaged.
-        """
-        from flambe_save.pt.elements import elements_of  # which needs numpy
-
-        tensor, size = self._plain[name], self.tensors[name].bytes
-        record = f"data/{tensor.storage}"
-        start, length = self._records.place(record)
-        if length != size or not tensor.fits:
-            raise self._records.damaged(f"{quote(name)} reaches past its storage")
-        if tensor.storage in self._unchecked:
-            self._records.check(record)
-            self._unchecked.discard(tensor.storage)
-        return elements_of(self._source.piece(start, start + length), tensor.dtype, tensor.shape, tensor.stride, most)
-
-
 def _number(raw: bytes) -> int:
-    # Only the number that needs eight bytes and more could be negative, and no tensor is as large
+    # Only a number of eight bytes or more could be negative, and no tensor is as large
     return int.from_bytes(raw[2:] if raw[:1] == b"\x8a" else raw[1:], "little")
 
 

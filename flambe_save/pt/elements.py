@@ -1,6 +1,6 @@
 """Elements of tensors: bytes of any type and order to flat numpy arrays, without torch.
 
-numpy has no bfloat16, no 8-bit floats and no half complex: these are widened, and stay the numbers that they are.
+numpy has no bfloat16, 8-bit floats and half complex numbers: they become the same numbers of a wider type.
 """
 
 from __future__ import annotations
@@ -13,19 +13,14 @@ from typing import Any, TypeAlias
 import numpy
 from numpy.lib.stride_tricks import as_strided
 
+from flambe_save.pt.tensor_info import ITEM_SIZES
+
 __all__ = ["Array", "decode", "elements_of"]
 
 Array: TypeAlias = "numpy.ndarray[Any, numpy.dtype[Any]]"
 
-# The types that numpy knows by the same name; "bool" apart, of which a byte may be any number
-_KNOWN = frozenset(
-    (
-        *("float16", "float32", "float64", "complex64", "complex128"),
-        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    )
-)
-# The bytes of those that it does not
-_SIZES = {"bool": 1, "bfloat16": 2, "complex32": 4}
+# Types whose bits numpy reads as a type of another name; of a bool, any byte but 0 is true
+_WIDENED = ("bool", "bfloat16", "complex32")
 # Exponent bits, mantissa bits and bias of 8-bit floats
 _SMALL = {
     "float8_e4m3fn": (4, 3, 7),
@@ -42,7 +37,7 @@ def elements_of(data: Any, dtype: str, shape: Sequence[int], stride: Sequence[in
     Parameters
     ----------
     data : buffer
-        The bytes that the tensor is a view of. The caller has checked that it does not reach past them.
+        The bytes that the tensor is a view of. The caller has checked that it stays within them.
     dtype : str
         Without ``torch.``.
     shape, stride : sequence of int
@@ -56,17 +51,17 @@ def elements_of(data: Any, dtype: str, shape: Sequence[int], stride: Sequence[in
     """
     flat = numpy.frombuffer(data, _bits_of(dtype))
     if 0 in shape:
-        return  # whatever its steps are, which may be no numbers of numpy's
+        return  # before its steps are used, which may be too large for numpy
     sizes = [(length, step * flat.itemsize) for length, step in zip(shape, stride, strict=True) if length != 1]
     whole = as_strided(flat, [length for length, _ in sizes], [step for _, step in sizes])
-    # numpy goes through what lies in another order with .flat, and copies the piece alone
+    # With .flat, numpy copies only the piece of what lies in another order
     row: Any = whole.reshape(-1) if whole.flags.c_contiguous else whole.flat
     for start in range(0, whole.size, most):
         yield decode(row[start : start + most], dtype)
 
 
 def decode(raw: Array, dtype: str) -> Array:
-    """Return elements as a numpy array of numbers, given their bytes or bits.
+    """Make a numpy array of numbers from the bytes or bits of elements.
 
     Raises
     ------
@@ -84,26 +79,31 @@ def decode(raw: Array, dtype: str) -> Array:
 
 
 def _bits_of(dtype: str) -> numpy.dtype[Any]:
-    if dtype in _KNOWN:
-        known: numpy.dtype[Any] = numpy.dtype(dtype).newbyteorder("<")  # as files have it, whatever this machine has
-        return known
-    size = 1 if dtype in _SMALL else _SIZES.get(dtype)
-    if size is None:
+    if dtype not in ITEM_SIZES:
         raise NotImplementedError(f"{dtype} has no numbers of a byte or more")
-    return numpy.dtype(f"<u{size}")
+    is_known = dtype not in _WIDENED and dtype not in _SMALL
+    found: Any = numpy.dtype(dtype if is_known else f"u{ITEM_SIZES[dtype]}")
+    in_files: numpy.dtype[Any] = found.newbyteorder("<")  # on any machine
+    return in_files
 
 
 @functools.cache
 def _table(dtype: str) -> Array:
-    """Return the 256 numbers of an 8-bit float."""
-    return numpy.array([_small(dtype, code) for code in range(256)], dtype=numpy.float32)
+    """The 256 numbers of an 8-bit float, with the bits that torch gives each NaN."""
+    found = numpy.array([_small(dtype, code) for code in range(256)], dtype=numpy.float32)
+    codes: Any = numpy.flatnonzero(numpy.isnan(found)).astype(numpy.uint32)
+    bits: Any = 0x7F800001
+    if dtype in ("float8_e4m3fn", "float8_e5m2"):  # their NaNs keep sign and mantissa
+        bits = (codes & 128) << 24 | 0x7FC00000 | codes << (23 - _SMALL[dtype][1]) & 0x7FFFFF
+    found.view(numpy.uint32)[codes] = bits
+    return found
 
 
 def _small(dtype: str, code: int) -> float:
     exponents, mantissas, bias = _SMALL[dtype]
-    if dtype == "float8_e8m0fnu":  # powers of two alone, without a sign
+    if dtype == "float8_e8m0fnu":  # only powers of two, without a sign
         return math.nan if code == 255 else math.ldexp(1.0, code - bias)
-    if dtype.endswith("fnuz") and code == 128:  # what would be minus zero
+    if dtype.endswith("fnuz") and code == 128:  # in place of minus zero
         return math.nan
     sign = -1 if code & 128 else 1
     exponent, mantissa = code >> mantissas & (1 << exponents) - 1, code & (1 << mantissas) - 1
