@@ -7,10 +7,13 @@ import json
 import logging
 import sys
 import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fresh import first_calls, import_times, peak_memory
+from benchmarks.candidate import Candidate, Place
+from benchmarks.elsewhere import Build
+from benchmarks.fresh import import_times, in_processes
 from benchmarks.protocol import Folders, Sample, measure, settle, usage
 from benchmarks.report import Line, as_json, lines_of, machine, table, write_readme
 from benchmarks.rows import IMPORTS, ROWS, Row
@@ -22,11 +25,14 @@ TITLES = {"import": "in a new process"}
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", metavar="WORK", help="a, b, c, d, e, fp32, bf16, import; may repeat")
+    parser.add_argument("--only", action="append", metavar="WORK", help="one of the works in README.md; may repeat")
     parser.add_argument("--row", metavar="TEXT", default="", help="only rows with this in their name")
     parser.add_argument("--quick", action="store_true", help="smaller works and fewer repetitions")
     parser.add_argument("--size", choices=SIZES, help="of the works; by default full, with --quick quick")
     parser.add_argument("--repetitions", type=int, help="turns of each candidate, of two timed runs each")
+    parser.add_argument(
+        "--before", type=Path, metavar="PYTHON", help="the interpreter of an environment with another build, as a peer"
+    )
     parser.add_argument("--folder", type=Path, help="where to write; by default a new folder for temporary files")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all values there")
     parser.add_argument("--write-readme", action="store_true", help="put the table into README.md")
@@ -40,14 +46,18 @@ def main() -> None:
     made = works(size)
     if unknown := wanted - made.keys() - {"import"}:
         parser.error(f"no work {', '.join(sorted(unknown))}; there are {', '.join(made)}, import")
-    with tempfile.TemporaryDirectory(prefix="flambe-save-benchmarks-", dir=arguments.folder) as root:
+    with ExitStack() as stack:
+        root = stack.enter_context(tempfile.TemporaryDirectory(prefix="flambe-save-benchmarks-", dir=arguments.folder))
+        build = stack.enter_context(closing(Build(arguments.before, size))) if arguments.before else None
         for key in [*made]:
             rows = [row for row in ROWS if row.work == key and key in wanted and arguments.row in row.name]
             folders = Folders(Path(root) / key)
             for row in rows:
-                found = _measure(row, made[key], size, folders, repetitions)
+                found = _measure(row, made[key], size, folders, repetitions, build)
                 lines += found
                 print(table(found, {key: made[key].title}, head=row is rows[0]), end="", flush=True)
+            if build is not None:
+                build.end()
             folders.delete()
             if key != [*made][-1]:
                 settle(folders.files)
@@ -77,31 +87,28 @@ def _hush() -> None:
     logs.disable_progress_bar()
 
 
-def _measure(row: Row, work: Work, size: str, folders: Folders, repetitions: int) -> list[Line]:
+def _measure(row: Row, work: Work, size: str, folders: Folders, repetitions: int, build: Build | None) -> list[Line]:
     """Measure one row in the way that it names."""
-    candidates = row.candidates
+    candidates = [*row.candidates, *([build.candidate(row)] if build else ())]
     missing = row.ours.missing()
     if missing:  # what the peers need then is of no use
         samples = [Sample(candidate.name, missing=missing) for candidate in candidates]
-    elif row.measure == "memory":
-        samples = peak_memory(row, work, size, folders)
-    elif row.measure == "first":
-        samples = first_calls(row, work, size, folders, repetitions * 2)
+    elif row.measure in ("memory", "first"):
+        samples = in_processes(row, work, size, folders, repetitions * 2 if row.measure == "first" else 1, build)
     elif row.measure == "size":
-        samples = _sizes(row, work, folders)
+        samples = _sizes(row.candidates, work, folders)  # the build before is not asked
+        candidates = row.candidates
     else:
         samples = measure(candidates, work, folders, repetitions)
     unit = "MB" if row.measure in ("memory", "size") else "s"
-    targets = [beside.target for beside in row.beside]
+    targets = [*(beside.target for beside in row.beside), row.before][: len(samples) - 1]
     return lines_of(row.work, row.name, unit, samples, targets, row.target)
 
 
-def _sizes(row: Row, work: Work, folders: Folders) -> list[Sample]:
+def _sizes(candidates: list[Candidate], work: Work, folders: Folders) -> list[Sample]:
     """Return how many bytes a run of each candidate adds to the disk."""
-    from benchmarks.candidate import Place
-
     samples = []
-    for candidate in row.candidates:
+    for candidate in candidates:
         sample = Sample(candidate.name, missing=candidate.missing())
         if not sample.missing:
             place = Place(folders.source(work, candidate.source), folders.fresh())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib.util
 import inspect
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -81,6 +83,8 @@ class Candidate:
     name : str
     run : callable
         Does the work; this is what is timed.
+    prepare : callable, optional
+        Runs right before ``run``, untimed.
     source : Way, optional
         Writes, once and untimed, what ``run`` reads.
     finish : callable, optional
@@ -98,6 +102,7 @@ class Candidate:
 
     name: str
     run: Callable[[Work, Place], Any]
+    prepare: Callable[[Work, Place], object] | None = None
     source: Way | None = None
     finish: Callable[[Any], object] | None = None
     tensors: Callable[[Work, Place, Any], Mapping[str, torch.Tensor]] | None = None
@@ -118,6 +123,38 @@ class Candidate:
         uses = [*self.uses, *(self.source.uses if self.source else ())]
         lacking = [use for use in uses if not _has(use)]
         return f"not there yet: {', '.join(lacking)}" if lacking else ""
+
+    def timed(self, work: Work, place: Place, *, check: bool) -> float:
+        """Return the seconds that one run takes.
+
+        Parameters
+        ----------
+        work : Work
+        place : Place
+        check : bool
+            Whether what it gives is compared with the work, afterwards.
+
+        Raises
+        ------
+        RuntimeError
+            If that is not the same.
+        """
+        if self.prepare is not None:
+            self.prepare(work, place)
+        gc.collect()
+        gc.disable()
+        try:
+            start = time.perf_counter()
+            result = self.run(work, place)
+            seconds = time.perf_counter() - start
+        finally:
+            gc.enable()
+        if self.finish is not None:
+            self.finish(result)
+        problem = self.problem(work, place, result) if check else ""
+        if problem:
+            raise RuntimeError(f"{self.name} is not comparable: {problem}")
+        return seconds
 
     def problem(self, work: Work, place: Place, result: Any) -> str:
         """Say how the tensors of a run differ from the work's, or nothing."""

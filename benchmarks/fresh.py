@@ -7,15 +7,18 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.candidate import Candidate, Place
+from benchmarks.elsewhere import Build, Elsewhere
 from benchmarks.protocol import Folders, Sample
 from benchmarks.rows import ROWS, Row
 from benchmarks.workloads import Work, works
 
-__all__ = ["first_calls", "import_times", "peak", "peak_memory"]
+__all__ = ["import_times", "in_processes", "peak"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,14 +26,60 @@ ROOT = Path(__file__).resolve().parent.parent
 # ------------------------------------------------------------------------------------------------ here
 
 
-def peak_memory(row: Row, work: Work, size: str, folders: Folders) -> list[Sample]:
-    """Return by how many bytes the memory of a process grows at most while a candidate runs in it, of each."""
-    return _in_processes(row, work, size, folders, repetitions=1)
+def in_processes(
+    row: Row, work: Work, size: str, folders: Folders, repetitions: int, build: Build | None = None
+) -> list[Sample]:
+    """Run the candidates of a row in processes of their own.
+
+    Parameters
+    ----------
+    row : Row
+        It measures ``"memory"``, by how many bytes a process grows at most while a candidate runs, or ``"first"``, the
+        seconds that a candidate takes as the first of its kind in a process.
+    work : Work
+    size : str
+        Of the works.
+    folders : Folders
+    repetitions : int
+        How many processes each candidate has.
+    build : Build, optional
+        Another build, whose candidate comes last.
+    """
+    candidates = [*row.candidates, *([build.candidate(row)] if build else ())]
+    samples = [Sample(candidate.name, missing=candidate.missing()) for candidate in candidates]
+    ready = [index for index, sample in enumerate(samples) if not sample.missing]
+    order = random.Random(0)
+    with _packages(row.packages) as packages:
+        for _ in range(repetitions):
+            for index in order.sample(ready, len(ready)):
+                candidate, number = candidates[index], index
+                python, path = sys.executable, _own_path()
+                if build is not None and isinstance(candidate, Elsewhere):
+                    python, path, number = str(build.python), build.environment["PYTHONPATH"], 0
+                source, fresh = folders.source(work, candidate.source), folders.fresh()
+                command = ["-m", "benchmarks.fresh", row.key, str(number), size, str(source), str(fresh)]
+                value = float(_python(*command, python=python, path=os.pathsep.join([path, *packages])))
+                folders.done(fresh)
+                samples[index].values.append(value - (work.bytes if row.without_model else 0))
+    return samples
 
 
-def first_calls(row: Row, work: Work, size: str, folders: Folders, repetitions: int) -> list[Sample]:
-    """Return the seconds that each candidate takes as the first of its kind in a process."""
-    return _in_processes(row, work, size, folders, repetitions)
+@contextmanager
+def _packages(count: int) -> Iterator[list[str]]:
+    """Give a folder with the metadata of so many packages, as a process finds that has them installed."""
+    if not count:
+        yield []
+        return
+    with TemporaryDirectory() as name:
+        for number in range(count):
+            folder = Path(name, f"package_{number}-1.{number}.dist-info")
+            folder.mkdir()
+            description = "A line of what a package says of itself.\n" * 200
+            (folder / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: package-{number}\nVersion: 1.{number}\n\n{description}"
+            )
+            (folder / "RECORD").write_text("")
+        yield [name]
 
 
 def import_times(repetitions: int) -> list[Sample]:
@@ -46,25 +95,20 @@ def import_times(repetitions: int) -> list[Sample]:
     return samples
 
 
-def _in_processes(row: Row, work: Work, size: str, folders: Folders, repetitions: int) -> list[Sample]:
-    samples = [Sample(candidate.name, missing=candidate.missing()) for candidate in row.candidates]
-    ready = [index for index, sample in enumerate(samples) if not sample.missing]
-    order = random.Random(0)
-    for _ in range(repetitions):
-        for index in order.sample(ready, len(ready)):
-            source = folders.source(work, row.candidates[index].source)
-            fresh = folders.fresh()
-            value = float(_python("-m", "benchmarks.fresh", row.key, str(index), size, str(source), str(fresh)))
-            folders.done(fresh)
-            samples[index].values.append(value - (work.bytes if row.without_model else 0))
-    return samples
+def _own_path() -> str:
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _python(*arguments: str) -> str:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+def _python(*arguments: str, python: str = sys.executable, path: str = "") -> str:
+    environment = {**os.environ, "PYTHONPATH": path or _own_path()}
+    done = subprocess.run(
+        [python, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=None if python == sys.executable else path.partition(os.pathsep)[0],  # -m looks there first
+    )
     return done.stdout.splitlines()[-1]
 
 
@@ -92,6 +136,8 @@ def peak(candidate: Candidate, work: Work, place: Place) -> float:
 
 def _first(candidate: Candidate, work: Work, place: Place) -> float:
     [tensor.clone() for tensor in work.stored.values()]  # wakes up as much memory as is about to be needed
+    if candidate.prepare is not None:
+        candidate.prepare(work, place)
     start = time.perf_counter()
     result = candidate.run(work, place)
     seconds = time.perf_counter() - start
@@ -102,10 +148,8 @@ def _first(candidate: Candidate, work: Work, place: Place) -> float:
 
 def _warm(candidate: Candidate, key: str, place: Place) -> None:
     """Run the candidate on the smallest work, so that whatever it imports late is there."""
-    import tempfile
-
     work = works("tiny")[key]
-    with tempfile.TemporaryDirectory() as name:
+    with TemporaryDirectory() as name:
         folders = Folders(Path(name))
         small = Place(folders.source(work, candidate.source), folders.fresh())
         result = candidate.run(work, small)

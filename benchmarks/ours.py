@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,24 @@ __all__ = [
     "ASYNC",
     "BASE",
     "CONSTRUCTION",
+    "DIFF",
     "DURABLE",
     "FOLDER",
+    "LEVELS_LOAD",
+    "LEVELS_SAVE",
     "LOAD",
     "LOAD_GPU",
     "LOAD_MAPPED",
     "LOAD_ONE_THREAD",
     "LOAD_UNVERIFIED",
     "NODE",
+    "PICKLE_LOAD",
+    "PICKLE_SAVE",
     "SAVE",
     "SAVE_ONE_THREAD",
     "STATE",
+    "TWO",
+    "VERIFY",
 ]
 
 NAME = "flambe_save"
@@ -41,7 +49,7 @@ API: Any = flambe_save
 
 def _way(name: str, save: Mapping[str, Any] | None = None, load: Mapping[str, Any] | None = None) -> Way:
     saving_with, loading_with = dict(save or {}), dict(load or {})
-    file = "save.tar.gz" if saving_with.get("compress") else "save"
+    file = "save.tar.gz" if saving_with.get("compress") else "save.pkl" if saving_with.get("pickle_only") else "save"
     return Way(
         name,
         save=lambda work, folder: API.save(work.model, folder / file, **saving_with),
@@ -52,13 +60,15 @@ def _way(name: str, save: Mapping[str, Any] | None = None, load: Mapping[str, An
 
 def _save_with_another_block(work: Work, folder: Path) -> None:
     """Save the model as it was before the last change, which is to one component."""
-    changed = [parameter for key, parameter in work.model.named_parameters() if key.startswith(CHANGED)]
-    with torch.no_grad():
-        for parameter in changed:
-            parameter.neg_()
+    with work.negated(CHANGED):
         API.save(work.model, folder / "save")
-        for parameter in changed:
-            parameter.neg_()
+
+
+def _save_two(work: Work, folder: Path) -> None:
+    """Save the model, and beside it as it was before all of it changed."""
+    API.save(work.model, folder / "save")
+    with work.negated():
+        API.save(work.model, folder / "other")
 
 
 def _again(work: Work, place: Place, result: Any) -> Mapping[str, torch.Tensor]:
@@ -71,13 +81,16 @@ def _state(work: Work, place: Place) -> Any:
 
 
 FOLDER = _way(NAME)
+PICKLE = _way(f"{NAME}, pickle", {"pickle_only": True})
 ARCHIVE = _way(f"{NAME}, archive", {"compress": True})
+TWO = Way(f"{NAME}, two saves", save=_save_two, load=FOLDER.load)
 BEFORE = Way(f"{NAME}, before", save=_save_with_another_block, load=FOLDER.load)
 
 SAVE = saving(FOLDER)
 SAVE_ONE_THREAD = saving(_way(f"{NAME}, threads=1", {"threads": 1}))
 DURABLE = saving(_way(f"{NAME}, durable=True", {"durable": True}))
 ARCHIVE_SAVE = saving(ARCHIVE)
+PICKLE_SAVE = saving(PICKLE)
 
 LOAD = loading(FOLDER)
 LOAD_ONE_THREAD = loading(_way(f"{NAME}, threads=1", load={"threads": 1}), source=FOLDER)
@@ -85,6 +98,14 @@ LOAD_MAPPED = loading(_way(f"{NAME}, mmap=True", load={"mmap": True}), source=FO
 LOAD_UNVERIFIED = loading(_way(f"{NAME}, mmap=True, verify=False", load={"mmap": True, "verify": False}), source=FOLDER)
 LOAD_GPU = on_gpu(loading(_way(f"{NAME}, map_location", load={"map_location": "cuda"}), source=FOLDER))
 ARCHIVE_LOAD = loading(ARCHIVE)
+PICKLE_LOAD = loading(PICKLE)
+LEVELS_SAVE, LEVELS_LOAD = (dataclasses.replace(candidate, tensors=None) for candidate in (SAVE, LOAD))
+VERIFY = Candidate(f"{NAME}.verify", run=lambda work, place: API.verify(place.source / "save"), source=FOLDER)
+DIFF = Candidate(
+    f"{NAME}.diff",
+    run=lambda work, place: API.diff(place.source / "save", place.source / "other"),
+    source=TWO,
+)
 
 NODE = Candidate(
     f"{NAME}, node=",

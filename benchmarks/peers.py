@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,6 +33,7 @@ __all__ = [
     "MODULE",
     "MODULE_GPU",
     "MODULE_MAPPED",
+    "NUMPY_DIFF",
     "RAW",
     "RAW_PART",
     "RAW_SYNCED",
@@ -50,7 +52,7 @@ __all__ = [
 ]
 
 
-def _optional(name: str) -> Any:
+def optional(name: str) -> Any:
     """Import a module that may be missing, untyped; candidates with it are left out then."""
     return importlib.import_module(name)
 
@@ -95,6 +97,31 @@ def _raw_load(work: Work, folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def _numbers_of_two(work: Work, place: Place) -> list[tuple[float, float]]:
+    """Map the tensors of two saves with numpy, and compute how far each has moved."""
+    found = []
+    for part in work.parts:
+        for key in part:
+            before, after = (
+                np.memmap(place.source / f"{name}.{key}", dtype=np.float32, mode="r") for name in ("save", "other")
+            )
+            moved = np.abs(after - before)
+            found.append((float(moved.max()), float(moved.mean())))
+    return found
+
+
+def _two_raw(work: Work, folder: Path) -> None:
+    for name, changed in (("save", False), ("other", True)):
+        with work.negated() if changed else contextlib.nullcontext():
+            for key, tensor in work.stored.items():
+                _write(folder / f"{name}.{key}", [_bytes(tensor)])
+
+
+NUMPY_DIFF = Candidate(
+    "numpy over two maps: largest and mean difference",
+    run=_numbers_of_two,
+    source=Way("two files of each tensor", _two_raw, _raw_load),
+)
 RAW_WAY = Way("raw write, one thread", _raw_save, _raw_load)
 RAW = saving(RAW_WAY)
 RAW_SYNCED = saving(
@@ -198,12 +225,12 @@ MODULE_GPU = Way(
 
 
 def _safetensors_save(work: Work, folder: Path) -> None:
-    _optional("safetensors.torch").save_file(work.stored, folder / "model.safetensors")
+    optional("safetensors.torch").save_file(work.stored, folder / "model.safetensors")
 
 
 def _safetensors_load(work: Work, folder: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     file = folder / "model.safetensors"
-    return _optional("safetensors.torch").load_file(file, device=device)  # type: ignore[no-any-return]
+    return optional("safetensors.torch").load_file(file, device=device)  # type: ignore[no-any-return]
 
 
 def _safetensors_copy(work: Work, folder: Path) -> nn.Module:
@@ -215,18 +242,18 @@ def _safetensors_copy(work: Work, folder: Path) -> nn.Module:
 
 def _parts_save(work: Work, folder: Path) -> None:
     for number, part in enumerate(work.parts):
-        _optional("safetensors.torch").save_file(part, folder / f"{number}.safetensors")
+        optional("safetensors.torch").save_file(part, folder / f"{number}.safetensors")
 
 
 def _parts_load(work: Work, folder: Path) -> nn.Module:
     state: dict[str, torch.Tensor] = {}
     for number in range(len(work.parts)):
-        state |= _optional("safetensors.torch").load_file(folder / f"{number}.safetensors")
+        state |= optional("safetensors.torch").load_file(folder / f"{number}.safetensors")
     return _filled(work, state)
 
 
 def _safetensors_node(work: Work, place: Place) -> dict[str, torch.Tensor]:
-    with _optional("safetensors").safe_open(place.source / "model.safetensors", "pt") as file:
+    with optional("safetensors").safe_open(place.source / "model.safetensors", "pt") as file:
         keys = [key for key in file.keys() if key.startswith(ours.CHANGED)]  # noqa: SIM118 (it has no __iter__)
         return {key.removeprefix(ours.CHANGED): file.get_tensor(key) for key in keys}
 
@@ -259,32 +286,32 @@ SAFETENSORS_NODE = Candidate(
 
 def _writer(folder: Path) -> Any:
     # Not synced, as none of the others is, and from two threads; the default syncs, from one
-    return _optional("torch.distributed.checkpoint").FileSystemWriter(folder, sync_files=False, thread_count=2)
+    return optional("torch.distributed.checkpoint").FileSystemWriter(folder, sync_files=False, thread_count=2)
 
 
 def _dcp_save(work: Work, folder: Path) -> None:
     with quietly():
-        _optional("torch.distributed.checkpoint").save(dict(work.state), storage_writer=_writer(folder), no_dist=True)
+        optional("torch.distributed.checkpoint").save(dict(work.state), storage_writer=_writer(folder), no_dist=True)
 
 
 def _dcp_load(work: Work, folder: Path) -> nn.Module:
     with no_init():
         module = work.plain()
     with quietly():
-        _optional("torch.distributed.checkpoint").load(module.state_dict(), checkpoint_id=folder, no_dist=True)
+        optional("torch.distributed.checkpoint").load(module.state_dict(), checkpoint_id=folder, no_dist=True)
     return module
 
 
 def _dcp_async(work: Work, place: Place, stager: Any = None) -> Any:
     warnings.filterwarnings("ignore", "torch.distributed is disabled")  # its thread says so later than this returns
-    return _optional("torch.distributed.checkpoint").async_save(
+    return optional("torch.distributed.checkpoint").async_save(
         dict(work.state), storage_writer=_writer(place.fresh), no_dist=True, async_stager=stager
     )
 
 
 def _stager() -> Any:
     # It keeps a copy for each storage; the rest needs an accelerator
-    staging = _optional("torch.distributed.checkpoint.staging")
+    staging = optional("torch.distributed.checkpoint.staging")
     options = {"pinned_memory": False, "shared_memory": False, "async_staging": False, "non_blocking_copy": False}
     return staging.DefaultStager(staging.StagingOptions(**{f"use_{name}": value for name, value in options.items()}))
 
@@ -309,7 +336,7 @@ DCP_ASYNC_KEPT = Candidate(
 
 def _hub_class(work: Work) -> Any:
     plain = PlainStack if work.key != "c" else PlainBag
-    mixin = _optional("huggingface_hub").PyTorchModelHubMixin
+    mixin = optional("huggingface_hub").PyTorchModelHubMixin
 
     def make() -> type:
         return type(f"Hub{plain.__name__}", (plain, mixin), {"__init__": plain.__init__})
@@ -338,7 +365,7 @@ HUB = Way(
 
 
 def _transformers_load(work: Work, folder: Path) -> Any:
-    return _optional("transformers").GPT2LMHeadModel.from_pretrained(folder, local_files_only=True)
+    return optional("transformers").GPT2LMHeadModel.from_pretrained(folder, local_files_only=True)
 
 
 TRANSFORMERS = Way(
@@ -350,7 +377,7 @@ TRANSFORMERS = Way(
 
 
 def _fabric(work: Work) -> Any:
-    make = _optional("lightning_fabric").Fabric
+    make = optional("lightning_fabric").Fabric
     return work.once("fabric", lambda: make(accelerator="cpu", devices=1))
 
 

@@ -5,7 +5,6 @@ Why so, and why folders go before they fill the page cache, is in README.md.
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import shutil
@@ -151,25 +150,9 @@ def measure(
             candidate = candidates[index]
             for run in range(1 if candidate.is_slow else 1 + timed):
                 is_first = not repetition and not run
-                seconds = _run(candidate, work, Place(sources[index], folders.fresh()), folders, check=is_first)
+                place = Place(sources[index], folders.fresh())
+                seconds = candidate.timed(work, place, check=is_first)
+                folders.done(place.fresh)
                 if run or candidate.is_slow:
                     samples[index].values.append(seconds)
     return samples
-
-
-def _run(candidate: Candidate, work: Work, place: Place, folders: Folders, *, check: bool) -> float:
-    gc.collect()
-    gc.disable()
-    try:
-        start = time.perf_counter()
-        result = candidate.run(work, place)
-        seconds = time.perf_counter() - start
-    finally:
-        gc.enable()
-    if candidate.finish is not None:
-        candidate.finish(result)
-    problem = candidate.problem(work, place, result) if check else ""
-    if problem:
-        raise RuntimeError(f"{candidate.name} is not comparable: {problem}")
-    folders.done(place.fresh)
-    return seconds

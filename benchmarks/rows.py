@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from benchmarks import ours, peers
-from benchmarks.candidate import Candidate, loading, on_gpu, saving, until_forward, until_step
+from benchmarks import ours, peers, training
+from benchmarks.candidate import Candidate, Place, loading, on_gpu, saving, until_forward, until_step
 from benchmarks.flambe import FLAMBE
+from benchmarks.workloads import Work
 
 __all__ = ["IMPORTS", "ROWS", "Beside", "Row"]
 
 MB = 1 << 20
+TENTH = 24 * MB  # of the archives' works
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Row:
         What ours itself shall be at most, in the unit of the measure.
     without_model : bool
         With "memory": whether the model's own bytes are taken off, because a load has to hold them.
+    packages : int
+        With "first": how many packages are installed for the processes, beside those that are.
+    before : float, optional
+        What ours shall be at most beside the build before, where that is measured too.
     """
 
     work: str
@@ -48,6 +55,8 @@ class Row:
     measure: str = "time"
     target: float | None = None
     without_model: bool = False
+    packages: int = 0
+    before: float | None = None
 
     @property
     def key(self) -> str:
@@ -77,16 +86,33 @@ ON_GPU = (
 ASSIGNED = loading(peers.SAFETENSORS_ASSIGN)
 MAPPED = until_forward(loading(peers.MODULE_MAPPED))
 
+
+def after_others(candidate: Candidate) -> Candidate:
+    """Return a candidate that runs after other ways of loading, whose memory was freed."""
+
+    def prepare(work: Work, place: Place) -> None:
+        for number, way in enumerate((peers.SAFETENSORS, peers.MODULE)):
+            folder = place.source.parent / f"other{number}"
+            if not folder.exists():
+                folder.mkdir()
+                way.save(work, folder)
+            way.load(work, folder)
+
+    return dataclasses.replace(candidate, prepare=prepare)
+
+
+AFTER_OTHERS = after_others(ours.LOAD)
+
 BIG = (
     Row(
         "a",
         "save",
         ours.SAVE,
         (
-            Beside(saving(peers.SAFETENSORS, "safetensors, one file"), 0.8),
-            Beside(saving(peers.SAFETENSORS_PARTS), 0.8),
+            Beside(saving(peers.SAFETENSORS, "safetensors, one file"), 0.6),
+            Beside(saving(peers.SAFETENSORS_PARTS), 0.6),
             Beside(saving(peers.STATE, "torch.save of the state"), 0.3),
-            Beside(peers.RAW, 0.85),
+            Beside(peers.RAW, 0.8),
             *SAVE_PEERS,
             Beside(saving(peers.HUB)),
             Beside(saving(FLAMBE)),
@@ -111,6 +137,13 @@ BIG = (
             Beside(loading(peers.HUB)),
         ),
     ),
+    Row(
+        "a",
+        "load, after others have loaded and freed as much",
+        AFTER_OTHERS,
+        (Beside(after_others(loading(peers.SAFETENSORS)), 0.8),),
+    ),
+    Row("a", "diff with the numbers of each tensor", ours.DIFF, (Beside(peers.NUMPY_DIFF, 2.0),)),
     Row("a", "load, threads=1", ours.LOAD_ONE_THREAD, (Beside(loading(peers.SAFETENSORS)),)),
     Row(
         "a",
@@ -138,7 +171,7 @@ BIG = (
         ours.NODE,
         (Beside(ours.LOAD, 1 / 6), Beside(peers.SAFETENSORS_NODE)),
     ),
-    Row("a", "save again with base=, one of eight changed", ours.BASE, (Beside(ours.SAVE, 0.4),)),
+    Row("a", "save again with base=, one of eight changed", ours.BASE, (Beside(ours.SAVE, 0.3),)),
     Row(
         "a",
         "bytes on disk of that save",
@@ -146,12 +179,12 @@ BIG = (
         (Beside(peers.RAW_PART, 1.02), Beside(ours.SAVE)),
         measure="size",
     ),
-    Row("a", "save_async, blocked, first call", ours.ASYNC, (Beside(peers.CLONE, 1.0),), measure="first"),
+    Row("a", "save_async, blocked, first call", ours.ASYNC, (Beside(peers.CLONE, 0.5),), measure="first"),
     Row(
         "a",
         "save_async, blocked, later calls",
         ours.ASYNC,
-        (Beside(peers.DCP_ASYNC, 0.4), Beside(peers.DCP_ASYNC_KEPT), Beside(peers.CLONE)),
+        (Beside(peers.DCP_ASYNC, 0.25), Beside(peers.DCP_ASYNC_KEPT), Beside(peers.CLONE)),
     ),
     Row(
         "a",
@@ -197,7 +230,7 @@ TRANSFORMER = (
             Beside(peers.RAW),
             Beside(saving(peers.TRANSFORMERS, "transformers.save_pretrained")),
             Beside(saving(peers.STATE, "torch.save of the state")),
-            Beside(saving(peers.SAFETENSORS, "safetensors, one file")),
+            Beside(saving(peers.SAFETENSORS, "safetensors, one file"), 0.95),
             *SAVE_PEERS,
         ),
     ),
@@ -207,8 +240,8 @@ TRANSFORMER = (
         ours.LOAD,
         (
             Beside(loading(peers.TRANSFORMERS, "transformers.from_pretrained")),
-            Beside(loading(peers.MODULE, "torch.load of the module")),
-            Beside(loading(peers.SAFETENSORS)),
+            Beside(loading(peers.MODULE, "torch.load of the module"), 0.9),
+            Beside(loading(peers.SAFETENSORS), 1.0),
             *LOAD_PEERS,
         ),
     ),
@@ -218,7 +251,7 @@ TRANSFORMER = (
         until_forward(ours.LOAD_MAPPED),
         (
             Beside(until_forward(loading(peers.TRANSFORMERS, "transformers.from_pretrained"))),
-            Beside(until_forward(ASSIGNED)),
+            Beside(until_forward(ASSIGNED), 0.8),
             Beside(MAPPED),
         ),
     ),
@@ -232,6 +265,31 @@ def _archive(key: str) -> tuple[Row, ...]:
         Row(key, "tar.gz, bytes", ours.ARCHIVE_SAVE, (Beside(peers.TAR, 1.02),), measure="size"),
         Row(key, "tar.gz, one component", ours.ARCHIVE_NODE, (Beside(ours.ARCHIVE_LOAD, 0.5),)),
         Row(key, "tar.gz, peak memory of write", ours.ARCHIVE_SAVE, measure="memory", target=64 * MB),
+        Row(
+            key,
+            "tar.gz, peak memory of read above the model",
+            ours.ARCHIVE_LOAD,
+            measure="memory",
+            target=TENTH,
+            without_model=True,
+        ),
+        Row(
+            key,
+            ".pkl, peak memory of write",
+            ours.PICKLE_SAVE,
+            (Beside(saving(peers.MODULE)),),
+            measure="memory",
+            target=64 * MB,
+        ),
+        Row(
+            key,
+            ".pkl, peak memory of read above the model",
+            ours.PICKLE_LOAD,
+            (Beside(loading(peers.MODULE, "torch.load of the module")),),
+            measure="memory",
+            target=TENTH,
+            without_model=True,
+        ),
     )
 
 
@@ -241,8 +299,8 @@ TENSORS = (
         "save",
         ours.SAVE,
         (
-            Beside(saving(peers.STATE, "torch.save of the state"), 0.5),
-            Beside(saving(peers.MODULE), 0.5),
+            Beside(saving(peers.STATE, "torch.save of the state"), 0.45),
+            Beside(saving(peers.MODULE), 0.45),
             Beside(saving(peers.SAFETENSORS, "safetensors, one file")),
             Beside(peers.RAW),
             Beside(saving(peers.DCP)),
@@ -255,9 +313,9 @@ TENSORS = (
         "load",
         ours.LOAD,
         (
-            Beside(loading(peers.STATE, "torch.load + construction"), 0.5),
-            Beside(loading(peers.STATE_ASSIGN), 0.5),
-            Beside(loading(peers.MODULE, "torch.load of the module"), 0.5),
+            Beside(loading(peers.STATE, "torch.load + construction"), 0.45),
+            Beside(loading(peers.STATE_ASSIGN), 0.45),
+            Beside(loading(peers.MODULE, "torch.load of the module"), 1.0),
             Beside(loading(peers.SAFETENSORS)),
             Beside(loading(peers.DCP)),
             Beside(loading(peers.FABRIC)),
@@ -297,7 +355,7 @@ MANY = (
         "save",
         ours.SAVE,
         (
-            Beside(peers.FILES, 1.6),
+            Beside(peers.FILES, 1.4),
             Beside(saving(FLAMBE), 0.5),
             Beside(saving(peers.SAFETENSORS_PARTS)),
             Beside(saving(peers.STATE, "torch.save of the state")),
@@ -310,16 +368,40 @@ MANY = (
         "load",
         ours.LOAD,
         (
-            Beside(loading(FLAMBE), 0.3),
+            Beside(loading(FLAMBE), 0.2),
             Beside(loading(peers.SAFETENSORS_PARTS)),
             Beside(loading(peers.MODULE, "torch.load of the module")),
-            *LOAD_PEERS,
+            Beside(loading(peers.STATE, "torch.load + construction"), 1.0),
+            *LOAD_PEERS[1:],
             Beside(loading(peers.HUB)),
         ),
     ),
 )
 
+RUN = (
+    Row(
+        "t",
+        "first save of a process, 300 packages installed",
+        training.SAVE_RUN,
+        (Beside(training.SAVE_SECOND),),
+        measure="first",
+        packages=300,
+    ),
+    Row("t", "save", training.SAVE_RUN, (Beside(saving(training.DICT), 2.0),)),
+    Row("t", "save, overwrite=True, durable=True", training.OVERWRITE, (Beside(training.REPLACE, 1.5),)),
+    Row("t", "load", training.LOAD_RUN, (Beside(loading(training.DICT), 1.5),)),
+)
+
+DEEP = (Row("l", "save", ours.LEVELS_SAVE), Row("l", "load", ours.LEVELS_LOAD))
+
+CROWD = (
+    Row("m", "save", ours.SAVE, (Beside(peers.FILES, 4.0),), before=0.5),
+    Row("m", "load", ours.LOAD, before=0.5),
+    Row("m", "verify", ours.VERIFY, before=0.5),
+    Row("m", "diff", ours.DIFF, before=0.5),
+)
+
 # Works of many files come last: this file system gets slow for half a minute when many files are deleted
-ROWS = (*BIG, *TRANSFORMER, *_archive("fp32"), *_archive("bf16"), *TENSORS, *PLAIN, *MANY)
+ROWS = (*BIG, *TRANSFORMER, *_archive("fp32"), *_archive("bf16"), *TENSORS, *PLAIN, *RUN, *DEEP, *MANY, *CROWD)
 # What importing flambe_save may cost in seconds beyond importing torch
 IMPORTS = 0.1

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from unittest import mock
 
 import torch
@@ -18,6 +18,7 @@ __all__ = [
     "SIZES",
     "Bag",
     "Block",
+    "Level",
     "PlainBag",
     "PlainLayers",
     "PlainStack",
@@ -25,6 +26,7 @@ __all__ = [
     "Work",
     "no_init",
     "on_meta",
+    "stack",
     "tie",
     "works",
 ]
@@ -66,6 +68,15 @@ class Bag(Component, nn.Module):
     def __init__(self, count: int, size: int) -> None:
         super().__init__()
         self.tensors = _parameters(count, size)
+
+
+class Level(Component):
+    """A component with one tensor, and another component inside."""
+
+    def __init__(self, inner: Level | None) -> None:
+        self.inner = inner
+        self.value = torch.ones(2)
+        self.register_attrs("value")
 
 
 class PlainBlock(nn.Module):
@@ -156,7 +167,7 @@ class Work:
     ----------
     key, title : str
     make : callable
-        Makes the model that flambe_save saves, with whatever weights.
+        Makes the model that flambe_save saves, with whatever weights; or another object, which no peer can save.
     plain : callable
         Constructs a module with the same keys for the peers, with torch's random init.
     batch : callable, optional
@@ -168,7 +179,7 @@ class Work:
 
     key: str
     title: str
-    make: Callable[[], nn.Module]
+    make: Callable[[], Any]
     plain: Callable[[], nn.Module]
     batch: Callable[[], torch.Tensor] | None = None
     shape: tuple[int, int] = (0, 0)
@@ -182,13 +193,16 @@ class Work:
         return self._made[name]  # type: ignore[no-any-return]
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """The model; its weights are random, and the same in every process."""
         return self.once("model", self._model)
 
-    def _model(self) -> nn.Module:
+    def _model(self) -> Any:
         with no_init():
-            model = self.make().to(self.dtype)
+            model = self.make()
+        if not isinstance(model, nn.Module):
+            return model
+        model = model.to(self.dtype)
         generator = torch.Generator().manual_seed(SEED)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -198,7 +212,7 @@ class Work:
     @property
     def state(self) -> dict[str, torch.Tensor]:
         """All tensors of the model, by key; they share its memory."""
-        return self.once("state", lambda: dict(self.model.state_dict()))
+        return self.once("state", lambda: dict(self.model.state_dict()) if isinstance(self.model, nn.Module) else {})
 
     @property
     def stored(self) -> dict[str, torch.Tensor]:
@@ -240,22 +254,21 @@ class Work:
         """How many bytes the tensors have."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.stored.values())
 
+    @contextmanager
+    def negated(self, prefix: str = "") -> Iterator[None]:
+        """Give the parameters below a prefix the other sign meanwhile."""
+        changed = [parameter for key, parameter in self.model.named_parameters() if key.startswith(prefix)]
+        with torch.no_grad():
+            for parameter in changed:
+                parameter.neg_()
+            yield
+            for parameter in changed:
+                parameter.neg_()
+
     def input(self) -> torch.Tensor:
         """Return the input of the first forward."""
         assert self.batch is not None
         return self.once("input", self.batch)
-
-
-def _stack(key: str, title: str, count: int, size: int, dtype: torch.dtype = torch.float32) -> Work:
-    return Work(
-        key,
-        title,
-        make=lambda: Stack([Block(size) for _ in range(count)]),
-        plain=functools.partial(PlainStack, count, size),
-        batch=lambda: torch.ones(1, size),
-        shape=(count, size),
-        dtype=dtype,
-    )
 
 
 def _gpt2(title: str, layers: int, width: int, vocabulary: int) -> Work:
@@ -273,13 +286,37 @@ def _gpt2(title: str, layers: int, width: int, vocabulary: int) -> Work:
     return Work("d", title, make, make, batch=lambda: torch.ones(1, 4, dtype=torch.long), shape=(layers, width))
 
 
-# Blocks of (a), their size; components of (b); tensors of (c); layers, width, words of (d); blocks of the archive, size
+class Sizes(NamedTuple):
+    """How large the works are."""
+
+    blocks: tuple[int, int]  # of (a): how many, and their width
+    components: int  # of (b)
+    tensors: int  # of (c)
+    transformer: tuple[int, int, int]  # (d): layers, width, words
+    archive: tuple[int, int]  # blocks, and their width
+    levels: int  # of (l)
+    crowd: int  # components of (m)
+
+
 SIZES = {
-    "full": (8, 5656, 1000, 10_000, (12, 768, 50_257), (8, 2828)),
-    "quick": (8, 2000, 200, 2_000, (4, 512, 10_000), (8, 1000)),
-    "small": (8, 1000, 40, 500, (2, 256, 2_000), (8, 350)),
-    "tiny": (8, 16, 9, 12, (1, 64, 50), (8, 16)),
+    "full": Sizes((8, 5656), 1000, 10_000, (12, 768, 50_257), (8, 2828), 1000, 10_000),
+    "quick": Sizes((8, 2000), 200, 2_000, (4, 512, 10_000), (8, 1000), 200, 1000),
+    "small": Sizes((8, 1000), 40, 500, (2, 256, 2_000), (8, 350), 50, 100),
+    "tiny": Sizes((8, 16), 9, 12, (1, 64, 50), (8, 16), 5, 12),
 }
+
+
+def stack(key: str, count: int, width: int, dtype: torch.dtype = torch.float32, title: str = "{}") -> Work:
+    """Return the work of so many components, each with a linear layer of a width."""
+    return Work(
+        key,
+        title.format(f"{count} components of Linear({width}, {width})"),
+        make=lambda: Stack([Block(width) for _ in range(count)]),
+        plain=functools.partial(PlainStack, count, width),
+        batch=lambda: torch.ones(1, width),
+        shape=(count, width),
+        dtype=dtype,
+    )
 
 
 def works(size: str) -> dict[str, Work]:
@@ -289,12 +326,14 @@ def works(size: str) -> dict[str, Work]:
     ----------
     size : {"full", "quick", "small", "tiny"}
     """
-    blocks, width, components, tensors, transformer, archive = SIZES[size]
+    sizes = SIZES[size]
+    count, width = sizes.archive
+    layers, tensors = sizes.components // 4, sizes.tensors
     made = [
-        _stack("a", f"{blocks} components of Linear({width}, {width})", blocks, width),
-        _gpt2(f"GPT-2 with {transformer[0]} layers of {transformer[1]}", *transformer),
-        _stack("fp32", f"archive, {archive[0]} components of Linear({archive[1]}, {archive[1]})", *archive),
-        _stack("bf16", "the same in bfloat16, twice as many", 2 * archive[0], archive[1], torch.bfloat16),
+        stack("a", *sizes.blocks),
+        _gpt2(f"GPT-2 with {sizes.transformer[0]} layers of {sizes.transformer[1]}", *sizes.transformer),
+        stack("fp32", count, width, title="archive, {}"),
+        stack("bf16", 2 * count, width, torch.bfloat16, title="the same in bfloat16, twice as many"),
         Work(
             "c",
             f"{tensors} tensors of 1 KB in one component",
@@ -304,11 +343,33 @@ def works(size: str) -> dict[str, Work]:
         ),
         Work(
             "e",
-            f"a plain module of {components} modules",
-            make=functools.partial(PlainLayers, components // 4, 32),
-            plain=functools.partial(PlainLayers, components // 4, 32),
-            shape=(components // 4, 32),
+            f"a plain module of {sizes.components} modules",
+            make=functools.partial(PlainLayers, layers, 32),
+            plain=functools.partial(PlainLayers, layers, 32),
+            shape=(layers, 32),
         ),
-        _stack("b", f"{components} components of Linear(32, 32)", components, 32),
+        Work(
+            "t",
+            "a training run of 100 KB: a model of 6 layers, Adam, a scheduler, random states",
+            make=functools.partial(PlainStack, 6, 37),
+            plain=functools.partial(PlainStack, 6, 37),
+            shape=(6, 37),
+        ),
+        Work(
+            "l",
+            f"{sizes.levels} components, one inside the other",
+            lambda: levels(sizes.levels),
+            functools.partial(PlainStack, 1, 2),
+        ),
+        stack("b", sizes.components, 32),
+        stack("m", sizes.crowd, 32),
     ]
     return {work.key: work for work in made}
+
+
+def levels(count: int) -> Level | None:
+    """Return components, one inside the other."""
+    outer = None
+    for _ in range(count):
+        outer = Level(outer)
+    return outer

@@ -5,6 +5,7 @@ Here is also what `make quick` leaves out: the marks `slow`, `process` and `brow
 
 from __future__ import annotations
 
+import random
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -51,8 +52,25 @@ SLOW = frozenset(("test_both_ways_of_reading_agree", "test_sets_do_not_depend_on
 MANY = 12  # cases of one test, of which `make quick` takes a tenth
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes long, what starts other programs, and all but a tenth of a test's many cases."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add an option for the order of tests."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run files, and the tests of each, in a random order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what takes long, what starts other programs, and all but a tenth of a test's many cases; shuffle."""
+    mark(items)
+    seed = config.getoption("shuffle")
+    if seed is not None:
+        draw = random.Random(seed)
+        files = list(dict.fromkeys(item.path for item in items))
+        place = {path: number for number, path in enumerate(draw.sample(files, len(files)))}
+        draw.shuffle(items)
+        items.sort(key=lambda item: place[item.path])  # a fixture of a file is made once
+
+
+def mark(items: list[pytest.Item]) -> None:
+    """Mark tests for `make quick`."""
     cases: dict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
     for item in items:
         for mark, files in MARKS.items():

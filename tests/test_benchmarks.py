@@ -5,8 +5,10 @@ No test here looks at an absolute time: candidates are timed in turns, and the b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,13 @@ from other_process import run_python
 
 from benchmarks import ours, peers, report
 from benchmarks.candidate import Candidate, Place, Way, loading, saving, until_forward
-from benchmarks.fresh import peak_memory
+from benchmarks.elsewhere import NAME, Build
+from benchmarks.fresh import in_processes
+from benchmarks.growth import Curve, curves, exponent, plot
 from benchmarks.protocol import Folders, Sample, measure
 from benchmarks.report import lines_of, table
 from benchmarks.rows import ROWS
-from benchmarks.workloads import works
+from benchmarks.workloads import stack, works
 
 # Ours, the peer, the work, and what the ratio of minima may be at most
 GUARDS = {
@@ -114,9 +118,51 @@ def test_peak_memory_is_of_the_run_alone(tmp_path: Path) -> None:
 def test_a_process_measures_one_candidate(tmp_path: Path) -> None:
     """A new process finds the row, runs its candidate, and returns a number."""
     row = next(row for row in ROWS if row.measure == "memory" and not row.beside)
-    (sample,) = peak_memory(row, works("tiny")[row.work], "tiny", Folders(tmp_path))
+    (sample,) = in_processes(row, works("tiny")[row.work], "tiny", Folders(tmp_path), 1)
     assert sample.name == row.ours.name
     assert 0 <= sample.best < 64 << 20
+
+
+def test_another_build_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """It writes what it reads, is timed there, and is compared; an error there ends the run."""
+    row = next(row for row in ROWS if row.key == "a: load")
+    work, folders = works("tiny")["a"], Folders(tmp_path)
+    with contextlib.closing(Build(Path(sys.executable), "tiny")) as build:
+        candidate = build.candidate(row)
+        (sample,) = measure([candidate], work, folders, 1)
+        assert (sample.name, len(sample.values)) == (NAME, 2)
+        assert (folders.source(work, candidate.source) / "save" / "config.yaml").exists()
+        with pytest.raises(RuntimeError, match=re.escape(f"{sys.executable} has ended")):
+            candidate.timed(work, Place(tmp_path / "nothing", tmp_path), check=False)
+
+
+def test_a_first_call_beside_another_build_with_packages_installed(tmp_path: Path) -> None:
+    """Each is the first in a process, which finds the packages."""
+    row = next(row for row in ROWS if row.packages)
+    row = dataclasses.replace(row, packages=3)
+    with contextlib.closing(Build(Path(sys.executable), "tiny")) as build:
+        samples = in_processes(row, works("tiny")[row.work], "tiny", Folders(tmp_path), 1, build)
+    assert [sample.name for sample in samples] == [*(candidate.name for candidate in row.candidates), NAME]
+    assert all(0 < sample.best < 60 for sample in samples)
+
+
+def test_growth_is_measured_fitted_and_drawn(tmp_path: Path) -> None:
+    """A curve for each action, whose exponent is that of the power; the plot is the same each time."""
+    assert exponent(Curve("save", (1.0, 10.0, 100.0, 1000.0), (5.0, 2.0, 20.0, 200.0))) == pytest.approx(1)
+    assert exponent(Curve("save", (1.0, 2.0, 4.0), (3.0, 12.0, 48.0))) == pytest.approx(2)
+    root = tmp_path / "root"
+    root.mkdir()
+    found = curves((5, 10), lambda size: stack("b", int(size), 4), root, repetitions=1)
+    assert [(curve.name, curve.sizes, len(curve.seconds)) for curve in found] == [
+        (name, (5, 10), 2) for name in ("save", "load", "tree", "verify", "diff")
+    ]
+    assert [*root.iterdir()] == []
+    pytest.importorskip("matplotlib")
+    for name in ("one.svg", "two.svg"):
+        plot({"components": found, "GB": found}, tmp_path / name)
+    drawn = (tmp_path / "one.svg").read_text()
+    assert drawn == (tmp_path / "two.svg").read_text()
+    assert "components" in drawn
 
 
 def test_the_table_tells_minima_ratios_and_verdicts() -> None:
