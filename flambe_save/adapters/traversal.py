@@ -27,9 +27,10 @@ from flambe_save.adapters.unchanged import Passed, cannot_save
 from flambe_save.adapters.written import InsideComponent, WrittenParts, outside_component, shared_modules
 from flambe_save.codecs.data import tie_key
 from flambe_save.describing.describe import describe, describing, saved_ids
+from flambe_save.describing.documents import NoOrderError, config_text
 from flambe_save.describing.known import KNOWN, Known
-from flambe_save.describing.represent import NoOrderError, Written, config_text
 from flambe_save.describing.stored_tensors import Held
+from flambe_save.describing.writer import Written
 from flambe_save.errors import (
     FlambeSaveError,
     LimitError,

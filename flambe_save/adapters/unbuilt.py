@@ -11,7 +11,7 @@ from flambe_save.adapters.traversal import add_node, note_visit, walk_object
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.classes.lookup import is_harmless
 from flambe_save.config.scalars import PLAIN
-from flambe_save.describing.represent import config_text
+from flambe_save.describing.documents import config_text
 from flambe_save.describing.stored_tensors import Held
 from flambe_save.errors import FlambeSaveError
 from flambe_save.layout import (

@@ -1,6 +1,6 @@
 """The public side of configs: load, load_all, dump and dump_all of text, streams and paths.
 
-construct.py and represent.py do the work; config/dialect.py says which YAML it is.
+construct.py and documents.py do the work; config/dialect.py says which YAML it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import IO, Any
 
 from flambe_save.classes.extensions import import_extensions, questions_of_extensions
 from flambe_save.config.nodes import extensions_in, parse, split_documents
-from flambe_save.describing.represent import Representer, config_text, serialize
+from flambe_save.describing.documents import config_text, serialize
+from flambe_save.describing.represent import Representer
 from flambe_save.errors import ConfigError
 from flambe_save.schema.construct import construct
 from flambe_save.trust import Trust

@@ -18,7 +18,8 @@ import yaml as pyyaml
 from flambe_save.adapters import get_state
 from flambe_save.api import load, save
 from flambe_save.config.nodes import parse, split_documents
-from flambe_save.describing.represent import Representer, serialize
+from flambe_save.describing.documents import serialize
+from flambe_save.describing.represent import Representer
 from flambe_save.errors import FlambeSaveError, UnsupportedObjectError
 from flambe_save.formats import Saved
 from flambe_save.layout import CONFIG_KEY, STASH_KEY, TAGS_KEY

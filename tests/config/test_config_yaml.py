@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from flambe_save import Component, ConfigError, FlambeSaveError, Schema, UnsupportedObjectError, yaml
 from flambe_save.config import nodes
 from flambe_save.config.dialect import MAX_DEPTH
-from flambe_save.describing.represent import serialize
+from flambe_save.describing.documents import serialize
 from flambe_save.schema.schema import visit
 
 
