@@ -1,4 +1,4 @@
-"""Whether a config can be built at all: what refers to an object needs it first, and two may need each other."""
+"""The order in which a config is built: a link needs its target first."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from flambe_save.state import split_key
 
 __all__ = ["LINKS", "link_without_order"]
 
-LINKS = ("parameter", "module")  # tags of what has its target built before it
-_NO_MODULES = (f"{CORE}null", "!back", "!tensor", "!param")  # what is none, or comes when all is built, has none inside
+LINKS = ("parameter", "module")  # tags of links whose target is built first
+_NO_MODULES = (f"{CORE}null", "!back", "!tensor", "!param")  # null, or filled in when all is built
 
 
 def link_without_order(root: pyyaml.Node, *, is_part: bool = False) -> str | None:
-    """Return a link of a config that no load can follow: what it leads to needs the link itself first, or is nowhere.
+    """Return a link of a config that no load can follow; None if all can be.
 
-    The config is gone through in the order in which a load builds it. None where every link can be followed.
+    Its target needs the link itself first, or is missing. Nodes are walked in the order in which a load builds them.
 
     Parameters
     ----------
     root : yaml.Node
         May hold nodes that are inside themselves.
     is_part : bool
-        Whether the config is of a part of a save, where links may lead to what only the whole has.
+        Whether the config is of a part of a save: its links may lead to other parts.
     """
     targets = _Targets(root)
     done: set[int] = set()
@@ -69,30 +69,28 @@ class _Targets:
         self._entries: dict[int, dict[str, Any]] = {}
 
     def of(self, text: str) -> Any:
-        """Return the node that has to be there before a link can be followed; None where it cannot be at all."""
+        """Return the node that a link needs first; None if it cannot be followed."""
         path, _, name = text.partition(":")
         if path not in self._at:
             self._at[path] = None  # for a link that leads back to itself
-            self._at[path] = self._followed(self._node_at(split_key(path)))
+            node = self._root
+            for key in split_key(path):
+                node = self._entries_of(node).get(key)
+            self._at[path] = self._followed(node)
         node = self._at[path]
         return node if node is not None and self._may_have(node, name.split(".")[:-1]) else None
 
-    def _node_at(self, keys: list[str]) -> Any:
-        node = self._root
-        for key in keys:
-            node = self._entries_of(node).get(key)
-        return node
-
     def _followed(self, node: Any) -> Any:
-        """Return what a node is, or is built as, where it is a link itself."""
+        """Return a node, or the target if it is a link itself."""
         if node is None or node.tag in _NO_MODULES:
             return None
         return self.of(str(node.value)) if node.tag[1:] in LINKS else node
 
     def _may_have(self, node: Any, names: list[str]) -> bool:
-        """Whether there may be modules of these names in each other in what a node is; only its own parts can be told.
+        """Whether a node may have a module at a path of names.
 
-        Those that a link leads to, or that come when all is built, are not there yet.
+        False only where the config shows it. A module that is a link, or is filled in when all is built, is not there
+        yet.
         """
         for name in names:
             is_made = not node.tag.endswith(f".{PARTS}")  # by a call, perhaps with changes
@@ -105,7 +103,7 @@ class _Targets:
         return True
 
     def _entries_of(self, node: Any) -> dict[str, Any]:
-        """Return what a mapping, or a list, of a config has by the texts of its keys."""
+        """Return the entries of a mapping or list, by the texts of their keys."""
         if id(node) not in self._entries:
             pairs: Any = ()
             if isinstance(node, pyyaml.MappingNode):
@@ -117,6 +115,6 @@ class _Targets:
 
 
 def _text(key: Any) -> str:
-    """Return a key as keys of links have it."""
+    """Return the text of a key as links spell it."""
     is_plain = isinstance(key, pyyaml.ScalarNode) and key.tag.startswith(CORE)
     return str(scalar_value(key) if is_plain else getattr(key, "value", key))

@@ -1,6 +1,6 @@
-"""What became of an object since its constructor returned, found by comparing it with its print (prints.py).
+"""Changes of an object since its constructor returned: it is compared with its print.
 
-A config says it as ``!edited {object: !Net {size: 3}, changes: {fc: ...}}``: as it was built, but for what follows.
+A config writes them as ``!edited {object: !Net {size: 3}, changes: {fc: ...}}``: as built, except for the changes.
 """
 
 from __future__ import annotations
@@ -45,18 +45,16 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn
 
 
 class Changes(NamedTuple):
-    """How an object differs from what its constructor made.
+    """Differences between an object and what its constructor made.
 
     Attributes
     ----------
     tables : dict of str to dict
-        By the path of each module inside it that differs, the entries of its tables that do; as :class:`Edited` takes
-        them.
+        For each module inside that differs, by path, the entries of its tables that do, as :class:`Edited` takes them.
     lost : list of str
-        Places of hooks, which no config can hold.
+        The places of hooks, which no config can hold.
     kept : dict of int to (str, str)
-        By their ids, the modules and tensors that are as they were made, and where they are: the path of a module, and
-        the name of a tensor in it.
+        For each unchanged module or tensor, by id, the path of its module, and its name in there if it is a tensor.
     """
 
     tables: dict[str, dict[str, Any]]
@@ -65,7 +63,7 @@ class Changes(NamedTuple):
 
 
 class Birth:
-    """What an object was when its constructor returned, and what the modules were that the constructor was given.
+    """Prints of an object as its constructor left it, and of its arguments.
 
     Parameters
     ----------
@@ -82,11 +80,11 @@ class Birth:
         objects = _objects_given(schema)
         self._numbers = _numbers(objects)
         if objects:
-            # A module that recorded its own call knows itself what it was; others may be changed by the constructor
+            # A module that recorded its own call has its own print; the constructor may change others
             self._given = [None if is_module_with_call(item) else _print_alone(item) for item in _printed(objects)]
 
     def finish(self, obj: Any, schema: Schema) -> None:
-        """Note what the object is, now that it is made, and what became of components that it was given."""
+        """Print the object, and the given components that its constructor changed."""
         if any(self._given):
             touched: dict[int, Print | None] = {}
             for number, (item, known) in enumerate(zip(_printed(_objects_given(schema)), self._given, strict=True)):
@@ -96,15 +94,14 @@ class Birth:
         self._print = print_of(obj, self._numbers)
 
     def call(self, schema: Schema, is_as_built: Callable[[Any], bool]) -> Schema | None:
-        """Return the call of the constructor with what it was given then; None where that is not to be had any more.
+        """Return the constructor's call with the first arguments; None if one changed since.
 
         Parameters
         ----------
         schema : Schema
-            The call as it was recorded. A component that the constructor itself has changed is given to it as it was
-            before.
+            The call as it was recorded. A component that the constructor changed is written as it was before.
         is_as_built : callable
-            Whether a module that recorded its own call is just what that makes.
+            Whether a module that recorded its own call is unchanged since.
         """
         given = _printed(_objects_given(schema))
         if len(given) != len(self._given):
@@ -128,31 +125,31 @@ class Birth:
         return found
 
     def changes(self, obj: Any, schema: Schema) -> Changes | None:
-        """Return how the object differs from what was made; None where that cannot be said."""
+        """Return how the object differs from what was made; None without a print of its class."""
         if self._print is None or type(obj) is not self._print.cls:
             return None
         return changes_since(obj, self._print, _numbered(schema))
 
     def __reduce__(self) -> Any:
-        return frozenset, ()  # of a pickled object, nothing tells what it was; Schema drops this
+        return frozenset, ()  # an unpickled object has no print; Schema drops this
 
     def __deepcopy__(self, memo: Any) -> Birth:
         return self
 
 
 def _no_birth() -> None:
-    """Stand for a Birth in pickles of before."""
+    """Stand for a Birth in old pickles."""
 
 
 class AsBuilt(Reference, should_register=False):
-    """Among arguments that are about to be written, an object as its own constructor made it."""
+    """An argument to be written as its own constructor made it, without later changes."""
 
     def __init__(self, obj: Any) -> None:
         self.obj = obj
 
 
 def is_module_with_call(item: Any) -> bool:
-    """Whether an object is a module that recorded the call of its constructor, and what that made."""
+    """Whether an object is a module with a record of its constructor's call and a print."""
     return isinstance(item, nn.Module) and _birth_of(item) is not None
 
 
@@ -171,13 +168,13 @@ def _differs(item: Any, known: Print) -> bool:
 
 
 def _is_as_born(item: Any, known: Print) -> bool:
-    """Whether an object was just what its own constructor had made when it was given to another."""
+    """Whether an object was unchanged since its own constructor when another received it."""
     birth = _birth_of(item)
     return birth is not None and birth._print is not None and are_same(birth._print, known)
 
 
 def _printed(objects: list[Any]) -> list[Any]:
-    """Return the modules among the arguments, and the objects that recorded calls themselves."""
+    """Return the modules among the arguments, and the objects that recorded their own calls."""
     return [
         item
         for item in objects
@@ -186,7 +183,7 @@ def _printed(objects: list[Any]) -> list[Any]:
 
 
 def _objects_given(schema: Schema) -> list[Any]:
-    """Return what among the arguments is no plain value, that inside containers too, each once and in order."""
+    """Return the arguments that are not plain values, those in containers too, each once."""
     found: dict[int, Any] = {}
     waiting: list[Any] = [item for item in reversed(schema.keywords.values()) if type(item) not in PLAIN]
     if not waiting:
@@ -207,7 +204,7 @@ def _objects_given(schema: Schema) -> list[Any]:
 
 
 def _numbered(schema: Schema) -> dict[int, int]:
-    """Return the objects among the arguments by their ids, numbered in order: a copy has the same numbers."""
+    """Number the objects among the arguments, by id: a copy has the same numbers."""
     return _numbers(_objects_given(schema))
 
 
@@ -237,8 +234,8 @@ def changes_since(
     boundary : mapping of int to int, optional
         As :func:`print_of` was given it.
     is_exact : bool
-        False where the print is of another object that the same arguments made: only what can be told by its value is
-        compared then.
+        False where the print is of another object that the same arguments made: then values are compared, and not
+        identities.
     apart_from : frozenset of str
         The names of attributes that are not compared.
     """
@@ -254,17 +251,17 @@ def changes_since(
 
 
 class _Comparison:
-    """One comparison; this is run at each construction, so the usual case, that nothing differs, does little."""
+    """One comparison. It runs at each construction, so the usual case, no difference, is fast."""
 
     def __init__(self, boundary: Mapping[int, int], is_exact: bool, apart_from: frozenset[str]) -> None:
         self._boundary = boundary
         self._shared, self._tied = KNOWN.get()[:2]
         self._apart_from = apart_from
         self._is_exact = is_exact
-        self._now: dict[int, Any] = {}  # modules that were gone into, and the prints that they were compared with
-        self._then: dict[int, Any] = {}  # and the other way around
+        self._now: dict[int, Any] = {}  # modules by id -> the prints that they are compared with
+        self._then: dict[int, Any] = {}  # prints by id -> modules
         self._names: dict[int, str] = {}
-        self._outside: list[tuple[str, nn.Module]] = []  # modules not gone into, whose tensors have no names yet
+        self._outside: list[tuple[str, nn.Module]] = []  # modules not walked, whose tensors have no names yet
         self.tables: dict[str, dict[str, Any]] = {}
         self.lost: list[str] = []
         self.kept: dict[int, tuple[str, str]] = {}
@@ -366,7 +363,7 @@ class _Comparison:
     def _compare_order(
         self, table: str, own: Mapping[str, Any], before: Mapping[str, Any], change: dict[str, Any], removed: list[str]
     ) -> None:
-        """Note what is gone, and an order that entries would not have that are put in where they are new."""
+        """Note removed entries, and the order if adding the new ones at the end does not give it."""
         now, then = list(own), list(before)
         if now == then:
             return
@@ -387,7 +384,7 @@ class _Comparison:
             self.lost.append(f"{path}.{name}" if path else name)
 
     def _is_kept(self, child: Any, known: Any, path: str) -> bool:
-        """Whether a module inside is the one that was made there; what differs inside it is noted."""
+        """Whether a module inside is the one that was made there; differences inside it are noted."""
         if known is GIVEN:
             return True
         if child is None or known is None or known is _MISSING:
@@ -397,7 +394,7 @@ class _Comparison:
             self._outside.append((f"{path}.", child))
             return bool(number == known)
         if id(child) in self._shared:
-            return False  # it is in another object too, which this one's constructor would not know
+            return False  # another object has it too, which this one's constructor would not know
         if id(child) in self._now or id(known) in self._then:
             return bool(self._now.get(id(child)) is known)
         if type(child) is not known.cls:
@@ -408,7 +405,7 @@ class _Comparison:
         cls: Any = known.cls
         if len(self.tables) == sizes[0] or not _is_unit(cls):
             return True
-        for table, size in zip(noted, sizes, strict=True):  # it is told in full, and nothing of it is kept
+        for table, size in zip(noted, sizes, strict=True):  # it is written in full, and nothing of it is kept
             while len(table) > size:
                 table.popitem()
         del self.lost[lost:]
@@ -416,21 +413,21 @@ class _Comparison:
 
 
 _MISSING = object()
-GIVEN: Any = object()  # in a print that somebody has put together, stands for what arguments bring along
+GIVEN: Any = object()  # in a print made by hand: an entry that comes from an argument
 
 
 @functools.cache
 def _is_unit(cls: type) -> bool:
-    """Whether modules of a class are told in full where anything about them differs: torch's own layers are short."""
+    """Whether a changed module of a class is written in full: torch's own layers are short."""
     return cls.__module__.startswith("torch.nn.modules.") and not issubclass(cls, _CONTAINERS)
 
 
 def _note_birth(obj: Any, schema: Schema) -> Birth | None:
-    """Return what an object is that was just made; None where it cannot be told."""
+    """Return the Birth of an object that was just made; None if it cannot be printed."""
     try:
         birth = Birth(schema)
         birth.finish(obj, schema)
-    except Exception:  # what the object's own class raises, or what is nested too deep
+    except Exception:  # from the object's own class, or because it is nested too deep
         return None
     return birth
 

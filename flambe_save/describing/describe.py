@@ -1,4 +1,4 @@
-"""How each object of a save is written: by the call that made it, by that and what changed since, or as its parts."""
+"""Objects as Schemas: the call that made one, its later changes, or its parts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ __all__ = [
 _described: ContextVar[dict[int, tuple[Any, Any]] | None] = ContextVar("described", default=None)
 _saved: ContextVar[set[int] | None] = ContextVar("saved", default=None)
 _LOST = "_lost"
-# Of the standard library, what belongs to the process: locks, files, generators of code, modules
+# Modules of the standard library whose objects belong to the process: locks, files, contexts
 _NO_DATA = frozenset(("_thread", "threading", "_io", "io", "socket", "_socket", "weakref", "contextvars", "_asyncio"))
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 
@@ -82,13 +82,13 @@ def describing() -> Iterator[None]:
 
 
 def saved_ids() -> set[int]:
-    """Return the ids of the objects that have a place in the save; whoever collects them adds them."""
+    """Return the ids of the objects with a place in the save; the walk of the save adds to them."""
     found = _saved.get()
     return set() if found is None else found
 
 
 def describe(obj: Any) -> Schema | None:
-    """Return the Schema that builds an object again: as it records itself, or as its adapter knows; None if unknown."""
+    """Return the Schema that builds an object, from its adapter or its record; None if unknown."""
     known = _described.get()
     if known is not None and id(obj) in known:
         found: Schema | None = known[id(obj)][1]
@@ -109,7 +109,7 @@ def describe_as(obj: Any, schema: Schema | None) -> None:
 
 
 def described_now(obj: Any) -> Schema | None:
-    """Return how an object is described inside :func:`describing`; None outside of it."""
+    """Return the Schema of an object inside :func:`describing`; None outside of it."""
     return None if _described.get() is None else describe(obj)
 
 
@@ -119,9 +119,9 @@ def described(kind: type) -> list[Any]:
 
 
 def recorded_form(obj: Any) -> Schema | None:
-    """Return how an object is written that recorded the call of its constructor: by it, as far as it still holds."""
+    """Return the Schema of an object: its recorded call and later changes, or its parts."""
     schema = schema_of(obj)
-    if schema is None:  # it was put together itself, or its call cannot be written as a mapping of names
+    if schema is None:  # assembled by a load, or its call is not a mapping of names
         return assembled(obj)
     birth = schema.__dict__.get("_birth")
     call: Schema | None = birth.call(schema, _is_as_built) if birth is not None else None
@@ -133,8 +133,10 @@ def recorded_form(obj: Any) -> Schema | None:
 
 
 def form_of(obj: Any) -> Schema | None:
-    """Return how an object of no special kind is written: by its constructor's call, if its class is registered, or as
-    its parts."""
+    """Return the Schema of an object of no special kind.
+
+    It is the call of its constructor if the class is registered, else its parts.
+    """
     schema = schema_of(obj)
     if schema is not None and type(obj) in TAGS:
         return recorded_form(obj)
@@ -148,7 +150,7 @@ def _is_as_built(obj: Any) -> bool:
 
 
 def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
-    """Return the Schema of an object as a call makes it, but for changes; the call's alone where there are none."""
+    """Return the Schema of a call with later changes; the call itself if there are none."""
     lost = list(changes.lost)
     tables = {}
     for path, change in changes.tables.items():
@@ -164,26 +166,27 @@ def edited(obj: Any, schema: Schema, changes: Changes) -> Schema:
             tables[path] = {
                 name: _owned(values) if name in ("parameters", "buffers") else values for name, values in change.items()
             }
-    is_in_parts = KNOWN.get().is_in_parts and type(obj).__module__ != parametrize.__name__  # which no name leads to
+    # A config cannot name the classes that parametrize makes
+    is_in_parts = KNOWN.get().is_in_parts and type(obj).__module__ != parametrize.__name__
     parts = assembled(obj) if tables and is_in_parts else None
     if parts is not None:
         return parts
     if tables:
-        is_torch = schema.component_subclass.__module__.startswith("torch.")  # whose defaults would only be noise
+        is_torch = schema.component_subclass.__module__.startswith("torch.")  # writing their defaults is only noise
         defaults = {} if is_torch else {k: v for k, v in defaults_of(schema).items() if type(v) in PLAIN}
         built = Schema(schema.component_subclass, schema.factory_method, **{**schema.keywords, **defaults})
         built.__dict__.update(_extensions=schema._extensions, _created_with_tag=schema._created_with_tag)
         schema = Schema(Edited, object=built, changes=tables)
         schema.__dict__.update(_kept=changes.kept, _of=obj)
-    schema.__dict__[_LOST] = lost  # also where there are none: a recorded call is asked about more than once
+    schema.__dict__[_LOST] = lost  # also an empty list: a recorded call is used more than once
     return schema
 
 
 def stateful_form(obj: Any) -> Schema | None:
-    """Return how an object is written whose state is a ``state_dict``: its class and the data in its attributes.
+    """Return the Schema of an object with a ``state_dict``: its class and attributes of data.
 
-    What else it refers to is kept where it has a place of its own in the save, and None otherwise. Where nothing is
-    None for that, a load makes the object of its attributes, and none of its code runs.
+    Other objects that it refers to are kept if they have a place of their own in the save, and are None otherwise. If
+    none is, a load makes the object of its attributes, and runs none of its code.
     """
     recorded = schema_of(obj)
     if recorded is not None:
@@ -199,32 +202,32 @@ def stateful_form(obj: Any) -> Schema | None:
 
 
 def lost_of(schema: Schema) -> list[str]:
-    """Return the places in an object of what its Schema does not say: hooks, and attributes that are no data."""
+    """Return the names of hooks and attributes that the Schema of an object leaves out."""
     found: list[str] = schema.__dict__.get(_LOST, [])
     return found
 
 
 def take_lost(schema: Schema) -> list[str]:
-    """Return what :func:`lost_of` does, which the Schema says no more: one around it does."""
+    """Remove and return the list of :func:`lost_of`, which a Schema around this one takes over."""
     found: list[str] = schema.__dict__.pop(_LOST, [])
     return found
 
 
 def with_lost(schema: Schema, names: list[str]) -> Schema:
-    """Note in a Schema the places of what it does not say."""
+    """Note in a Schema the names that it leaves out."""
     if names:
         schema.__dict__[_LOST] = names
     return schema
 
 
 def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
-    """Return the Schema of an object's parts, shared with it; None where it is more than these.
+    """Return the Schema of an object's parts, shared with it; None if it is more than these.
 
-    With ``is_stateful``, other objects than data are parts only where the save has them anyway.
+    With ``is_stateful``, objects that are not data are parts only if the save has them anyway.
     """
     cls: Any = type(obj)
     is_module = isinstance(obj, nn.Module)
-    # A module that has nothing but data is what its attributes are, whatever is left out of copies of it
+    # A module is written by its attributes, even those that its __getstate__ leaves out of copies
     if not can_be_assembled(cls) or (not is_module and not issubclass(cls, TRAINING) and leaves_out(obj)):
         return None
     schema = Schema(cls, PARTS)
@@ -263,13 +266,13 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
     for name in [name for name, value in tables.items() if not value]:
         del tables[name]
     if lost and not issubclass(cls, TRAINING) and not special_names(cls).isdisjoint(OF_COPIES):
-        return None  # it knows what to leave out of a pickle, and how to make it again
+        return None  # its class knows what to leave out of a pickle, and how to make that again
     schema.keywords = {**others, **tables}
     return with_lost(schema, lost)
 
 
 def _once(item: Any, make: Callable[[], Any] | None = None) -> Any:
-    """Return what stands for a list or mapping of an optimizer, made once for all who have it; else the item itself."""
+    """Return the one replacement of a list or mapping of optimizers, or the item itself."""
     known, number = _described.get(), -id(item)
     if known is not None and number in known:
         return known[number][1]
@@ -282,27 +285,27 @@ def _once(item: Any, make: Callable[[], Any] | None = None) -> Any:
 
 
 def _check_names(module: Any, tables: Mapping[str, Any]) -> None:
-    """Refuse names of a module's entries that no load gives."""
+    """Refuse names of a module's entries that no load accepts."""
     for table in ("modules", "parameters", "buffers"):
         for name in tables.get(table, ()):
             if not may_be_called(name, module, table):
                 raise UnsupportedObjectError(
-                    f"a {type(module).__qualname__} has {name!r} among its {table}, a name that no load gives",
+                    f"a {type(module).__qualname__} has {name!r} among its {table}, a name that no load accepts",
                     fix="Give it one without two underscores on both sides.",
                 )
 
 
 def _owned(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a module's table of tensors with links to the state in their places."""
+    """Return a module's table of tensors, with links to the state in place of the tensors."""
     return {name: None if value is None else _of_tensor(value) for name, value in tensors.items()}
 
 
 def _of_tensor(value: Any) -> Any:
-    """Return what a tensor of a module is written as: a link to the state, and its class and attributes if it has any.
+    """Return a link to a module's tensor, in a Schema if its class or attributes are special.
 
-    What is one tensor is one link.
+    The same tensor gives the same link.
     """
-    known, number = _described.get(), -id(value)  # as a part of a module, which is not what it is by itself
+    known, number = _described.get(), -id(value)  # negative: the tensor by itself is described otherwise
     if known is not None and number in known:
         return known[number][1]
     found: Any = StoredParameter("", value)
@@ -319,7 +322,7 @@ def _of_tensor(value: Any) -> Any:
 
 
 def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
-    """Return the names of attributes of tensors that no config can say."""
+    """Return the names of attributes of tensors that no config can hold."""
     return [
         f"{begin}{name}.{mark}"
         for name, tensor in tensors.items()
@@ -330,7 +333,7 @@ def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
 
 
 def _marks(tensor: Any) -> dict[str, Any]:
-    """Return the attributes that somebody has set on a tensor; those of a wrapper are what it is made of."""
+    """Return the attributes set on a tensor; none for a wrapper, whose content they are."""
     return {} if is_wrapper(tensor) else attributes_on(tensor)
 
 
@@ -339,7 +342,7 @@ def _usual(value: Any) -> type:
 
 
 def _is_kept(tensor: Any, name: str) -> bool:
-    """Whether an attribute of a tensor is data, or an object that may have a place of its own in the save."""
+    """Whether an attribute of a tensor is data, or an object that a save may have."""
     if (id(tensor), name) in KNOWN.get().unsaid:
         return False
     value = tensor.__dict__[name]
@@ -347,7 +350,7 @@ def _is_kept(tensor: Any, name: str) -> bool:
 
 
 def _mark(value: Any) -> Any:
-    """Return what stands for an attribute of a tensor: an object is not built when the tensor is."""
+    """Return an attribute of a tensor; a reference to an object, which is built later."""
     return value if _is_data(value) or type(value) in POINTERS else Elsewhere(value)
 
 
@@ -356,7 +359,7 @@ def _is_data(value: Any) -> bool:
 
 
 def is_wrapper(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is of a class that keeps others inside, and no memory of its own."""
+    """Whether the class of a tensor keeps other tensors inside, and has no memory of its own."""
     return hasattr(type(tensor), "__tensor_flatten__") or tensor.layout != torch.strided or tensor.is_nested
 
 
@@ -368,7 +371,7 @@ def _split_attributes(
     unsaid = KNOWN.get().unsaid
     for name, value in attributes.items():
         is_replaced = callable(value) and is_method(type(owner), name)
-        is_special = name.startswith("__") and name.endswith("__")  # Python looks these up itself, so no load sets them
+        is_special = name.startswith("__") and name.endswith("__")  # Python looks these up, so no load sets them
         if is_special or (id(owner), name) in unsaid:
             dropped.append(name)
         elif type(value) in PLAIN or (not is_replaced and _can_be_kept(value, may_be_code, is_data, owner)):
@@ -387,7 +390,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bool:
-    """Whether a save can hold a value, by name, as parts or pickled; with ``is_data``, not by parts and pickles."""
+    """Whether a save can hold a value; with ``is_data``, without its parts or a pickle."""
     if type(value) in _CONTAINERS and (inside_itself(value, _containers_in) is not None or _is_in_tuple(value, owner)):
         return False
     seen: dict[int, Any] = {}
@@ -400,7 +403,7 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bo
         seen[id(item)] = item
         if kind in _CONTAINERS:
             waiting.extend([*item, *item.values()] if isinstance(item, dict) else item)
-        elif kind in POINTERS:  # whether what it refers to is in the save is known when it is written
+        elif kind in POINTERS:  # written later; only then is it known whether the save has its object
             target = (parts_of(item) or {"object": item})["object"]
             is_known = target is None or isinstance(target, torch.Tensor) or id(target) in saved_ids()
             if target is item or (is_data and not is_known):
@@ -424,7 +427,7 @@ def _can_be_kept(value: Any, may_be_code: bool, is_data: bool, owner: Any) -> bo
 
 
 def _is_in_tuple(value: Any, owner: Any) -> bool:
-    """Whether an object is in a tuple of its own attributes: a tuple is made of what is there already."""
+    """Whether a tuple holds the object that it is an attribute of: it is built after its items."""
     return type(value) is tuple and any(item is owner or _is_in_tuple(item, owner) for item in value)
 
 

@@ -1,4 +1,4 @@
-"""The tables of an optimizer that is written as its parts: its groups and defaults, with links to its parameters."""
+"""Tables of an optimizer written as parts: groups and defaults, with links to parameters."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ __all__ = ["optimizer_tables"]
 
 
 def optimizer_tables(obj: Any, attributes: dict[str, Any], once: Callable[..., Any]) -> dict[str, Any]:
-    """Return the tables of an optimizer, and put them in place of attributes that are the same lists and mappings.
+    """Return the tables of an optimizer.
+
+    They replace attributes that are the same lists and mappings.
 
     Parameters
     ----------
     obj : torch.optim.Optimizer
     attributes : dict
-        Its attributes, but for what the tables hold; changed in place.
+        Its attributes, without those that the tables hold; changed in place.
     once : callable
-        Given a list or mapping and a function that makes what stands for it, returns the one that was made first:
-        several optimizers may have one group, or one list of groups. Without a function, the item itself where nothing
-        stands for it.
+        Given a list or mapping and a function that makes its replacement, returns the one that was made first: several
+        optimizers may have one group, or one list of groups. Without a function, the item itself if it has none.
 
     Raises
     ------
     UnsupportedObjectError
-        If its groups or its state are none of torch's.
+        If its groups or its state do not have torch's form.
     """
     own, found = obj.__dict__, dict[str, Any]()
     groups, state, defaults = own.get("param_groups"), own.get("state"), own.get("defaults")
@@ -60,7 +61,7 @@ def optimizer_tables(obj: Any, attributes: dict[str, Any], once: Callable[..., A
 
 
 def _group(group: dict[str, Any], once: Callable[..., Any]) -> dict[str, Any]:
-    """Return a group with links to its parameters; its state has those options that are data, too."""
+    """Return a group with links to its parameters; the state holds its plain options too."""
     tensors = group["params"]
     params = once(tensors, lambda: [ParameterLink("", tensor) for tensor in tensors])
     return {name: params if name == "params" else value for name, value in group.items()}

@@ -1,4 +1,4 @@
-"""What is known of a save's objects before they are described: one try to describe them may find it for the next."""
+"""Facts about a save's objects from an earlier try to describe them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ __all__ = ["KNOWN", "Known"]
 
 
 class Known(NamedTuple):
-    """What decides how the objects of a save are described, beside what they are.
+    """Facts that decide how objects are described, beside the objects themselves.
 
     Attributes
     ----------
     shared : frozenset of int
-        The ids of modules that objects share which were made by calls of their own: no call makes them.
+        The ids of modules that objects with calls of their own share: none of these calls makes them.
     tied : frozenset of int
-        The ids of tensors that are in several modules and that something else refers to: only the state has them once.
+        The ids of tensors that several modules have and others refer to: only the state has them once.
     unsaid : frozenset of (int, str)
-        The ids of objects and the names of their attributes that no config can say.
+        The ids of objects and the names of their attributes that no config can hold.
     is_in_parts : bool
-        Whether what was changed since its call is written as its parts, which need no order.
+        Whether objects that changed since their call are written as their parts, which need no order.
     """
 
     shared: frozenset[int] = frozenset()
@@ -29,5 +29,4 @@ class Known(NamedTuple):
     is_in_parts: bool = False
 
 
-_NOTHING = Known()
-KNOWN: ContextVar[Known] = ContextVar("known", default=_NOTHING)
+KNOWN: ContextVar[Known] = ContextVar("known", default=Known())  # noqa: B039  (it is immutable)

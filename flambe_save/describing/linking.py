@@ -1,4 +1,4 @@
-"""References in a config: links to modules and tensors, and to objects that are elsewhere or around the place."""
+"""References in a config, to modules, tensors and other objects of the save."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class LinkWriter(StashWriter):
         return self._represent_reference(TensorLink(key), key)
 
     def _found_inside(self, value: Any, path: Trail) -> str | None:
-        """Return the text of a link to a module or tensor inside a module of the config; None without one.
+        """Return a link to a module or tensor inside a module of the config; None without one.
 
         A module around the place itself does not count: it is not built yet.
         """
@@ -96,7 +96,7 @@ class LinkWriter(StashWriter):
         return self._represent_own(StoredParameter("", value), path)
 
     def _represent_back(self, value: Any, path: Trail) -> pyyaml.Node:
-        """Write a reference to a value around this place, if the place can be filled after it is built.
+        """Write a reference to a value around this place, which is filled after it is built.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class LinkWriter(StashWriter):
         return any(number in containers and key.startswith(f"{containers[number]}.") for number in inside)
 
     def _is_given_since(self, value: Any) -> bool:
-        """Whether this place is in the arguments of a call inside an open value, which may look at them."""
+        """Whether a call inside an open value may look at this place, as an argument."""
         outer = list(self._open).index(id(value))
         return any(number > outer for number in self._place.calls)
 
@@ -215,7 +215,7 @@ class LinkWriter(StashWriter):
         return self._noted(self.represent_scalar(f"!{tag}", text), tag, type(link))
 
     def _unbuilt_path(self, link: Link) -> list[str]:
-        """Return a link's keys from the root, where the root is a part of the config that the link is in."""
+        """Return a link's keys from the root, which may be a part of the link's config."""
         paths = self._paths or {}
         for depth, item in reversed(list(enumerate(link.trail()))):
             if isinstance(item, (Schema, dict, list)) and id(item) in paths:

@@ -13,7 +13,7 @@ __all__ = ["MappedRegistrable"]
 
 
 class MappedRegistrable(Registrable, RecordsCall, should_register=False):
-    """A class that is built at once when its tag is read from a config, from the mapping under it."""
+    """A class that is built as soon as its tag is read, from the mapping under it."""
 
     @classmethod
     def from_yaml(cls, constructor: Any, node: Any, factory_name: str | None) -> Any:
@@ -33,7 +33,7 @@ class MappedRegistrable(Registrable, RecordsCall, should_register=False):
         """Write the arguments that an instance was built from."""
         schema = schema_of(node)
         if schema is None:
-            raise CompilationError(f"it is not known how this {cls.__name__} was built")
+            raise CompilationError(f"the arguments of this {cls.__name__} were not recorded")
         if schema.factory_method and not tag.endswith(f".{schema.factory_method}"):
             tag = f"{tag}.{schema.factory_method}"
         return representer.represent_mapping(tag, schema.keywords)

@@ -1,7 +1,7 @@
-"""Prints: what an object was when its constructor returned, light enough to take each time, to tell later what changed.
+"""Prints: an object as its constructor left it, cheap enough to take at each construction.
 
-A print holds names, classes, shapes and plain values; of everything else who it was, by a weak reference. It keeps no
-weights alive. changes.py compares one with what the object is now.
+A print holds names, classes, shapes and plain values, and weak references to all else. It keeps no weights alive.
+changes.py compares one with the object later.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _Sums: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
 
 
 class Print(NamedTuple):
-    """What one object was.
+    """One object as it was.
 
     Attributes
     ----------
     cls : type
     modules : dict of str to Print, int or None
-        Those inside it, in order; one that is elsewhere in the tree already is the same Print again. Of one that is not
-        gone into, its number.
+        Those inside it, in order; a module that is in several places has one Print. For an argument of the
+        constructor, its number.
     parameters, buffers : dict of str to TensorPrint, (type, torch.Size, str) or None
-        Of a usual tensor its class, shape and first name.
+        For a usual tensor its class, shape and first name.
     not_persistent : frozenset of str
     hooks : dict of str to tuple of int
         The ids of hooks, by the names of their tables, on it and on its tensors (``weight._backward_hooks``).
@@ -66,7 +66,7 @@ class Print(NamedTuple):
 
 
 class TensorPrint:
-    """What a tensor was: its class, shape and type, and whether it is still the same one, unchanged."""
+    """One tensor as it was: class, shape and type, and identity and values where compared."""
 
     __slots__ = ("attributes", "cls", "dtype", "has_gradient", "name", "shape", "sums", "values", "version", "who")
 
@@ -87,7 +87,7 @@ class TensorPrint:
                 when_drawn(tensor, self._read)
 
     def _read(self) -> None:
-        """Note the tensor's values, or what tells of them; where torch cannot read it, who it is has to do."""
+        """Note the tensor's values, or sums of them; its identity alone if torch cannot read it."""
         tensor = self.who()
         with contextlib.suppress(RuntimeError):
             if tensor is not None and tensor.nbytes <= _FEW:
@@ -96,7 +96,7 @@ class TensorPrint:
                 self.sums = _sums_of(tensor)
 
     def is_like(self, tensor: Any, *, is_exact: bool = True) -> bool:
-        """Whether a tensor could have been made by the same constructor, but for its values."""
+        """Whether a tensor is the same except for its values."""
         if type(tensor) is not self.cls or tensor.shape != self.shape or _has_gradient(tensor) is not self.has_gradient:
             return False
         own = marks_of(tensor)
@@ -106,7 +106,7 @@ class TensorPrint:
         return _are_as_printed(known, own, is_exact)
 
     def is_same(self, tensor: Any, is_exact: bool = True) -> bool:
-        """Whether it is the tensor that it was, values included; not exactly, in another type of floats perhaps."""
+        """Whether a tensor is the same one, with the same values; if not exactly, in any dtype."""
         if not self.is_like(tensor, is_exact=is_exact) or (tensor.dtype != self.dtype and is_exact):
             return False
         if self.values is not None and not self.values.is_meta and _has_memory(tensor):
@@ -118,14 +118,14 @@ class TensorPrint:
         return self.who is not None and self.who() is tensor and _version_of(tensor) == self.version
 
     def is_read_alike(self, other: TensorPrint) -> bool:
-        """Whether another print of the tensor found the same values in it."""
+        """Whether another print of the tensor has the same values."""
         if self.version != other.version or (self.values is None) is not (other.values is None):
             return False
         return _are_equal(self.sums, other.sums) and (self.values is None or torch.equal(self.values, other.values))
 
 
 def _has_gradient(tensor: torch.Tensor) -> bool:
-    """Whether a tensor requires a gradient; of parameters the state tells which are frozen."""
+    """Whether a tensor requires a gradient; False for parameters: the state has theirs."""
     return tensor.requires_grad and not isinstance(tensor, nn.Parameter)
 
 
@@ -135,10 +135,10 @@ def _has_memory(tensor: torch.Tensor) -> bool:
 
 
 def _sums_of(tensor: torch.Tensor) -> _Sums | None:
-    """Return the sums of the columns and rows of a tensor's bytes, laid out as a matrix of 64-bit words, and the rest.
+    """Return sums over the columns and rows of a tensor's 64-bit words, and the last bytes.
 
-    They tell of any write, also through ``.data`` or numpy, which torch does not count; what moves changes them too.
-    They stay on the tensor's device, so that nobody waits for it. None for kinds of tensors that keep others inside.
+    They change with any write or move of values, also through ``.data`` or numpy, which torch's version misses. They
+    stay on the tensor's device, so the CPU does not wait for it. None for tensors that keep others inside.
     """
     if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         return None
@@ -150,7 +150,7 @@ def _sums_of(tensor: torch.Tensor) -> _Sums | None:
             plain = plain.narrow(dim, 0, 1)
     data = plain.reshape(-1).view(torch.uint8)
     data = data.clone() if data.storage_offset() % 8 else data
-    width = 8 * (math.isqrt(len(data) // 8) + 2)  # the rows of a square tensor shall be no rows here
+    width = 8 * (math.isqrt(len(data) // 8) + 2)  # so that rows here are never those of a square tensor
     whole = len(data) - len(data) % width
     words = data[:whole].view(torch.int64).view(-1, width // 8)
     return words.sum(0), words.sum(1), data[whole:].clone()
@@ -167,13 +167,13 @@ def _version_of(tensor: torch.Tensor) -> int:
 
 
 class _Same:
-    """Stands for an object that is known by who it is."""
+    """Stands for an object that is compared by identity."""
 
     __slots__ = ("kind", "parts", "who")
 
     def __init__(self, value: Any, parts: dict[str, Any] | None) -> None:
         self.kind = type(value)
-        self.parts = parts  # what it held, where that can be told
+        self.parts = parts  # tokens of its attributes, if these are compared
         try:
             self.who: Any = weakref.ref(value)
         except TypeError:
@@ -184,14 +184,14 @@ class _Same:
             return False
         found = self.who()
         is_named = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
-        is_method = isinstance(found, types.MethodType) and found == value  # they are made each time they are asked for
+        is_method = isinstance(found, types.MethodType) and found == value  # Python makes a new one at each access
         if found is not value and (is_exact or is_named) and not is_method:
             return False
         return self.parts is None or _are_as_printed(self.parts, value.__dict__, is_exact)
 
 
 class _Kept:
-    """A reference to what knows no weak ones."""
+    """A reference to an object that takes no weak ones."""
 
     __slots__ = ("value",)
 
@@ -203,13 +203,13 @@ class _Kept:
 
 
 class Argument(NamedTuple):
-    """Stands for an attribute that is one of the constructor's arguments, by its number."""
+    """Stands for an attribute that is an argument of the constructor, by its number."""
 
     number: int
 
 
 class _Items:
-    """Stands for a container, by what was in it."""
+    """Stands for a container, by its items."""
 
     __slots__ = ("items", "keys", "kind", "size")
 
@@ -221,7 +221,7 @@ class _Items:
             self.keys = list(value)
             value = value.values()
         if self.size > _MOST or depth > 20:
-            return  # then nothing but its size is told
+            return  # then only its size is compared
         if isinstance(value, (set, frozenset)):
             self.items = set(value)
         else:
@@ -242,7 +242,7 @@ class _Items:
 
 
 def _token(value: Any, depth: int) -> Any:
-    """Return what stands for a value in a print."""
+    """Return the token of a value: a simple value itself, or an object that is compared with it."""
     kind: Any = type(value)
     if kind in _SIMPLE:
         return value
@@ -257,13 +257,13 @@ def _token(value: Any, depth: int) -> Any:
 
 
 def _has_state(kind: type) -> bool:
-    """Whether objects of a class hold a state that is saved with them, or none that counts: only who they are does."""
+    """Whether objects of a class are compared by identity alone: a save keeps their state apart."""
     names = ("state_dict", "__flambe_adapter__", "__flambe_recorded__")
     return kind is RemovableHandle or any(has_static(kind, name) for name in names)
 
 
 def is_as_printed(token: Any, value: Any, is_exact: bool = True) -> bool:
-    """Whether a value is the one that a print's token stands for; not exactly, one that is like it."""
+    """Whether a value is the one that a token stands for; if not exactly, one that is equal."""
     kind = type(token)
     if kind in _SIMPLE:
         return type(value) is kind and (token == value or token != token)
@@ -283,7 +283,7 @@ def print_of(obj: Any, boundary: Mapping[int, int] | None = None, *, is_short_li
     ----------
     obj : object
     boundary : mapping of int to int, optional
-        By their ids, modules that are not gone into, as they are printed on their own, and the numbers that they have.
+        The ids of modules that are not walked, because they have prints of their own -> their numbers.
     is_short_lived : bool
         Whether the print may keep tensors alive, to compare their values.
     """
@@ -298,7 +298,7 @@ class _Printing:
         self._is_short_lived = is_short_lived
         self._known: dict[int, Print] = {}
         self._names: dict[int, str] = {}
-        self._outside: list[tuple[str, nn.Module]] = []  # modules not gone into, whose tensors have no names yet
+        self._outside: list[tuple[str, nn.Module]] = []  # modules not walked, whose tensors have no names yet
 
     def of(self, obj: Any, path: str) -> Print:
         if self._outside:
@@ -308,13 +308,13 @@ class _Printing:
         for name, value in attributes.items():
             if type(value) not in _SIMPLE:
                 attributes[name] = token = self._token(value)
-                if type(token) is TensorPrint:  # a buffer that is this tensor too is made with it
+                if type(token) is TensorPrint:  # a buffer that is this tensor too has its name
                     names.setdefault(id(value), path + name)
         if not isinstance(obj, nn.Module):
             return Print(type(obj), {}, {}, {}, _NONE, {}, attributes)
         parameters: dict[str, Any] = {}
         for name, value in own["_parameters"].items():
-            if type(value) is nn.Parameter and not value.__dict__:  # nearly always, so it is worth no call
+            if type(value) is nn.Parameter and not value.__dict__:  # nearly always, so it saves a call
                 parameters[name] = nn.Parameter, value.shape, names.setdefault(id(value), path + name)
             else:
                 parameters[name] = self._tensor(value, path + name)
@@ -355,12 +355,12 @@ class _Printing:
 
 
 def name_outside(modules: list[tuple[str, nn.Module]], names: dict[int, str]) -> list[tuple[str, nn.Module]]:
-    """Note the tensors of modules that are not gone into: what has one of these too comes after. None are left."""
+    """Name the tensors of modules that are not walked, and return an empty list."""
     for begin, module in modules:
         for path, inner in modules_in(module):
             for table in (inner._parameters, inner._buffers):
                 for name, tensor in table.items():
-                    if id(tensor) not in names and tensor is not None:  # it is named in vain, but for ties
+                    if id(tensor) not in names and tensor is not None:  # the names matter for ties only
                         names[id(tensor)] = f"{begin}{path}.{name}" if path else begin + name
     return []
 
@@ -379,13 +379,13 @@ class _Lazy(TensorPrint):
 
 
 def first_name(known: Any) -> str:
-    """Return the first of the names that a tensor of a module had."""
+    """Return the first name of a printed tensor of a module."""
     name: str = known[2] if type(known) is tuple else known.name
     return name
 
 
 def is_tensor_as_printed(known: Any, value: Any, is_exact: bool, *, is_whole: bool) -> bool:
-    """Whether a tensor of a module is like the one that a print has; ``is_whole``, in its values too."""
+    """Whether a tensor is like the printed one; with ``is_whole``, in its values too."""
     if is_whole and not _has_values(known):
         return False
     if type(known) is not tuple:
@@ -396,17 +396,17 @@ def is_tensor_as_printed(known: Any, value: Any, is_exact: bool, *, is_whole: bo
 
 
 def _repeats(tensor: torch.Tensor) -> bool:
-    """Whether some of a tensor's elements are one in memory, as ``expand`` has them."""
+    """Whether some of a tensor's elements share memory, as after ``expand``."""
     return tensor.layout == torch.strided and tensor.numel() > 1 and 0 in tensor.stride()
 
 
 def _has_values(known: Any) -> bool:
-    """Whether a print knows a tensor's values: a buffer that the state held when it was taken may have any."""
+    """Whether a print can compare values; those of persistent buffers are in the state."""
     return type(known) is _Lazy or (type(known) is TensorPrint and known.who is not None)
 
 
 def are_same(one: Any, other: Any) -> bool:
-    """Whether two prints are of one object at times between which nothing changed."""
+    """Whether two prints show one object, unchanged in between."""
     names: tuple[str, ...]
     if isinstance(one, (Print, _Items)):
         names = one._fields if isinstance(one, Print) else ("kind", "size", "keys", "items")

@@ -1,4 +1,4 @@
-"""Objects that remember how they were built, as a Schema: of classes that say so, or made while that is asked for."""
+"""Recording: objects keep the call of their constructor as a Schema."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ C = TypeVar("C", bound=type)
 
 
 class _Signature:
-    """Makes a class's signature that of its ``__init__``: ``__new__`` below takes anything, and would hide it."""
+    """The signature of ``__init__``, which a ``__new__`` that takes anything would hide."""
 
     def __get__(self, obj: Any, cls: type) -> inspect.Signature:
         if obj is not None:  # an instance that can be called has a signature of its own
@@ -39,7 +39,7 @@ class _Signature:
 
 
 class RecordsCall:
-    """Mixed into a class, makes its objects record the arguments that they are built with.
+    """A mixin whose objects record the arguments that they are built with.
 
     Containers among the arguments are copied, so that ``__init__`` may change its own. A call that a mapping of names
     to values cannot hold is not recorded.
@@ -50,7 +50,7 @@ class RecordsCall:
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
         """Make the object and record the arguments."""
         if cls.__init__ is object.__init__ and (args or kwargs):
-            raise TypeError(f"{cls.__name__}() takes no arguments")  # object would not say so, as there is a __new__
+            raise TypeError(f"{cls.__name__}() takes no arguments")  # object does not check this beside a __new__
         make: Any = super().__new__
         instance = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
         record_call(instance, args, kwargs)
@@ -58,7 +58,7 @@ class RecordsCall:
 
 
 def record_call(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Keep on an object that is being made the arguments that its class was called with."""
+    """Record a call on the object that it is making."""
     cls = type(instance)
     try:
         schema = Schema(cls)
@@ -66,16 +66,16 @@ def record_call(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         for name, value in bind_arguments(cls, args, kwargs).items():
             schema.keywords[name] = replace_items(value, lambda item, _: item, None, memo)
     except (TypeError, ValueError, CompilationError, RecursionError):
-        return  # __init__ will say what is wrong, or the object cannot be described
-    if record(instance, schema):  # of others nothing is changed, so that nobody tells when their constructors return
+        return  # __init__ raises what is wrong, or the object cannot be described
+    if record(instance, schema):  # constructors of other classes are not wrapped, so their end is not seen
         _begin(instance, schema)
 
 
 def _begin(instance: Any, schema: Schema) -> None:
-    """Note what a constructor is given, and have it noted what it has made when it returns."""
+    """Print the arguments of a constructor, and have its object printed when it returns."""
     try:
         schema.__dict__["_birth"] = Birth(schema)
-    except Exception:  # what an argument's own class raises; the object is saved as its parts then
+    except Exception:  # from an argument's own class; the object is then saved as its parts
         return
     cls = type(instance)
     if cls.__init__ is object.__init__:
@@ -85,7 +85,7 @@ def _begin(instance: Any, schema: Schema) -> None:
 
 
 def _note_after(cls: Any) -> None:
-    """Let a class's constructor note what it has made; a subclass's does so itself, after calling this one."""
+    """Wrap a class's constructor to print its object; in a subclass, the subclass's own does so."""
     inner = getattr(cls.__init__, _WRAPS, cls.__init__)
 
     @functools.wraps(inner)
@@ -109,7 +109,7 @@ def _finish(instance: Any) -> None:
 
 
 _NOTES = "_flambe_notes"
-_WRAPS = "_flambe_wraps"  # what a constructor is when nothing is recorded
+_WRAPS = "_flambe_wraps"  # the constructor without the wrapper of a recording
 _KINDS = (torch.nn.Module, *TRAINING)
 _MISSING = object()
 _is_recording: ContextVar[bool] = ContextVar("recording", default=False)
@@ -117,10 +117,10 @@ _is_recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
-    """Record the arguments of every ``nn.Module``, optimizer and scheduler that is made inside the ``with``.
+    """Record the arguments of each module, optimizer and scheduler made inside the ``with``.
 
-    What was recorded is saved as a config, with no pickle: ``with recording(): model = build()``. Arguments are kept as
-    they are passed, containers copied; a class that calls for another's constructor is recorded with its own.
+    Objects with a record are saved as configs, without a pickle: ``with recording(): model = build()``. Arguments are
+    kept as they are passed, containers copied. Objects made inside another constructor have records of their own.
 
     Examples
     --------
@@ -144,7 +144,7 @@ def recording() -> Iterator[None]:
 
 
 def _noting(inner: Any) -> Any:
-    """Return a constructor that notes its call, where that is wanted, and does what another does."""
+    """Wrap a constructor to record its call if this thread is recording."""
 
     @functools.wraps(inner)
     def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:
@@ -157,20 +157,20 @@ def _noting(inner: Any) -> Any:
 
 
 class _Constructors:
-    """The constructors of all modules, optimizers and schedulers; wrapped for as long as any thread records.
+    """The constructors of modules, optimizers and schedulers; wrapped while any thread records.
 
-    A ``__new__`` on ``nn.Module`` would be simpler, and could not be taken back: Python goes on to treat a class that
-    had one otherwise than one that never had.
+    A ``__new__`` on ``nn.Module`` would be simpler, but could not be undone: Python treats a class that once had one
+    differently from then on.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._users: list[int] = []  # the threads that record, once for each time
-        self._wrapped: list[tuple[type, str, Any, Any]] = []  # class, name, what it had before, and what it has now
+        self._wrapped: list[tuple[type, str, Any, Any]] = []  # class, name, value before, value now
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Inside the ``with``, have them note their calls where it is recorded; nothing is left of that."""
+        """Inside the ``with``, wrap the constructors; afterwards they are as before."""
         try:
             with self._lock:
                 self._users.append(threading.get_ident())
@@ -187,20 +187,20 @@ class _Constructors:
                     self._restore()
 
     def after_fork(self) -> None:
-        """Go on in a process that was just forked, where there is no other thread; one of them may hold the lock."""
+        """Replace the lock in a forked process: a thread that is not there may hold it."""
         self._lock = threading.RLock()
         self._users = [thread for thread in self._users if thread == threading.get_ident()]
         if not self._users:
             self._restore()
 
     def _wrap(self, cls: Any) -> None:
-        """Wrap a class's constructor, unless it is inherited from another of these kinds, which has its own wrapped."""
+        """Wrap a class's constructor, unless a base of these kinds has it, where it is wrapped."""
         owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
         if owner is cls or not issubclass(owner, _KINDS):
             self._replace(cls, "__init__", _noting(cls.__init__))
 
     def _for_new_classes(self, kind: Any) -> Any:
-        """Return what wraps the constructors of classes that are defined meanwhile."""
+        """Return an ``__init_subclass__`` that wraps the constructors of new classes."""
         own = vars(kind).get("__init_subclass__")
 
         def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
@@ -231,9 +231,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def recorded(cls: C) -> C:
-    """Decorate a class so that its objects record their arguments, and so that configs may name it.
+    """Decorate a class: its objects record their arguments, and configs may name it.
 
-    Like a Component's, its constructor is then run by any load: what :func:`register` says too.
+    Like a Component's, its constructor then runs in any load, as after :func:`register`.
 
     Examples
     --------

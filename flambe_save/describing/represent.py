@@ -70,7 +70,7 @@ class Representer(LinkWriter):
             return self._represent_link(value, path)
         if id(value) in self._open:
             return self._represent_back(value, path)
-        if len(self._open) > MAX_DEPTH:  # before the paths to so many levels fill the memory
+        if len(self._open) > MAX_DEPTH:  # before the paths to so many levels fill memory
             raise ConfigError(f"a config nested deeper than {MAX_DEPTH} cannot be written", fix="Flatten the object.")
         self._open[id(value)] = value
         before = self._own
@@ -88,7 +88,7 @@ class Representer(LinkWriter):
             ) from error
         finally:
             del self._open[id(value)]
-        # Python itself makes one of constant tuples, so one of plain values says nothing
+        # Python makes equal constant tuples one object, so the identity of one means nothing
         is_constant = kind is tuple and all(isinstance(item, pyyaml.ScalarNode) for item in node.value)
         if not isinstance(node, pyyaml.ScalarNode) and not is_constant:
             self._written.alive.append(value)
@@ -248,7 +248,7 @@ class Representer(LinkWriter):
         if schema._extensions:
             self._written.extensions[id(node)] = node, schema._extensions
         for name, default in defaults.items():
-            # A default that needs a stash is left to the class: it will be the same default when it is built again.
+            # A default that needs a stash is left to the class, which has the same one at the load
             item = self._known(default) if type(default) in PLAIN else None
             if item is None:
                 try:
@@ -261,7 +261,7 @@ class Representer(LinkWriter):
         return node
 
     def _as_built(self, obj: Any, path: Trail) -> Steps:
-        """Write an object as its constructor made it; it is that wherever it stands in this config."""
+        """Write an object as its constructor made it, at each of its places in this config."""
         self._own += 1
         node = self._known(obj)
         if node is None:
@@ -283,15 +283,15 @@ class Representer(LinkWriter):
 
     def _represent_function(self, function: Any, path: Trail) -> pyyaml.Node:
         name = import_path(function)
-        if name is None or name.startswith("__main__."):  # a lambda, a closure, or of a program that may be gone
+        if name is None or name.startswith("__main__."):  # a lambda, a closure, or from a script that may be gone
             return self._represent_stashed(function, path)
         return self.represent_scalar("!function", name)
 
 
 def _attribute_at(keys: Sequence[Any], owner: Any) -> tuple[int, str]:
-    """Return the id of an object and the name of its attribute to which keys lead in the config.
+    """Return the id of an object and the name of its attribute at a path of keys.
 
-    It is the object that is being written, or a module in that, or a tensor of one of these.
+    The object is the owner, a module in it, or a tensor of one of these.
     """
     *outer, _, name = map(str, keys)
     table, tensor = outer[-2:] if outer[-2:-1] in (["parameters"], ["buffers"]) else ("", "")

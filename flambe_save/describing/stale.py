@@ -1,7 +1,7 @@
-"""What a call makes that refers to what the config puts in the place of something else that the call made.
+"""Stale references: attributes that a call sets to parts which changes then replace.
 
-A load runs the call and then puts changed parts in their places. Attributes that the call has set would go on to refer
-to the parts that were there before, so they are told as well.
+A load runs the call and then puts changed parts in their places. Attributes set by the call would still refer to the
+parts before, so a config has to list them as changes too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flambe_save.support.notes import marks_of
 __all__ = ["add_stale"]
 
 _TENSORS = ("parameters", "buffers")
-_MOST = 100_000  # values behind an attribute that are looked at
+_MOST = 100_000  # values behind an attribute that are visited
 
 
 def add_stale(
@@ -33,14 +33,14 @@ def add_stale(
     kept: dict[int, tuple[str, str]],
     apart_from: Container[str] = (),
 ) -> None:
-    """Add to changes the attributes, and the tensors with attributes, that refer to what is changed.
+    """Add attributes, and tensors with attributes, that refer to changed parts to the changes.
 
     Parameters
     ----------
     tables : dict of str to dict
         As :class:`Changes` has them; changed in place.
     objects : mapping of str to (object, Print)
-        By their paths, the objects that stay as a call makes them but for the changes, and what they were.
+        By their paths, the objects that a call makes, and their prints.
     kept : dict of int to (str, str)
         As :class:`Changes` has it; changed in place.
     apart_from : container of str
@@ -51,7 +51,7 @@ def add_stale(
         return
     marked = [(path, *each) for path, (obj, before) in objects.items() for each in _marked(obj, before)]
     is_done = not marked
-    while not is_done:  # a tensor that is told is one more that others may refer to
+    while not is_done:  # each tensor added is one more that others may refer to
         is_done, search = True, _Search(changed, kept)
         for path, table, name, tensor in marked:
             if id(tensor) in kept and search.finds([*marks_of(tensor).values()]):
@@ -62,14 +62,14 @@ def add_stale(
     search = _Search(changed, kept)
     for path, (obj, before) in objects.items():
         for name, value in attributes_of(obj).items():
-            is_made = hasattr(before.attributes.get(name), "is_same")  # and is neither a plain value nor an argument
-            is_told = name in tables.get(path, {}).get("attributes", ()) or name in apart_from
-            if is_made and not is_told and search.finds([value]):
+            is_made = hasattr(before.attributes.get(name), "is_same")  # neither a plain value nor an argument
+            is_listed = name in tables.get(path, {}).get("attributes", ()) or name in apart_from
+            if is_made and not is_listed and search.finds([value]):
                 tables.setdefault(path, {}).setdefault("attributes", {})[name] = value
 
 
 def _changed(tables: Mapping[str, Mapping[str, Any]], kept: Container[int]) -> set[int]:
-    """Return the ids of modules and tensors that take the places of others."""
+    """Return the ids of modules and tensors that replace others."""
     found: set[int] = set()
     for change in tables.values():
         for module in change.get("modules", {}).values():
@@ -82,7 +82,7 @@ def _changed(tables: Mapping[str, Mapping[str, Any]], kept: Container[int]) -> s
 
 
 def _marked(obj: Any, before: Print) -> Iterator[tuple[str, str, Any]]:
-    """Yield the tensors with attributes that a module had when it was made: their tables, their names, and them."""
+    """Yield (table, name, tensor) for tensors with attributes that a module was made with."""
     if not isinstance(obj, nn.Module):
         return
     for table in _TENSORS:
@@ -92,14 +92,14 @@ def _marked(obj: Any, before: Print) -> Iterator[tuple[str, str, Any]]:
 
 
 class _Search:
-    """Looks for what is changed behind values; what is kept is not gone into, and nothing twice."""
+    """A search for changed objects behind values; it skips kept ones, and visits each once."""
 
     def __init__(self, changed: Container[int], kept: Container[int]) -> None:
         self._changed, self._kept = changed, kept
-        self._others: dict[int, Any] = {}  # by their ids, objects that nothing of the kind is behind
+        self._others: dict[int, Any] = {}  # by their ids, objects without changed ones behind them
 
     def finds(self, values: list[Any]) -> bool:
-        """Whether values are, hold or refer to what is changed."""
+        """Whether values are, hold or refer to changed objects."""
         waiting, seen = [*values], dict[int, Any]()
         while waiting and len(seen) < _MOST:
             item = waiting.pop()

@@ -1,4 +1,4 @@
-"""Values that a config cannot hold: each is pickled into the stash, and the config has its number."""
+"""Values that a config cannot hold: pickled into the stash, numbered in the config."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class StashWriter(Writer):
         return name
 
     def _referring(self) -> dict[int, tuple[int, list[Any]]]:
-        """Return the references of pickled values to other parts of the config, as :func:`groups_of` does."""
+        """Return the references of pickled values to the config, by :func:`groups_of`."""
         if self._references is None:
             self._references = {}
             self._references = groups_of(filter(self._may_be_pickled, self._contents().items.values()), self._has_place)
@@ -135,7 +135,7 @@ class StashWriter(Writer):
 
 
 class _LargeData:
-    """Finds containers of more plain values than a reader looks at: pickling them takes far less time."""
+    """A search for large containers of plain values, which are pickled: that is far faster."""
 
     def __init__(self) -> None:
         self._small: set[int] = set()  # containers of few plain values

@@ -1,4 +1,4 @@
-"""What a config need not hold: what the state beside it does, and the parameters of modules that it builds."""
+"""Values that a config refers to: those in the state, and inside its modules."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from flambe_save.schema.schema import WITHOUT_PARTS, Schema, schema_of
 __all__ = ["LOOSE", "Held", "Inside", "inside_of"]
 
 
-LOOSE = ("attributes", "changes")  # what may refer to objects that are elsewhere, of an object's parts
+LOOSE = ("attributes", "changes")  # the parts of an object that may refer to objects elsewhere
 
 
 class Held(NamedTuple):
-    """What a save's state holds of the values that a config is about, so that the config need not.
+    """Values that the state of a save holds, so that its config refers to them.
 
     Attributes
     ----------
     tensors : dict of int to str
-        The ids of tensors and arrays that stand in containers -> their keys in the state.
+        The ids of tensors and arrays in containers -> their keys in the state.
     containers : dict of int to str
-        The ids of containers, modules and other objects that have a place of their own -> what they are called.
+        The ids of containers, modules and other objects with a place of their own -> their keys.
     holds : callable
         Whether the state holds a tensor's values.
     is_outside : callable
-        Whether an object is in the whole that is saved, and not in the part of it that the config is of.
+        Whether an object is in the save, but outside the part that the config is of.
     key_of : callable
-        The key in the state of a parameter or buffer of a module; None for what is none.
+        The key in the state of a parameter or buffer of a module; None for other tensors.
     is_part : bool
-        Whether the config is of a part of the whole that is saved.
+        Whether the config is of a part of the save.
     """
 
     tensors: Mapping[int, str] = types.MappingProxyType({})
@@ -54,18 +54,18 @@ class Held(NamedTuple):
 
 
 class Inside(NamedTuple):
-    """What is inside the modules that a config builds, and so can be linked to.
+    """Objects inside the modules that a config builds, which links can refer to.
 
     Attributes
     ----------
     places : dict of int to list of (tuple of str, str)
         By the ids of modules, parameters and buffers: the keys of a module in the config, and the name inside it.
     described : set of int
-        The ids of what the config itself says how to build: it is one wherever it stands.
+        The ids of objects that the config itself builds: each is one object wherever it stands.
     linkable : set of int
-        The ids of what is inside a module that is not pickled.
+        The ids of objects inside modules that are not pickled.
     items : dict of int to object
-        By their ids, all that the config says, whatever way.
+        By their ids, all objects of the config.
     """
 
     places: dict[int, list[tuple[tuple[str, ...], str]]]
@@ -75,15 +75,15 @@ class Inside(NamedTuple):
 
 
 def inside_of(root: Any) -> Inside:
-    """Return what is inside the modules of a config, outer ones first."""
+    """Return the objects inside the modules of a config, outer modules first."""
     found: dict[int, list[tuple[tuple[str, ...], str]]] = {}
-    seen: dict[int, Any] = {}  # with the items, for parts are made anew, and ids are only unique while they live
-    made: set[int] = set()  # what constructors made, and changes only refer to
+    seen: dict[int, Any] = {}  # keeps them alive: parts are made anew, and ids are only unique while objects live
+    made: set[int] = set()  # made by constructors: changes only refer to them
     described: set[int] = set()
     linkable: set[int] = set()
-    shared = KNOWN.get().shared  # what no call makes alone, so that it is told in full
+    shared = KNOWN.get().shared  # not made by one call alone, so written in full
     stack: list[tuple[tuple[str, ...], Any]] = [((), root)]
-    loose: deque[tuple[tuple[str, ...], Any]] = deque()  # for what is elsewhere too they are only references to it
+    loose: deque[tuple[tuple[str, ...], Any]] = deque()  # references, if the object is elsewhere too
     while stack or loose:
         is_loose = not stack
         keys, item = loose.popleft() if is_loose else stack.pop()
@@ -102,7 +102,7 @@ def inside_of(root: Any) -> Inside:
         if keys and isinstance(item, torch.nn.Module):
             modules = dict(modules_in(item)[1:])
             tensors = {**dict(item.named_parameters()), **dict(item.named_buffers())}
-            # Changes refer to these when they are as they were made, so what was changed in them is not there yet
+            # Changes refer to these as they were made, before their own changes
             as_made = tuple(f"{name}." for name, inner in modules.items() if "changes" in keys and id(inner) in made)
             for name, plain in plain_keys(item, tensors).items():
                 if not plain.startswith(as_made):
@@ -138,12 +138,12 @@ def _schema_of(item: Any) -> Schema | None:
 
 
 def _inner(item: Any, schema: Schema | None) -> list[tuple[str, Any]]:
-    """Return what is in a value, by the keys that lead there in its config."""
+    """Return the items in a value, by their keys in its config."""
     kind = type(item)
     if schema is not None:
         return list(schema.keywords.items())
     if kind in POINTERS:
-        return []  # what they refer to is elsewhere
+        return []  # their objects are elsewhere
     if kind in (list, tuple):
         return [(str(index), value) for index, value in enumerate(item)]
     is_mapping = kind is OrderedDict and fits(item) and all(map(is_plain_key, item))

@@ -31,7 +31,7 @@ def load(
     source : str, stream or path
         A str is YAML text; a path is a ``pathlib.Path``.
     trusted : list of str
-        Extensions that may be imported, and classes and functions that may be used though nobody registered them.
+        Extensions that may be imported, and classes and functions that may be used without being registered.
     auto_install : bool or list of str
         Whether missing extensions may be installed with pip, as in :func:`flambe_save.load`.
 
@@ -43,7 +43,7 @@ def load(
     Raises
     ------
     ConfigError
-        If the text is no config, or holds several.
+        If the text is not a config, or holds several.
     MissingExtensionError
         If an extension is not imported and may not be.
 
@@ -62,7 +62,7 @@ def load(
 def load_all(
     source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (), auto_install: bool | Iterable[str] = False
 ) -> list[Any]:
-    """Read every document of a config, the extensions section included; parameters and errors as :func:`load`."""
+    """Read each document of a config, also the extensions section; see :func:`load`."""
     trust = Trust.of(trusted=trusted, auto_install=auto_install)
     documents = parse(_read(source))
     first = extensions_in(documents[0]) if len(documents) > 1 and not documents[0].tags else None
@@ -116,7 +116,7 @@ def dump_all(
     *,
     stash: dict[str, Any] | None = None,
 ) -> str | None:
-    """Write several documents, each as it is; parameters and errors as :func:`dump`."""
+    """Write several documents without adding any; see :func:`dump`."""
     text = serialize([Representer(document, stash).represent_data(document) for document in documents])
     return _write(text, target)
 

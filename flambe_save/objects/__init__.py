@@ -1,1 +1,1 @@
-"""Objects: taken apart into what they hold and put together again, without running their classes' code."""
+"""Objects taken apart and put together again, without running code of their classes."""

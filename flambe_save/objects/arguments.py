@@ -1,4 +1,4 @@
-"""Calls as mappings of names to values: bound from a call, and made again. schema.py keeps them."""
+"""Calls as mappings of names to values: bound from a call, and called again."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 
-# How a place is reached: the trail of what is around it, and the key in there. A tuple of all keys for each place would
-# take the square of the depth in memory.
+# The path to a place: the trail of the container around it, and the key in there. A tuple of all keys for each place
+# would take memory in the square of the depth.
 Trail: TypeAlias = "tuple[Trail, str | int] | None"
 
 _UNFINISHED = object()
@@ -36,15 +36,15 @@ _UNFINISHED = object()
 
 @functools.lru_cache(maxsize=4096)
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """Return a callable's signature; it is asked for at every construction, and slow to make."""
+    """Return a callable's signature; cached, because each construction needs it."""
     return inspect.signature(function)
 
 
 @functools.lru_cache(maxsize=4096)
 def _shape_of(function: Callable[..., Any]) -> tuple[dict[str, None], frozenset[str], int]:
-    """Return the names of a callable's parameters, those that have no default, and how many it takes by position.
+    """Return the names of parameters, the required ones, and the number of positional ones.
 
-    None are taken by position, and no name, where a call is more than names and values.
+    For a callable with ``*args``, ``**kwargs`` or positional-only parameters, values that no call fits.
     """
     parameters = signature_of(function).parameters.values()
     if any(item.kind not in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY) for item in parameters):
@@ -55,8 +55,7 @@ def _shape_of(function: Callable[..., Any]) -> tuple[dict[str, None], frozenset[
 
 
 def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call's arguments as the keywords that make the same call through a Schema, in the order of the
-    signature.
+    """Return a call's arguments as keywords for a Schema, in the order of the signature.
 
     Raises
     ------
@@ -68,7 +67,7 @@ def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         found = {**dict(zip(names, args, strict=False)), **kwargs}
         if len(found) == len(args) + len(kwargs) and required <= found.keys():
             return {name: found[name] for name in names if name in found} if kwargs else found
-    bound = signature_of(function).bind(*args, **kwargs)  # says what does not fit, and knows of *args and **kwargs
+    bound = signature_of(function).bind(*args, **kwargs)  # raises if they do not fit; handles *args and **kwargs
     found = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
@@ -90,7 +89,7 @@ def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
 
 
 def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> Any:
-    """Call with arguments by name; those of ``*args`` and positional-only parameters by position.
+    """Call a function with arguments by name; those that it takes by position, by position.
 
     Raises
     ------
@@ -107,7 +106,7 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], name: 
 
 
 def _placed(function: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> tuple[list[Any], dict[str, Any]]:
-    """Return what of arguments by name is given to a callable by position, and what by name.
+    """Split arguments by name into those passed by position and those passed by name.
 
     Raises
     ------
@@ -167,12 +166,11 @@ def replace_items(
     path: Trail = None,
     memo: dict[int, Any] | None = None,
 ) -> Any:
-    """Return a copy of nested containers with every item changed but plain values; Schemas count as items.
+    """Copy nested containers, with each item changed except plain values.
 
-    ``change`` gets an item and the trail of keys that lead to it, and returns what takes its place, or a Call of steps
-    that do.
-    A container that is in several places is copied once for all of them, as far as they share ``memo``; what it maps
-    from must live as long as it.
+    Schemas count as items. ``change`` gets an item and the trail of keys that lead to it, and returns its replacement,
+    or a Call of steps that do. A container in several places is copied once for all that share ``memo``, which must not
+    outlive its containers.
     """
     if type(value) in PLAIN:  # as most arguments are
         return value
@@ -217,7 +215,7 @@ def replacing(value: Any, change: Callable[[Any, Trail], Any], path: Trail, memo
 
 
 def _hashed(item: Any, new: Any) -> Any:
-    """Return what takes the place of a key, or of a set's item, if it can; what stays the same was hashed before."""
+    """Return a new key or item of a set, if it can be hashed; an unchanged one could before."""
     if new is not item:
         hashable([new])
         try:
@@ -225,6 +223,6 @@ def _hashed(item: Any, new: Any) -> Any:
         except TypeError as error:
             raise CompilationError(f"a key or a set's item: {error}", fix="Correct the config.") from error
         return new
-    if unfolded_size(item, MAX_HASHED) > MAX_HASHED:  # it may hold what came from a stash
+    if unfolded_size(item, MAX_HASHED) > MAX_HASHED:  # it may come from a stash
         raise CompilationError(f"a key or a set's item of more than {MAX_HASHED} values")
     return item

@@ -1,8 +1,8 @@
-"""Objects as their parts: modules of any class, optimizers, plain objects, taken apart and put together again.
+"""Modules, optimizers and plain objects as their parts: taken apart and assembled again.
 
 In a config, ``!pkg.Net.parts`` and a mapping of tables: ``modules``, ``parameters``, ``buffers``, ``attributes``. A
-load makes the object without its class's constructor, ``__setattr__``, ``__setstate__`` or properties. parts.py does
-the same for classes whose objects are their fields; optimizers.py knows the tables of optimizers.
+load makes the object without its class's constructor, ``__setattr__``, ``__setstate__`` or properties. structural.py
+does the same for classes whose objects are their fields; optimizers.py has the tables of optimizers.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ __all__ = [
 ]
 
 PARTS = "parts"  # the end of the tag of an object that is written as its parts
-COMPLETE = "complete"  # where an object could take a state by its own code: whether its attributes are all of it
+COMPLETE = "complete"  # of an object with a load_state_dict: whether its attributes are all of its state
 
 _EMPTY = vars(nn.Module())
 _MADE = [(name, type(value)) for name, value in _EMPTY.items() if value is not None and type(value) is not bool]
-# What nn.Module itself keeps on every module, what this package does, and what frameworks note
+# Attributes that nn.Module, this package and frameworks keep on every module
 TABLES = frozenset(_EMPTY) | {"_schema", "_created_with_tag"} | NOTES
 
 # These hold code, whatever their attributes are
@@ -77,18 +77,18 @@ _CODE = (
     "torch._inductor.",
     "torch.ao.",
 )
-# And these are made by calls alone: others refer to them, or they do to others
+# These are made by calls alone: other objects refer to them, or they to others
 _BY_CALL = ("torch.optim.", "torch.nn.parallel.", "torch.distributed.")
 _REGISTERED = "_registered_attributes"  # the attributes that a component's state holds
-_FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # views of a recurrent layer's own parameters, made of them
+_FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))  # views of a recurrent layer's own parameters
 
 
 def attributes_of(obj: Any) -> dict[str, Any]:
-    """Return the attributes of an object that neither torch's tables nor its state hold; shared with it."""
+    """Return the attributes of an object outside torch's tables and its state; shared with it."""
     own: dict[str, Any] = obj.__dict__
     cls: Any = type(obj)
     names, chosen = _usual.get(cls, (None, ()))
-    if [*own] == names:  # as of the last object of the class, which nearly all are like
+    if [*own] == names:  # nearly all objects are like the last one of their class
         return {name: own[name] for name in chosen}
     found = {name: value for name, value in own.items() if name not in TABLES and not name.startswith(OF_THE_COMPILER)}
     if "_is_accelerate_prepared" in own:
@@ -97,23 +97,23 @@ def attributes_of(obj: Any) -> dict[str, Any]:
         return {name: value for name, value in found.items() if not is_own_of_training(obj, name)}
     for name in (*own.get(_REGISTERED, ()), *_made_again(cls)):
         found.pop(name, None)
-    if _REGISTERED not in own and "_is_accelerate_prepared" not in own:  # then the names alone tell
+    if _REGISTERED not in own and "_is_accelerate_prepared" not in own:  # then the names alone decide
         _usual[cls] = [*own], [*found]
     return found
 
 
-# By class, what the __dict__ of an object had, and which of it are attributes
+# By class, the names in the __dict__ of an object, and those that are attributes
 _usual: dict[type, tuple[list[str], list[str]]] = {}
 
 
 @functools.cache
 def _made_again(cls: Any) -> frozenset[str]:
-    """Return the attributes of a class's objects that its constructor, or a load, makes of others."""
+    """Return the names of attributes that a constructor, or a load, makes from others."""
     return left_out(cls) | (_FLAT if issubclass(cls, nn.RNNBase) else frozenset())
 
 
 def empty_tables() -> dict[str, Any]:
-    """Return what ``nn.Module.__init__`` puts on a module."""
+    """Return the attributes that ``nn.Module.__init__`` sets, each new."""
     tables = _EMPTY.copy()
     for name, make in _MADE:
         tables[name] = make()
@@ -121,7 +121,7 @@ def empty_tables() -> dict[str, Any]:
 
 
 def _take_off(obj: Any, attributes: dict[str, Any]) -> None:
-    """Take out of a module's attributes what accelerate has put on it, to run ``forward`` in another precision."""
+    """Remove the attributes by which accelerate runs ``forward`` in another precision."""
     original = getattr(attributes.get("_original_forward"), "__func__", None)
     if original is not None and original is getattr(type(obj), "forward", None):
         del attributes["_original_forward"]
@@ -142,12 +142,12 @@ _WEIGHT_HOOKS = frozenset(
 
 
 class _Plain:
-    """What the simplest class is: objects of others that are larger keep something outside of their ``__dict__``."""
+    """The simplest class: larger objects keep something outside of their ``__dict__``."""
 
 
 @functools.cache
 def can_be_assembled(cls: Any) -> bool:
-    """Whether objects of a class are no more than what their ``__dict__`` holds, and so can be written as parts."""
+    """Whether objects of a class are their ``__dict__`` alone, and so can be written as parts."""
     bases = [base for base in cls.__mro__ if base not in (object, nn.Module)]
     if is_sum_of_parts(cls) or issubclass(cls, (type, torch.Tensor)):
         return False
@@ -163,12 +163,12 @@ def can_be_assembled(cls: Any) -> bool:
 
 
 def fills_itself(cls: Any) -> bool:
-    """Whether objects of a class take a state by code of their own, where their attributes do not tell all of it."""
+    """Whether objects of a class take a state by their own ``load_state_dict``."""
     return not issubclass(cls, (nn.Module, torch.Tensor, *TRAINING)) and has_static(cls, "load_state_dict")
 
 
 def has_parts(cls: Any) -> bool:
-    """Whether a config can write objects of a class as parts: those that can be assembled, and kinds of tensors."""
+    """Whether a config can write objects of a class as parts, as it can tensors."""
     return can_be_assembled(cls) or issubclass(cls, torch.Tensor)
 
 
@@ -185,20 +185,20 @@ def hooks_on(*tables: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[int, Any
 
 
 def is_set_by_torch(hook: Any) -> bool:
-    """Whether a hook is torch's own, which it sets again where it is wanted, or has left behind."""
+    """Whether a hook is torch's own: torch sets it again where needed, or left it behind."""
     function = getattr(hook, "hook", hook)
     return (getattr(function, "__module__", None) or "").startswith("torch.")
 
 
 def computes_weights(hook: Any) -> bool:
-    """Whether a hook is one of torch's own that compute a weight from its parts: they are data."""
+    """Whether a hook is one of torch's that compute a weight from its parts: those are data."""
     cls: Any = type(hook)
     return is_class_of_weight_hooks(cls)
 
 
 @functools.cache
 def is_class_of_weight_hooks(cls: Any) -> bool:
-    """Whether a class is one of torch's own whose objects compute a weight from its parts."""
+    """Whether a class is one of torch's hooks that compute a weight from its parts."""
     kinds = {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
     return f"{cls.__module__}.{cls.__qualname__}".startswith("torch.nn.utils.") and bool(kinds & _WEIGHT_HOOKS)
 
@@ -217,15 +217,15 @@ _noted: ContextVar[tuple[dict[int, Any], set[int]] | None] = ContextVar("assembl
 
 
 def noting(made: dict[int, Any], complete: set[int]) -> Setting[tuple[dict[int, Any], set[int]] | None]:
-    """Inside the ``with``, note by their ids the objects that are assembled: they are filled already.
+    """Inside the ``with``, note the objects that are assembled, by id: they are filled already.
 
-    Of those that :func:`fills_itself` tells of, these are the ones in ``complete``.
+    Of objects for which :func:`fills_itself` is true, only the ones in ``complete`` are.
     """
     return Setting(_noted, (made, complete))
 
 
 def note_assembled(made: Any, *, is_complete: bool = False) -> None:
-    """Note an object that has what it holds from the state already."""
+    """Note an object that is filled from the state already."""
     noted = _noted.get()
     if noted is not None:
         noted[0][id(made)] = made
@@ -294,7 +294,7 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
 
 
 def _check_scheduler(made: Any) -> None:
-    """Let the optimizer of a scheduler note its steps, as the constructor does."""
+    """Check the optimizer of a scheduler, and track its steps as the constructor does."""
     optimizer = made.__dict__.get("optimizer")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise _wrong(type(made), f"drives no {type(optimizer).__qualname__}", "Correct the config.")
@@ -303,7 +303,7 @@ def _check_scheduler(made: Any) -> None:
 
 
 class Awaited:
-    """Stands among a module's own for one that is put in its place when all is built: that has this module in it.
+    """A placeholder for a module that has this one inside, put in its place when all is built.
 
     Until then walks over modules find nothing in it.
     """
@@ -316,7 +316,7 @@ _KINDS: dict[str, Any] = {"modules": nn.Module, "parameters": nn.Parameter, "buf
 
 
 def may_be_called(name: str, module: Any, table: str) -> bool:
-    """Return whether an entry of a module's table may have a name: not one that Python, or numpy, looks up itself.
+    """Whether a module's table may have an entry of a name; not ``__len__`` or the like.
 
     torch's containers of modules take any, as their constructors do.
     """
@@ -325,12 +325,12 @@ def may_be_called(name: str, module: Any, table: str) -> bool:
 
 
 def put_in_table(module: Any, table: str, values: Any) -> None:
-    """Put entries into a module's table of modules, parameters or buffers, in place of those of the same names.
+    """Put entries into a module's table; they replace those of the same names.
 
     Raises
     ------
     CompilationError
-        If one is of another kind.
+        If one is of another kind, or has a name that cannot be there.
     """
     kind = _KINDS[table]
     own: dict[str, Any] = module.__dict__[f"_{table}"]
@@ -348,7 +348,7 @@ def put_in_table(module: Any, table: str, values: Any) -> None:
 
 
 def set_not_persistent(module: Any, names: Any) -> None:
-    """Say which buffers of a module its ``state_dict`` leaves out."""
+    """Set the names of the buffers that a module's ``state_dict`` leaves out."""
     names = [] if names is None else names
     buffers = module.__dict__["_buffers"]
     if type(names) is not list or not all(type(name) is str and name in buffers for name in names):
@@ -357,7 +357,7 @@ def set_not_persistent(module: Any, names: Any) -> None:
 
 
 def put_hooks(module: Any, hooks: Any) -> None:
-    """Give a module torch's hooks that compute weights, in place of those that it has.
+    """Replace a module's hooks of torch's that compute weights.
 
     Raises
     ------
@@ -379,7 +379,7 @@ def put_attributes(obj: Any, values: Any) -> None:
     Raises
     ------
     CompilationError
-        If a name is one that Python, or torch, looks up itself.
+        If a name is one that Python or torch looks up, or a method of the class.
     """
     own = obj.__dict__
     for name, value in _named(type(obj), "attributes", values).items():
@@ -390,7 +390,7 @@ def put_attributes(obj: Any, values: Any) -> None:
         if callable(value) and is_method(type(obj), name):
             raise _wrong(type(obj), f"has a method {quote(name)}, and no attribute", "Take it out of the config.")
         if name == _REGISTERED and not _are_names(value):
-            raise _wrong(type(obj), "has registered attributes that are no names", "Correct the config.")
+            raise _wrong(type(obj), "has registered attributes that are not names", "Correct the config.")
         own[name] = value
 
 
@@ -410,13 +410,13 @@ def _tensor(
         plain = torch.Tensor.detach(data) if type(data) is not torch.Tensor else data
         made = torch.Tensor._make_subclass(cls, plain, requires_grad)
     if issubclass(cls, nn.Parameter) is not isinstance(made, nn.Parameter):
-        raise _wrong(cls, "is no parameter", "Correct the config.")
+        raise _wrong(cls, "is not a parameter", "Correct the config.")
     put_attributes(made, attributes)
     return made
 
 
 def _named(cls: type, table: str, values: Any) -> Mapping[str, Any]:
-    """Return a table; what is derived from a dict, or from a text, may do more when it is asked."""
+    """Return a table if it is a plain dict of plain names: subclasses may run code of their own."""
     if values is None:
         return {}
     if type(values) is not dict or not all(type(name) is str for name in values):

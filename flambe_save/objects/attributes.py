@@ -1,4 +1,4 @@
-"""Attributes and items that an object holds, read without running code of its class. Links are followed through them.
+"""Attributes and items of an object, read without running code of its class, for links.
 
 An object holds its instance attributes, slots and items, a module also its parameters, buffers and submodules.
 Properties and other descriptors are code, and so are ``__getattr__`` and ``__getitem__``.
@@ -61,7 +61,7 @@ def held_attribute(obj: Any, name: str) -> Any:
 
 
 def held_slot(obj: Any, name: str) -> Any:
-    """Return what an object holds in a slot of its class, or its class as a plain value.
+    """Return the value in a slot of an object, or a plain value of its class.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def held_slot(obj: Any, name: str) -> Any:
 
 
 def code_behind(cls: Any, name: str) -> list[tuple[Any, str]]:
-    """Return the code that would give an attribute which the objects of a class do not hold: classes, and names there.
+    """List the code that computes an attribute which objects do not hold, as (class, name).
 
     That is a property or another descriptor, and the class's own ``__getattr__`` and ``__getattribute__``. The list is
     empty where the class has neither, so that there is no such attribute.
@@ -100,15 +100,14 @@ def is_function_of(cls: Any, name: str) -> bool:
 
 
 def method_of(cls: Any, name: str) -> types.FunctionType | None:
-    """Return the plain function that is a method of a class; None where it has none of that name, or Python calls it
-    itself."""
+    """Return the function of a method of a class; None for special methods and others."""
     _, static = find_static(cls, name)
     is_special = name.startswith("__") and name.endswith("__")
     return static if type(static) is types.FunctionType and not is_special else None
 
 
 def name_of_method(method: types.MethodType) -> str | None:
-    """Return the name under which :func:`method_of` finds what a bound method calls; None where it is not found."""
+    """Return the name by which :func:`method_of` finds a bound method; None without one."""
     function, cls = method.__func__, type(method.__self__)
     names = [getattr(function, "__name__", ""), *(name for base in bases_of(cls) for name in names_of(base))]
     return next((name for name in names if method_of(cls, name) is function), None)
@@ -138,20 +137,20 @@ def held_item(container: Any, key: str) -> Any:
 
 
 def held_items(container: Any) -> list[Any] | None:
-    """Return the items of a list, tuple, set or deque, or of a subclass, which may go through itself otherwise."""
+    """Return the items of a list, tuple, set or deque, read by its base; None for others."""
     kind = next((kind for kind in _SEQUENCES if isinstance(container, kind)), None)
     return None if kind is None else list(kind.__iter__(container))
 
 
 def held_pairs(container: Any) -> list[tuple[Any, Any]] | None:
-    """Return the keys and values of a dict, or of a subclass; None for other mappings, which may compute theirs."""
+    """Return the pairs of a dict or a mapping proxy; None for others, which may compute theirs."""
     if isinstance(container, dict):
         return list((OrderedDict if isinstance(container, OrderedDict) else dict).items(container))
     return list(container.items()) if type(container) is types.MappingProxyType else None
 
 
 def values_in(value: Any) -> Iterator[Any]:
-    """Yield a value and all that is in it, where it is containers, however deep."""
+    """Yield a value and the items of containers in it, at any depth."""
     waiting, seen = [value], set()
     while waiting:
         item = waiting.pop()
@@ -163,16 +162,16 @@ def values_in(value: Any) -> Iterator[Any]:
 
 
 def is_callable_value(value: Any) -> bool:
-    """Whether a value is there to be called: a function, a class, one with arguments filled in, or a tuple with one.
+    """Whether a value is a function, a class, a module, a ``partial``, or a tuple with one.
 
-    numpy's bit generators have a tuple of C functions as an attribute, which would take any number for an address.
+    numpy's bit generators have a tuple of C functions as an attribute, which take any number as an address.
     """
     items = held_items(value) if issubclass(type(value), tuple) else None
     return _is_callable(value) if items is None else any(map(_is_callable, items or ()))
 
 
 def _is_callable(value: Any) -> bool:
-    cls: Any = type(value)  # isinstance would ask the value for its class
+    cls: Any = type(value)  # isinstance would run a __class__ of the value
     if cls.__name__ == "PyCapsule" or any(path_of(base)[0] in ("_ctypes", "_cffi_backend") for base in bases_of(cls)):
         return True
     is_routine = issubclass(cls, _ROUTINES) or (has_static(cls, "__get__") and not has_static(cls, "__set__"))
@@ -180,7 +179,7 @@ def _is_callable(value: Any) -> bool:
 
 
 def own_attributes(obj: Any) -> dict[str, Any]:
-    """Return an object's ``__dict__``, shared with it; an empty one where it has none, or where a class computes it."""
+    """Return an object's own ``__dict__``, shared; an empty one if it has none or computes it."""
     cls: Any = type(obj)
     getter = _getter_of(cls)
     own = None if getter is None else getter(obj)
@@ -189,6 +188,6 @@ def own_attributes(obj: Any) -> dict[str, Any]:
 
 @functools.cache
 def _getter_of(cls: Any) -> Any:
-    """Return what reads the ``__dict__`` of a class's objects, in C."""
+    """Return the C function that reads the ``__dict__`` of a class's objects; None without one."""
     _, static = find_static(cls, "__dict__")
     return static.__get__ if type(static) in _OF_SLOTS else None

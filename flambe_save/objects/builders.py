@@ -1,6 +1,6 @@
-"""Builders: adapters that build the objects of a library's classes themselves, and know what their arguments can do.
+"""Builders: adapters that build objects, and know which arguments need trust.
 
-schema.py builds with them; audit.py asks them, before anything is built, what needs trust.
+schema.py builds with them; audit.py asks them before anything is built.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ __all__ = ["Builder", "build_with", "builder_of"]
 
 
 class Builder(Protocol):
-    """An adapter that builds what it describes: its Schemas may have other arguments than the class's constructor."""
+    """An adapter that builds: its Schemas may have other arguments than the class's constructor."""
 
     def asks(self, cls: type, arguments: Mapping[str, Any]) -> Iterable[str]:
-        """Yield what in the arguments would make the class read, download or run something else.
+        """Yield the arguments with which the class would read, download or run something else.
 
         Parameters
         ----------
         cls : type
         arguments : mapping
-            Before building, Schemas and references stand for what they give; just before the call there are none.
+            Before building, with Schemas and references in place of objects; just before the call, with the objects.
         """
 
     def build(self, cls: type, arguments: Mapping[str, Any]) -> Any:
@@ -34,18 +34,18 @@ class Builder(Protocol):
 
 
 def builder_of(cls: type) -> Builder | None:
-    """Return the adapter registered for a class, where it is a Builder; a class that brings its own has none."""
+    """Return the Builder registered for a class; None for a class with its own adapter."""
     adapter = None if has_static(cls, "__flambe_adapter__") else ADAPTERS.for_type(cls)
     return cast(Builder, adapter) if hasattr(adapter, "build") else None
 
 
 def build_with(builder: Builder, cls: type, /, **arguments: Any) -> Any:
-    """Put what the arguments ask for to the trust of the load that is under way, and build.
+    """Check the arguments against the trust of the load in progress, and build.
 
     Raises
     ------
     UntrustedError
-        If that trust does not reach.
+        If that trust does not allow one.
     """
     trust_in_force().decide(argument(cls.__name__, what) for what in builder.asks(cls, arguments))
     return builder.build(cls, arguments)

@@ -1,7 +1,7 @@
-"""Objects of classes derived from Python's own containers, texts and numbers: ``class Settings(dict)``.
+"""Objects of classes derived from Python's own types: ``class Settings(dict)``.
 
-They are what they hold, as their base knows it, and the attributes that were set on them. Taking one apart and making
-it again calls methods of the base alone, whatever the class has in their places.
+Such an object is its items or value, as the base reads them, and the attributes set on it. Taking it apart and making
+it again calls methods of the base alone, even where the class overrides them.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _MAPPINGS = (OrderedDict, dict)
 _SEQUENCES = (list, tuple, set, frozenset)
 _SCALARS = (str, bytes, int, float)
 _BASES: tuple[Any, ...] = (*_MAPPINGS, *_SEQUENCES, *_SCALARS)
-# What is asked of a key: in its table, and for the name of what is under it
+# Methods that Python calls of a key, and that names of values under it need
 _OF_KEYS = ("__hash__", "__eq__", "__str__", "__repr__")
 
 
 @functools.cache
 def _simplest(base: Any) -> type:
-    """Return a class derived from a base that adds nothing: objects of others that are larger keep more."""
+    """Return an empty class derived from a base: objects of others that are larger keep more."""
     return type("Simplest", (base,), {})
 
 
@@ -53,7 +53,7 @@ def _layout(cls: Any) -> tuple[int, ...]:
 
 @functools.cache
 def base_of_derived(cls: Any) -> Any:
-    """Return which of Python's own types a class is derived from, whose objects it adds no more than attributes to.
+    """Return the type of Python that a class derives from and only adds attributes to.
 
     None for any other class.
     """
@@ -72,18 +72,19 @@ def base_of_derived(cls: Any) -> Any:
 
 
 def is_derived(cls: Any) -> bool:
-    """Whether a class is one of those."""
+    """Whether a class has a base by :func:`base_of_derived`."""
     return base_of_derived(cls) is not None
 
 
 def hashable(items: Any) -> list[Any]:
-    """Return keys, or a set's items, if they can be hashed, and named: in little time, and by no code of a class.
+    """Return keys, or a set's items, if no slow or untrusted code hashes or shows them.
 
-    What is in a tuple, in a record, or what a weak reference refers to, is hashed with it.
+    Items of tuples, fields of records and targets of weak references are hashed too.
 
     Raises
     ------
     CompilationError
+        If one is too large, or its class hashes or shows it by code that is not trusted.
     """
     listed = [*items]
     for item in listed:
@@ -102,7 +103,7 @@ def hashable(items: Any) -> list[Any]:
 
 @functools.cache
 def _hashes_itself(cls: Any) -> bool:
-    """Whether code of a class runs when its object is a key; of records and members of enumerations it may."""
+    """Whether code of a class runs for a key; that of records and enumerations may."""
     if is_record(cls) or issubclass(cls, enum.Enum):
         return False
     known = ("torch", *sys.stdlib_module_names)
@@ -119,35 +120,35 @@ def mapping_of(items: Any) -> dict[Any, Any]:
     CompilationError
         As :func:`hashable`.
     TypeError, ValueError
-        If these are no pairs, or a key comes twice.
+        If these are not pairs, or a key comes twice.
     """
     if type(items) is not list or not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in items):
-        raise ValueError("its items are no list of pairs")
+        raise ValueError("its items are not a list of pairs")
     hashable(key for key, _ in items)
-    found = {key: value for key, value in items}  # noqa: C416  (this says which two they are)
+    found = {key: value for key, value in items}  # noqa: C416  (it names the two)
     if len(found) != len(items):
         raise ValueError("a key comes twice")
     return found
 
 
 def set_attributes(obj: Any, values: Any) -> None:
-    """Set attributes of a container, a text or a number; no setter of its class is run.
+    """Set attributes of a container, a text or a number, without setters of its class.
 
     Raises
     ------
     ValueError
-        If one is called as a method of the class, or as what Python looks for.
+        If one has the name of a method of the class, or one that Python looks up.
     """
     if type(values) is not dict:
-        raise ValueError("its attributes are no mapping")
+        raise ValueError("its attributes are not a mapping")
     for name, value in values.items():
         if type(name) is not str or name.startswith("__") or is_method(type(obj), name):
-            raise ValueError(f"{shown(name)} is no attribute that can be set on it")
+            raise ValueError(f"the attribute {shown(name)} cannot be set on it")
         own_attributes(obj)[name] = value
 
 
 def take_derived(obj: Any) -> dict[str, Any] | None:
-    """Return what an object of a derived class is made of, shared with it; None where its class leaves out some."""
+    """Return the parts of an object, shared with it; None if its copies leave some out."""
     if leaves_out(obj):
         return None
     cls: Any = type(obj)

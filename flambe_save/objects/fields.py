@@ -1,6 +1,6 @@
-"""Classes whose objects are records of named fields: dataclasses, classes of attrs, models of pydantic.
+"""Records, objects of named fields: dataclasses, classes of attrs, models of pydantic.
 
-None of these libraries is imported here: what is asked about are their classes, so the program has.
+None of these libraries is imported here: a program with their classes has imported them.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Field(NamedTuple):
 
 
 def is_record(cls: Any) -> bool:
-    """Whether a library has made a class a record: its objects are made by ``object.__new__`` and have fields."""
+    """Whether a class is a record: its objects have fields and come from ``object.__new__``."""
     is_marked = dataclasses.is_dataclass(cls) or "__attrs_attrs__" in vars(cls) or _is_model(cls)
     return is_marked and cls.__new__ is object.__new__
 
 
 def is_named_tuple(cls: type) -> bool:
-    """Whether a class was made by NamedTuple or namedtuple, which write its ``__new__``; subclasses have their own."""
+    """Whether NamedTuple or namedtuple made a class; False for its subclasses."""
     return cls.__bases__ == (tuple,) and type(static_of(cls, "_fields")) is tuple and "_make" in vars(cls)
 
 
@@ -60,12 +60,12 @@ def is_written_for_it(value: Any) -> bool:
 
 
 def is_known_base(cls: type) -> bool:
-    """Whether what a base of records does is known: it keeps values, and runs code of subclasses in no other way."""
+    """Whether a class is pydantic's BaseModel, which runs no other code of subclasses."""
     return cls is _base_model()
 
 
 def is_known_type(cls: type) -> bool:
-    """Whether a class is of the metaclass of pydantic's models, which answers for them as type does."""
+    """Whether a class has the metaclass of pydantic's models, which answers like ``type``."""
     base = _base_model()
     return base is not None and type(cls) is type(base)
 

@@ -1,4 +1,4 @@
-"""Optimizers and schedulers as their parts: what torch's constructors would have made, made without them.
+"""Optimizers and schedulers as their parts, assembled without torch's constructors.
 
 An optimizer is its groups, its defaults, its state and its attributes; a scheduler is its attributes.
 """
@@ -44,16 +44,16 @@ _HOOKS = (
     "_optimizer_load_state_dict_pre_hooks",
     "_optimizer_load_state_dict_post_hooks",
 )
-# What the tables hold, what torch makes anew, and what it notes when a step is taken
+# Attributes in the tables, those that torch makes anew, and its note of a step
 OPTIMIZER_ATTRIBUTES = frozenset(
     ("param_groups", "state", "defaults", "_zero_grad_profile_name", "_opt_called", *_HOOKS)
 )
-_WARNED = "_warned_capturable_if_run_uncaptured"  # True from the beginning, but in what has no groups of its own
+_WARNED = "_warned_capturable_if_run_uncaptured"  # True from the start in optimizers with groups of their own
 _STATES: dict[str, Any] = {"dict": dict, "defaultdict": lambda: defaultdict(dict)}
 
 
 def is_data(value: Any) -> bool:
-    """Whether an option of a group, or an entry of a state, is data: plain, numbers, or a container of such."""
+    """Whether an option or an entry of a state is data: plain values, arrays, containers."""
     kind: Any = type(value)
     if kind in CONTAINERS:
         return all(map(is_data, [*value, *value.values()] if isinstance(value, dict) else value))
@@ -72,14 +72,14 @@ def is_own_of_training(obj: Any, name: str) -> bool:
 
 
 def hooks_of(optimizer: Any) -> list[str]:
-    """Return the names of the tables of hooks in which somebody has put one."""
+    """Return the names of the tables of hooks that have any."""
     return [name for name in _HOOKS if optimizer.__dict__.get(name)]
 
 
 def parameters_of(optimizer: Any) -> list[torch.Tensor]:
-    """Return the tensors that an optimizer knows: those in its groups in order, then others in its state.
+    """Return the tensors of an optimizer: those in groups in order, then others in its state.
 
-    No property of its class is run: an optimizer that only refers to another one's groups has none itself.
+    No property of its class runs: an optimizer that refers to the groups of another has none itself.
     """
     own = optimizer.__dict__
     found = {id(tensor): tensor for group in own.get("param_groups") or () for tensor in group["params"]}
@@ -119,7 +119,7 @@ def fill_optimizer(
     state : str
         The type of its state: ``dict`` or ``defaultdict``.
     hooked : bool
-        Whether an optimizer without groups has its class's ``step`` call hooks, as those with groups have.
+        Whether the class's ``step`` calls hooks, which it always does for optimizers with groups.
 
     Raises
     ------
@@ -170,12 +170,12 @@ def _wrong(made: Any, what: str) -> CompilationError:
 
 
 def track_steps(optimizer: Any) -> None:
-    """Let an optimizer note its steps, as a scheduler's constructor does: torch warns where the first one is missing.
+    """Track the steps of an optimizer, as a scheduler's constructor does; torch warns without.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        Left as it is where a scheduler has done so already, or where its ``step`` is no method of its class.
+        Unchanged if a scheduler did so already, or if its ``step`` is not a method of its class.
     """
     step: Any = static_of(type(optimizer), "step")
     if "step" in optimizer.__dict__ or type(step) is not types.FunctionType:

@@ -1,8 +1,8 @@
-"""Objects that hold what is made again at any time: a metric of torchmetrics its methods, wrapped, a config its cache.
+"""Attributes that a base class makes again: wrapped methods of a metric, a config's cache.
 
-Such a library's base class leaves these out of copies in ``__getstate__`` and makes them again in ``__setstate__``. A
-save leaves them out too, and a load has the base make them: its code is known, and no subclass has any in its place.
-Others refer back to what runs them, as a module of Lightning to its trainer: a load leaves them as they are before.
+The base class leaves them out of copies in ``__getstate__`` and makes them again in ``__setstate__``. A save leaves
+them out too, and a load has the base make them: its code is known, and no subclass overrides it. Other attributes refer
+back to the object's user, as a Lightning module to its trainer: a load sets them as they are before a run.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class _Base(NamedTuple):
     Attributes
     ----------
     module, name : str
-        Where it is.
+        Its module and name.
     methods : tuple of str
-        Of which it makes attributes of the same names.
+        The methods that it wraps in attributes of the same names.
     left_out : frozenset of str
         All attributes that it makes.
     code : tuple of str
-        What of its own code runs then.
+        The names of its own code that runs then.
     before : mapping of str to callable
-        What makes the values that attributes have before anything runs the object, where no code has to.
+        Functions that make the values of attributes before a run, where the base needs no code for it.
     """
 
     module: str
@@ -53,7 +53,7 @@ def _running(module: str, name: str, before: Mapping[str, Callable[[], Any]]) ->
     return _Base(module, name, (), frozenset(before), (), before)
 
 
-# The ids of a module's metrics are among it, which are others in another process
+# One of them has the ids of a module's metrics, which differ in another process
 _OF_TRAINERS: dict[str, Callable[[], Any]] = {
     **dict.fromkeys(("_trainer", "_fabric", "_metric_attributes", "_current_fx_name"), _nothing),
     "_fabric_optimizers": list,
@@ -80,7 +80,7 @@ _BASES = (
 
 @functools.cache
 def _base_of(cls: Any) -> tuple[_Base, Any] | None:
-    """Return what makes attributes of a class's objects, and its class; None for nearly all classes."""
+    """Return the known base of a class, and that base itself; None for nearly all classes."""
     for known in _BASES:
         base = vars(sys.modules[known.module]).get(known.name) if known.module in sys.modules else None
         if base is None or base not in cls.__mro__:
@@ -92,7 +92,7 @@ def _base_of(cls: Any) -> tuple[_Base, Any] | None:
 
 
 def left_out(cls: Any) -> frozenset[str]:
-    """Return the attributes of a class's objects that a load makes again, so that no save holds them."""
+    """Return the attributes of a class's objects that a load makes again; no save holds them."""
     found = _base_of(cls)
     return frozenset() if found is None else found[0].left_out
 

@@ -1,8 +1,8 @@
-"""What classes define that Python itself looks for: ``__del__``, ``__len__``, ``__reduce__`` and their like.
+"""Special methods, which Python calls by itself: ``__del__``, ``__len__`` and others.
 
-A load makes objects, fills them and puts them in their places. It calls nothing of them, so only what runs whatever is
-done with an object needs trust (``runs_when_made``). What is called when an object is gone through, compared, copied
-or computed with would run where a constructor does that: ``is_used_by_python`` tells of it.
+A load makes objects, fills them and puts them in their places. It calls none of their methods, so only those that run
+in any case need trust (``runs_when_made``). A constructor may iterate, compare, copy or compute with an object that it
+is given, and so run others (``is_used_by_python``).
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ __all__ = [
     "special_names",
 ]
 
-# A class with one of these says itself how its objects are made again
+# A class with one of these makes its objects again by code of its own
 OF_PICKLES = frozenset(("__reduce__", "__reduce_ex__"))
-# And with these, what of an object is in a copy of it, and how that is filled
+# And with one of these, it chooses the content of a copy, or fills it
 OF_COPIES = frozenset(("__getstate__", "__setstate__"))
 
-# What a class may define whose objects only hold values: none of it is called when such an object is used
+# Names that a class of plain values may define: Python calls none of them when such an object is used
 PASSIVE = frozenset(
     [
         *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__"),
@@ -57,26 +57,26 @@ PASSIVE = frozenset(
         *("__static_attributes__", "__str__", "__weakref__", "__flambe_recorded__"),
     ]
 )
-# And what the module enum gives to the classes of its members
+# And those that the module enum adds to its classes
 _OF_ENUMS = PASSIVE | {
     *("__and__", "__bool__", "__contains__", "__dir__", "__format__", "__invert__", "__iter__", "__len__", "__or__"),
     *("__rand__", "__reduce_ex__", "__ror__", "__rxor__", "__xor__"),
 }
-# What attrs and pydantic note in a class
+# Notes of attrs and pydantic in a class
 _OF_LIBRARIES = ("__attrs_", "__pydantic_", "__class_vars__", "__private_attributes__", "__signature__")
-# What runs whatever is done with an object: when it is looked at, or goes
+# Methods that run in any case: when an object is looked at, or deleted
 _ALWAYS = frozenset(("__del__", "__getattribute__", "__class__"))
-# What is called of a module that somebody compares, keeps in a set or sets an attribute of
+# Methods that run when a module is compared, kept in a set, or gets an attribute
 _OF_MODULES = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__"))
 
-# What copy and pickle call, to make the object that they fill: that of a named tuple only makes a tuple
+# copy and pickle call it to make the object that they fill; that of a named tuple only makes a tuple
 _OF_COPYING = frozenset(("__new__",))
 
-# Methods that classes of models have, and that no constructor calls of what it is given
+# Methods of models that no constructor calls on its arguments
 _OF_MODELS = frozenset(("forward", "extra_repr", "train", "eval", "dump_patches"))
 
 _METACLASSES: tuple[Any, ...] = (type, abc.ABCMeta, enum.EnumMeta, type(torch.Tensor), type(nn.Parameter))
-# What another metaclass may define: what is called when a class is made, called, changed, gone through or shown
+# Methods that another metaclass may define: for making, calling, changing, iterating or showing a class
 _OF_METACLASSES = frozenset(
     [
         *("__new__", "__init__", "__call__", "__prepare__", "__repr__", "__str__", "__dir__", "__setattr__"),
@@ -90,7 +90,7 @@ _OURS = ("flambe_save.", "typing.", "builtins.", "enum.", "abc.", "torch._C.", "
 
 
 def is_answered_by_type(cls: Any) -> bool:
-    """Whether what is asked of a class is answered as ``type`` does it, and by no code of a metaclass."""
+    """Whether a class answers as ``type`` does, without code of a metaclass."""
     kind: Any = type(cls)
     is_known = any(kind is known for known in _METACLASSES) or is_known_type(cls)
     return is_known or (type(kind) is type and _answers_as_type(kind))
@@ -98,7 +98,7 @@ def is_answered_by_type(cls: Any) -> bool:
 
 @functools.cache
 def _answers_as_type(kind: Any) -> bool:
-    """Whether a metaclass leaves to ``type`` what is asked of its classes: their names, what they hash and equal."""
+    """Whether a metaclass leaves the names, hashes and comparisons of its classes to ``type``."""
     others = [base for base in bases_of(kind) if base not in (*_METACLASSES, object)]
     return all(
         (name in _OF_METACLASSES or not (_is_special(name) or name in names_of(type)))
@@ -114,7 +114,7 @@ def _is_special(name: str) -> bool:
 
 @functools.cache
 def special_names(cls: Any) -> frozenset[str]:
-    """Return the names of what a class and its own bases define that Python itself may look for."""
+    """Return the special names that a class and its own bases define, which Python may look up."""
     return frozenset(
         name
         for base in own_bases(cls)
@@ -127,12 +127,12 @@ def special_names(cls: Any) -> frozenset[str]:
 
 
 def _is_usual_dict(value: Any, base: type) -> bool:
-    """Whether what gives the ``__dict__`` of objects is type's own; a copy of a class's names has that of the class."""
+    """Whether a class's descriptor of ``__dict__`` is type's own, made for the class."""
     return type(value) is types.GetSetDescriptorType and value.__objclass__ is base
 
 
 def own_bases(cls: Any) -> list[Any]:
-    """Return a class and its bases, without those of which it is known what they do when they are used."""
+    """Return a class and its bases, without those whose behaviour is known."""
     return [base for base in bases_of(cls)[:-1] if not _is_known(base)]
 
 
@@ -146,12 +146,12 @@ def _is_known(base: Any) -> bool:
 
 
 def runs_when_made(cls: Any) -> bool:
-    """Whether code of a class, or of its metaclass, may run whatever is done with its objects."""
+    """Whether code of a class or its metaclass runs even if its objects are only made."""
     return not is_answered_by_type(cls) or _runs_always(cls)
 
 
 def says_its_class(cls: Any) -> bool:
-    """Whether code of a class runs when one of its objects is asked for its class, as lazy objects make theirs then."""
+    """Whether reading the ``__class__`` of an object runs its code, as lazy objects do."""
     return not is_answered_by_type(cls) or not special_names(cls).isdisjoint(("__class__", "__getattribute__"))
 
 
@@ -163,7 +163,7 @@ def _runs_always(cls: Any) -> bool:
 
 @functools.cache
 def is_used_by_python(cls: Any) -> bool:
-    """Whether code of a class runs when its object is only handed to something, as to be copied or gone through."""
+    """Whether code of a class may run when a function copies, compares or iterates its object."""
     names = {name for name in special_names(cls) if not name.startswith(_OF_LIBRARIES)}
     if issubclass(cls, nn.Module):
         return not names <= (PASSIVE - _OF_MODULES - _OF_COPYING) | {"__call__"}
@@ -174,10 +174,10 @@ def is_used_by_python(cls: Any) -> bool:
 
 @functools.cache
 def is_used_by_torch(cls: Any) -> bool:
-    """Whether code of a class runs when a constructor of torch's is given its object, and asks that what it is.
+    """Whether code of a class may run when a constructor of torch's gets its object.
 
-    A property may stand where an attribute is, or the class goes through its modules in its own way. A constructor
-    that is given a scheduler has it take its first step.
+    A property may replace an attribute, or the class may iterate over its modules in its own way. A constructor that
+    takes a scheduler has it take its first step.
     """
     own = [(name, value) for base in own_bases(cls) for name, value in names_of(base).items() if not _is_special(name)]
     if issubclass(cls, LRScheduler):
@@ -190,12 +190,12 @@ def is_used_by_torch(cls: Any) -> bool:
 
 
 def is_method(cls: Any, name: str) -> bool:
-    """Whether a class has a method of a name, which an attribute of an object would replace."""
+    """Whether a class has a method of a name, which an object's attribute would replace."""
     return callable(static_of(cls, name))
 
 
 def leaves_out(obj: Any) -> bool:
-    """Whether the class of an object says itself what a copy holds, and that is not all that the object does."""
+    """Whether the ``__getstate__`` of an object leaves out some of its attributes."""
     cls: Any = type(obj)
     if "__getstate__" not in special_names(cls):
         return False
@@ -203,14 +203,14 @@ def leaves_out(obj: Any) -> bool:
     try:
         state = obj.__getstate__()
         return type(state) is not dict or any(_is_missing(value, name, state) for name, value in own.items())
-    except Exception:  # whatever its code raises
+    except Exception:  # from its own code
         return True
 
 
 def _is_missing(value: Any, name: str, state: Mapping[str, Any]) -> bool:
-    """Whether a copy does not hold an attribute as it is, or one that is equal; None is nothing to miss.
+    """Whether a copy lacks an attribute, or has a value that is not equal; None may be missing.
 
-    Of a weak reference, which no pickle takes, it may hold the object.
+    In place of a weak reference, which no pickle takes, it may hold the object.
     """
     other = state.get(name)
     value = value() if type(value) is weakref.ref and other is not value else value

@@ -1,8 +1,8 @@
-"""Objects that are the sum of their parts: taken apart, and put together again without running their classes' code.
+"""Values taken apart into fields and made of them again, without code of their class.
 
 Dataclasses, named tuples, members of enumerations, the standard library's plain containers and numbers, bound
-methods and weak references. A config holds them as a class and its parts; a load needs no trust for them, only that
-their class is imported.
+methods and weak references. A config holds a class and its parts; a load needs no trust for them, only their class
+imported.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MAX_PATTERN = 1000
 
 
 class _Kind(NamedTuple):
-    """How one class is taken apart, and put together again from parts whose names are checked."""
+    """The functions that take one class apart and make it again of parts with checked names."""
 
     take: Callable[[Any], Parts]
     make: Callable[..., Any]
@@ -59,7 +59,7 @@ def _items(value: Mapping[Any, Any]) -> list[list[Any]]:
 
 
 def _take_mapping(value: Any) -> Parts:
-    """Return the items of a mapping, and the attributes that were set on it, as ``_metadata`` of a ``state_dict``."""
+    """Return the items and attributes of a mapping: a ``state_dict`` has ``_metadata``."""
     own = {name: held for name, held in vars(value).items() if not is_note(name)}
     return {"items": _items(value), **({"attributes": own} if own else {})}
 
@@ -71,9 +71,9 @@ def _make_mapping(kind: Any, items: Any, attributes: Any = None) -> Any:
 
 
 def _exactly(value: Any, *kinds: type) -> Any:
-    """Refuse what is of another type, if only derived: it may answer itself what is asked of it."""
+    """Return a value of one of the types; refuse others, even derived ones, which may run code."""
     if type(value) not in kinds:
-        raise ValueError(f"a {type(value).__qualname__} is no {kinds[0].__name__}")
+        raise ValueError(f"a {type(value).__qualname__} is not a {kinds[0].__name__}")
     return value
 
 
@@ -82,7 +82,7 @@ def _is_function(value: Any) -> bool:
 
 
 def _function(value: Any) -> Any:
-    """Refuse objects that can be called: what is called later was named by ``!type`` or ``!function``."""
+    """Return a function or class, named by ``!type`` or ``!function``; refuse other callables."""
     if not _is_function(value):
         raise ValueError(f"a {type(value).__qualname__} is neither a function nor a class")
     return value
@@ -91,7 +91,7 @@ def _function(value: Any) -> Any:
 def _namespace(cls: Any, parts: Parts) -> Any:
     special = [name for name in parts if name.startswith("__")]
     if special:  # copy and pickle look these up on the object
-        raise ValueError(f"{special[0]!r} is no attribute of a namespace")
+        raise ValueError(f"{special[0]!r} is not an attribute of a namespace")
     return cls(**parts)
 
 
@@ -100,15 +100,15 @@ def _take_method(method: types.MethodType) -> Parts:
 
 
 def _method(object: Any, name: Any) -> types.MethodType:
-    """Bind a method of an object's class; nothing is called, and nothing of the object looked into."""
+    """Bind a method of an object's class without calling code or reading the object."""
     function = method_of(type(object), name) if type(name) is str and not isinstance(object, type) else None
     if function is None:
-        raise ValueError(f"a {type(object).__qualname__} has no method {shown(name)[:80]} that a config may hand on")
+        raise ValueError(f"a {type(object).__qualname__} has no method {shown(name)[:80]} that a config may name")
     return types.MethodType(function, object)
 
 
 class _Gone:
-    """What a weak reference referred to once."""
+    """The deleted target of a weak reference."""
 
 
 def _weak(object: Any) -> weakref.ref[Any]:
@@ -165,7 +165,7 @@ _KINDS: dict[type, _Kind] = {
     weakref.ref: _Kind(lambda value: {"object": value()}, _weak),
 }
 _OF_SCALARS = frozenset((datetime.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID, re.Pattern))
-# Of these, those that are no more than a reference to an object, their part "object", which is elsewhere
+# Those that only refer to an object, their part "object", which is elsewhere
 POINTERS = frozenset((types.MethodType, weakref.ref))
 
 
@@ -176,15 +176,15 @@ def is_made_of_parts(cls: Any) -> bool:
     """
     if cls in _KINDS:
         return True
-    return is_sum_of_parts(cls) and builder_of(cls) is None  # that adapter looks at arguments, and calls constructors
+    return is_sum_of_parts(cls) and builder_of(cls) is None  # a Builder checks arguments, and calls constructors
 
 
 @functools.cache
 def is_sum_of_parts(cls: Any) -> bool:
-    """Whether objects of a class are fields, items or members and no more, whoever builds them."""
+    """Whether objects of a class are fields, items or members alone; Builders do not count."""
     if runs_when_made(cls) or has_static(cls, "__flambe_adapter__"):
         return False
-    if issubclass(cls, enum.Enum):  # a metaclass may have its own way to find a combination of flags
+    if issubclass(cls, enum.Enum):  # a metaclass may look up a combination of flags by its own code
         is_usual = type(cls) is enum.EnumMeta or not issubclass(cls, enum.Flag)
         return is_usual and not any("_missing_" in vars(base) for base in own_bases(cls))
     if is_named_tuple(cls) or is_derived(cls):
@@ -195,7 +195,7 @@ def is_sum_of_parts(cls: Any) -> bool:
 
 
 def parts_of(obj: Any) -> Parts | None:
-    """Return the parts of an object, shared with it, or None where it is more than their sum."""
+    """Return the parts of an object, shared with it; None if it is more than these."""
     cls: Any = type(obj)
     if not is_made_of_parts(cls):
         return None
@@ -225,21 +225,21 @@ def parts_of(obj: Any) -> Parts | None:
         try:
             parts[field.name] = own[field.name] if field.name in own else held_slot(obj, field.name)
         except AttributeError:
-            continue  # a field that nobody has set, or that a property of the class computes
-    # What it was given beyond its fields is part of it too
+            continue  # a field that is not set, or that a property computes
+    # Attributes beyond its fields are parts too
     others = {name: value for name, value in own.items() if name not in parts}
     return {**parts, **{name: value for name, value in others.items() if not is_note(name)}}
 
 
 def _is_in_class(cls: Any, field: Field) -> bool:
-    """Whether an object that has no such field itself has its default from the class."""
+    """Whether an object without a field of its own has the default from the class."""
     return inspect.getattr_static(cls, field.name, NO_DEFAULT) is field.default is not NO_DEFAULT
 
 
 def from_parts(cls: type, parts: Mapping[str, Any]) -> Any:
-    """Put an object together. Inverse of :func:`parts_of`; neither ``__init__`` nor ``__post_init__`` is run.
+    """Make an object of its parts without ``__init__``. Inverse of :func:`parts_of`.
 
-    A field that is new since has its default.
+    A field that is missing in the parts has its default.
 
     Raises
     ------
@@ -248,7 +248,7 @@ def from_parts(cls: type, parts: Mapping[str, Any]) -> Any:
     """
     try:
         if cls in _OF_SCALARS and not all(type(part) in (int, float, str, bytes) for part in parts.values()):
-            raise ValueError("its parts are texts and numbers")  # others say themselves what they are as such
+            raise ValueError("its parts are texts and numbers")  # others convert themselves by their own code
         if cls in _KINDS:
             return _KINDS[cls].make(**parts)
         if issubclass(cls, enum.Enum):
@@ -258,7 +258,7 @@ def from_parts(cls: type, parts: Mapping[str, Any]) -> Any:
         return _named_tuple(cls, parts) if issubclass(cls, tuple) else _dataclass(cls, parts)
     except CompilationError:
         raise
-    except Exception as error:  # whatever parts of the wrong kinds make these raise
+    except Exception as error:  # parts of wrong kinds may raise anything
         raise CompilationError(
             f"{cls.__module__}.{cls.__qualname__} cannot be made of its parts {sorted(parts)}: {str(error)[:200]}",
             fix="The class may have changed since the config was written; edit one or the other.",
@@ -280,7 +280,7 @@ def _member(cls: type[enum.Enum], *, name: Any = None, value: Any = None) -> Any
         return cls._member_map_[name]
     is_plain = static_of(cls, "_member_type_") in (object, int)  # another would make the member itself
     if not issubclass(cls, enum.Flag) or type(value) is not int or not is_plain:
-        raise ValueError(f"{shown(value)[:80]} is no member")
+        raise ValueError(f"{shown(value)[:80]} is not a member")
     return cls(value)
 
 
@@ -297,7 +297,7 @@ def _dataclass(cls: Any, parts: Mapping[str, Any]) -> Any:
     values = dict(parts)
     for field in fields_of(cls):
         if field.name not in values and (type(field.default) is property or _is_in_class(cls, field)):
-            continue  # it stands in the class in place of the field
+            continue  # the class has it in place of the field
         if field.name not in values and field.default is not NO_DEFAULT:
             values[field.name] = field.default
         elif field.name not in values and any(field.factory is kind for kind in (list, dict, set, tuple)):
@@ -310,7 +310,7 @@ def _dataclass(cls: Any, parts: Mapping[str, Any]) -> Any:
 
 
 def set_part(obj: Any, name: str, value: Any) -> None:
-    """Set an attribute of an object that is made of parts, frozen or not; no setter of its class is run.
+    """Set an attribute of an object made of parts, frozen or not, without a setter of its class.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Objects that only wrap another: modules, to compile them or to spread them over devices, and what trains them there.
+"""Wrappers of modules, optimizers and schedulers, for compiling or for several devices.
 
-A save is of what they wrap.
+A save holds the objects inside them.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def _name_for(cls: Any) -> str | None:
 
 
 def _inner_name(obj: Any) -> str | None:
-    """Return the name under which a wrapper keeps what it wraps; None for what is no wrapper."""
+    """Return the attribute in which a wrapper keeps its object; None for others."""
     cls: Any = type(obj)
     return _name_for(cls)
 
 
 def unwrapped(obj: Any) -> Any:
-    """Return the object that a wrapper is around, however many there are; anything else as it is."""
+    """Return the object inside any number of wrappers; an object without one itself."""
     seen: set[int] = set()
     while (name := _inner_name(obj)) is not None and id(obj) not in seen:
         own = obj.__dict__
@@ -57,7 +57,7 @@ def unwrapped(obj: Any) -> Any:
 
 
 def plain_keys(module: torch.nn.Module, keys: Iterable[str]) -> dict[str, str]:
-    """Return what keys and prefixes of a module's ``state_dict`` are without the wrappers in it: key -> plain key."""
+    """Map keys and prefixes of a module's ``state_dict`` to the same without wrappers in them."""
     plain = {key: key for key in keys}
     modules = modules_in(module) if plain else []
     wrappers = [(path, name) for path, inner in modules if (name := _inner_name(inner))]
@@ -72,7 +72,7 @@ def plain_keys(module: torch.nn.Module, keys: Iterable[str]) -> dict[str, str]:
 
 
 def wrapped_keys(module: torch.nn.Module, keys: Iterable[str]) -> dict[str, str]:
-    """Return what saved keys are called in a module: plain key, or one of a compiled module -> key here.
+    """Map saved keys, plain or of a compiled module, to the keys that a module has for them.
 
     Inverse of :func:`plain_keys`, for keys that the module has.
     """

@@ -1,7 +1,7 @@
-"""Values: the plain Python and torch values that a config holds by tags of its own, exactly: ``!tuple [3, 3]``.
+"""Values of Python and torch that a config holds by tags of their own: ``!tuple [3, 3]``.
 
-Each row says how a type becomes plain YAML and back. YAML's own types (null, bool, int, float, str, list, dict,
-binary) are yaml.py's; what is in neither goes to the stash.
+Each row converts a type to plain YAML and back. scalars.py has YAML's own types (null, bool, int, float, str, binary);
+values of other types go to the stash.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_RANGE = 1 << 20
 
 
 class Value(NamedTuple):
-    """How one type is written: ``plain`` gives a str, a list or a dict; ``build`` takes it back."""
+    """One type: ``plain`` converts a value to a str or a list, and ``build`` back."""
 
     tag: str
     type: type
@@ -35,7 +35,7 @@ class Value(NamedTuple):
 def _dtype(name: str) -> torch.dtype:
     found = vars(torch).get(name)  # torch imports some of its modules when getattr asks for them
     if not isinstance(found, torch.dtype):
-        raise ConfigError(f"{name[:80]!r} is no torch dtype")
+        raise ConfigError(f"{name[:80]!r} is not a torch dtype")
     return found
 
 
@@ -47,9 +47,9 @@ def _range(plain: Any) -> range:
 
 
 def fits(value: Any) -> bool:
-    """Whether a value of one of these types is written by its tag: a class given a range may well walk through it.
+    """Whether a value of one of these types is written by its tag.
 
-    A mapping that has attributes, as a ``state_dict`` has, is more than its items.
+    A long range is not: a class may iterate over it. Nor is a mapping with attributes, such as a ``state_dict``.
     """
     if isinstance(value, OrderedDict):
         return not vars(value)
@@ -62,22 +62,16 @@ def _list(plain: Any) -> list[Any]:
     return plain
 
 
+def _limits(value: range | slice) -> list[Any]:
+    return [value.start, value.stop, value.step]
+
+
 _VALUES = (
     Value("tuple", tuple, list, lambda plain: tuple(_list(plain))),
     Value("set", set, ordered, lambda plain: set(_list(plain))),
     Value("frozenset", frozenset, ordered, lambda plain: frozenset(_list(plain))),
-    Value(
-        "range",
-        range,
-        lambda value: [value.start, value.stop, value.step],
-        _range,
-    ),
-    Value(
-        "slice",
-        slice,
-        lambda value: [value.start, value.stop, value.step],
-        lambda plain: slice(*_list(plain)),
-    ),
+    Value("range", range, _limits, _range),
+    Value("slice", slice, _limits, lambda plain: slice(*_list(plain))),
     Value("complex", complex, str, complex),
     Value("odict", OrderedDict, lambda value: [list(item) for item in value.items()], OrderedDict),
     Value("path", type(pathlib.Path()), str, pathlib.Path),
@@ -91,7 +85,7 @@ BY_TAG = {value.tag: value for value in _VALUES}
 
 
 def is_plain_key(key: Any) -> bool:
-    """Whether a key, or a set's item, is one when the config is read, before anything is built."""
+    """Whether a key, or a set's item, can be read from a config before anything is built."""
     if type(key) in (tuple, frozenset):
         return all(map(is_plain_key, key))
     return type(key) in PLAIN or (type(key) in BY_TYPE and type(key) is not range)

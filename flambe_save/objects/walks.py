@@ -1,4 +1,4 @@
-"""Walks over modules and what they hold: without recursion, and without a method of their classes."""
+"""Walks over modules and their tensors, without recursion or methods of their classes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["everywhere", "inside_itself", "module_at", "modules_in", "named_tens
 
 
 def module_at(module: Any, path: str) -> Any:
-    """Return the module at a dotted path inside another, that itself where the path is empty; None if there is none."""
+    """Return the module at a dotted path inside another; None without one."""
     for name in path.split(".") if path else ():
         module = module.__dict__["_modules"].get(name) if isinstance(module, nn.Module) else None
     return module
 
 
 def modules_in(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return ``named_modules()`` as a list, in a time that does not grow with the depth of each."""
+    """Return ``named_modules()`` as a list, in time that does not depend on depth."""
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
     waiting = [("", module)]
@@ -38,7 +38,7 @@ def modules_in(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def everywhere(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules inside a module at each of their places; no method of their classes is called."""
+    """Yield the modules inside a module, at each of their places."""
     waiting = [("", module)]
     while waiting:
         path, inner = waiting.pop()
@@ -48,7 +48,7 @@ def everywhere(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the parameters and buffers of a module and those inside it; no method of their classes is called."""
+    """Yield the parameters and buffers of a module and of those inside it."""
     for path, inner in modules_in(module):
         begin = f"{path}." if path else ""
         for table in (inner._parameters, inner._buffers):
@@ -56,15 +56,15 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def inside_itself(root: Any, children: Callable[[Any], Iterable[Any]], most: int | None = None) -> Any:
-    """Return something that is inside itself; None where nothing is.
+    """Return an object that is inside itself; None without one.
 
     Parameters
     ----------
     root : object
     children : callable
-        Returns what an object holds.
+        The objects in an object.
     most : int, optional
-        How many may be inside each other.
+        The number of objects that may be inside each other.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The skeleton of a module: a copy without the weights that the state holds, for the stash of a save."""
+"""Copies of modules without the weights that the state holds, for the stash of a save."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["skeleton"]
 def skeleton(
     module: torch.nn.Module, holds: Callable[[torch.Tensor], bool], path: str, memo: dict[int, Any]
 ) -> torch.nn.Module:
-    """Return a copy of a module in which tensors that the state holds are one zero, repeated.
+    """Return a copy of a module in which tensors that the state holds are an expanded zero.
 
-    They have their shapes and types and can be computed with, take no memory, and are given some by a load.
+    They keep their shapes and types, work in computations, and take no memory; a load gives them some.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Left as it is.
+        Unchanged.
     holds : callable
         Whether the state holds a tensor.
     path : str
         Where in the object the module is, for messages.
     memo : dict
-        As that of :func:`copy.deepcopy`: what skeletons with one memo share, they share.
+        As that of :func:`copy.deepcopy`: copies with the same memo share the objects that their modules share.
 
     Raises
     ------
@@ -44,11 +44,11 @@ def skeleton(
             memo[id(tensor)] = torch.nn.Parameter(zeros, tensor.requires_grad) if is_parameter else zeros
     for inner in module.modules():
         for value in vars(inner).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:  # what a hook has computed, and will again
+            if isinstance(value, torch.Tensor) and not value.is_leaf:  # a hook computed it, and will again
                 memo.setdefault(id(value), value.detach().clone())
     try:
         return copy.deepcopy(module, memo)
-    except Exception as error:  # whatever is in a module
+    except Exception as error:  # from any object in the module
         raise UnsupportedObjectError(
             f"{path}, a {type(module).__qualname__}, cannot be copied without its weights: "
             f"{type(error).__name__}: {str(error)[:200]}",

@@ -398,7 +398,7 @@ def test_a_shared_list_is_recorded_as_one_list() -> None:
         ("!set [[1]]", "line 1: !set cannot hold"),
         ("!tuple abc", "line 1: a list is needed"),
         ("!range [1, 2, 0]", "line 1: !range cannot hold"),
-        ("!torch.dtype load", "line 1: 'load' is no torch dtype"),
+        ("!torch.dtype load", "line 1: 'load' is not a torch dtype"),
         ("!torch.device nowhere", "line 1: !torch.device cannot hold"),
         ("!torch.Size [a]", "line 1: !torch.Size cannot hold"),
         ("!@ [a]", "line 1: the tag '!@' takes a scalar"),

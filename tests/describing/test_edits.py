@@ -1132,7 +1132,7 @@ def test_names_that_python_looks_up_are_refused(kind: str, table: str, tmp_path:
     model = KINDS[kind]()
     value = {"module": nn.ReLU(), "parameter": nn.Parameter(torch.ones(1)), "buffer": torch.ones(1)}[table]
     (model.add_module if table == "module" else getattr(model, f"register_{table}"))("__x__", value)
-    with pytest.raises(UnsupportedObjectError, match=rf"has '__x__' among its {table}s, a name that no load gives"):
+    with pytest.raises(UnsupportedObjectError, match=rf"has '__x__' among its {table}s, a name that no load accepts"):
         save(model, tmp_path / "save")
     assert not (tmp_path / "save").exists()
 
