@@ -20,16 +20,16 @@ PACKAGE = Path(flambe_save.__file__).parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
-    "first line: What, How, Who, That, Where": 50,
-    "first line: over 90 characters": 548,
-    "Return what": 81,
-    "is no (for: is not a)": 98,
-    "whoever": 19,
-    "somebody": 13,
-    "nobody": 15,
-    "told, tells of": 34,
-    "to be had": 4,
-    "gone into": 16,
+    "first line: What, How, Who, That, Where": 31,
+    "first line: over 90 characters": 395,
+    "Return what": 57,
+    "is no (for: is not a)": 83,
+    "whoever": 16,
+    "somebody": 9,
+    "nobody": 11,
+    "told, tells of": 20,
+    "to be had": 3,
+    "gone into": 8,
     "page: sentence over 35 words": 9,
 }
 
