@@ -10,7 +10,7 @@ from flambe_save.errors import Finding, UnsupportedObjectError
 from flambe_save.formats import Plan
 from flambe_save.layout import CONFIG_FILE, STASH_FILE
 from flambe_save.loading import ask_of_config, door_to
-from flambe_save.pt import HeldSource, LoadOptions
+from flambe_save.pt import LoadOptions, MemorySource
 from flambe_save.questions import EVERYTHING, pickled
 from flambe_save.registry import CODECS
 from flambe_save.schema.audit import may_ask
@@ -76,7 +76,7 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan) -> Needs:
         if name.endswith(STASH_FILE):
             inside += sum(item.nbytes() for item in draft.storages)
         if draft.size <= _READ:
-            CODECS[plan.codec].load(HeldSource(bytearray(bytes(draft))), LoadOptions(audit, file=name))
+            CODECS[plan.codec].load(MemorySource(bytearray(bytes(draft))), LoadOptions(audit, file=name))
             _check_possible(audit.findings, name, draft.opaque)
         else:
             audit.decide(pickled(unknown_globals(draft.pickled)), file=name)

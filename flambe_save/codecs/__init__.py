@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from flambe_save.codecs.outline import HeldOutline, Outline, type_name
+from flambe_save.codecs.lazy_values import LazyFile, LazyValues, type_name
 from flambe_save.codecs.pickle import PickleCodec
 from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.referring import check_referring, dump_referring, load_referring
@@ -19,8 +19,8 @@ from flambe_save.pt import Draft, DumpOptions, LoadOptions, Source
 __all__ = [
     "IMPOSSIBLE",
     "Codec",
-    "HeldOutline",
-    "Outline",
+    "LazyValues",
+    "LazyFile",
     "PickleCodec",
     "Placer",
     "TorchCodec",

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, TypeGuard
 
 from flambe_save.codecs.numpy_types import check
-from flambe_save.codecs.rebuild import check_key
+from flambe_save.codecs.safe_globals import check_key
 from flambe_save.state import State
 
-__all__ = ["CarefulUnpickler", "Inert", "PythonUnpickler", "is_inert_class"]
+__all__ = ["CarefulUnpickler", "Placeholder", "PythonUnpickler", "is_placeholder_class"]
 
 # The machine in Python, not the one in C: only there can be said what a BUILD may do, and to what
 PythonUnpickler: Any = pickle._Unpickler
@@ -28,7 +28,7 @@ class CarefulUnpickler(PythonUnpickler):  # type: ignore[misc]
 
     def may_fill(self, item: Any) -> bool:
         """Whether an opcode may put items into something."""
-        return type(item) in (list, set, dict, OrderedDict, State) or isinstance(item, Inert)
+        return type(item) in (list, set, dict, OrderedDict, State) or isinstance(item, Placeholder)
 
     def load_setitem(self) -> None:
         self._check_filled(self.stack[-3], self.stack[-2:-1])
@@ -77,7 +77,7 @@ class CarefulUnpickler(PythonUnpickler):  # type: ignore[misc]
         dispatch[_code[0]] = load_extension
 
 
-class Inert(dict):  # type: ignore[type-arg]
+class Placeholder(dict):  # type: ignore[type-arg]
     """Takes the place of something that is not to be made: any construction and any state, and nothing happens.
 
     Attributes
@@ -94,8 +94,8 @@ class Inert(dict):  # type: ignore[type-arg]
     is_class: ClassVar[bool] = False
     is_filled = True
 
-    def __new__(cls, *arguments: Any, **others: Any) -> Inert:
-        classes = (item for item in arguments if is_inert_class(item))
+    def __new__(cls, *arguments: Any, **others: Any) -> Placeholder:
+        classes = (item for item in arguments if is_placeholder_class(item))
         return dict.__new__(next(classes, cls))
 
     def __init__(self, *arguments: Any, **others: Any) -> None:
@@ -104,8 +104,8 @@ class Inert(dict):  # type: ignore[type-arg]
     def __setstate__(self, state: Any) -> None:
         pass
 
-    def __call__(self, *arguments: Any) -> Inert:
-        result = Inert()
+    def __call__(self, *arguments: Any) -> Placeholder:
+        result = Placeholder()
         result.is_filled = False
         return result
 
@@ -122,6 +122,6 @@ class Inert(dict):  # type: ignore[type-arg]
         """Take a set's item."""
 
 
-def is_inert_class(item: Any) -> TypeGuard[type[Inert]]:
+def is_placeholder_class(item: Any) -> TypeGuard[type[Placeholder]]:
     """Whether something stands for a class or a function."""
-    return isinstance(item, type) and issubclass(item, Inert)
+    return isinstance(item, type) and issubclass(item, Placeholder)

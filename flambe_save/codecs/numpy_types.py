@@ -13,7 +13,7 @@ from typing import Any, cast
 
 __all__ = [
     "ARRAY",
-    "Dtype",
+    "DtypeProxy",
     "ExtensionType",
     "array_from_buffer",
     "build_array",
@@ -41,7 +41,7 @@ def is_shape(value: Any) -> bool:
 ARRAY = object()  # stands for the class numpy.ndarray, which arrays name and which nothing here calls
 
 
-class Dtype:
+class DtypeProxy:
     """Stands for a numpy type until the pickle has told its state: numpy believes any, and crashes on some.
 
     Parameters

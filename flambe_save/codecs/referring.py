@@ -11,18 +11,18 @@ import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flambe_save.codecs.careful import Inert
+from flambe_save.codecs.careful import Placeholder
 from flambe_save.codecs.data import say_what, to_data
 from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.pickling import REFERENCE, elsewhere_of, pickled_once, unpicklable
 from flambe_save.codecs.placement import Placer
-from flambe_save.codecs.rebuild import data_global
+from flambe_save.codecs.safe_globals import data_global
 from flambe_save.codecs.torch_reading import persistent_storages, reading_storages
 from flambe_save.codecs.trusting import as_load_errors, trusting_module
 from flambe_save.codecs.unpickler import DataUnpickler
 from flambe_save.errors import CorruptSaveError
 from flambe_save.pt.options import DumpOptions, LoadOptions
-from flambe_save.pt.sources import HeldSource
+from flambe_save.pt.sources import MemorySource
 from flambe_save.pt.zip_reader import Records, is_zip
 from flambe_save.pt.zip_writer import zip_of
 from flambe_save.state import Referring, Stash
@@ -78,7 +78,7 @@ def check_referring(data: bytes, options: LoadOptions) -> None:
         DataUnpickler(
             _pickle_in(records),
             options.trust,
-            storage_of=lambda pid: Inert() if _is_reference(pid) else storage_of(pid),
+            storage_of=lambda pid: Placeholder() if _is_reference(pid) else storage_of(pid),
             node=options.node,
             file=options.file,
         ).unpickle()
@@ -133,8 +133,8 @@ def _is_reference(pid: Any) -> bool:
     return isinstance(pid, tuple) and len(pid) == 2 and pid[0] == REFERENCE
 
 
-def _records(data: Any, options: LoadOptions) -> tuple[Records, HeldSource]:
-    source = HeldSource(bytearray(data)) if isinstance(data, bytes) else None
+def _records(data: Any, options: LoadOptions) -> tuple[Records, MemorySource]:
+    source = MemorySource(bytearray(data)) if isinstance(data, bytes) else None
     if source is None or not is_zip(source):
         raise CorruptSaveError("what refers to others is no torch file", node=options.node, file=options.file)
     return Records(source, options), source

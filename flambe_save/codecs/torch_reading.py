@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-from flambe_save.codecs.careful import CarefulUnpickler, Inert
+from flambe_save.codecs.careful import CarefulUnpickler, Placeholder
 from flambe_save.codecs.dense import DTYPES as DENSE_TYPES
 from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.placement import Placer
-from flambe_save.codecs.rebuild import DTYPES, UNTYPED
+from flambe_save.codecs.safe_globals import DTYPES, UNTYPED
 from flambe_save.codecs.storages import storage_of
 from flambe_save.codecs.unpickler import DataUnpickler
 from flambe_save.errors import CorruptSaveError, UnknownFormatError
@@ -24,7 +24,7 @@ from flambe_save.layout import LEGACY_TORCH, what_it_is
 from flambe_save.pt.dense import PlainState, load_plain
 from flambe_save.pt.opcodes import broken_pickle, pickle_end
 from flambe_save.pt.options import LoadOptions
-from flambe_save.pt.sources import HeldSource, Source
+from flambe_save.pt.sources import MemorySource, Source
 from flambe_save.pt.zip_reader import ZIP_MAGIC, Records, is_zip
 
 __all__ = [
@@ -119,7 +119,7 @@ def reading_storages(records: Records, source: Source, options: LoadOptions, pla
                 found = torch.UntypedStorage(size, device=device)  # type: ignore[no-untyped-call]
             else:
                 found = storage_of(source, start, start + size, device)
-            if options.is_verified and not options.is_vouched_for:
+            if options.is_verified and not options.checksums_known:
                 records.check(f"data/{key}")
             found = storages[key] = place(found, location) if callable(options.map_location) else found
         return found
@@ -191,12 +191,12 @@ class _Collector(CarefulUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name == "UntypedStorage":
             return UNTYPED
-        return DTYPES.get(f"{module}.{name}", Inert)
+        return DTYPES.get(f"{module}.{name}", Placeholder)
 
     def persistent_load(self, pid: Any) -> Any:
         kind, key, _, _ = _checked_pid(pid[:5])
         self._needed[key] = kind
-        return Inert()
+        return Placeholder()
 
 
 def _checked_pid(pid: Any) -> tuple[Any, str, str, int]:
@@ -246,6 +246,6 @@ def _storage_in(data: Any, options: LoadOptions) -> Any:
         raise pickle.UnpicklingError("a nested torch file that is no bytes")
     is_torch = data[:4] == ZIP_MAGIC or LEGACY_TORCH in data[:32]
     check(is_torch, "a nested torch file that is none")
-    found = load_data(HeldSource(bytearray(data)), replace(options, is_vouched_for=False), is_nested=True)
+    found = load_data(MemorySource(bytearray(data)), replace(options, checksums_known=False), is_nested=True)
     check(isinstance(found, (torch.UntypedStorage, torch.storage.TypedStorage)), "a nested torch file of no storage")
     return found

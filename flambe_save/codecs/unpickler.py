@@ -1,4 +1,4 @@
-"""DataUnpickler: a careful unpickler that finds only what is data (rebuild.py), or what the caller trusts."""
+"""DataUnpickler: a careful unpickler that finds only what is data (safe_globals.py), or what the caller trusts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from flambe_save import questions
-from flambe_save.codecs.careful import CarefulUnpickler, Inert, PythonUnpickler, is_inert_class
+from flambe_save.codecs.careful import CarefulUnpickler, Placeholder, PythonUnpickler, is_placeholder_class
 from flambe_save.codecs.data import EXTENSION_TYPES
 from flambe_save.codecs.foreseen import cannot_take, find_named, home_of, is_class_name, makes_its_own
 from flambe_save.codecs.naming import find_in_script
-from flambe_save.codecs.numpy_types import Dtype, build_array, check, holds_objects
-from flambe_save.codecs.rebuild import Stand, data_global, holds_stand_in, real_classes
+from flambe_save.codecs.numpy_types import DtypeProxy, build_array, check, holds_objects
+from flambe_save.codecs.safe_globals import SafeCallable, data_global, holds_stand_in, real_classes
 from flambe_save.errors import FlambeSaveError, LimitError, LoadError
 from flambe_save.pt.opcodes import broken_pickle, globals_of, pickle_end, present_name
 from flambe_save.questions import Question
@@ -45,7 +45,7 @@ _MOST_STAND_INS = 1000  # classes that an audit makes, each a thousand times lar
 
 
 class DataUnpickler(CarefulUnpickler):
-    """An unpickler that finds only what is listed in rebuild.py, or what the caller trusts.
+    """An unpickler that finds only what is listed in safe_globals.py, or what the caller trusts.
 
     What a pickle may set attributes of is a mapping, a numpy type or array that it has just made, or an object of a
     trusted class; keys are measured before they are hashed; and what copies bytes does so within a budget.
@@ -88,10 +88,10 @@ class DataUnpickler(CarefulUnpickler):
         self._expanded = 0
         self._listed: set[str] | None = None  # the names that were put to the trust
         self._used_trust = False
-        self._types: dict[int, tuple[Dtype, int]] = {}  # that have no state yet, and how much was memoized before
+        self._types: dict[int, tuple[DtypeProxy, int]] = {}  # that have no state yet, and how much was memoized before
         self._moved: set[type] = set()  # classes that were found by another name
         self._made: dict[int, Any] = {}  # by their ids, what trusted functions have made
-        self._stand_ins: dict[str, type[Inert]] = {}
+        self._stand_ins: dict[str, type[Placeholder]] = {}
         self._found: dict[str, Any] = {}  # by these names, what this process has of them
         self._known = len(trust.findings or ())  # what an audit had found before
 
@@ -122,7 +122,7 @@ class DataUnpickler(CarefulUnpickler):
                 if self._trust.trusted:  # nothing of what is trusted is made before the rest is known to be trusted too
                     self._refuse_unknown(globals_of(self._rest()))
                 value = self.load()
-                if is_inert_class(value):
+                if is_placeholder_class(value):
                     value = value()
             if codes <= _HARMLESS - _SHARING:
                 return value
@@ -135,7 +135,7 @@ class DataUnpickler(CarefulUnpickler):
         except Exception as error:
             if self._trust.findings:  # what is not made in an audit may not fit where it belongs
                 self._note_doubt("what does not fit together by names alone")
-                return Inert()
+                return Placeholder()
             if self._used_trust:
                 raise LoadError(
                     f"what is trusted cannot be unpickled by names alone: {type(error).__name__}: {str(error)[:200]}",
@@ -172,7 +172,7 @@ class DataUnpickler(CarefulUnpickler):
         if dotted == _NESTED and self._nested is not None:
             return self._within_budget(self._nested)
         if dotted == _DILL_TYPE and not self._trust.allows(dotted):
-            return Stand(self._dill_type)
+            return SafeCallable(self._dill_type)
         if dotted in EXTENSION_TYPES and module not in sys.modules:
             self._decide([questions.extension(module)])
             if self._trust.findings is None:
@@ -181,7 +181,7 @@ class DataUnpickler(CarefulUnpickler):
         if dotted == _DILL_ARRAY and not (self._used_trust or self._trust.allows(dotted)):
             self._refuse_with_others(dotted)
         if dotted == _NUMPY_TYPE:
-            return Stand(self._stand_for_type)
+            return SafeCallable(self._stand_for_type)
         if found is not None:
             if dotted in _MAKE_TENSORS:
                 return self._within_size(found)
@@ -221,13 +221,13 @@ class DataUnpickler(CarefulUnpickler):
             raise pickle.UnpicklingError("a persistent id where there is no storage")
         return self._storage_of(pid)
 
-    def _stand_in(self, name: str, found: Any = None) -> type[Inert]:
+    def _stand_in(self, name: str, found: Any = None) -> type[Placeholder]:
         """Return what takes the place of a class or a function, in an audit."""
         if name not in self._stand_ins and len(self._stand_ins) < _MOST_STAND_INS:
             known = {"stands_for": name, "is_class": is_class_name(name, found)}
-            self._stand_ins[name] = type("Inert", (Inert,), known)
+            self._stand_ins[name] = type("Placeholder", (Placeholder,), known)
             self._found[name] = found
-        return self._stand_ins.get(name, Inert)
+        return self._stand_ins.get(name, Placeholder)
 
     def _note_doubt(self, what: str) -> None:
         """Write down, in an audit of what needs trust in names, that these may not be enough."""
@@ -245,12 +245,12 @@ class DataUnpickler(CarefulUnpickler):
             return super().find_class(*_DILL_TYPE.rsplit(".", 1))(name)
         return data_global("builtins.set")
 
-    def _stand_for_type(self, *arguments: Any) -> Dtype:
-        made = Dtype(*arguments)
+    def _stand_for_type(self, *arguments: Any) -> DtypeProxy:
+        made = DtypeProxy(*arguments)
         self._types[id(made)] = made, len(self.memo)
         return made
 
-    def _replace(self, stand_in: Dtype, value: Any) -> None:
+    def _replace(self, stand_in: DtypeProxy, value: Any) -> None:
         """Put a numpy type in the place of its stand-in, where the pickle has just made that."""
         _, before = self._types.pop(id(stand_in))
         self.stack[-1] = value
@@ -264,7 +264,7 @@ class DataUnpickler(CarefulUnpickler):
             check(self._budget >= 0, "it copies the same bytes again and again")
             return make(*arguments)
 
-        return Stand(spend)
+        return SafeCallable(spend)
 
     def _within_size(self, make: Callable[..., Any]) -> Callable[..., Any]:
         """Count the bytes of tensors that repeat a few elements, and would be as many bytes in whoever copies them."""
@@ -282,7 +282,7 @@ class DataUnpickler(CarefulUnpickler):
                 )
             return tensor
 
-        return Stand(measure)
+        return SafeCallable(measure)
 
     # -------------------------------------------------------------------------------------------- opcodes
 
@@ -290,17 +290,17 @@ class DataUnpickler(CarefulUnpickler):
 
     def may_fill(self, item: Any) -> bool:
         """Whether it is a container, or an object of a trusted class."""
-        if isinstance(item, Inert) and not item.is_filled:
+        if isinstance(item, Placeholder) and not item.is_filled:
             self._note_doubt(f"items for what {item.stands_for or 'a call'} makes")
         return super().may_fill(item) or self._allows_type(type(item))
 
     def load_build(self) -> None:
         state, item = self.stack.pop(), self.stack[-1]
-        if isinstance(item, Inert):
+        if isinstance(item, Placeholder):
             self._check_handed(state)
             if not item.is_filled:
                 self._note_doubt(f"a state for what {item.stands_for or 'a call'} makes")
-        elif isinstance(item, Dtype):
+        elif isinstance(item, DtypeProxy):
             self._replace(item, item.build(state))
         elif type(item) in (OrderedDict, State):
             check(isinstance(state, dict) and all(isinstance(key, str) for key in state), "a mapping's odd attributes")
@@ -322,7 +322,7 @@ class DataUnpickler(CarefulUnpickler):
         arguments, make = self.stack[-1], self.stack[-2]
         if self._trust.findings is not None and self._foresee(make, arguments):
             return
-        if not isinstance(make, Stand):
+        if not isinstance(make, SafeCallable):
             self.stack[-1] = real_classes(arguments)
         PythonUnpickler.load_reduce(self)
         made, home = self.stack[-1], getattr(make, "__module__", None)
@@ -335,12 +335,12 @@ class DataUnpickler(CarefulUnpickler):
     def _foresee(self, make: Any, arguments: Any) -> bool:
         """Put a stand-in in the place of a call's result, in an audit; False where it can be made."""
         given = list(arguments) if type(arguments) is tuple else []
-        classes = [item for item in given if is_inert_class(item)]
-        caller = make if is_inert_class(make) else None
-        is_made = caller is not None or classes or any(isinstance(item, Inert) for item in (make, *given))
+        classes = [item for item in given if is_placeholder_class(item)]
+        caller = make if is_placeholder_class(make) else None
+        is_made = caller is not None or classes or any(isinstance(item, Placeholder) for item in (make, *given))
         if not is_made:
             return False
-        made: Inert = next(iter(classes), caller or Inert)()
+        made: Placeholder = next(iter(classes), caller or Placeholder)()
         if caller is not None:
             self._check_handed(arguments)
             names = [item.stands_for for item in classes]
@@ -348,7 +348,7 @@ class DataUnpickler(CarefulUnpickler):
             refusal = cannot_take(self._found.get(caller.stands_for), given) if caller.is_class else None
             if refusal is not None:
                 self._decide([questions.doubt(IMPOSSIBLE + refusal)])
-        elif isinstance(make, Inert):  # what is made is called
+        elif isinstance(make, Placeholder):  # what is made is called
             made.is_filled = False
         elif classes:  # a function of data is given a class
             self._note_doubt(f"data that is made of {classes[0].stands_for}")

@@ -11,7 +11,7 @@ from flambe_save.pt import TensorInfo
 from flambe_save.pt.dense_file import DenseFile
 
 if TYPE_CHECKING:
-    from flambe_save.codecs import HeldOutline
+    from flambe_save.codecs import LazyValues
 
 __all__ = ["Contents", "NodeContents"]
 
@@ -40,11 +40,11 @@ class NodeContents(Protocol):
         """The tensors of its own state, none of which is read."""
 
     @property
-    def state(self) -> HeldOutline:
+    def state(self) -> LazyValues:
         """Its own state."""
 
     @property
-    def stash(self) -> HeldOutline:
+    def stash(self) -> LazyValues:
         """Values that YAML cannot hold, by their ids."""
 
     @property

@@ -28,7 +28,7 @@ from flambe_save.pt.dense_file import DenseFile
 from flambe_save.storage import Store
 
 if TYPE_CHECKING:
-    from flambe_save.codecs import HeldOutline
+    from flambe_save.codecs import LazyValues
 
 __all__ = ["FolderContents"]
 
@@ -201,11 +201,11 @@ class _FolderNode:
         return self.state.tensors if dense is None else dense.tensors
 
     @property
-    def state(self) -> HeldOutline:
+    def state(self) -> LazyValues:
         return self._reader.outline(self.folder + STATE_FILE, self._prefix)
 
     @property
-    def stash(self) -> HeldOutline:
+    def stash(self) -> LazyValues:
         return self._reader.outline(self.folder + STASH_FILE, self._prefix)
 
     @property

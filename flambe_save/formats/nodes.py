@@ -35,7 +35,7 @@ from flambe_save.layout import (
     same_on_some_disk,
     what_it_is,
 )
-from flambe_save.pt import HeldSource, LoadOptions, Source, open_source, pieces_of
+from flambe_save.pt import LoadOptions, MemorySource, Source, open_source, pieces_of
 from flambe_save.pt.dense_file import DenseFile
 from flambe_save.pt.zip_reader import check_file
 from flambe_save.registry import CODECS
@@ -45,7 +45,7 @@ from flambe_save.support.checksum import crc32, sha256_of
 from flambe_save.tree import SaveTreeNode
 
 if TYPE_CHECKING:
-    from flambe_save.codecs import Outline
+    from flambe_save.codecs import LazyFile
 
 __all__ = ["NodeReader"]
 
@@ -61,8 +61,8 @@ class _HeldFile:
     """An open file of values, and what was found in it; ``dense`` holds None if it is not dense."""
 
     name: str
-    source: HeldSource
-    outline: Outline | None = None
+    source: MemorySource
+    outline: LazyFile | None = None
     dense: tuple[DenseFile | None] | None = None
 
 
@@ -240,7 +240,7 @@ class NodeReader:
             )
             if is_listed and source.is_held:
                 self._check_checksum(name, source)
-            values = CODECS["pt"].load(source, replace(options, node=prefix, file=name, is_vouched_for=is_listed))
+            values = CODECS["pt"].load(source, replace(options, node=prefix, file=name, checksums_known=is_listed))
             if is_listed and not source.is_held:  # it was taken while the values were read
                 self._check_checksum(name, source)
             source.progress.finish()
@@ -250,14 +250,14 @@ class NodeReader:
         """Read a file of text."""
         return _decoded(self._bytes(name, prefix, MAX_TEXT), name, prefix)
 
-    def outline(self, name: str, prefix: str) -> Outline:
+    def outline(self, name: str, prefix: str) -> LazyFile:
         """Read what a file of values holds; its tensors are read when they are asked for."""
-        from flambe_save.codecs import Outline  # which makes tensors, and needs torch
+        from flambe_save.codecs import LazyFile  # which makes tensors, and needs torch
 
         held = self._held(name, prefix)
         if held.outline is None:
             with _locating(name, prefix):
-                held.outline = Outline(held.source, replace(self._options, node=prefix, file=name))
+                held.outline = LazyFile(held.source, replace(self._options, node=prefix, file=name))
         return held.outline
 
     def dense(self, name: str, prefix: str) -> DenseFile | None:
@@ -278,7 +278,7 @@ class NodeReader:
             with self._opened(name, prefix, None) as file:
                 source = open_source(file, mapped=True, threads=self._options.threads)
                 data = source.piece(0, source.size)  # of a file that cannot be mapped, all of it: it is closed now
-            held = self._last = _HeldFile(name, HeldSource(data, self._options.threads, is_shared=True))
+            held = self._last = _HeldFile(name, MemorySource(data, self._options.threads, is_shared=True))
         return held
 
     def digest(self, name: str, prefix: str) -> str:

@@ -30,7 +30,7 @@ from flambe_save.layout import (
     VERSION_KEY,
     what_it_is,
 )
-from flambe_save.pt import Draft, DumpOptions, HeldSource, TensorInfo
+from flambe_save.pt import Draft, DumpOptions, MemorySource, TensorInfo
 from flambe_save.pt.opcodes import pickle_end
 from flambe_save.registry import CODECS
 from flambe_save.state import State
@@ -81,7 +81,7 @@ class PickleFormat:
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Unpickle the State and cut it into its tree."""
         data, trailer = _read_checked(store, options)
-        values = CODECS["pickle"].load(HeldSource(data), replace(options.values, file=options.where))
+        values = CODECS["pickle"].load(MemorySource(data), replace(options.values, file=options.where))
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise UnknownFormatError(
                 f"the pickle holds a {type(values).__name__}, not a State",
@@ -204,13 +204,13 @@ class _HeldNode:
         again: Callable[[], SaveTreeNode],
         digest: Callable[[], str],
     ) -> None:
-        from flambe_save.codecs import HeldOutline
+        from flambe_save.codecs import LazyValues
 
         self.class_name, self.version = tree.class_name, tree.version
         self.config, self.source = tree.config, tree.source_code
         self.needs_trust: list[str] = []
-        self.state = HeldOutline(tree.state, locations, asks, lambda: again().state)
-        self.stash = HeldOutline(tree.object_stash, locations, asks, lambda: again().object_stash)
+        self.state = LazyValues(tree.state, locations, asks, lambda: again().state)
+        self.stash = LazyValues(tree.object_stash, locations, asks, lambda: again().object_stash)
         self._digest = digest
         self.tensors: Mapping[str, TensorInfo] = self.state.tensors
 

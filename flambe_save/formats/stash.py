@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from flambe_save.errors import CorruptSaveError
-from flambe_save.pt import HeldSource, LoadOptions
+from flambe_save.pt import LoadOptions, MemorySource
 from flambe_save.pt.zip_reader import holds_nothing
 from flambe_save.registry import CODECS
 
@@ -30,7 +30,7 @@ class LazyStash(Mapping[str, Any]):
 
     def _open(self) -> dict[str, Any]:
         if self._data is not None:
-            values = CODECS["pt"].load(HeldSource(bytearray(self._data)), self._options)
+            values = CODECS["pt"].load(MemorySource(bytearray(self._data)), self._options)
             if not isinstance(values, dict):
                 raise CorruptSaveError("the stash is not a dict", node=self._node, file=self._file)
             self._values, self._data = values, None

@@ -20,7 +20,7 @@ from flambe_save.tree import place_key, prefix_within
 if TYPE_CHECKING:
     import torch
 
-    from flambe_save.codecs import HeldOutline
+    from flambe_save.codecs import LazyValues
     from flambe_save.inspection.handle import OpenSave
     from flambe_save.pt.elements import Array
 
@@ -43,7 +43,7 @@ class SavedValues(Mapping[str, Any]):
     def _part(self) -> NodeContents:
         return self._node._part  # which says so once the save is closed
 
-    def _outline(self) -> HeldOutline:
+    def _outline(self) -> LazyValues:
         return self._part.state if self._file == STATE_FILE else self._part.stash
 
     def __getitem__(self, name: str) -> Any:

@@ -8,14 +8,14 @@ codecs/ is the other side: it makes tensors and objects of what is found here.
 from __future__ import annotations
 
 from flambe_save.pt.options import DumpOptions, LoadOptions, MapLocation, PickleModule
-from flambe_save.pt.sources import HeldSource, Source, open_source, pieces_of
+from flambe_save.pt.sources import MemorySource, Source, open_source, pieces_of
 from flambe_save.pt.tensor_info import TensorInfo, is_tensor
 from flambe_save.pt.zip_writer import Draft
 
 __all__ = [
     "Draft",
     "DumpOptions",
-    "HeldSource",
+    "MemorySource",
     "LoadOptions",
     "MapLocation",
     "PickleModule",

@@ -11,7 +11,7 @@ from flambe_save.pt.dense import PlainTensor, load_plain
 from flambe_save.pt.opcodes import is_empty_dict
 from flambe_save.pt.options import LoadOptions
 from flambe_save.pt.pickled import load_pickled
-from flambe_save.pt.sources import HeldSource
+from flambe_save.pt.sources import MemorySource
 from flambe_save.pt.tensor_info import ITEM_SIZES, TensorInfo
 from flambe_save.pt.zip_reader import Records, is_zip
 
@@ -26,7 +26,7 @@ class DenseFile:
 
     Parameters
     ----------
-    source : HeldSource
+    source : MemorySource
     records : Records
         Those of the source.
     tensors : dict of str to PlainTensor
@@ -39,7 +39,7 @@ class DenseFile:
     """
 
     def __init__(
-        self, source: HeldSource, records: Records, tensors: dict[str, PlainTensor], *, is_verified: bool
+        self, source: MemorySource, records: Records, tensors: dict[str, PlainTensor], *, is_verified: bool
     ) -> None:
         self._source, self._records, self._plain = source, records, tensors
         self._unchecked = {item.storage for item in tensors.values()} if is_verified else set()
@@ -49,7 +49,7 @@ class DenseFile:
         }
 
     @classmethod
-    def of(cls, source: HeldSource, options: LoadOptions) -> DenseFile | None:
+    def of(cls, source: MemorySource, options: LoadOptions) -> DenseFile | None:
         """Open a file of dense tensors; None if the source holds anything else.
 
         Raises

@@ -88,7 +88,7 @@ class LoadOptions:
         Whether tensors share memory with the file, where the store's files can be mapped.
     is_verified : bool
         Whether checksums are compared.
-    is_vouched_for : bool
+    checksums_known : bool
         Whether the checksum of the whole file is compared elsewhere, so that those inside it need not be.
     threads : int
         How many read at once.
@@ -102,7 +102,7 @@ class LoadOptions:
     pickle_load_args: Mapping[str, Any] = field(default_factory=dict)
     is_mapped: bool = False
     is_verified: bool = True
-    is_vouched_for: bool = False
+    checksums_known: bool = False
     threads: int = field(default_factory=default_threads)
     node: str | None = None
     file: str | None = None

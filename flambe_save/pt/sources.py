@@ -21,7 +21,7 @@ from flambe_save.support.progress import NO_PROGRESS, Progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FileSource", "HeldSource", "Source", "memory_of", "open_source", "pieces_of"]
+__all__ = ["FileSource", "MemorySource", "Source", "memory_of", "open_source", "pieces_of"]
 
 _SMALL = 1 << 20  # bytes; a file up to here is read at once
 _STEP = 1 << 20  # bytes that are read, and then counted into the checksum while the processor still has them at hand
@@ -66,7 +66,7 @@ class Source(Protocol):
         """
 
 
-class HeldSource:
+class MemorySource:
     """Bytes that are in memory, or mapped.
 
     Parameters
@@ -263,13 +263,13 @@ def open_source(
             held: Any = file.getbuffer()
         else:
             held = bytearray(file.read())
-        return HeldSource(held, threads, progress=progress.share(len(held), passes))
+        return MemorySource(held, threads, progress=progress.share(len(held), passes))
     size = os.fstat(descriptor).st_size
     progress = progress.share(size, passes)
     if mapped and size:
         try:
             pages = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
-            return HeldSource(pages, threads, is_shared=True, progress=progress)
+            return MemorySource(pages, threads, is_shared=True, progress=progress)
         except (OSError, ValueError):  # a file system that cannot
             pass
     if size > _SMALL and hasattr(os, "preadv"):
@@ -278,7 +278,7 @@ def open_source(
     filled = 0
     while filled < size and (count := file.readinto(memoryview(data)[filled:])):  # type: ignore[attr-defined]
         filled += count
-    return HeldSource(data if filled == size else data[:filled], threads, progress=progress)
+    return MemorySource(data if filled == size else data[:filled], threads, progress=progress)
 
 
 def pieces_of(source: Source) -> Iterator[memoryview]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from flambe_save.errors import CorruptSaveError, quote
 from flambe_save.pt.opcodes import broken_pickle, is_empty_dict, pickle_end
 from flambe_save.pt.options import PROTOCOL, LoadOptions
-from flambe_save.pt.sources import HeldSource, Source
+from flambe_save.pt.sources import MemorySource, Source
 from flambe_save.pt.zip_writer import empty_dict
 
 __all__ = ["ZIP_MAGIC", "Records", "check_file", "holds_nothing", "is_zip"]
@@ -207,7 +207,7 @@ def holds_nothing(data: bytes, options: LoadOptions) -> bool:
     """
     if data == bytes(empty_dict(PROTOCOL)):
         return True
-    source = HeldSource(bytearray(data))
+    source = MemorySource(bytearray(data))
     return is_empty_dict(Records(source, options).read("data.pkl") if is_zip(source) else data)
 
 

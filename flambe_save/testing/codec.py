@@ -17,7 +17,7 @@ import torch
 from flambe_save.codecs import Codec
 from flambe_save.codecs.data import same_bits
 from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError
-from flambe_save.pt import DumpOptions, HeldSource, LoadOptions
+from flambe_save.pt import DumpOptions, LoadOptions, MemorySource
 from flambe_save.trust import Trust
 
 __all__ = ["CodecContract", "same"]
@@ -63,7 +63,7 @@ class CodecContract(abc.ABC):
 
     def load(self, data: bytes, options: LoadOptions | None = None) -> Any:
         """Return the values in bytes."""
-        return self.make_codec().load(HeldSource(bytearray(data)), options or LoadOptions())
+        return self.make_codec().load(MemorySource(bytearray(data)), options or LoadOptions())
 
     def test_suffix_is_one_of_a_file(self) -> None:
         """The suffix begins with a dot and goes on."""

@@ -34,9 +34,9 @@ from hypothesis import strategies as st
 
 from flambe_save.codecs import Codec, PickleCodec, TorchCodec
 from flambe_save.codecs.data import same_bits
-from flambe_save.codecs.rebuild import data_global
+from flambe_save.codecs.safe_globals import data_global
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, LoadError, UnsupportedObjectError, UntrustedError
-from flambe_save.pt import DumpOptions, HeldSource, LoadOptions
+from flambe_save.pt import DumpOptions, LoadOptions, MemorySource
 from flambe_save.state import State
 from flambe_save.testing import CodecContract, same
 from flambe_save.testing.codec import limited_memory
@@ -80,7 +80,7 @@ def dump(codec: Codec[Any], values: Any, options: DumpOptions | None = None, *, 
 
 def load(codec: Codec[Any], data: bytes, options: LoadOptions | None = None) -> Any:
     """Return the values in bytes."""
-    return codec.load(HeldSource(bytearray(data)), options or LoadOptions())
+    return codec.load(MemorySource(bytearray(data)), options or LoadOptions())
 
 
 def round_trip(codec: Codec[Any], value: Any) -> Any:

@@ -47,7 +47,7 @@ from flambe_save.conversion.copying import Folders, _CopiedFile, copy_save
 from flambe_save.conversion.facts import Content, content_of, draft_of
 from flambe_save.conversion.tensorfiles import TensorFile
 from flambe_save.layout import MANIFEST_FILE
-from flambe_save.pt import HeldSource
+from flambe_save.pt import MemorySource
 from flambe_save.state import State
 from flambe_save.storage import TarStore
 from flambe_save.writing import Target
@@ -875,7 +875,7 @@ def of_facts(change: Callable[[dict[str, Any]], object]) -> TensorFile:
     state = State(a=torch.ones(2), b=[1, (2, 3)])
     state._metadata[""] = {"_flambe_class": "X"}
     state._metadata["_flambe_directories"] = {""}
-    file = TensorFile(HeldSource(bytearray(bytes(draft_of(Content(state))))), "w")
+    file = TensorFile(MemorySource(bytearray(bytes(draft_of(Content(state))))), "w")
     document = json.loads(file.metadata["flambe_save"])
     del document["crc32"]
     change(document)

@@ -200,7 +200,7 @@ def call_of(name: str) -> Payload:
 
 
 for index, row in enumerate(CALLS):
-    RULE = "a pickle finds nothing by name but the stand-ins of rebuild.py"
+    RULE = "a pickle finds nothing by name but the stand-ins of safe_globals.py"
     others = [where for where in PLACES if where not in ("state", "pkl")]
     for where in ("state", "pkl", others[index % len(others)]):
         place(call_of(row), row, where, "trusting load|asks for|not trusted|may unpickle", RULE)

@@ -148,7 +148,7 @@ def opcodes(data: bytes) -> list[bytes]:
 @functools.cache
 def pieces() -> list[bytes]:
     """Return opcodes worth putting anywhere."""
-    from flambe_save.codecs.rebuild import _GLOBALS
+    from flambe_save.codecs.safe_globals import _GLOBALS
 
     names = [named(*name.rpartition(".")[::2]) for name in _GLOBALS]
     plain = [op.code.encode("latin1") for op in pickletools.opcodes if op.arg is None]

@@ -19,7 +19,7 @@ from flambe_save import State, save_state_to_file
 from flambe_save.errors import CorruptSaveError
 from flambe_save.inspection import statistics
 from flambe_save.inspection.statistics import BINS, Measures, Statistics, compare, measure
-from flambe_save.pt import DumpOptions, HeldSource, LoadOptions
+from flambe_save.pt import DumpOptions, LoadOptions, MemorySource
 from flambe_save.pt.dense import PlainTensor
 from flambe_save.pt.dense_file import DenseFile
 from flambe_save.pt.elements import Array, decode, elements_of
@@ -387,7 +387,7 @@ def test_a_dense_tensor_stays_within_its_storage(
 ) -> None:
     """Steps that would lead to other memory are damage; those of an axis that has no second element lead nowhere."""
     draft = CODECS["pt"].dump(State(w=torch.ones(shape)), DumpOptions())
-    source = HeldSource(bytearray(bytes(draft)))
+    source = MemorySource(bytearray(bytes(draft)))
     records = Records(source, LoadOptions())
     tensor = PlainTensor("float32", "0", "cpu", shape, stride)
     dense = DenseFile(source, records, {"w": tensor}, is_verified=True)

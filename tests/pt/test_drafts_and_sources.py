@@ -26,7 +26,7 @@ from flambe_save.codecs import TorchCodec
 from flambe_save.codecs.dense import dump_plain
 from flambe_save.codecs.storages import storage_of
 from flambe_save.errors import CorruptSaveError, LoadError
-from flambe_save.pt import DumpOptions, HeldSource, LoadOptions, open_source, sources, zip_writer
+from flambe_save.pt import DumpOptions, LoadOptions, MemorySource, open_source, sources, zip_writer
 from flambe_save.pt.dense import load_plain
 from flambe_save.support import checksum
 from flambe_save.support.parallel import check_threads, default_threads, in_threads, spans
@@ -156,7 +156,7 @@ def plain_states(draw: st.DrawFn) -> OrderedDict[str, torch.Tensor]:
 def test_plain_states_round_trip(state: OrderedDict[str, torch.Tensor]) -> None:
     """What is plain is read by us, by torch, and by plain pickle's rules, and is the same; the file is a valid zip."""
     data = bytes(CODEC.dump(state, DumpOptions()))
-    ours = CODEC.load(HeldSource(bytearray(data)), LoadOptions())
+    ours = CODEC.load(MemorySource(bytearray(data)), LoadOptions())
     theirs = torch.load(io.BytesIO(data), weights_only=True)
     for loaded in (ours, theirs):
         assert same(loaded, state)
@@ -222,7 +222,7 @@ def test_a_tensor_that_reaches_past_its_storage_is_corrupt() -> None:
     where = data.index(b"K\x04K\x01\x86\x89")  # the strides, 4 and 1
     data[where + 1] = 200
     with pytest.raises(CorruptSaveError, match="reaches past its storage"):
-        CODEC.load(HeldSource(data), LoadOptions(is_verified=False))
+        CODEC.load(MemorySource(data), LoadOptions(is_verified=False))
 
 
 @pytest.mark.parametrize("count", [1 << 10, 3 << 20])
@@ -250,7 +250,7 @@ def test_zip64(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"PK\6\6" in data
     assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None
     assert same(torch.load(io.BytesIO(data), weights_only=True), state)
-    assert same(CODEC.load(HeldSource(bytearray(data)), LoadOptions()), state)
+    assert same(CODEC.load(MemorySource(bytearray(data)), LoadOptions()), state)
 
 
 def test_zips_of_very_many_records() -> None:
@@ -258,7 +258,7 @@ def test_zips_of_very_many_records() -> None:
     state = OrderedDict((str(index), torch.tensor(float(index))) for index in range(70_000))
     data = bytes(CODEC.dump(state, DumpOptions()))
     assert len(zipfile.ZipFile(io.BytesIO(data)).infolist()) == 70_003
-    assert same(CODEC.load(HeldSource(bytearray(data)), LoadOptions()), state)
+    assert same(CODEC.load(MemorySource(bytearray(data)), LoadOptions()), state)
 
 
 @pytest.mark.skipif("FLAMBE_SAVE_TORTURE" not in os.environ, reason="writes 9 GB: make torture")

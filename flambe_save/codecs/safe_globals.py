@@ -17,7 +17,7 @@ import torch
 from flambe_save.codecs.data import ATOMS, EXTENSION_TYPES
 from flambe_save.codecs.numpy_types import (
     ARRAY,
-    Dtype,
+    DtypeProxy,
     ExtensionType,
     array_from_buffer,
     build_array,
@@ -30,10 +30,10 @@ from flambe_save.codecs.numpy_types import (
 from flambe_save.state import State
 from flambe_save.support.sizes import MAX_HASHED, unfolded_size
 
-__all__ = ["DTYPES", "UNTYPED", "Stand", "check_key", "data_global", "holds_stand_in", "real_classes"]
+__all__ = ["DTYPES", "UNTYPED", "SafeCallable", "check_key", "data_global", "holds_stand_in", "real_classes"]
 
 
-class Stand:
+class SafeCallable:
     """A callable that a pickle can only call: it has no attributes that a BUILD could set.
 
     Parameters
@@ -181,7 +181,7 @@ _RECONSTRUCT = tuple(f"numpy.{core}.multiarray._reconstruct" for core in ("core"
 
 def _dill_array(make: Any, arguments: Any, state: Any, attributes: Any = None) -> Any:
     """Stand in for ``dill._dill._create_array``, by which dill writes arrays that are parts of other objects."""
-    check(isinstance(make, Stand) and make in map(data_global, _RECONSTRUCT), "an array of an unknown kind")
+    check(isinstance(make, SafeCallable) and make in map(data_global, _RECONSTRUCT), "an array of an unknown kind")
     check(isinstance(arguments, tuple) and len(arguments) == 3 and not attributes, "an array of an unknown kind")
     array = empty_array(*arguments)
     check(not holds_objects(state), "an array of an unknown type")
@@ -280,7 +280,7 @@ _CALLABLES: dict[str, Callable[..., Any]] = {
         for kind in ATOMS
         if kind.__module__.startswith("pathlib")
     },
-    "numpy.dtype": Dtype,
+    "numpy.dtype": DtypeProxy,
     **dict.fromkeys(_RECONSTRUCT, empty_array),
     "dill._dill._create_array": _dill_array,
     **{f"numpy.{core}.multiarray.scalar": scalar_of for core in ("core", "_core")},
@@ -294,7 +294,7 @@ _CLASSES: dict[str, type] = {
 
 _GLOBALS: dict[str, Any] = {
     **_VALUES,
-    **{name: Stand(make, _CLASSES.get(name)) for name, make in _CALLABLES.items()},
+    **{name: SafeCallable(make, _CLASSES.get(name)) for name, make in _CALLABLES.items()},
 }
 
 
@@ -311,12 +311,12 @@ def real_classes(value: Any) -> Any:
         return numpy.ndarray
     if isinstance(value, ExtensionType):
         return value.real()
-    if isinstance(value, Stand):
+    if isinstance(value, SafeCallable):
         return value if value.real is None else value.real
     if type(value) is tuple:
         return tuple(map(real_classes, value))
     for key in value if type(value) is dict else ():
-        if value[key] is ARRAY or isinstance(value[key], (ExtensionType, Stand)):
+        if value[key] is ARRAY or isinstance(value[key], (ExtensionType, SafeCallable)):
             value[key] = real_classes(value[key])
     return value
 
@@ -327,7 +327,7 @@ def holds_stand_in(value: Any, most: int = MAX_HASHED) -> bool:
     while waiting and most:
         most -= 1
         item = waiting.pop()
-        if item is ARRAY or isinstance(item, (ExtensionType, Stand)):
+        if item is ARRAY or isinstance(item, (ExtensionType, SafeCallable)):
             return True
         if type(item) in (list, tuple, set, frozenset):
             waiting.extend(item)

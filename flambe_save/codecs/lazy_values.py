@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flambe_save.codecs.careful import Inert
+from flambe_save.codecs.careful import Placeholder
 from flambe_save.codecs.data import ATOMS
 from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.storages import storage_of
@@ -19,14 +19,14 @@ from flambe_save.codecs.torch import CODEC
 from flambe_save.codecs.torch_reading import read_zip
 from flambe_save.errors import CorruptSaveError
 from flambe_save.pt.options import LoadOptions
-from flambe_save.pt.sources import HeldSource
+from flambe_save.pt.sources import MemorySource
 from flambe_save.pt.tensor_info import TensorInfo
 from flambe_save.pt.zip_reader import Records, is_zip
 
 if TYPE_CHECKING:
     from flambe_save.pt.elements import Array
 
-__all__ = ["HeldOutline", "Outline", "type_name"]
+__all__ = ["LazyValues", "LazyFile", "type_name"]
 
 _CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
 _DEEPEST = 100  # containers in containers
@@ -34,13 +34,13 @@ _DEEPEST = 100  # containers in containers
 
 def type_name(value: Any) -> str:
     """Return the dotted name of a value's type, or, of a stand-in, of what it stands for."""
-    if isinstance(value, Inert):
+    if isinstance(value, Placeholder):
         return value.stands_for or "unknown"
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-class HeldOutline:
+class LazyValues:
     """Named values of a save, read under an audit, in which stand-ins are where only a trusting read makes something.
 
     Parameters
@@ -134,12 +134,12 @@ class HeldOutline:
         """Compare a tensor's memory with its checksum."""
 
 
-class Outline(HeldOutline):
+class LazyFile(LazyValues):
     """The outline of a ``.pt`` file, whose tensors share memory with it: those of a mapped one are read when looked at.
 
     Parameters
     ----------
-    source : HeldSource
+    source : MemorySource
         Shares its bytes with storages.
     options : LoadOptions
         The trust and the device of a trusting read; whether checksums are compared.
@@ -150,7 +150,7 @@ class Outline(HeldOutline):
         If the file is damaged, or holds no mapping of names.
     """
 
-    def __init__(self, source: HeldSource, options: LoadOptions) -> None:
+    def __init__(self, source: MemorySource, options: LoadOptions) -> None:
         audit = replace(options, trust=options.trust.audit(), map_location="cpu", is_verified=False)
         self._source = source
         self._is_verified = options.is_verified
@@ -175,7 +175,7 @@ class Outline(HeldOutline):
             values = read_zip(records, audit, storage)
         else:
             values = CODEC.load(source, audit)
-        if isinstance(values, Inert):  # only those who trust what is in it learn what it holds
+        if isinstance(values, Placeholder):  # only those who trust what is in it learn what it holds
             values = CODEC.load(source, options)
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise CorruptSaveError("the state is no mapping of keys to values", node=options.node, file=options.file)
