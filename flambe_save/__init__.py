@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from flambe_save.api import (
         load,
         load_state_from_file,
-        migrate,
         save,
         save_async,
         save_state_to_file,
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
         diff,
         open_save,
     )
+    from flambe_save.migrating import migrate
     from flambe_save.reading import verify
     from flambe_save.schema.link import FunctionCallLink, Link
     from flambe_save.schema.schema import Schema
@@ -71,7 +71,7 @@ _READING = {
 _OTHERS = {
     "flambe_save.adapters": "Adapter RandomStates register_adapter",
     "flambe_save.adapters.migrations": "Migrated migration",
-    "flambe_save.api": "load load_state_from_file migrate save save_async save_state_to_file untrusted",
+    "flambe_save.api": "load load_state_from_file save save_async save_state_to_file untrusted",
     "flambe_save.classes.factories": "registrable_factory",
     "flambe_save.classes.registrable": "alias all_subclasses register Registrable registration_context",
     "flambe_save.classes.renames": "moved_from",
@@ -82,6 +82,7 @@ _OTHERS = {
     "flambe_save.describing.recording": "recorded recording",
     "flambe_save.dynamic": "dynamic_component make_component",
     "flambe_save.filling": "load_state",
+    "flambe_save.migrating": "migrate",
     "flambe_save.schema.link": "FunctionCallLink Link",
     "flambe_save.schema.schema": "Schema",
     "flambe_save.schema.stored": "PickledDataLink",

@@ -1,4 +1,4 @@
-"""save and load, and the same for states alone: the one path, from an object to a store and back.
+"""Save and load objects and states: the public functions.
 
 save   object --get_state--> State --tree_from_state--> SaveTreeNode --Format.write--> Store
 load   Store --Format.read--> SaveTreeNode --Trust--> Schema --> object <--load_state-- State
@@ -7,50 +7,30 @@ load   Store --Format.read--> SaveTreeNode --Trust--> Schema --> object <--load_
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 import dill
 
-from flambe_save.adapters import Adoption, Fit, Passed, get_state, get_unbuilt_state, restore_ties
-from flambe_save.adapters import load_state as load_state_into
-from flambe_save.adapters.migrations import Migrated, migrate_state
+from flambe_save.asking import audit, errors_with_findings
 from flambe_save.background import start
-from flambe_save.deferred_init.generators import ForkRng
-from flambe_save.deferred_init.mode import DeferredInit
-from flambe_save.errors import (
-    CorruptSaveError,
-    Finding,
-    LoadError,
-    PackageVersionWarning,
-    SaveError,
-    SaveNotFoundError,
-    UnsupportedObjectError,
-    warn,
-)
-from flambe_save.formats.manifest import HAS_MANIFEST, changed_packages, find_ties
-from flambe_save.layout import CONFIG_KEY, STASH_KEY
-from flambe_save.loading import audit, build, module_inside, read_value, telling
-from flambe_save.pt import DumpOptions, LoadOptions, MapLocation, PickleModule
-from flambe_save.reading import read, read_around, shape_of, verify
-from flambe_save.registry import FORMATS
-from flambe_save.running import wait_for
-from flambe_save.saving import Saving
+from flambe_save.errors import Finding, LoadError, UnsupportedObjectError
+from flambe_save.loading import load_object
+from flambe_save.pt import LoadOptions, MapLocation, PickleModule
+from flambe_save.reading import read
+from flambe_save.saving import Saving, dump_options
 from flambe_save.state import State
-from flambe_save.storage import local_path
-from flambe_save.support.parallel import CollectionPaused, check_threads, default_threads
+from flambe_save.support.parallel import check_threads
 from flambe_save.support.progress import ShowProgress, progress_of
-from flambe_save.support.undoing import note_undo, takes_back
+from flambe_save.support.undoing import takes_back
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust, check_switches
-from flambe_save.writing import Target, check_level, final_path
+from flambe_save.writing import Target
 
 __all__ = [
     "load",
     "load_state_from_file",
-    "migrate",
     "save",
     "save_async",
     "save_state_to_file",
@@ -152,9 +132,9 @@ def save(
     NeedsTrustWarning
         If the save holds more than data, so that a default load will refuse that part.
     """
-    target = _target(path, compress, pickle_only, overwrite, durable, base, level, format)
-    how = _how(pickle_module, pickle_protocol, digest, threads, progress)
-    return _write(_planned_object(obj, target, how, build=build, check=check))
+    target = Target.of(path, compress, pickle_only, overwrite, durable, base, level, format)
+    options = dump_options(pickle_module, pickle_protocol, digest, threads, progress)
+    return Saving.of_object(obj, target, options, build=build, check=check).write_now()
 
 
 @takes_back
@@ -181,8 +161,9 @@ def save_state_to_file(
     """
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise UnsupportedObjectError(f"a state maps keys, which are texts, to values; this is a {type(state).__name__}")
-    target = _target(path, compress, pickle_only, overwrite, durable, base, level, format)
-    return _write(Saving(state, target, _how(pickle_module, pickle_protocol, digest, threads, progress)))
+    target = Target.of(path, compress, pickle_only, overwrite, durable, base, level, format)
+    options = dump_options(pickle_module, pickle_protocol, digest, threads, progress)
+    return Saving(state, target, options).write_now()
 
 
 def save_async(
@@ -242,85 +223,11 @@ def save_async(
         As :func:`save`.
     """
     check_switches(keep_memory=keep_memory)
-    target = _target(path, compress, pickle_only, overwrite, durable, base, level, format)
-    how = _how(pickle_module, pickle_protocol, digest, threads, progress)
-    saving = _planned_object(obj, target, how, build=build, check=check)
-    saving.tell()
+    target = Target.of(path, compress, pickle_only, overwrite, durable, base, level, format)
+    options = dump_options(pickle_module, pickle_protocol, digest, threads, progress)
+    saving = Saving.of_object(obj, target, options, build=build, check=check)
+    saving.warn_needs_trust()
     return start(saving, keep_memory=keep_memory)
-
-
-@takes_back
-def _planned_object(obj: Any, target: Target, how: DumpOptions, *, build: bool, check: bool) -> Saving:
-    """Collect the state of an object and plan its save; containers that change meanwhile are an error."""
-    check_switches(build=build, check=check)
-    if check and not build:
-        raise SaveError(
-            "check=True loads the save, and build=False writes one that no load opens", fix="Pass one of them."
-        )
-    with CollectionPaused():
-        passed = Passed()
-        state = _state_of(obj, passed) if build else get_unbuilt_state(obj, passed)
-        saving = Saving(state, target, how, is_built=build)
-        if check:
-            saving.check_freshly()
-        passed.check()
-    return saving
-
-
-def _state_of(obj: Any, passed: Passed) -> State:
-    state = get_state(obj, passed=passed)
-    if not state._metadata[""].get(CONFIG_KEY):
-        raise UnsupportedObjectError(
-            f"the arguments that this {type(obj).__qualname__} was built with cannot be written as a mapping of names "
-            "to values",
-            fix="Give arguments by position or by keyword, not the same name both ways, and call no __new__ of its "
-            "own.",
-        )
-    return state
-
-
-def _target(
-    path: str | os.PathLike[str],
-    compress: bool,
-    pickle_only: bool,
-    overwrite: bool,
-    durable: bool,
-    base: str | os.PathLike[str] | None,
-    level: int | None,
-    format: str | None,
-) -> Target:
-    """Check the arguments of a save that say where it goes, and as what."""
-    check_switches(compress=compress, pickle_only=pickle_only, overwrite=overwrite, durable=durable)
-    pickle_only = pickle_only or format == "pickle"
-    final = final_path(path, compress, pickle_only)
-    fix = "Pass compress=True and a level of 0 to 9, or no level."
-    check_level(level, is_archive=compress, otherwise="compress is False", fix=fix)
-    base = local_path(base, LoadError) if base is not None else None
-    chosen = format if format is not None else "pickle" if pickle_only else "directory"
-    if chosen not in FORMATS or pickle_only != (chosen == "pickle"):
-        known = ", ".join(FORMATS)
-        what = f"no format {chosen!r} is known" if chosen not in FORMATS else f"format={format!r} is no single pickle"
-        raise SaveError(what, fix=f"Pass one of {known}; pickle_only=True is format='pickle'.")
-    return Target(final, compress, pickle_only, overwrite, durable, base, level, format=chosen)
-
-
-def _how(
-    pickle_module: PickleModule, protocol: int, digest: str | None, threads: int | None, progress: ShowProgress
-) -> DumpOptions:
-    """Check the arguments of a save that say how its files are written."""
-    if not 2 <= protocol <= pickle.HIGHEST_PROTOCOL:
-        raise SaveError(f"pickle protocol {protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
-    if digest not in (None, "sha256"):
-        raise SaveError(f"no digest {digest!r} is known", fix="Pass digest='sha256', or none.")
-    count, meter = check_threads(threads, SaveError), progress_of(progress, "Saving")
-    return DumpOptions(pickle_module, protocol, digest, threads=count, progress=meter)
-
-
-def _write(saving: Saving) -> str:
-    wait_for(saving.target.path, saving.target.base)
-    path = saving.write()
-    saving.tell()
-    return path
 
 
 @takes_back
@@ -418,51 +325,13 @@ def load(
     """
     check_switches(strict=strict, mmap=mmap, verify=verify)
     trust = Trust.of(weights_only, trusted, auto_install, use_saved_source, limits)
-    where = os.fspath(path)
-    with telling(path, node, trust):
+    with errors_with_findings(path, node, trust):
         count = check_threads(threads, LoadError)
         meter = progress_of(progress, "Loading")
         options = LoadOptions(
             trust, map_location, pickle_module, is_mapped=mmap, is_verified=verify, threads=count, progress=meter
         )
-        with CollectionPaused(), ForkRng():
-            with meter:
-                try:
-                    saved, inner = read(path, node, options), ""
-                except SaveNotFoundError:
-                    if not node:
-                        raise
-                    value = read_value(path, node, options) if not overrides else None
-                    if value is not None:
-                        return value[0]
-                    saved, inner = read_around(path, node, options, is_inside=True)
-            changed = changed_packages(saved.packages)
-            if changed:
-                warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
-            state = state_from_tree(saved.tree)
-            if inner and inner not in state._metadata:
-                read(path, node, options)  # says what there is
-            deferral = DeferredInit(is_on=strict)  # what the state lacks keeps the values that it was built with
-            note_undo(deferral.finish)
-            adoption = Adoption(deferral, options.trust)
-            try:
-                obj = build(saved, state, options, node, where, adoption, overrides or {})
-                restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
-                with deferral:
-                    loaded = load_state_into(
-                        obj,
-                        state,
-                        strict=strict,
-                        fit=Fit(map_location, adoption),
-                        skips_sizes=bool(overrides) and not strict,
-                        has_overrides=bool(overrides),
-                    )
-            finally:
-                deferral.finish()  # after an error too: a constructor may have handed tensors to somebody
-    is_as_saved = loaded.keys() == state.keys() and all(loaded[key] is value for key, value in state.items())
-    ties = saved.ties if is_as_saved else find_ties(loaded.items())  # a migration may have renamed what is tied
-    restore_ties(obj, ties)
-    return obj if not inner else module_inside(obj, inner, node, where)
+        return load_object(path, node, options, strict=strict, overrides=overrides or {})
 
 
 @takes_back
@@ -501,78 +370,8 @@ def load_state_from_file(
     options = LoadOptions(
         trust, map_location, pickle_module, pickle_load_args, mmap, verify, threads=count, progress=meter
     )
-    with telling(path, node, trust), meter:
+    with errors_with_findings(path, node, trust), meter:
         return state_from_tree(read(path, node, options).tree)
-
-
-@takes_back
-def migrate(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    *,
-    dry_run: bool = False,
-    map_location: MapLocation = None,
-    pickle_module: PickleModule = dill,
-    weights_only: bool = True,
-    trusted: Iterable[str] = (),
-    limits: Limits | None = None,
-) -> list[Migrated]:
-    """Bring a save up to date with the classes of this program, so that it loads without their migrations.
-
-    Migrations are applied to all components whose classes are imported, parents first; classes that moved are called
-    by their present names. No object is built, and arguments in configs stay as they are. The save is replaced in one
-    step, by one of the same shape, with the requirements and package versions that it had.
-
-    Parameters
-    ----------
-    path : str or path
-        A whole save.
-    out : str or path, optional
-        Where to write the result, in place of replacing the save.
-    dry_run : bool
-        Only tell what would change.
-    map_location, limits
-        As :func:`load`. Where tensors are put is where the new save says that they were.
-    pickle_module, weights_only, trusted
-        As :func:`load`; a stash that is more than data is opened, and written again. Without that trust it cannot be
-        kept, and is refused.
-
-    Returns
-    -------
-    list of Migrated
-        ``(node, class_name, before, after)`` for each component that changes. Where it is empty, nothing is written.
-
-    Raises
-    ------
-    VersionMismatchError
-        If migrations of a class do not lead to its present major version.
-    CorruptSaveError
-        If the save is damaged.
-    LoadError, ConfigError, SaveError
-        If a migration raises, the save cannot be read, or cannot be written. The save is as it was.
-    """
-    check_switches(dry_run=dry_run)
-    trust = Trust.of(weights_only, trusted, limits=limits)
-    where = os.fspath(path)
-    damage = verify(path, limits=limits)
-    if damage:
-        raise CorruptSaveError(
-            f"{where!r} is damaged: {damage[0].problem}", node=damage[0].node, file=damage[0].file or where
-        )
-    with telling(path, trust=trust, name="migrate"):
-        saved = read(path, "", LoadOptions(trust, map_location, pickle_module))
-        state = state_from_tree(saved.tree)
-        rows = migrate_state(state, saved.tags)
-        for prefix in state.components if rows else ():
-            dict(state._metadata[prefix].get(STASH_KEY, {}))  # opens it
-    if rows and not dry_run:
-        is_archive, is_single, requirements = shape_of(path, limits)
-        if requirements is not None and not requirements.startswith(HAS_MANIFEST):  # Flambe's
-            requirements = f"{HAS_MANIFEST}\n{requirements}"
-        how = DumpOptions(pickle_module, 2, saved.digest, requirements, saved.packages or None, default_threads())
-        final = final_path(path, False, False) if out is None else final_path(out, is_archive, is_single)
-        _write(Saving(state, Target(final, is_archive, is_single, overwrite=out is None), how))
-    return rows
 
 
 @takes_back

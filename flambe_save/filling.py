@@ -8,8 +8,9 @@ from typing import Any
 
 from flambe_save.adapters import ValueAdapter, ValueFilling, adapter_for
 from flambe_save.adapters import load_state as load_state_into
+from flambe_save.asking import errors_with_findings
 from flambe_save.config.nodes import parse, split_documents
-from flambe_save.loading import check_values, telling
+from flambe_save.loading import check_values
 from flambe_save.pt import LoadOptions, MapLocation
 from flambe_save.reading import read, read_around
 from flambe_save.schema.reference import Sources
@@ -80,7 +81,7 @@ def load_state(
     trust = Trust.of(trusted=trusted, limits=limits)
     meter = progress_of(progress, "Loading")
     options = LoadOptions(trust, map_location, is_mapped=True, progress=meter)  # each value is copied right away
-    with telling(path, node, trust):
+    with errors_with_findings(path, node, trust):
         with meter:
             state, values = _read(obj, path, node, options)
         check_values(state, {}, map_location)

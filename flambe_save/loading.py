@@ -1,82 +1,111 @@
-"""Loading: the steps of a load, each once: read the save, put what it asks for to the caller's trust, build.
+"""The steps of a load: read the save, build its object, and give it its state.
 
-api.py has the public functions that take them; an audit takes all of them but the last.
+asking.py puts what the save asks for to the caller's trust before anything is built. api.py has the public functions.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from flambe_save.adapters import Adoption, close_cycles
-from flambe_save.classes.extensions import import_extensions, import_trusted, questions_of_extensions
-from flambe_save.classes.saved_source import define_classes
+from flambe_save.adapters import Adoption, Fit, close_cycles, restore_ties
+from flambe_save.adapters import load_state as load_state_into
+from flambe_save.asking import ask, ask_of_config, opened_stash, unbuilt
 from flambe_save.classes.tags import TAGS
-from flambe_save.codecs import check_referring, load_referring
+from flambe_save.codecs import load_referring
 from flambe_save.config.nodes import Document, parse, split_documents
 from flambe_save.deferred_init.budget import BuildBudget
+from flambe_save.deferred_init.generators import ForkRng
 from flambe_save.deferred_init.mode import DeferredInit
 from flambe_save.errors import (
     CompilationError,
-    Finding,
     FlambeSaveError,
     LoadError,
-    MissingExtensionError,
+    PackageVersionWarning,
     RegistrationError,
     SaveNotFoundError,
     StateMismatchWarning,
-    UntrustedError,
     quote,
     quote_some,
     warn,
 )
 from flambe_save.formats import Contents, ReadOptions, Saved, format_of
+from flambe_save.formats.manifest import changed_packages, find_ties
 from flambe_save.layout import CONFIG_FILE, STASH_FILE
 from flambe_save.objects.assembly import PARTS, noting
 from flambe_save.objects.attributes import values_in
 from flambe_save.pt import LoadOptions, MapLocation
-from flambe_save.questions import EVERYTHING
-from flambe_save.reading import errors_of, read, reading
-from flambe_save.schema.audit import contradiction, questions_of_arguments, questions_of_tags
+from flambe_save.reading import read, read_around, reading
+from flambe_save.schema.audit import contradiction
 from flambe_save.schema.building import build as build_config
 from flambe_save.schema.construct import construct
 from flambe_save.schema.layers import Layers, shows_to_code
 from flambe_save.schema.link import BackLink
 from flambe_save.schema.overrides import override
-from flambe_save.schema.own_names import NAMING_TAGS
 from flambe_save.schema.pickled import opened_by
 from flambe_save.schema.reference import Sources
 from flambe_save.schema.schema import Schema, items_in
 from flambe_save.schema.select import find_part, is_value, part_of, tensor_keys
 from flambe_save.state import split_key
 from flambe_save.storage import open_store, whole_save
+from flambe_save.support.parallel import CollectionPaused
+from flambe_save.support.undoing import note_undo
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed, state_from_tree, walk
-from flambe_save.trust import Trust, door_of
 
-__all__ = [
-    "ask_of_config",
-    "audit",
-    "build",
-    "bytes_of",
-    "check_values",
-    "door_to",
-    "module_inside",
-    "names_in",
-    "read_value",
-    "telling",
-]
+__all__ = ["build", "check_values", "load_object"]
 
 
-def module_inside(obj: Any, name: str, node: str, where: str) -> torch.nn.Module:
+def load_object(
+    path: str | os.PathLike[str], node: str, options: LoadOptions, *, strict: bool, overrides: Mapping[str, Any]
+) -> Any:
+    """Load an object; parameters, returns and errors are those of :func:`flambe_save.load`."""
+    where = os.fspath(path)
+    with CollectionPaused(), ForkRng():
+        with options.progress:
+            try:
+                saved, inner = read(path, node, options), ""
+            except SaveNotFoundError:
+                if not node:
+                    raise
+                value = _read_value(path, node, options) if not overrides else None
+                if value is not None:
+                    return value[0]
+                saved, inner = read_around(path, node, options, is_inside=True)
+        changed = changed_packages(saved.packages)
+        if changed:
+            warn(f"packages have changed since {where!r} was saved: {'; '.join(changed)}", PackageVersionWarning)
+        state = state_from_tree(saved.tree)
+        if inner and inner not in state._metadata:
+            read(path, node, options)  # says what there is
+        deferral = DeferredInit(is_on=strict)  # what the state lacks keeps the values that it was built with
+        note_undo(deferral.finish)
+        adoption = Adoption(deferral, options.trust)
+        try:
+            obj = build(saved, state, options, node, where, adoption, overrides)
+            restore_ties(obj, saved.ties)  # optimizers, which are filled last, shall find the one parameter
+            with deferral:
+                loaded = load_state_into(
+                    obj,
+                    state,
+                    strict=strict,
+                    fit=Fit(options.map_location, adoption),
+                    skips_sizes=bool(overrides) and not strict,
+                    has_overrides=bool(overrides),
+                )
+        finally:
+            deferral.finish()  # after an error too: a constructor may have handed tensors to other code
+    is_as_saved = loaded.keys() == state.keys() and all(loaded[key] is value for key, value in state.items())
+    ties = saved.ties if is_as_saved else find_ties(loaded.items())  # a migration may have renamed what is tied
+    restore_ties(obj, ties)
+    return obj if not inner else _module_inside(obj, inner, node, where)
+
+
+def _module_inside(obj: Any, name: str, node: str, where: str) -> torch.nn.Module:
     """Return a module inside a loaded object.
 
     Raises
@@ -96,7 +125,7 @@ def module_inside(obj: Any, name: str, node: str, where: str) -> torch.nn.Module
     return found
 
 
-def read_value(path: str | os.PathLike[str], node: str, options: LoadOptions) -> tuple[Any] | None:
+def _read_value(path: str | os.PathLike[str], node: str, options: LoadOptions) -> tuple[Any] | None:
     """Read one value out of a config alone: only its own tensors are read, and only its own classes need trust.
 
     Returns
@@ -152,8 +181,8 @@ def _value_in(
         )
     part = part_of(found)
     if "unbuilt" in part.tags:
-        raise _unbuilt(node)
-    _ask(extensions, part, tags, trust, node)
+        raise unbuilt(node)
+    ask(extensions, part, tags, trust, node)
     config = construct(part, tags, extensions, trust)
     for item in items_in(config):
         if isinstance(item, Schema) and not is_value(item):
@@ -171,7 +200,7 @@ def _value_in(
         return (build_config(config, Sources(stash, state, {})),)
 
 
-def bytes_of(state: Mapping[str, Any]) -> int:
+def _bytes_of(state: Mapping[str, Any]) -> int:
     """Return how many bytes the tensors of a state have."""
     return sum(
         value.numel() * value.element_size()
@@ -242,7 +271,7 @@ def build(
     if not saved.is_vouched_for:
         _compare_configs(document, saved.tree)
     options = replace(options, node=node, file=STASH_FILE)
-    stash, pickles = _opened_stash(saved.tree, document, options)
+    stash, pickles = opened_stash(saved.tree, document, options)
     check_values(state, stash, options.map_location)
     if adoption is None:
         adoption = Adoption(DeferredInit(is_on=False), trust)
@@ -253,7 +282,7 @@ def build(
         deferral.is_on = False
     is_placed = options.map_location is None or isinstance(options.map_location, (str, torch.device))
     layers = Layers(config, items, state, adoption.parameters) if deferral.is_on and is_placed else None
-    budget = BuildBudget(trust, len(state), bytes_of(state), len(schemas)) if trust.weights_only else None
+    budget = BuildBudget(trust, len(state), _bytes_of(state), len(schemas)) if trust.weights_only else None
     if shows_to_code(items):
         adoption.watch_given(stash)
     opened: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
@@ -278,92 +307,9 @@ def build(
     return close_cycles(obj, back) if back else obj
 
 
-def _opened_stash(tree: SaveTreeNode, document: Document, options: LoadOptions) -> tuple[dict[str, Any], list[bytes]]:
-    """Return what a node's config refers to in its stash, and which of it are pickles that refer to others; these are
-    only put to the trust."""
-    stash = dict(tree.object_stash) if "$" in document.tags else {}
-    pickles = [stash.get(name, b"") for name in document.pickles()]
-    for data in pickles:
-        check_referring(data, options)
-    return stash, pickles
-
-
-def _unbuilt(node: str) -> LoadError:
-    what = f"node {quote(node)}" if node else "this object"
-    fill = f"load_state(obj, path, node={quote(node)})" if node else "load_state(obj, path)"
-    return LoadError(
-        f"the save holds what fills {what}, and not how it is built: it was written by save(..., build=False)",
-        fix=f"Build the object yourself, and fill it: {fill}.",
-    )
-
-
 def is_plainly_built(cls: type) -> bool:
     """Whether a class asks, by ``_flambe_init = True``, that nothing of its construction is put off."""
     return getattr(cls, "_flambe_init", False) is True
-
-
-def ask_of_config(
-    config: str, tags: Mapping[str, str], trust: Trust, node: str, sources: Mapping[str, str] = MappingProxyType({})
-) -> tuple[dict[str, str], Document]:
-    """Parse a config and put what it asks for to the caller's trust; see :func:`_ask`."""
-    extensions, document = split_documents(parse(config))
-    if "unbuilt" in document.tags and trust.findings is None:
-        raise _unbuilt(node)
-    _ask(extensions, document, tags, trust, node, sources)
-    return extensions, document
-
-
-def _ask(
-    extensions: Mapping[str, str],
-    document: Document,
-    tags: Mapping[str, str],
-    trust: Trust,
-    node: str,
-    sources: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Put what a config asks for to the caller's trust, and bring in the classes that it allows.
-
-    Nothing is imported before all is allowed. What is imported then may define classes that other tags mean, so tags
-    are asked about again.
-
-    Parameters
-    ----------
-    sources : mapping of str to str
-        Names of classes that may be made where no imported module has them, and their source code.
-    """
-    place = {"node": node, "file": CONFIG_FILE}
-    asked = questions_of_tags(document, tags, trust), questions_of_extensions(extensions, CONFIG_FILE)
-    trust.decide(chain(*asked), **place)
-    named = [*document.tags, *(node.value for tag in NAMING_TAGS for node in document.named(tag))]
-    is_new = import_extensions(extensions, trust, CONFIG_FILE)
-    is_new |= import_trusted(named, tags, trust)
-    is_new |= _define_missing(document, tags, sources)
-    if is_new:
-        trust.decide(questions_of_tags(document, tags, trust), **place)
-    trust.decide(questions_of_arguments(document, tags, trust), **place)
-
-
-def _define_missing(document: Document, tags: Mapping[str, str], sources: Mapping[str, str]) -> bool:
-    """Make classes that tags name and no imported module has; return whether there were any.
-
-    Parameters
-    ----------
-    document : Document
-    tags : mapping of str to str
-        What the save recorded for its tags: tag -> dotted path.
-    sources : mapping of str to str
-        Source code by the names of classes.
-    """
-    missing: dict[str, str] = {}
-    for tag in document.tags if sources else ():
-        path = tags.get(tag, tag)
-        name = path.rpartition(".")[2]
-        if name in sources and not TAGS.knows(tag, tags.get(tag)):
-            missing[path if "." in path else f"__main__.{path}"] = sources[name]
-    if missing:
-        package: Any = sys.modules[__package__]  # its public names are what the classes of a save most likely use
-        define_classes(missing, {name: getattr(package, name) for name in package.__all__}, file=CONFIG_FILE)
-    return bool(missing)
 
 
 def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
@@ -383,76 +329,3 @@ def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
                     "the object is built from the one around it",
                     StateMismatchWarning,
                 )
-
-
-# ------------------------------------------------------------------------------------------------ auditing
-
-
-def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding]:
-    """Read a save, and go through its stashes and configs, with a trust that writes down what it would refuse."""
-    audit = trust.audit()
-    assert audit.findings is not None
-    saved = read(path, node, LoadOptions(audit, "cpu", is_mapped=True))  # torch makes no sparse tensor on "meta"
-    for prefix, inner in prefixed(saved.tree).items():
-        full = prefix_within(node, prefix)
-        document = ask_of_config(inner.config, saved.tags, audit, full)[1] if inner.config.strip() else None
-        dict(inner.object_stash)  # opens it
-        if document is not None:
-            _opened_stash(inner, document, LoadOptions(audit, node=full, file=STASH_FILE))
-    return [*dict.fromkeys(audit.findings)]
-
-
-def door_to(rows: Sequence[Finding]) -> str:
-    """Return the narrowest argument with which a save loads that asks for rows."""
-    if any(row.argument == EVERYTHING for row in rows):
-        return EVERYTHING
-    return door_of(names_in(rows))
-
-
-def names_in(rows: Sequence[Finding]) -> list[str]:
-    """Return the names that ``trusted=[...]`` would have to hold for rows."""
-    arguments = (row.argument.removeprefix("trusted=") for row in rows if row.argument.startswith("trusted="))
-    names = (name for argument in arguments for name in ast.literal_eval(argument))
-    # A pickled module names a class for each kind of layer
-    return [*dict.fromkeys("torch.nn" if name.startswith("torch.nn.") else name for name in names)]
-
-
-@contextlib.contextmanager
-def telling(
-    path: str | os.PathLike[str], node: str = "", trust: Trust | None = None, *, name: str = "load"
-) -> Iterator[None]:
-    """Let errors say which save they are of, all that it asks for, and how a function would allow what was refused.
-
-    Parameters
-    ----------
-    path : str or path
-    node : str
-        The part of the save that is read.
-    trust : Trust, optional
-        With which it is read. Without, nothing is asked for.
-    name : str
-        The function.
-    """
-    with errors_of(path, name):
-        try:
-            yield
-        except (UntrustedError, MissingExtensionError, RegistrationError) as error:
-            if trust is not None:
-                _tell_all(error, path, node, trust)
-            raise
-
-
-def _tell_all(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:
-    """Give an error the rows of all that the save asks for, so that nobody has to find them one by one."""
-    first = len(error.rows)
-    try:
-        rows = audit(path, node, trust)
-        known = {row.what for row in rows}
-        error.rows = [*rows, *(row for row in error.rows if row.what not in known)]  # an audit builds nothing
-    except (FlambeSaveError, OSError):
-        return  # what was found first is what there is to say
-    names = names_in(error.rows)
-    if isinstance(error, UntrustedError) and names:
-        error.fix = trust.advice(names, is_enough=door_to(error.rows) != EVERYTHING)
-    if len(error.rows) > max(first, 1) and error.fix:
-        error.fix += f" untrusted({os.fspath(path)!r}) lists all {len(error.rows)} things that it asks for."

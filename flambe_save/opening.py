@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from flambe_save.asking import ask_of_config, door_to
 from flambe_save.codecs import IMPOSSIBLE, check_referring, unknown_globals
 from flambe_save.errors import Finding, UnsupportedObjectError
 from flambe_save.formats import Plan
 from flambe_save.layout import CONFIG_FILE, STASH_FILE
-from flambe_save.loading import ask_of_config, door_to
 from flambe_save.pt import LoadOptions, MemorySource
 from flambe_save.questions import EVERYTHING, pickled
 from flambe_save.registry import CODECS

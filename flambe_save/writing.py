@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flambe_save.errors import FlambeSaveError, SaveError
+from flambe_save.errors import FlambeSaveError, LoadError, SaveError
 from flambe_save.formats import Plan
 from flambe_save.formats.base import Base
 from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX
+from flambe_save.registry import FORMATS
 from flambe_save.storage import cards_at, check_outside, check_replaceable, create_store, local_path, maker_of
 from flambe_save.support.progress import NO_PROGRESS, Progress
+from flambe_save.trust import check_switches
 
 __all__ = ["Target", "check_level", "final_path", "write_plan"]
 
@@ -46,6 +48,40 @@ class Target:
     level: int | None = None
     check: Callable[[Path], None] | None = None
     format: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        path: str | os.PathLike[str],
+        compress: bool,
+        pickle_only: bool,
+        overwrite: bool,
+        durable: bool,
+        base: str | os.PathLike[str] | None,
+        level: int | None,
+        format: str | None,
+    ) -> Target:
+        """Check the arguments of :func:`flambe_save.save` that say where a save goes, and as what.
+
+        Raises
+        ------
+        TypeError
+            If a switch is neither True nor False.
+        SaveError, LoadError
+            If the path, the level or the format is not one, or the base cannot be linked to.
+        """
+        check_switches(compress=compress, pickle_only=pickle_only, overwrite=overwrite, durable=durable)
+        pickle_only = pickle_only or format == "pickle"
+        final = final_path(path, compress, pickle_only)
+        fix = "Pass compress=True and a level of 0 to 9, or no level."
+        check_level(level, is_archive=compress, otherwise="compress is False", fix=fix)
+        base = local_path(base, LoadError) if base is not None else None
+        chosen = format if format is not None else "pickle" if pickle_only else "directory"
+        if chosen not in FORMATS or pickle_only != (chosen == "pickle"):
+            known = ", ".join(FORMATS)
+            what = f"no format {chosen!r} is known" if chosen not in FORMATS else f"{chosen!r} is not a single pickle"
+            raise SaveError(what, fix=f"Pass format= one of {known}; pickle_only=True is format='pickle'.")
+        return cls(final, compress, pickle_only, overwrite, durable, base, level, format=chosen)
 
     @property
     def is_local(self) -> bool:

@@ -34,7 +34,10 @@ LAYERS = [
     ["schema"],
     ["describing"],
     ["formats", "adapters"],
-    ["reading", "running", "writing", "loading", "opening", "fresh", "saving", "background", "api", "filling", "proof"],
+    [
+        *("reading", "running", "writing", "asking", "loading", "opening", "fresh", "saving", "background"),
+        *("api", "filling", "migrating", "proof"),
+    ],
     ["component", "dynamic", "conversion", "inspection", "page"],
     ["testing", "structure"],
     ["__init__"],

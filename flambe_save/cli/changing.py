@@ -20,7 +20,7 @@ __all__ = ["convert_verb", "extract_verb", "migrate_verb", "pack_verb", "reseal_
 
 def migrate_verb(arguments: argparse.Namespace) -> Answer:
     """Report the changes of migrations, and make them if asked."""
-    from flambe_save.api import migrate  # which needs torch
+    from flambe_save.migrating import migrate  # which needs torch
 
     is_dry = not (arguments.write or arguments.out)
     if arguments.imports:

@@ -15,6 +15,7 @@ import dill
 import torch
 
 from flambe_save.adapters import get_state
+from flambe_save.asking import errors_with_findings
 from flambe_save.conversion.copying import Folders, copy_save
 from flambe_save.conversion.facts import Content, content_of, draft_of
 from flambe_save.conversion.tensorfiles import TensorFile, is_tensor_file
@@ -30,7 +31,6 @@ from flambe_save.layout import (
     TENSORS_SUFFIX,
     is_torch,
 )
-from flambe_save.loading import telling
 from flambe_save.pt import Draft, DumpOptions, LoadOptions, PickleModule, open_source
 from flambe_save.reading import read, reading
 from flambe_save.registry import CODECS, FORMATS
@@ -152,7 +152,7 @@ def convert(
     trust = Trust.of(weights_only, trusted, limits=limits)
     target = target_of(out, overwrite, level)
     meter = progress_of(progress, "Converting")
-    with telling(path, trust=trust, name="convert"):
+    with errors_with_findings(path, trust=trust, name="convert"):
         if not is_tensors(target.path) and reading(lambda: has_same_files(path, target, limits), where):
             return reading(lambda: copy_save(path, target, limits=limits, progress=meter), where)
         options = LoadOptions(trust, "cpu", pickle_module, is_mapped=True)
@@ -322,13 +322,9 @@ def write_content(
     """
     if is_tensors(target.path):
         return write_draft(draft_of(content), target, progress)
-    wait_for(target.path)
     requirements, packages = content.requirements, content.packages or None
     options = DumpOptions(pickle_module, 2, content.digest, requirements, packages, default_threads(), progress)
-    saving = Saving(content.state, target, options)
-    path = saving.write()
-    saving.tell()
-    return path
+    return Saving(content.state, target, options).write_now()
 
 
 def write_draft(draft: Draft, target: Target, progress: Progress = NO_PROGRESS) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import dill
 import torch
 
+from flambe_save.asking import errors_with_findings
 from flambe_save.conversion.containers import (
     content_at,
     has_same_files,
@@ -22,7 +23,6 @@ from flambe_save.conversion.containers import (
 from flambe_save.conversion.copying import Folders, copy_save
 from flambe_save.conversion.tensorfiles import npy_draft, safetensors_draft
 from flambe_save.errors import SaveError, SaveNotFoundError, quote_some
-from flambe_save.loading import telling
 from flambe_save.pt import LoadOptions, PickleModule
 from flambe_save.reading import reading
 from flambe_save.state import State
@@ -93,7 +93,7 @@ def extract(
     options = LoadOptions(trust, "cpu", pickle_module, is_mapped=True)
     final = final_path(out, False, False)
     meter = progress_of(progress, "Extracting")
-    with telling(path, trust=trust, name="extract"):
+    with errors_with_findings(path, trust=trust, name="extract"):
         tensor = reading(lambda: _find(path, node, final, options), where)
         if tensor is not None:
             return _write_tensor(tensor, node, Target(final, is_single=True, overwrite=overwrite), meter)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import Any, NamedTuple
 
+from flambe_save.asking import errors_with_findings
 from flambe_save.classes.tags import TAGS, written_path
 from flambe_save.config.nodes import Document, parse, split_documents
 from flambe_save.errors import (
@@ -22,7 +23,6 @@ from flambe_save.formats.manifest import Manifest, find_ties, packages, tensor_f
 from flambe_save.formats.nodes import NodeReader
 from flambe_save.formats.plan import Facts
 from flambe_save.layout import CARD_FILES, CONFIG_FILE, MANIFEST_FILE, STASH_FILE, STATE_FILE
-from flambe_save.loading import telling
 from flambe_save.objects.values import BY_TAG
 from flambe_save.pt import LoadOptions, open_source, pieces_of
 from flambe_save.reading import reading
@@ -101,7 +101,7 @@ def reseal(path: str | os.PathLike[str], *, dry_run: bool = False, limits: Limit
                 )
             return _resealed(store, where, LoadOptions(Trust.of(limits=limits).audit(), "cpu", is_mapped=True))
 
-    with telling(path, name="reseal"):
+    with errors_with_findings(path, name="reseal"):
         edited, manifest = reading(attempt, where)
     if edited and not dry_run:
         data = manifest.to_json()

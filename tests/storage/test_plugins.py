@@ -165,8 +165,8 @@ def test_what_is_wrong_with_a_format(tmp_path: Path) -> None:
     """A format that is not there, and one that contradicts another argument, are refused by name."""
     for options, what in (
         ({"format": "text"}, "no format 'text' is known"),
-        ({"format": "texts", "pickle_only": True}, "'texts' is no single pickle"),
-        ({"format": "directory", "pickle_only": True}, "'directory' is no single pickle"),
+        ({"format": "texts", "pickle_only": True}, "'texts' is not a single pickle"),
+        ({"format": "directory", "pickle_only": True}, "'directory' is not a single pickle"),
     ):
         with pytest.raises(SaveError, match=what):
             flambe_save.save({"a": 1}, tmp_path / "a", **options)  # type: ignore[arg-type]

@@ -1,0 +1,201 @@
+"""Put what a save asks for to the caller's trust, before anything is built; an audit lists all of it.
+
+loading.py builds afterwards.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from types import MappingProxyType
+from typing import Any
+
+from flambe_save.classes.extensions import import_extensions, import_trusted, questions_of_extensions
+from flambe_save.classes.saved_source import define_classes
+from flambe_save.classes.tags import TAGS
+from flambe_save.codecs import check_referring
+from flambe_save.config.nodes import Document, parse, split_documents
+from flambe_save.errors import (
+    Finding,
+    FlambeSaveError,
+    LoadError,
+    MissingExtensionError,
+    RegistrationError,
+    UntrustedError,
+    quote,
+)
+from flambe_save.layout import CONFIG_FILE, STASH_FILE
+from flambe_save.pt import LoadOptions
+from flambe_save.questions import EVERYTHING
+from flambe_save.reading import errors_of, read
+from flambe_save.schema.audit import questions_of_arguments, questions_of_tags
+from flambe_save.schema.own_names import NAMING_TAGS
+from flambe_save.tree import SaveTreeNode, prefix_within, prefixed
+from flambe_save.trust import Trust, door_of
+
+__all__ = [
+    "ask",
+    "ask_of_config",
+    "audit",
+    "door_to",
+    "errors_with_findings",
+    "opened_stash",
+    "unbuilt",
+]
+
+
+def ask_of_config(
+    config: str, tags: Mapping[str, str], trust: Trust, node: str, sources: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, str], Document]:
+    """Parse a config and put what it asks for to the caller's trust; see :func:`ask`."""
+    extensions, document = split_documents(parse(config))
+    if "unbuilt" in document.tags and trust.findings is None:
+        raise unbuilt(node)
+    ask(extensions, document, tags, trust, node, sources)
+    return extensions, document
+
+
+def ask(
+    extensions: Mapping[str, str],
+    document: Document,
+    tags: Mapping[str, str],
+    trust: Trust,
+    node: str,
+    sources: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Put what a config asks for to the caller's trust, and bring in the classes that it allows.
+
+    Nothing is imported before all is allowed. What is imported then may define classes that other tags mean, so tags
+    are asked about again.
+
+    Parameters
+    ----------
+    sources : mapping of str to str
+        Names of classes that may be made where no imported module has them, and their source code.
+    """
+    place = {"node": node, "file": CONFIG_FILE}
+    asked = questions_of_tags(document, tags, trust), questions_of_extensions(extensions, CONFIG_FILE)
+    trust.decide(chain(*asked), **place)
+    named = [*document.tags, *(node.value for tag in NAMING_TAGS for node in document.named(tag))]
+    is_new = import_extensions(extensions, trust, CONFIG_FILE)
+    is_new |= import_trusted(named, tags, trust)
+    is_new |= _define_missing(document, tags, sources)
+    if is_new:
+        trust.decide(questions_of_tags(document, tags, trust), **place)
+    trust.decide(questions_of_arguments(document, tags, trust), **place)
+
+
+def _define_missing(document: Document, tags: Mapping[str, str], sources: Mapping[str, str]) -> bool:
+    """Make classes that tags name and no imported module has; return whether there were any.
+
+    Parameters
+    ----------
+    document : Document
+    tags : mapping of str to str
+        What the save recorded for its tags: tag -> dotted path.
+    sources : mapping of str to str
+        Source code by the names of classes.
+    """
+    missing: dict[str, str] = {}
+    for tag in document.tags if sources else ():
+        path = tags.get(tag, tag)
+        name = path.rpartition(".")[2]
+        if name in sources and not TAGS.knows(tag, tags.get(tag)):
+            missing[path if "." in path else f"__main__.{path}"] = sources[name]
+    if missing:
+        package: Any = sys.modules[__package__]  # its public names are what the classes of a save most likely use
+        define_classes(missing, {name: getattr(package, name) for name in package.__all__}, file=CONFIG_FILE)
+    return bool(missing)
+
+
+def unbuilt(node: str) -> LoadError:
+    what = f"node {quote(node)}" if node else "this object"
+    fill = f"load_state(obj, path, node={quote(node)})" if node else "load_state(obj, path)"
+    return LoadError(
+        f"the save holds what fills {what}, and not how it is built: it was written by save(..., build=False)",
+        fix=f"Build the object yourself, and fill it: {fill}.",
+    )
+
+
+def opened_stash(tree: SaveTreeNode, document: Document, options: LoadOptions) -> tuple[dict[str, Any], list[bytes]]:
+    """Return what a node's config refers to in its stash, and which of it are pickles that refer to others; these are
+    only put to the trust."""
+    stash = dict(tree.object_stash) if "$" in document.tags else {}
+    pickles = [stash.get(name, b"") for name in document.pickles()]
+    for data in pickles:
+        check_referring(data, options)
+    return stash, pickles
+
+
+def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding]:
+    """Read a save, and go through its stashes and configs, with a trust that writes down what it would refuse."""
+    audit = trust.audit()
+    assert audit.findings is not None
+    saved = read(path, node, LoadOptions(audit, "cpu", is_mapped=True))  # torch makes no sparse tensor on "meta"
+    for prefix, inner in prefixed(saved.tree).items():
+        full = prefix_within(node, prefix)
+        document = ask_of_config(inner.config, saved.tags, audit, full)[1] if inner.config.strip() else None
+        dict(inner.object_stash)  # opens it
+        if document is not None:
+            opened_stash(inner, document, LoadOptions(audit, node=full, file=STASH_FILE))
+    return [*dict.fromkeys(audit.findings)]
+
+
+def door_to(rows: Sequence[Finding]) -> str:
+    """Return the narrowest argument with which a save loads that asks for rows."""
+    if any(row.argument == EVERYTHING for row in rows):
+        return EVERYTHING
+    return door_of(_names_in(rows))
+
+
+def _names_in(rows: Sequence[Finding]) -> list[str]:
+    """Return the names that ``trusted=[...]`` would have to hold for rows."""
+    arguments = (row.argument.removeprefix("trusted=") for row in rows if row.argument.startswith("trusted="))
+    names = (name for argument in arguments for name in ast.literal_eval(argument))
+    # A pickled module names a class for each kind of layer
+    return [*dict.fromkeys("torch.nn" if name.startswith("torch.nn.") else name for name in names)]
+
+
+@contextlib.contextmanager
+def errors_with_findings(
+    path: str | os.PathLike[str], node: str = "", trust: Trust | None = None, *, name: str = "load"
+) -> Iterator[None]:
+    """Let errors say which save they are of, all that it asks for, and how a function would allow what was refused.
+
+    Parameters
+    ----------
+    path : str or path
+    node : str
+        The part of the save that is read.
+    trust : Trust, optional
+        With which it is read. Without, nothing is asked for.
+    name : str
+        The function.
+    """
+    with errors_of(path, name):
+        try:
+            yield
+        except (UntrustedError, MissingExtensionError, RegistrationError) as error:
+            if trust is not None:
+                _attach_findings(error, path, node, trust)
+            raise
+
+
+def _attach_findings(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:
+    """Give an error the rows of all that the save asks for, so that nobody has to find them one by one."""
+    first = len(error.rows)
+    try:
+        rows = audit(path, node, trust)
+        known = {row.what for row in rows}
+        error.rows = [*rows, *(row for row in error.rows if row.what not in known)]  # an audit builds nothing
+    except (FlambeSaveError, OSError):
+        return  # what was found first is what there is to say
+    names = _names_in(error.rows)
+    if isinstance(error, UntrustedError) and names:
+        error.fix = trust.advice(names, is_enough=door_to(error.rows) != EVERYTHING)
+    if len(error.rows) > max(first, 1) and error.fix:
+        error.fix += f" untrusted({os.fspath(path)!r}) lists all {len(error.rows)} things that it asks for."
