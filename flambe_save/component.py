@@ -109,14 +109,7 @@ class _ComponentAdapter:
         check_version(type(obj), local, place.prefix, saved)
         try:
             type(obj)._load_state(
-                obj,
-                state,
-                place.key_prefix,
-                local,
-                True,
-                mismatch.missing,
-                mismatch.unexpected,
-                mismatch.errors,
+                obj, state, place.key_prefix, local, True, mismatch.missing, mismatch.unexpected, mismatch.errors
             )
         except KeyError as error:
             mismatch.errors.append(f"{type(obj).__qualname__}._load_state wants the key {error}")

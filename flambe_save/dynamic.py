@@ -14,10 +14,7 @@ __all__ = ["dynamic_component", "make_component"]
 
 
 def dynamic_component(
-    class_: type,
-    tag: str,
-    tag_namespace: str | None = None,
-    parent_component_class: type[Component] = Component,
+    class_: type, tag: str, tag_namespace: str | None = None, parent_component_class: type[Component] = Component
 ) -> type[Component]:
     """Return a subclass of any class that is a Component too, under a tag of its own.
 
@@ -44,13 +41,7 @@ def dynamic_component(
     make: Any = type(parent_component_class)
     return cast(
         type[Component],
-        make(
-            class_.__name__,
-            (parent_component_class, class_),
-            copied,
-            tag_override=tag,
-            tag_namespace=tag_namespace,
-        ),
+        make(class_.__name__, (parent_component_class, class_), copied, tag_override=tag, tag_namespace=tag_namespace),
     )
 
 

@@ -30,8 +30,7 @@ def parse_link_str(link_str: str) -> tuple[list[str], list[str]]:
     match = _LINK.fullmatch(link_str)
     if match is None or "__" in (match["root"][:2], *(key[:2] for key in re.findall(r"\[([^\[\]]+)\]", match["keys"]))):
         raise MalformedLinkError(
-            f"{quote(link_str)} is not a link",
-            fix="Write root[key][key].attribute, as in 'model[encoder].size'.",
+            f"{quote(link_str)} is not a link", fix="Write root[key][key].attribute, as in 'model[encoder].size'."
         )
     keys = re.findall(r"\[([^\[\]]+)\]", match["keys"])
     return [match["root"], *keys], match["attributes"].split(".")[1:]

@@ -76,4 +76,4 @@ def scalar_value(node: pyyaml.ScalarNode) -> Any:
             return pyyaml.constructor.SafeConstructor().construct_yaml_timestamp(node)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{text[:80]!r} is not a valid {kind}: {error}") from error
-    raise ConfigError(f"the tag '!!{kind[:80]}' is none of this dialect")
+    raise ConfigError(f"the tag '!!{kind[:80]}' is not part of this dialect")

@@ -45,7 +45,7 @@ def build(
     overrides : mapping, optional
         Keywords to use instead of the Schema's own.
     copies : Layers, optional
-        Layers that may be copied from ones built before.
+        Layers that may be copies of ones built before.
 
     Raises
     ------
@@ -73,27 +73,17 @@ def build(
 
 
 class _Building:
-    """One building of a config: its sources, and the containers that its Schemas share.
-
-    Parameters
-    ----------
-    sources : Sources
-    copies : Layers or None
-    counts : Counts
-    has_functions : bool
-        Whether the config hands on functions, methods or weak references.
-    """
+    """One building of a config: its sources, and the containers that its Schemas share."""
 
     def __init__(self, sources: Sources, copies: Layers | None, counts: Counts, has_functions: bool) -> None:
         self.sources = sources
         self.copies = copies
         self.counts = counts
-        self.has_functions = has_functions
-        # Containers by the ids of those that they were made from: with references resolved, of that with Schemas built,
-        # and as the objects record them
-        self.ready: dict[int, Any] = {}
-        self.built: dict[int, Any] = {}
-        self.kept: dict[int, Any] = {}
+        self.has_functions = has_functions  # in the config: functions, methods or weak references
+        # By the ids of what they are copies of:
+        self.ready: dict[int, Any] = {}  # containers of the config, with references resolved
+        self.built: dict[int, Any] = {}  # those in turn, with Schemas built
+        self.kept: dict[int, Any] = {}  # containers of the config, as objects record them
         self.constructors = 0  # how many calls of constructors, for whose arguments something is being built
         self.users = 0  # how many of these may do more with an argument than keep it
 
@@ -121,7 +111,7 @@ class _Building:
             schema._compiling = False
 
     def _construct(self, schema: Schema, given: dict[str, Any], path: Trail) -> Steps:
-        """Build a Schema's arguments, call its class, and record on the object what it was built from."""
+        """Build a Schema's arguments, call its class with them, and record them on the object."""
         cls, is_of_parts = schema.component_subclass, schema.factory_method == PARTS
         if inspect.isabstract(cls):
             missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
@@ -181,8 +171,8 @@ class _Building:
         cls, factory = schema.component_subclass, schema.factory_method
         kept = {key: replace_items(value, self._kept, None, self.kept) for key, value in given.items()}
         described = Schema(cls, factory, **kept)
-        described.__dict__.update(_extensions=schema._extensions, _created_with_tag=schema._created_with_tag)
-        described.__dict__["_birth"] = _birth_of(instance, described)
+        described._extensions, described._created_with_tag = schema._extensions, schema._created_with_tag
+        described._birth = _birth_of(instance, described)
         record(instance, described)
 
     def _kept(self, item: Any, _: Trail) -> Any:
@@ -233,7 +223,7 @@ def _birth_of(instance: Any, described: Schema) -> Any:
     None where the class is not registered and its constructor was not noted.
     """
     made = schema_of(instance)
-    birth = None if made is None else made.__dict__.get("_birth")
+    birth = None if made is None else made._birth
     if described.factory_method is None and birth is not None:
         return birth
     return NOTE_BIRTH[0](instance, described) if type(instance) in TAGS else None

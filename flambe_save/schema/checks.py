@@ -52,7 +52,7 @@ def check_functions(arguments: Mapping[str, Any]) -> None:
 
 
 def _items_in(arguments: Mapping[str, Any], containers: tuple[type, ...]) -> Iterator[Any]:
-    """Yield arguments and the items of containers and partials in them, each once, but plain values."""
+    """Yield arguments and items of containers and partials in them, but plain values."""
     waiting, seen = [*arguments.values()], set()
     while waiting:
         item = waiting.pop()

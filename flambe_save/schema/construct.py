@@ -1,4 +1,4 @@
-"""Nodes to Schemas: plain values and constructions not yet run are made of a document's nodes, and no objects."""
+"""A document's nodes to plain values and Schemas; no objects are built."""
 
 from __future__ import annotations
 
@@ -25,33 +25,22 @@ from flambe_save.schema.schema import Schema, items_in
 from flambe_save.support.sizes import MAX_HASHED
 from flambe_save.trust import NO_TRUST, Trust
 
-__all__ = ["Constructor", "classes_of", "construct", "may_be_called"]
+__all__ = ["Constructor", "construct", "may_be_called"]
 
 _MAX_UNFOLDED = 1_000_000
 _TEXT = CORE + "str"
 _NUMBERS = frozenset(CORE + kind for kind in ("null", "bool", "int", "float"))
 
 
-def classes_of(
-    document: Document, recorded: Mapping[str, str] | None = None, trust: Trust = NO_TRUST
-) -> dict[str, tuple[type, str | None]]:
-    """Resolve a document's tags that name classes; the error for unknown ones lists all.
-
-    Parameters
-    ----------
-    document : Document
-    recorded : mapping, optional
-        What a save recorded for its tags: tag -> dotted path.
-    trust : Trust
-        Whose classes may be used that are imported and not registered.
-    """
+def _classes_of(document: Document, recorded: Mapping[str, str], trust: Trust) -> dict[str, tuple[type, str | None]]:
+    """Resolve a document's tags to classes and factories; the error for unknown tags lists all."""
     found: dict[str, tuple[type, str | None]] = {}
     problems: list[FlambeSaveError] = []
     for tag, line in document.tags.items():
         if tag in BY_TAG or tag in NAMING_TAGS:
             continue
         try:
-            found[tag] = TAGS.resolve(tag, (recorded or {}).get(tag), trust.allows)
+            found[tag] = TAGS.resolve(tag, recorded.get(tag), trust.allows)
         except ConfigError as error:
             error.message = f"line {line}: {error.message}"
             problems.append(error)
@@ -72,7 +61,17 @@ def construct(
     extensions: Mapping[str, str] | None = None,
     trust: Trust = NO_TRUST,
 ) -> Any:
-    """Build plain values and Schemas from a document, and tell links and Schemas what they are part of.
+    """Make plain values and Schemas of a document, and attach links to it.
+
+    Parameters
+    ----------
+    document : Document
+    recorded : mapping of str to str, optional
+        The dotted paths that a save recorded for its tags.
+    extensions : mapping of str to str, optional
+        Noted on the Schemas of their classes: module -> requirement.
+    trust : Trust
+        Allows classes that are imported and not registered.
 
     Raises
     ------
@@ -81,7 +80,7 @@ def construct(
     ConfigError
         If a value does not fit its tag.
     """
-    result = Constructor(document, classes_of(document, recorded, trust), recorded, trust).values[id(document.root)]
+    result = Constructor(document, recorded or {}, trust).values[id(document.root)]
     for item in items_in(result):
         if isinstance(item, Reference):
             item.within(result)
@@ -91,29 +90,22 @@ def construct(
 
 
 def may_be_called(cls: Any) -> bool:
-    """Whether a config may hand a class to an object: calling it is no more than a config may do itself by its tag.
+    """Whether a config may hand a class to an object, since its tag would call it too.
 
-    Objects made of their parts, and those of builders, are not made by calling their classes; references are no objects
-    of anybody's.
+    No tag calls classes whose objects are made of their parts or by builders, nor references.
     """
     return not (issubclass(cls, Reference) or is_made_of_parts(cls) or builder_of(cls) is not None)
 
 
 class Constructor:
-    """Builds the values of a document, children first; a class's ``from_yaml`` is handed this and its node."""
+    """Makes the values of a document, children first; ``from_yaml`` methods are handed it."""
 
-    def __init__(
-        self,
-        document: Document,
-        classes: Mapping[str, tuple[type, str | None]],
-        recorded: Mapping[str, str] | None = None,
-        trust: Trust = NO_TRUST,
-    ) -> None:
+    def __init__(self, document: Document, recorded: Mapping[str, str], trust: Trust) -> None:
         self.values: dict[int, Any] = {}
         self._trust = trust
-        self._classes = classes
-        self._recorded = recorded or {}
-        self._own_names = own_names(document, classes)
+        self._classes = _classes_of(document, recorded, trust)
+        self._recorded = recorded
+        self._own_names = own_names(document, self._classes)
         self._sizes: dict[int, int] = {}  # how many values each node stands for, anchors unfolded
         scalars: dict[tuple[str, str], Any] = {}
         sizes, most = self._sizes, max(_MAX_UNFOLDED, 4 * len(document.nodes))
@@ -122,17 +114,17 @@ class Constructor:
             if is_scalar and node.tag == _TEXT:  # as most are
                 sizes[id(node)], self.values[id(node)] = 1, node.value
                 continue
-            call = (node.tag, node.value) if is_scalar and node.tag in _NUMBERS else None
-            if call in scalars:
-                sizes[id(node)], self.values[id(node)] = 1, scalars[call]
+            number = (node.tag, node.value) if is_scalar and node.tag in _NUMBERS else None
+            if number in scalars:
+                sizes[id(node)], self.values[id(node)] = 1, scalars[number]
                 continue
             size = sizes[id(node)] = 1 + sum([sizes[id(child)] for child in children_of(node)])
             if size > most:
                 raise ConfigError(f"line {line_of(node)}: with its anchors unfolded, this stands for too many values")
             try:
                 value = self.values[id(node)] = self._build(node)
-                if call is not None:
-                    scalars[call] = value
+                if number is not None:
+                    scalars[number] = value
             except FlambeSaveError as error:
                 if not error.message.startswith("line "):
                     error.message = f"line {line_of(node)}: {error.message}"
@@ -174,12 +166,12 @@ class Constructor:
         return built
 
     def _check_hashable(self, node: pyyaml.Node) -> None:
-        """Refuse what would take long to hash: anchors let a few lines stand for a huge nested tuple."""
+        """Refuse keys that take long to hash: with anchors, few lines give huge tuples."""
         if self._sizes[id(node)] > MAX_HASHED:
             raise ConfigError(f"line {line_of(node)}: a key or a set's item of more than {MAX_HASHED} values")
 
     def construct_yaml_map(self, node: pyyaml.Node) -> Iterator[dict[Any, Any]]:
-        """Yield a mapping's keys and values, for a ``from_yaml`` that was written for Flambe."""
+        """Yield a mapping's keys and values, as a ``from_yaml`` written for Flambe expects."""
         yield self.construct_mapping(node)
 
     def construct_arguments(self, node: pyyaml.Node) -> dict[str, Any]:
@@ -204,7 +196,7 @@ class Constructor:
         if tag in NAMING_TAGS:
             return self._named(tag, self.construct_scalar(node), id(node) in self._own_names)
         if tag not in self._classes:
-            raise ConfigError(f"the tag {quote(node.tag)} is none of this dialect")
+            raise ConfigError(f"the tag {quote(node.tag)} is not part of this dialect")
         cls, factory = self._classes[tag]
         if issubclass(cls, Link):
             return cls(*parse_link_str(self.construct_scalar(node)))
@@ -221,13 +213,13 @@ class Constructor:
         return schema
 
     def _named(self, tag: str, path: str, is_own: bool) -> Any:
-        """Return the class or the function that a config hands to an object."""
+        """Return the class or function that a config hands to an object by its name."""
         found = find_imported(path)
         is_known = found is not None and (is_own or is_harmless(found) or self._trust.allows(path))
         if tag == "function":
             if not is_known or isinstance(found, type):
                 raise ConfigError(
-                    f"{quote(path)} is no function that is imported and allowed",
+                    f"{quote(path)} is not an imported function, or not allowed",
                     fix=f"Import its module first, and load(..., trusted=[{quote(path)}]) if you know who wrote it.",
                 )
             return found
@@ -246,7 +238,7 @@ class Constructor:
         if kind == "seq":
             return self.construct_sequence(node)
         if kind not in (*SCALARS, "str", "binary"):
-            raise ConfigError(f"the tag {quote('!!' + kind)} is none of this dialect")
+            raise ConfigError(f"the tag {quote('!!' + kind)} is not part of this dialect")
         if not isinstance(node, pyyaml.ScalarNode):
             raise ConfigError(f"the tag {quote(node.tag)} takes a scalar")
         return scalar_value(node)

@@ -1,4 +1,4 @@
-"""Edited: in a config, an object as a call makes it, but for changes that are made to it (changes.py finds them)."""
+"""Objects that were changed after their constructor returned; changes.py finds the changes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ from torch import nn
 from flambe_save.classes.registrable import Registrable
 from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.errors import CompilationError, quote
-from flambe_save.objects.assembly import (
-    TABLES,
-    put_attributes,
-    put_hooks,
-    put_in_table,
-    set_not_persistent,
-)
+from flambe_save.objects.assembly import TABLES, put_attributes, put_hooks, put_in_table, set_not_persistent
 from flambe_save.objects.special import runs_when_made
 from flambe_save.objects.walks import inside_itself, module_at
 from flambe_save.schema.schema import TRANSPARENT
@@ -28,20 +22,19 @@ __all__ = ["Edited", "check_nesting"]
 
 
 class Edited(Registrable, tag_override="edited"):
-    """In a config, an object as it was built, but for some changes: ``!edited {object: ..., changes: {...}}``.
+    """An object with changes made after it was built: ``!edited {object: ..., changes: ...}``.
 
     Parameters
     ----------
     object : object
-        Changed in place, and what is returned; no code of its class is run.
+        Changed in place and returned; no code of its class is run.
     changes : dict
         By the path of a module inside, or "" for the object itself: ``modules``, ``parameters``, ``buffers`` and
-        ``attributes`` to set, names that are ``removed``, which buffers are ``not_persistent``, torch's ``hooks``, and
-        the ``order`` of tables where it is another.
+        ``attributes`` to set, names that are ``removed``, buffers that are ``not_persistent``, torch's ``hooks``, and
+        the ``order`` of tables where it differs.
     """
 
     def __new__(cls, object: Any, changes: Any) -> Any:
-        """Return the object."""
         if type(changes) is not dict:
             raise CompilationError("the changes of an edited object are a mapping", fix="Correct the config.")
         kind: Any = type(object)
@@ -50,7 +43,7 @@ class Edited(Registrable, tag_override="edited"):
             raise CompilationError(f"a {kind.__qualname__} is not edited by a config", fix="Correct the config.")
         if runs_when_made(kind) and not trust_in_force().allows(dotted_path(kind)):
             raise CompilationError(
-                f"a {kind.__qualname__} does something when it goes, so a config may not change it",
+                f"a {kind.__qualname__} runs code when it is deleted or looked at, so a config may not change it",
                 fix=f"If you know who wrote it: load(..., trusted=[{dotted_path(kind)!r}]).",
             )
         for path, change in changes.items():
@@ -61,7 +54,7 @@ class Edited(Registrable, tag_override="edited"):
 
 
 def check_nesting(*objects: Any) -> None:
-    """Refuse modules that torch would not come to an end of, or not before the end of Python's stack.
+    """Refuse modules that torch would walk without end, or past the end of Python's stack.
 
     Raises
     ------
@@ -96,11 +89,11 @@ def _apply(obj: Any, path: str, change: Any) -> None:
         known |= {"modules", "parameters", "buffers", "not_persistent", "hooks", "order"}
     if type(change) is not dict or not change.keys() <= known:
         raise CompilationError(
-            f"what changes at {quote(path)} is no mapping of {', '.join(sorted(known))}", fix="Correct the config."
+            f"the changes at {quote(path)} are not a mapping of {', '.join(sorted(known))}", fix="Correct the config."
         )
     removed = change.get("removed", [])
     if type(removed) is not list or not all(type(name) is str for name in removed):
-        raise CompilationError(f"what is removed at {quote(path)} is no list of names", fix="Correct the config.")
+        raise CompilationError(f"the removed names at {quote(path)} are not a list of texts", fix="Correct the config.")
     _remove(obj, removed)
     for table in ("modules", "parameters", "buffers"):
         if table in change:
@@ -116,7 +109,7 @@ def _apply(obj: Any, path: str, change: Any) -> None:
         is_listed = type(order) is list and all(type(name) is str for name in order)
         if not own or not is_listed or sorted(order) != sorted(own):
             raise CompilationError(
-                f"the order of the {table} at {quote(path)} is none of them", fix="Correct the config."
+                f"the order of the {table} at {quote(path)} does not list each of them once", fix="Correct the config."
             )
         for name in order:
             own[name] = own.pop(name)

@@ -1,7 +1,7 @@
-"""Layers of torch that a config writes alike: one is built, the others are copies of it with tensors of the state.
+"""Layers of torch that a config writes alike: one is built, the others are copies of it.
 
-Only where no code sees a layer before the object has its state: inside modules that are written as their parts.
-schema.py asks for each Schema that it builds whether a copy will do.
+Copies get their tensors from the state. They are made only where no code sees a layer before the object has its state:
+inside modules that are written as their parts. building.py asks for each Schema whether a copy will do.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ _MOST = 64  # items of a tuple, or characters of a text, among the arguments
 
 
 class _Layer(NamedTuple):
-    """A layer as it was built: what its ``__dict__`` held, and what its tensors were like.
+    """A layer as it was built: its ``__dict__``, and the kinds of its tensors.
 
     Attributes
     ----------
     own : dict of str to object
+        A copy of the ``__dict__``, without tensors.
     parameters : dict of str to (torch.Size, tuple of int, bool)
         Shape, strides, and whether it is trained.
     buffers : dict of str to (torch.Size, torch.dtype)
@@ -48,19 +49,19 @@ class _Layer(NamedTuple):
 class Layers:
     """The layers in the config of one load.
 
-    A copy is made where the state has all the tensors of the layer, each in memory of its own and as large as those of
-    the first. Anything else is built.
+    A copy is made where the state has all the tensors of the layer, each in memory of its own and of the same shape as
+    the first layer's. Anything else is built.
 
     Parameters
     ----------
     config : object
         A Schema, or containers with Schemas.
     items : list of object
-        All that is in it.
+        All items in it.
     state : mapping of str to object
         The save's state.
     taken : dict of int to torch.Tensor
-        The tensors that were made of the state's, by the ids of these; those of copies are added.
+        The tensors that were made of the state's, by the ids of these; those of copies are added to it.
     """
 
     def __init__(self, config: Any, items: list[Any], state: Mapping[str, Any], taken: dict[int, Any]) -> None:
@@ -70,7 +71,7 @@ class Layers:
         self._taken = taken
         self._built: dict[tuple[type, str], _Layer | None] = {}  # by class and arguments
         dense = {key: value for key, value in state.items() if _is_dense(value)} if self._places else {}
-        named = {item.key for item in items if isinstance(item, TensorLink)}  # others than a layer have these too
+        named = {item.key for item in items if isinstance(item, TensorLink)}  # not a layer's alone
         users = Counter(value.untyped_storage()._cdata for value in dense.values())
         self._free = {
             key: value
@@ -79,7 +80,7 @@ class Layers:
         }
 
     def copy_for(self, schema: Schema) -> Any:
-        """Return a copy of the layer that was built before with the same arguments, where one will do."""
+        """Return a copy of a layer built with the same arguments, or None."""
         if id(schema) not in self._places:
             return None
         _, prefix = self._places[id(schema)]
@@ -87,11 +88,11 @@ class Layers:
         if layer is None:
             return None
         found: dict[str, Any] = {name: self._free.get(prefix + name) for name in (*layer.parameters, *layer.buffers)}
-        with torch._C.DisableTorchFunction():  # nobody has to be told: these tensors are the load's own
+        with torch._C.DisableTorchFunction():  # no mode has to see these tensors of the load's own
             if not _fits(layer, found):
                 return None
             for name in found:
-                del self._free[prefix + name]  # whatever else is called the same gets tensors of its own
+                del self._free[prefix + name]  # another layer under the same key gets tensors of its own
             return self._copy(layer, found, schema.component_subclass)
 
     def _copy(self, layer: _Layer, found: Mapping[str, torch.Tensor], cls: Any) -> Any:
@@ -113,8 +114,10 @@ class Layers:
 
 
 def _seen_by_code(items: list[Any]) -> set[int] | None:
-    """Return the ids of what is among the arguments of constructors that may look at it; None where links may lead to
-    anything."""
+    """Return the ids of all among the arguments of constructors, which may look at it.
+
+    None where links may lead to anything.
+    """
     if any(isinstance(item, Link) for item in items):  # following one may compute an attribute
         return None
     given: list[Any] = []
@@ -128,10 +131,7 @@ def _seen_by_code(items: list[Any]) -> set[int] | None:
 
 
 def _shown_to_code(schema: Schema) -> list[Any]:
-    """Return the arguments that code may read or write while a Schema is built.
-
-    Plain values are left out.
-    """
+    """Return the arguments that code may read or write meanwhile, but plain values."""
     cls = schema.component_subclass
     is_kept = schema.factory_method == PARTS or cls in KEEPERS or cls in TRANSPARENT or is_made_of_parts(cls)
     if is_kept or (issubclass(cls, TRAINING) and cls.__module__.startswith("torch.")):
@@ -140,14 +140,14 @@ def _shown_to_code(schema: Schema) -> list[Any]:
 
 
 def shows_to_code(items: list[Any]) -> bool:
-    """Whether code may see objects of a config, given as all its items, before all is built."""
+    """Whether code may see objects of a config, given as its items, before all are built."""
     return any(isinstance(item, Link) or (type(item) is Schema and _shown_to_code(item)) for item in items)
 
 
 def _layers_in(config: Any) -> Iterator[tuple[Schema, str]]:
-    """Yield the layers of torch in modules that are written as their parts, with the prefixes of their keys.
+    """Yield torch's layers in modules written as their parts, with their prefixes.
 
-    It does not go into the arguments of other constructors, which may look at what they are given.
+    Arguments of other constructors, which may look at them, are left out.
     """
     waiting: list[tuple[Any, str]] = [(config, "")]
     seen: set[int] = set()
@@ -177,14 +177,14 @@ _MAPPINGS = (dict, OrderedDict)
 
 
 def _is_small(value: Any) -> bool:
-    """Whether an argument is quickly compared: aliases let a config name a large one again and again."""
+    """Whether an argument is quick to compare; aliases let a config repeat a large one."""
     if type(value) is tuple:
         return len(value) <= _MOST and all(type(item) in PLAIN and _is_small(item) for item in value)
     return type(value) in PLAIN and (type(value) not in (str, bytes) or len(value) <= _MOST)
 
 
 def _call_of(schema: Schema) -> tuple[type, str]:
-    """Return what layers have in common that are written alike; 1, 1.0 and true are equal to each other."""
+    """Return a key of layers that are written alike; a text, since 1, 1.0 and True are equal."""
     return schema.component_subclass, repr(schema.keywords)
 
 
@@ -211,7 +211,7 @@ def _fits(layer: _Layer, found: Mapping[str, Any]) -> bool:
 
 
 def _layer_of(made: Any) -> _Layer | None:
-    """Return what copies of a layer are made of; None where it is more than plain values and tensors of its own."""
+    """Return a layer's parts; None where it holds more than plain values and own tensors."""
     own = made.__dict__
     tables = ("_parameters", "_buffers")
     if any(own["_modules"].values()) or own["_non_persistent_buffers_set"]:

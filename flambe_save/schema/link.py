@@ -1,4 +1,4 @@
-"""Links: config values that lead to objects of the same config: ``!@ encoder.size``, ``!call``."""
+"""Links: config values that lead to objects of the same config: ``!@ encoder.size``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from flambe_save.objects.arguments import CONTAINERS
 from flambe_save.objects.assembly import Awaited
 from flambe_save.objects.attributes import code_behind, held_attribute, held_item, is_callable_value, is_function_of
 from flambe_save.objects.special import says_its_class
+from flambe_save.objects.walks import module_at
 from flambe_save.questions import property_read
 from flambe_save.schema.reference import Reference, Sources
 from flambe_save.schema.schema import Schema, schema_of
@@ -37,16 +38,16 @@ class Link(Reference):
     attr_path : sequence of str, optional
         Public attributes to follow from the built object: ``["rnn", "hidden_size"]``.
     target : Schema or object, optional
-        What the first key names. Reading a config sets it.
+        The object of the first key. Without it the link is followed in the config that it was read from.
 
     Attributes
     ----------
     resolved : object
-        What the link stands for, once it has been followed.
+        The value of the link, once it has been followed.
     target_leaf : object
         The built object at the end of ``schematic_path``.
     is_held : bool
-        Whether it was followed through what objects hold alone, and needs no trust.
+        Whether it was followed through what objects hold alone, which needs no trust.
     """
 
     is_recorded = True
@@ -55,7 +56,7 @@ class Link(Reference):
     def __init__(
         self, schematic_path: Sequence[str], attr_path: Sequence[str] | None = None, target: Any = None
     ) -> None:
-        create_link_str(schematic_path, attr_path)  # refuses what could not be written, private attributes above all
+        create_link_str(schematic_path, attr_path)  # refuses other texts, private attributes above all
         self.schematic_path = list(schematic_path)
         self.attr_path = list(attr_path or ())
         self.target = target
@@ -65,7 +66,6 @@ class Link(Reference):
         self.is_held = True
         self.sources: Sources | None = None
         self._following = False
-        self._document: Any = None
 
     @property
     def root_schema(self) -> str:
@@ -76,7 +76,7 @@ class Link(Reference):
         return f"{type(self).__name__}({create_link_str(self.schematic_path, self.attr_path)})"
 
     def trail(self) -> list[Any]:
-        """Return the config, then the item at each key of the path, as far as nothing has to be built."""
+        """Return the config and the item at each key, as far as nothing has to be built."""
         found = [self._document]
         try:
             for key in self.schematic_path:
@@ -85,18 +85,12 @@ class Link(Reference):
             pass
         return found
 
-    def within(self, document: Any) -> None:
-        """Learn which config this is in: a Schema, or a mapping or list of them."""
-        self._document = document
-
     def forget(self) -> None:
-        """Drop what the link was followed to, so that it is followed anew."""
         self.resolved = self.target_leaf = None
         self.is_resolved, self.is_held, self.is_of_config = False, True, False
         self.sources = None
 
     def becomes(self, made_of: Callable[[Any], Any]) -> None:
-        """Learn what containers of the config have become."""
         if self.is_of_config:
             self.resolved = self.target_leaf = made_of(self.resolved)
 
@@ -112,7 +106,7 @@ class Link(Reference):
         LinkError
             If the object has no such attribute, or the link leads back to itself.
         UntrustedError
-            If code of the object's class gives the attribute, as a property does, and a load under way that does not
+            If code of the object's class gives the attribute, as a property does, and the load under way does not
             trust it.
         """
         if self._following:
@@ -127,7 +121,6 @@ class Link(Reference):
         return self.resolved
 
     def resolve(self, sources: Sources) -> Any:
-        """Follow the link."""
         self.sources = sources
         return self()
 
@@ -137,8 +130,7 @@ class Link(Reference):
         if current is None:
             if self._document is None:
                 raise UnpreparedLinkError(
-                    f"{self!r} does not know the config it is in",
-                    fix="Read it with yaml.load, or set its target.",
+                    f"{self!r} does not know the config it is in", fix="Read it with yaml.load, or set its target."
                 )
             current = step(self, self._document, self.root_schema)
         for key in self.schematic_path[1:]:
@@ -157,7 +149,7 @@ class Link(Reference):
         self.is_of_config = is_of_config and not self.attr_path and type(current) in CONTAINERS
         for index, attribute in enumerate(self.attr_path):
             current = self._attribute(current, index)
-            if type(current) not in PLAIN and says_its_class(type(current)):  # which is asked wherever it gets
+            if type(current) not in PLAIN and says_its_class(type(current)):  # which runs wherever the value is used
                 hook = f"{dotted_path(type(current))}.__class__"
                 trust_in_force().decide([property_read(hook, repr(self), self.attr_path[index + 1 :])])
             is_last = index == len(self.attr_path) - 1
@@ -203,7 +195,7 @@ def _referred(link: Reference, current: Reference) -> Any:
 
 
 def step(link: Reference, current: Any, key: str) -> Any:
-    """Return the item at one key of a link, in a config or in the arguments that an object records."""
+    """Return the item at one key, in a config or in the arguments that an object records."""
     if isinstance(current, Link):
         current = _referred(link, current)
     schema = current if isinstance(current, Schema) else schema_of(current)
@@ -211,14 +203,13 @@ def step(link: Reference, current: Any, key: str) -> Any:
         return held_item(schema.arguments if schema is not None else current, key)
     except (LookupError, ValueError, AttributeError):
         raise MalformedLinkError(
-            f"{link!r}: there is no {key!r} in the config",
-            fix="Check the link's keys against the config.",
+            f"{link!r}: there is no {key!r} in the config", fix="Check the link's keys against the config."
         ) from None
 
 
 @alias("call")
 class FunctionCallLink(Link):
-    """A link whose target is called, without arguments, and gives its result."""
+    """A link to the result of a call of its target, without arguments."""
 
     may_be_callable = True
 
@@ -240,7 +231,7 @@ class ParameterLink(Reference):
         The keys that lead to the module in the config, dotted, a colon, and the name inside it:
         ``"model:encoder.weight"``.
     tensor : torch.Tensor, optional
-        Where the link is to be written, what it is to lead to; the text is found then.
+        For a link to be written: its target, of which the text is found then.
     """
 
     kind = "parameter"
@@ -251,17 +242,12 @@ class ParameterLink(Reference):
         if tensor is None and not (self.path and colon and self.name):
             raise MalformedLinkError(f"{quote(text)} is not a {self.kind}", fix=f"Write model:name.of.the.{self.kind}.")
         self.tensor = tensor
-        self._document: Any = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path}:{self.name})"
 
-    def within(self, document: Any) -> None:
-        """Learn which config this is in."""
-        self._document = document
-
     def awaits(self) -> Schema | None:
-        """Return the module's Schema if that is not built yet; for a link in its place, what it awaits."""
+        """Return the module's Schema if it is not built yet, or the one that a link there awaits."""
         target = self._target()
         if isinstance(target, Reference):
             return target.awaits()
@@ -284,11 +270,10 @@ class ParameterLink(Reference):
             target = target._compiled
         elif isinstance(target, Reference):
             target = target.resolve(sources)
-        *outer, last = self.name.split(".")
-        for name in outer:
-            target = target._modules.get(name) if isinstance(target, torch.nn.Module) else None
-        for table in self.tables:
-            found = vars(target).get(table, {}).get(last) if isinstance(target, torch.nn.Module) else None
+        outer, _, last = self.name.rpartition(".")
+        owner = module_at(target, outer)
+        for table in self.tables if isinstance(owner, torch.nn.Module) else ():
+            found = vars(owner).get(table, {}).get(last)
             if found is not None:
                 return found
         raise LinkError(
@@ -317,7 +302,7 @@ class BackLink(Reference, Awaited):
     Parameters
     ----------
     key : str
-        What the object is called, as keys of the state are; empty for the root.
+        The object's key, as in the state; empty for the root.
     """
 
     is_for_containers = True
@@ -330,18 +315,17 @@ class BackLink(Reference, Awaited):
 
     @property
     def origin(self) -> BackLink:
-        """The link of the config that this was made of; most often itself."""
+        """The link in the config that this was made from; most often itself."""
         return self if self._origin is None else self._origin
 
     def __repr__(self) -> str:
         return f"BackLink({self.key!r})"
 
     def resolve(self, sources: Sources) -> Any:
-        """Return this itself, which stands for the container until that is built."""
+        """Return this itself: it stands for the object until all is built."""
         return self
 
     def through(self, make: Callable[[Any], Any]) -> BackLink:
-        """Return a link to what a function makes of the object."""
         found = BackLink(self.key)
         found._origin, found._make = self.origin, make
         return found
@@ -354,12 +338,7 @@ class BackLink(Reference, Awaited):
 
 
 class Elsewhere(Reference, should_register=False):
-    """An object to be written that has a place of its own, where others link to it.
-
-    Parameters
-    ----------
-    obj : object
-    """
+    """An object to be written that has a place of its own, where others link to it."""
 
     def __init__(self, obj: Any) -> None:
         self.obj = obj

@@ -21,7 +21,7 @@ _TABLES = ("modules", "attributes")  # of an object that is written as its parts
 
 
 def override(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """Put values in place of those of a config, which is changed; return it.
+    """Put values in place of a config's, which is changed in place and returned.
 
     Parameters
     ----------
@@ -34,14 +34,14 @@ def override(config: Any, overrides: Mapping[str, Any]) -> Any:
     Raises
     ------
     ConfigError
-        If the config has nothing of that name; the error lists names that are near. If a text takes the place of a
-        number, or a number that of a text.
+        If the config has no such name; the error lists near ones. If a text takes the place of a number, or a number
+        that of a text.
 
     Warns
     -----
     StateMismatchWarning
-        If the name is an argument of a constructor, and parts of what that makes are in the save as they were changed
-        later, which the argument does not change.
+        If the name is an argument of a constructor, and the save has parts that were changed after the call, which
+        the argument does not change.
     """
     if not isinstance(overrides, Mapping) or not all(isinstance(name, str) and name for name in overrides):
         raise ConfigError(
@@ -68,7 +68,7 @@ class _Place:
     ----------
     holder : object
     changes : list of dict of str to dict
-        The tables of changes of it, as :class:`Edited` has them.
+        Its tables of changes, as :class:`Edited` has them.
     """
 
     def __init__(self, holder: Any) -> None:
@@ -76,7 +76,7 @@ class _Place:
         self.enter("", holder)
 
     def enter(self, part: str, holder: Any) -> None:
-        """Go on to what is inside, under a name."""
+        """Go on to an item, under a name."""
         self._around = [(changes, (*path, part)) for changes, path in self._around]
         if isinstance(holder, Schema) and holder.component_subclass is Edited:
             changes = holder.keywords.get("changes")
@@ -116,7 +116,7 @@ def _may_be(annotation: str, value: Any) -> bool:
 
 
 def _warn_of_changed(name: str, place: _Place, table: Any) -> None:
-    """Warn of parts that an argument does not change, since they were put in later."""
+    """Warn of parts that an argument does not change, because they were replaced later."""
     if not isinstance(place.holder, Schema) or table is not _called(place.holder).keywords:
         return
     outer = name.rpartition(".")[0]
@@ -135,7 +135,7 @@ def _warn_of_changed(name: str, place: _Place, table: Any) -> None:
 
 
 def _found(config: Any, place: _Place, part: str, name: str, outer: list[str]) -> tuple[Any, Any]:
-    """Return what a name stands in, and its key there."""
+    """Return the table or list that has a name, and its key there."""
     found: tuple[Any, Any] | None = None
     holder = place.holder
     for table in (*_changed_tables(place.changes), *_tables(holder)):
@@ -153,19 +153,19 @@ def _found(config: Any, place: _Place, part: str, name: str, outer: list[str]) -
     near = get_close_matches(name, here, n=5, cutoff=0.4) or get_close_matches(name, _every_name(config), 5, 0.5)
     known = near or here
     raise ConfigError(
-        f"the override {quote(name)} names nothing: {where} has no {quote(part)}",
+        f"the override {quote(name)} is not found: {where} has no {quote(part)}",
         fix=f"Near are: {quote_some(known)}." if known else "It holds no names; leave the override out.",
     )
 
 
 def _called(schema: Schema) -> Schema:
-    """Return the Schema of the call, of one that also says what changed since."""
+    """Return the Schema of the call inside one that also says what changed since; else itself."""
     inner = schema.keywords.get("object") if schema.component_subclass is Edited else None
     return inner if isinstance(inner, Schema) else schema
 
 
 def _tables(holder: Any) -> Iterator[Any]:
-    """Yield what holds the names inside an item of a config; what comes first is what the object has in the end."""
+    """Yield the tables and lists of names in an item of a config, those that win first."""
     if isinstance(holder, (dict, list)):
         yield holder
     elif isinstance(holder, Schema):
@@ -189,7 +189,7 @@ def _changed_tables(changes: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _names(holder: Any) -> list[str]:
-    """Return the names inside an item of a config, as an override has them."""
+    """Return the names in an item of a config, as an override has them."""
     found: dict[str, None] = {}
     for table in _tables(holder):
         found.update(dict.fromkeys(map(str, range(len(table)) if isinstance(table, list) else table)))
@@ -199,7 +199,7 @@ def _names(holder: Any) -> list[str]:
 
 
 def _every_name(config: Any) -> list[str]:
-    """Return names all over a config, as far as they are not too many to compare."""
+    """Return the names all over a config, or as many as are quick to compare."""
     found: list[str] = []
     waiting: list[tuple[list[str], Any]] = [([], config)]
     while waiting and len(found) < 2000:

@@ -1,8 +1,8 @@
-"""Functions and classes that a config hands to an object, and that the object's own class names itself.
+"""Functions and classes that a config hands to an object, and that its own class could name.
 
-A layer of a library often keeps one of the library's own functions: its activation, how it reduces. Its class's code
-could hand itself the same, so a load hands it over without trust. Any other has to be trusted: who may choose what an
-object calls may choose what it does.
+A layer of a library often keeps one of the library's own functions, such as its activation. Its class's code could hand
+itself the same, so a load hands it over without trust. Any other has to be trusted: to choose what an object calls is
+to choose what it does.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from flambe_save.schema.schema import TRANSPARENT
 
 __all__ = ["NAMING_TAGS", "own_names"]
 
-NAMING_TAGS = ("type", "function")  # they hand a class or a function to an object by its name
+NAMING_TAGS = ("type", "function")  # hand a class or a function to an object by its name
 
-# What these have may do anything, whoever names it
+# Packages with functions that may do anything
 _WIDE = frozenset(("torch", "numpy", "dill", "flambe_save", *sys.stdlib_module_names)) - {"__main__"}
 
 
 def own_names(document: Document, classes: Mapping[str, tuple[type, str | None]]) -> frozenset[int]:
-    """Return the ids of the nodes of a config that only name what the classes of the objects around them name.
+    """Return the ids of nodes that name what the class of the object around them could name.
 
     Parameters
     ----------
     document : Document
     classes : mapping of str to (type, str or None)
-        What the config's tags mean: classes, and the ends of tags.
+        The classes and factories of its tags.
     """
     if not any(tag in document.tags for tag in NAMING_TAGS):
         return frozenset()
@@ -64,13 +64,13 @@ def own_names(document: Document, classes: Mapping[str, tuple[type, str | None]]
             elif cls in KEEPERS or cls in TRANSPARENT or issubclass(cls, Reference):
                 owner = None
             elif not is_made_of_parts(cls) or (cls is functools.partial and not _has_plain_arguments(node)):
-                is_handed = True  # to a constructor, which might call it, or with arguments that the config chooses
+                is_handed = True  # a constructor might call it, and a partial with arguments of the config's choice
         waiting += [(child, owner, is_handed) for child in children_of(node)]
     return frozenset(number for number, is_own in found.items() if is_own)
 
 
 def _has_plain_arguments(node: Any) -> bool:
-    """Whether what a ``functools.partial`` fills in is numbers and switches: these name no file, and no object."""
+    """Whether a ``functools.partial`` fills in numbers and switches alone, no names of files or objects."""
     pairs = node.value if isinstance(node, pyyaml.MappingNode) else ()
     waiting = [value for key, value in pairs if key.value != "func"]
     while waiting:
@@ -83,7 +83,7 @@ def _has_plain_arguments(node: Any) -> bool:
 
 @functools.lru_cache(maxsize=10_000)
 def names_itself(owner: Any, path: str) -> bool:
-    """Whether a class is defined where a function, or class, of its own package has a name."""
+    """Whether a class, or its module, has a function or class of its package by name."""
     value = find_imported(path)
     if not (is_answered_by_type(value) if isinstance(value, type) else isinstance(value, types.FunctionType)):
         return False

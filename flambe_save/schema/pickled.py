@@ -1,7 +1,7 @@
-"""Pickled: in a config, pickled values that refer to what else the config builds, in place of holding copies.
+"""Pickled values that refer to other objects of the config, in place of holding copies.
 
-``!pickled {pickle: !$ 0, item: 0, objects: [*model, !parameter model:weight]}``: where the pickle has the number of one
-of the objects, it gets that.
+``!pickled {pickle: !$ 0, item: 0, objects: [*model, !parameter model:weight]}``: the pickle has the numbers of objects
+in the list, which take their places.
 """
 
 from __future__ import annotations
@@ -27,34 +27,33 @@ __all__ = ["Opener", "Pickled", "groups_of", "opened_by", "references_in"]
 Opener: TypeAlias = "Callable[[bytes, list[Any]], list[Any]]"  # unpickles bytes that refer to objects
 
 _STORAGES = (torch.UntypedStorage, torch.storage.TypedStorage)
-# What is one object wherever it is pickled, by its name or by its value
+# Pickled by name, or by value: one object wherever they are loaded
 _NEVER_SHARED = (type, enum.Enum, types.ModuleType, types.BuiltinFunctionType, types.CodeType)
 _opener: ContextVar[Opener | None] = ContextVar("opener of pickles", default=None)
 
 
 def opened_by(opener: Opener) -> Setting[Opener | None]:
-    """Inside the ``with``, unpickle with a function, which puts what the bytes ask for to the caller's trust."""
+    """Inside the ``with``, unpickle with a function, which asks the caller's trust."""
     return Setting(_opener, opener)
 
 
 class Pickled(Registrable, tag_override="pickled"):
-    """In a config, one of several values that are pickled together, and what they refer to.
+    """One of several values that are pickled together, with the objects that they refer to.
 
     Parameters
     ----------
     pickle : bytes
         From the stash.
     item : int
-        Which of the values.
+        Its index among the values.
     objects : list of object
-        Shared with the values.
+        Not copied: the values refer to these very objects.
     """
 
     def __new__(cls, pickle: Any, item: Any, objects: Any) -> Any:
-        """Return the value."""
         open_pickle = _opener.get()
         if open_pickle is None:
-            raise LinkError("a config with !pickled is built by a load alone", fix="Load the save that it is of.")
+            raise LinkError("only a load builds a config with !pickled", fix="Load the save that it is of.")
         if type(pickle) is not bytes or type(objects) is not list or type(item) is not int:
             raise CompilationError(
                 "!pickled takes a pickle of the stash, a number and a list of objects", fix="Correct the config."
@@ -69,22 +68,22 @@ TRANSPARENT.add(Pickled)
 
 
 def groups_of(values: Iterable[Any], is_other: Callable[[Any], bool]) -> dict[int, tuple[int, list[Any]]]:
-    """Return what values refer to that are about to be pickled, and which of them have to be pickled together.
+    """Group values that have to be pickled together, and find the objects that they refer to.
 
     Parameters
     ----------
     values : iterable of object
-        What may have to be pickled.
+        Values that may have to be pickled.
     is_other : callable
-        Whether something has a place of its own, where no pickle is; what is inside it is not gone into.
+        True for an object that has a place of its own outside of pickles. It is not entered.
 
     Returns
     -------
     dict of int to (int, list of object)
-        By the ids of values, a number that those have in common which share anything, and what the value refers to.
-        Values that share nothing with one that refers to anything are left out.
+        By the ids of values: a number, the same for values that share anything, and the objects that the value refers
+        to. Groups that refer to nothing are left out.
     """
-    owner: dict[Hashable, int] = {}  # by the ids of objects, the value that came to it first
+    owner: dict[Hashable, int] = {}  # by the ids of objects, the value that reached it first
     leader: dict[int, int] = {}
     walks = {id(value): _Walk(value, is_other) for value in values}
 
@@ -105,12 +104,12 @@ def groups_of(values: Iterable[Any], is_other: Callable[[Any], bool]) -> dict[in
 
 
 def references_in(value: Any, is_other: Callable[[Any], bool]) -> list[Any]:
-    """Return what a value refers to that is about to be pickled; arguments are those of :func:`groups_of`."""
+    """Return the objects that a value refers to; parameters as in :func:`groups_of`."""
     return list(_Walk(value, is_other).others.values())
 
 
 class _Walk:
-    """What a pickle of a value comes to: others, in order, and what of its own it might share with another pickle."""
+    """The objects in a pickle of a value: others, in order, and own ones that it may share."""
 
     def __init__(self, value: Any, is_other: Callable[[Any], bool]) -> None:
         self.others: dict[int, Any] = {}
@@ -129,11 +128,14 @@ class _Walk:
                     shared.add(id(obj))
                 return None
 
-        self.pickler: Any = None  # keeps what it has come to alive, and so the ids apart
+        self.pickler: Any = None  # keeps all that it reached alive, so that no id is used twice
         for options in ({}, {"byref": True}):  # as the codec does
             others.clear()
             shared.clear()
-            with warnings.catch_warnings(), contextlib.suppress(Exception):  # the codec will say what cannot be pickled
+            with (
+                warnings.catch_warnings(),
+                contextlib.suppress(Exception),
+            ):  # the codec raises again, and says what cannot be pickled
                 warnings.simplefilter("ignore", dill.PicklingWarning)
                 self.pickler = Pickler(_Nowhere(), **options)
                 self.pickler.dump(value)
@@ -141,7 +143,7 @@ class _Walk:
 
 
 class _Nowhere:
-    """A file that keeps nothing of what is written to it."""
+    """A file that drops all that is written to it."""
 
     def write(self, data: Any) -> int:
         return len(data)

@@ -47,6 +47,7 @@ class Reference(Registrable, should_register=False):
     is_recorded = False
     is_for_containers = False
     is_of_config = False
+    _document: Any = None  # the config around this
 
     def resolve(self, sources: Sources) -> Any:
         """Return the object; UnpreparedLinkError while it is not there yet."""
@@ -65,6 +66,7 @@ class Reference(Registrable, should_register=False):
 
     def within(self, document: Any) -> None:
         """Note the config around this: a Schema, or a mapping or list of them."""
+        self._document = document
 
     def becomes(self, made_of: Callable[[Any], Any]) -> None:
         """Exchange a container of the config for the one that was built of it."""

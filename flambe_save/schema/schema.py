@@ -89,7 +89,7 @@ class Schema(MutableMapping[str, Any]):
     _given: dict[str, Any] | None
     _extensions: dict[str, str]
     _created_with_tag: str | None
-    _birth: Any  # of an object that was made: what it was then (changes.py)
+    _birth: Any  # the print of the built object (changes.py)
 
     def __init__(self, component_subclass: type, factory_method: str | None = None, /, **keywords: Any) -> None:
         if not isinstance(component_subclass, type):
@@ -137,23 +137,19 @@ class Schema(MutableMapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schema):
             return NotImplemented
-        same = (self.component_subclass, self.factory_method) == (
-            other.component_subclass,
-            other.factory_method,
-        )
-        return same and self.keywords == other.keywords
+        ours, theirs = ((item.component_subclass, item.factory_method, item.keywords) for item in (self, other))
+        return ours == theirs
 
     __hash__ = None  # type: ignore[assignment]
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy has keywords of its own and is not built: it makes another object
+        # A copy has keywords of its own and makes another object
         unbuilt = {"_compiled": None, "_compiling": False, "_given": None}
         return {**self.__dict__, **unbuilt, "keywords": dict(self.keywords)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if not self.__dict__.get("_birth"):  # nothing is left of it in a pickle
-            self.__dict__["_birth"] = None
+        self.__dict__["_birth"] = state.get("_birth") or None  # in a pickle it is empty
 
     def __copy__(self) -> Schema:
         new = Schema(self.component_subclass, self.factory_method)
@@ -171,7 +167,7 @@ class Schema(MutableMapping[str, Any]):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The keywords, and once it is being built those that the call was given in their place."""
+        """The keywords; once it is being built, with the overrides that the call was given."""
         return self.keywords if self._given is None else self._given
 
     @recursive_repr()
@@ -223,10 +219,8 @@ class Schema(MutableMapping[str, Any]):
         return False, []
 
     def add_extensions_metadata(self, extensions: Mapping[str, str]) -> None:
-        """Note, here and in all Schemas inside, which of a config's extensions its class comes from."""
-        for item in items_in(self):
-            if isinstance(item, Schema):
-                item._note_extension(extensions)
+        """Note the extensions that the classes of this and all Schemas inside come from."""
+        _note_extensions(self, extensions)
 
     def _note_extension(self, extensions: Mapping[str, str]) -> None:
         module = self.component_subclass.__module__.partition(".")[0]
@@ -234,34 +228,34 @@ class Schema(MutableMapping[str, Any]):
 
     def aggregate_extensions_metadata(self) -> dict[str, str]:
         """Return the extensions of this and all Schemas inside."""
-        found: dict[str, str] = {}
-        for item in items_in(self):
-            schema = item if isinstance(item, Schema) else schema_of(item)
-            if schema is not None:
-                found.update(schema._extensions)
-        return found
+        return _extensions_in(self)
 
     @staticmethod
     def serialize(obj: Any) -> dict[str, Any]:
         """Return ``{"yaml": text, "extensions": {...}}`` for a Schema or a mapping of Schemas."""
-        extensions: dict[str, str] = {}
-        for item in items_in(obj):
-            if isinstance(item, Schema):
-                extensions.update(item._extensions)
-        return {"yaml": _dump_all([obj]), "extensions": extensions}
+        return {"yaml": _dump_all([obj]), "extensions": _extensions_in(obj)}
 
     @staticmethod
     def deserialize(data: Mapping[str, Any]) -> Any:
         """Return the Schemas that :meth:`serialize` was given."""
         obj = _load(data["yaml"])
-        for item in items_in(obj):
-            if isinstance(item, Schema):
-                item._note_extension(data["extensions"])
+        _note_extensions(obj, data["extensions"])
         return obj
 
 
+def _note_extensions(config: Any, extensions: Mapping[str, str]) -> None:
+    for item in items_in(config):
+        if isinstance(item, Schema):
+            item._note_extension(extensions)
+
+
+def _extensions_in(config: Any) -> dict[str, str]:
+    schemas = (item if isinstance(item, Schema) else schema_of(item) for item in items_in(config))
+    return {name: path for schema in schemas if schema is not None for name, path in schema._extensions.items()}
+
+
 def visit(root: Any) -> Iterator[tuple[Trail, Any]]:
-    """Yield ``(trail, item)`` for all in the arguments of a Schema, or of an object that records one.
+    """Yield ``(trail, item)`` for all inside a Schema, or an object that records one.
 
     Parents come first, arguments in order; each Schema, recorded object or container is entered once.
     """
@@ -313,10 +307,10 @@ def _inside(item: Any) -> tuple[Iterable[Any], list[Any]]:
 
 
 def record(instance: Any, schema: Schema) -> bool:
-    """Keep on an object the Schema that describes it, so that it can be written again.
+    """Record on an object the Schema that describes it, so that it can be written again.
 
-    The Schema's keywords hold built objects; it does not refer back to the object, or memory would outlive its last
-    user. Objects of classes that are not ours keep it beside them, so that a pickle of them holds no Schema.
+    The Schema's keywords hold built objects and no reference back to the object, which would keep it alive. Objects of
+    classes that are not registered have it beside them, so that a pickle of them holds no Schema.
 
     Returns
     -------
@@ -331,13 +325,13 @@ def record(instance: Any, schema: Schema) -> bool:
             key = id(instance)
             _records[key] = weakref.ref(instance, functools.partial(_records.pop, key)), schema
     except (AttributeError, TypeError):
-        pass  # an object with slots, or without a hash; only its own adapter can describe it
+        pass  # an object with slots; only its own adapter can describe it
     return is_ours
 
 
 def schema_of(obj: Any) -> Schema | None:
-    """Return the Schema that an object records: a Component, or one built from a Schema; else None."""
-    if type(obj) is Schema or issubclass(type(obj), type):  # isinstance would ask the object for its class
+    """Return the Schema that a Component, or an object built from one, records; else None."""
+    if type(obj) is Schema or issubclass(type(obj), type):  # isinstance would run a __class__ of the object's
         return None
     recorded = own_attributes(obj).get(RECORD)
     if recorded is None:
@@ -365,6 +359,7 @@ def defaults_of(schema: Schema) -> dict[str, Any]:
 
 
 def callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
+    """Return the callable that makes objects: the class, a factory, builder or assembler."""
     if factory == PARTS:
         return assembler_of(cls)
     if factory is None:
@@ -375,7 +370,6 @@ def callable_of(cls: type, factory: str | None) -> Callable[..., Any]:
     found = factory_of(cls, factory)
     if found is None:
         raise CompilationError(
-            f"{dotted_path(cls)} declares no factory {factory!r}",
-            fix="Decorate it with @registrable_factory.",
+            f"{dotted_path(cls)} declares no factory {factory!r}", fix="Decorate it with @registrable_factory."
         )
     return found

@@ -1,6 +1,6 @@
-"""Parts of a config by their names: what a dict, a list or an object of the config holds, without the rest of it.
+"""Parts of a config by their names: items of its dicts, lists and objects, without the rest.
 
-A part is a document of its own, so only what it names itself needs trust. Links in it lead nowhere outside of it.
+A part is a document of its own: only its own tags need trust, and its links lead nowhere outside of it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ STORED = ("!tensor", "!param")  # tags whose texts are keys of the state
 
 
 class Entry(NamedTuple):
-    """An entry of a container in a config: its key, or its index or attribute's name, and its node."""
+    """An entry of a container in a config: its key, index or attribute, and its node."""
 
     key: Any
     node: Any
 
 
 def part_of(*roots: Any) -> Document:
-    """Return a document of one node and all below it; of several nodes, a list of them, in which aliases stay one."""
+    """Return a document of a node and all below it; of several nodes, as a list.
+
+    Aliases that the nodes share stay one.
+    """
     root = roots[0]
     if len(roots) > 1:
         root = pyyaml.SequenceNode(_LISTS[0], [*roots], roots[0].start_mark)
@@ -56,7 +59,7 @@ def tensor_keys(document: Document) -> list[str]:
 
 
 def is_value(schema: Schema) -> bool:
-    """Whether a Schema makes a value without any constructor: of its fields, or a plain object of its attributes."""
+    """Whether a Schema makes an object of its fields or attributes, without a constructor."""
     cls = schema.component_subclass
     return is_made_of_parts(cls) or (schema.factory_method == PARTS and not issubclass(cls, torch.nn.Module))
 
@@ -70,10 +73,9 @@ def class_name(node: Any, recorded: Mapping[str, str]) -> str:
 
 
 def entries_of(node: Any) -> dict[str, Entry] | None:
-    """Return what a container of the config holds, by names as keys of the state have them.
+    """Return the entries of a container in a config by their state keys; else None.
 
-    Containers are dicts, lists and tuples, and objects that are written as their fields or attributes. None stands for
-    anything else.
+    Containers are dicts, lists, tuples, and objects that are written as their fields or attributes.
     """
     if isinstance(node, pyyaml.SequenceNode):
         if node.tag == "!odict":
@@ -110,15 +112,15 @@ def _named(pairs: Iterable[Any]) -> dict[str, Entry]:
 
 
 def find_part(document: Document, names: Iterable[str], is_open: Callable[[str], bool] = lambda tag: True) -> Any:
-    """Return the node that names lead to from a document's root, through containers alone; None where there is none.
+    """Return the node that names lead to, through containers alone; else None.
 
     Parameters
     ----------
     document : Document
     names : iterable of str
-        As keys of the state have them, each with its escapes.
+        As in keys of the state, each with its escapes.
     is_open : callable
-        Whether a tag of the save's own, without its ``!``, is that of a container: what is below others is not found.
+        Whether a tag of the save's own, without its ``!``, is a container's. Others are not entered.
     """
     node: Any = document.root
     for name in names:

@@ -30,13 +30,7 @@ class PickledDataLink(Reference):
         return f"PickledDataLink({self.obj_id!r})"
 
     def __call__(self, stash: Mapping[str, Any]) -> Any:
-        """Return the object from a stash.
-
-        Raises
-        ------
-        UnpreparedLinkError
-            If the stash does not hold it.
-        """
+        """Return the object from a stash; UnpreparedLinkError where it has none."""
         try:
             return stash[self.obj_id]
         except KeyError:
@@ -46,7 +40,6 @@ class PickledDataLink(Reference):
             ) from None
 
     def resolve(self, sources: Sources) -> Any:
-        """Return the object from the stash."""
         return self(sources.stash)
 
 
@@ -67,13 +60,7 @@ class TensorLink(Reference):
         return f"{type(self).__name__}({self.key!r})"
 
     def resolve(self, sources: Sources) -> Any:
-        """Return the value of the state.
-
-        Raises
-        ------
-        UnpreparedLinkError
-            If the state does not hold it.
-        """
+        """Return the value of the state; UnpreparedLinkError where it has none."""
         if self.key not in sources.state:
             raise UnpreparedLinkError(
                 f"the state holds no {quote(self.key)}", fix="Load the whole save: a part does not hold the rest."
@@ -99,14 +86,14 @@ class StoredParameter(TensorLink):
         self.tensor = tensor
 
     def resolve(self, sources: Sources) -> Any:
-        """Return the parameter; it shares its memory with the value of the state.
+        """Return the parameter, which shares its memory with the value of the state.
 
         Raises
         ------
         UnpreparedLinkError
-            If the state does not hold it.
+            If the state has no such value.
         LinkError
-            If that is not a tensor.
+            If the value is not a tensor.
         """
         value = super().resolve(sources)
         if not isinstance(value, torch.Tensor):
