@@ -1,7 +1,7 @@
-"""Component: a class whose objects know how they were built and what they hold. A client of the functions in api.py.
+"""Component: a class whose objects know how they were built and what they hold.
 
-Everything happens through ordinary attributes of the object: no hooks are registered with torch, ``state_dict`` stays
-torch's own, and a Component pickles and copies like any other object. dynamic.py makes Components of other classes.
+It uses ordinary attributes alone: no hooks are registered with torch, ``state_dict`` stays torch's own, and a Component
+pickles and copies like any other object. dynamic.py makes Components of other classes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ATTRIBUTES = "_registered_attributes"
 
 
 class _ComponentAdapter:
-    """Components: registered attributes, what ``_state`` adds, and a module's tensors where they are one."""
+    """Components: registered attributes, values that ``_state`` adds, and a module's tensors."""
 
     has_own_children = True
 
@@ -84,7 +84,7 @@ class _ComponentAdapter:
     def checker(self, place: Place, state: State) -> Check | None:
         obj = place.obj
         if type(obj)._load_state is not Component._load_state or has_migrations(type(obj)):
-            return None  # these may change the state
+            return None  # they may change the state
         check = checker_of_module(place, state)
         keys = [place.key_prefix + name for name in sorted(vars(obj).get(_ATTRIBUTES, ()))]
 
@@ -105,7 +105,7 @@ class _ComponentAdapter:
         local = state._metadata.get(place.prefix, {})
         is_shown = type(obj)._load_state is not Component._load_state
         if fit is not None and fit.adoption is not None and (is_shown or local.get(VERSION_KEY, NO_VERSION) != saved):
-            fit.adoption.end()  # a hook or migration may keep what it is shown
+            fit.adoption.end()  # a hook or migration may keep tensors that it sees
         check_version(type(obj), local, place.prefix, saved)
         try:
             type(obj)._load_state(
@@ -115,7 +115,7 @@ class _ComponentAdapter:
             mismatch.errors.append(f"{type(obj).__qualname__}._load_state wants the key {error}")
         except FlambeSaveError:
             raise
-        except Exception as error:  # it is given what is in the save, which may be anything
+        except Exception as error:  # the save may give it anything
             mismatch.errors.append(
                 f"{type(obj).__qualname__}._load_state raised {type(error).__name__}: {str(error)[:200]}"
             )
@@ -123,11 +123,11 @@ class _ComponentAdapter:
         for name in sorted(vars(obj).get(_ATTRIBUTES, ())):
             key = place.key_prefix + name
             if key in state:
-                # What comes from a file is nobody else's; what comes from another object stays its own
+                # A value from a file has no other owner; one from another object stays its own
                 value = state[key] if fit is not None else copy.deepcopy(state[key])
                 try:
                     setattr(obj, name, value)
-                except Exception as error:  # a property's setter, given what is in the save
+                except Exception as error:  # the save may give a property's setter anything
                     mismatch.errors.append(f"{key} cannot be set: {type(error).__name__}: {str(error)[:200]}")
                 mismatch.consumed.add(key)
             else:
@@ -151,13 +151,13 @@ def _compile(cls: type, _factory: str | None = None, _stash: Mapping[str, Any] |
 
 
 class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
-    """An object that records how it was built and says what it holds.
+    """An object that records how it was built, and whose state is saved and loaded.
 
     Subclass it alone or together with ``torch.nn.Module``, in either order. The arguments of the constructor are
     recorded as they are passed; ``super().__init__()`` may be forgotten. A subclass can be named in configs from the
     moment it is defined.
 
-    What is saved: a module's parameters and buffers, the attributes named with :meth:`register_attrs`, whatever
+    A save holds a module's parameters and buffers, the attributes named with :meth:`register_attrs`, the values that
     :meth:`_state` adds, and the same of every Component inside, in attributes, lists, tuples, dicts and modules.
 
     Attributes
@@ -199,25 +199,26 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
     # -------------------------------------------------------------------------------------------- hooks to override
 
     def run(self) -> bool:
-        """Do a step of work and return whether there is more to do; by default there is none."""
+        """Do a step of work and return whether there is more to do; by default False."""
         return False
 
     def metric(self) -> float | None:
-        """Return the number by which variants of this component are compared; by default there is none."""
+        """Return the number by which variants of this component are compared; by default None."""
         return None
 
     @classmethod
     def setup_dependencies(cls, kwargs: dict[str, Any], /) -> None:
-        """Add to the keywords of a Schema that is about to be built, links above all; by default nothing."""
+        """Add links or values to the keywords of a Schema before it is built; by default nothing."""
 
     @classmethod
     def precompile(cls, /, **kwargs: Any) -> None:
-        """Act on the keywords of a Schema whose links have been followed, before what is inside is built."""
+        """Act on a Schema's keywords after links were followed and before Schemas inside are built."""
 
     def _state(self, state_dict: State, prefix: str, local_metadata: dict[str, Any]) -> State:
-        """Add values to the state, under ``prefix`` (which ends in a dot, or is empty); by default none.
+        """Add values to the state, under ``prefix``; by default none.
 
-        ``state_dict`` holds what this component's module and the components inside have put there already.
+        ``prefix`` ends in a dot or is empty. ``state_dict`` has the values of this component's module and of the
+        components inside already.
         """
         return state_dict
 
@@ -231,9 +232,9 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Take back what :meth:`_state` added, before anything else of this component is loaded.
+        """Load the values that :meth:`_state` added, before all others of this component.
 
-        As torch's pre-hooks do, it may change ``state_dict``, rename old keys for instance, and add to the lists.
+        As torch's pre-hooks, it may change ``state_dict``, to rename old keys for instance, and add to the lists.
         """
 
     # -------------------------------------------------------------------------------------------- state
@@ -244,7 +245,7 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         Raises
         ------
         AttributeError
-            If there is no such attribute, it cannot be set, or it is part of the state already.
+            If the attribute is missing, cannot be set, or is part of the state already.
         """
         for name in names:
             if not hasattr(self, name):
@@ -267,7 +268,7 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         destination : State, optional
             Where to add it.
         prefix : str
-            What its keys begin with; it ends in a dot, or is empty.
+            The beginning of its keys; it ends in a dot or is empty.
         keep_vars : bool
             Return parameters themselves, and not tensors detached from them.
 
@@ -284,13 +285,13 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         return get_state(self, destination, prefix.removesuffix("."), keep_vars=keep_vars)
 
     def load_state(self, state_dict: State, strict: bool = False) -> None:
-        """Load what :meth:`get_state` returned; tensors are copied into the ones that are there.
+        """Load a state of :meth:`get_state`; tensors are copied into the present ones.
 
         Parameters
         ----------
         state_dict : State
         strict : bool
-            Whether keys that are missing or not wanted are an error; otherwise they are a warning.
+            Whether missing and unexpected keys are an error; otherwise they are a warning.
 
         Raises
         ------
@@ -324,9 +325,9 @@ class Component(Registrable, RecordsCall, abc.ABC, should_register=False):
         path : str or path
         map_location : str, torch.device, mapping or callable, optional
         use_saved_config_defaults : bool
-            Whether the object is built from the saved config; otherwise from ``kwargs``, and only the state is loaded.
+            Build the object from the saved config. Otherwise build it from ``kwargs``, and load the state alone.
         **kwargs
-            With the saved config: options of :func:`flambe_save.load`. Without: arguments of the class.
+            With the saved config, options of :func:`flambe_save.load`; without it, arguments of the class.
 
         Raises
         ------

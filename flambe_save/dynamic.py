@@ -1,4 +1,4 @@
-"""Components made of classes that are none: one, or all below a class when a config first names them."""
+"""Components made of other classes: of one, or of its subclasses when a config names them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dynamic_component(
     Parameters
     ----------
     class_ : type
-        Left as it is; a class that is a Component already is returned itself.
+        Not changed. A class that is a Component already is returned itself.
     tag : str
     tag_namespace : str, optional
     parent_component_class : type
@@ -30,10 +30,10 @@ def dynamic_component(
     Raises
     ------
     TypeError
-        If ``parent_component_class`` is no Component.
+        If ``parent_component_class`` is not a Component.
     """
     if not issubclass(parent_component_class, Component):
-        raise TypeError(f"{parent_component_class!r} is no subclass of Component")
+        raise TypeError(f"{parent_component_class!r} is not a subclass of Component")
     if issubclass(class_, parent_component_class):
         return class_
     copied = {name: getattr(class_, name) for name in functools.WRAPPER_ASSIGNMENTS if hasattr(class_, name)}
@@ -48,7 +48,7 @@ def dynamic_component(
 def make_component(class_: type, tag_namespace: str, only_module: str | None = None) -> None:
     """Make a class and all its subclasses usable in configs, as Components, under a namespace.
 
-    The Components are made when a config first names them. The classes themselves are left as they are.
+    The Components are made when a config first names them. The classes themselves are not changed.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def make_component(class_: type, tag_namespace: str, only_module: str | None = N
     tag_namespace : str
         ``make_component(torch.optim.Optimizer, "optim")`` gives ``!optim.Adam``.
     only_module : str, optional
-        Leaves out classes of modules that do not begin so.
+        Leave out classes of modules whose names do not begin so.
     """
 
     made: dict[str, type] = {}

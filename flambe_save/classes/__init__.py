@@ -1,1 +1,1 @@
-"""Classes: which one a tag means, where it is imported from, what it was called, and what it defines."""
+"""Classes: what tags, dotted paths and old names mean, and what a class defines."""

@@ -1,4 +1,4 @@
-"""Factories: class methods that configs may call to make an object, and what each class has of them."""
+"""Factories: class methods that configs may call to make an object."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def registrable_factory(method: F) -> F:
 
 
 class _Factory:
-    """A function declared as a factory: a class method, also where ``@classmethod`` is put around it or forgotten."""
+    """A function declared as a factory: a class method, also without ``@classmethod``."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
@@ -47,9 +47,9 @@ class _Factory:
 
 
 def factory_of(cls: type, name: str) -> Callable[..., Any] | None:
-    """Return a class's factory, bound to it, where one of that name is declared; overriding one keeps it declared.
+    """Return a class's factory of a name, bound to it, or None; an override needs no decorator.
 
-    ``parts`` is one that every class has whose objects can be put together from their parts.
+    Each class whose objects can be put together from their parts has the factory ``parts``.
     """
     if name == PARTS and has_parts(cls):
         return assembler_of(cls)
@@ -64,7 +64,7 @@ def needs_trust(cls: type, name: str) -> bool:
 
 
 def _functions_of(cls: type, name: str) -> Iterator[Callable[..., Any]]:
-    """Yield what a class and its bases have as a method of a name; other objects, which may answer anything, not."""
+    """Yield the plain functions of a name in a class and its bases."""
     for base in bases_of(cls):
         declared = names_of(base).get(name)
         function = declared.__func__ if isinstance(declared, (staticmethod, classmethod)) else declared

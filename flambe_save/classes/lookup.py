@@ -1,6 +1,6 @@
-"""What imported modules define, by dotted path: found without importing or running anything.
+"""Definitions of imported modules by dotted path; finding one runs no code.
 
-tags.py looks here for classes that no tag knows; which of them a load may use without trust is said here too.
+tags.py looks here for classes without a tag. :func:`is_harmless` says which of them a load may use without trust.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flambe_save.support.static import names_of, path_of
 
 __all__ = ["find_imported", "import_path", "is_harmless", "is_harmless_path", "names_in"]
 
-# What a module has, without asking it: a lazy one would import itself
+# A module's names without a call of its __getattribute__, in which a lazy module imports itself
 names_in: Any = vars(types.ModuleType)["__dict__"].__get__
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
 _MATH = (
@@ -39,7 +39,7 @@ _HARMLESS: dict[str, Callable[[str], bool]] = {
 def find_imported(path: str) -> Any:
     """Return the class or function that an imported module defines under a dotted path, or None.
 
-    What a module only imports from elsewhere is not found: whoever trusts a module trusts what it defines.
+    What a module imports from elsewhere is not found: trust in a module is trust in what it defines.
     """
     parts = path.split(".")
     for count in range(len(parts) - 1, 0, -1):
@@ -49,7 +49,7 @@ def find_imported(path: str) -> Any:
             module = sys.modules["__main__"]
         if not issubclass(type(module), types.ModuleType):
             continue
-        # Nothing is asked of what is found on the way, or of a module: either may import, or run a property
+        # No getattr: on a module it may import, and on a class it may run code
         found: Any = None
         names = names_in(module)
         for part in parts[count:]:
@@ -62,7 +62,7 @@ def find_imported(path: str) -> Any:
 
 
 def import_path(value: type | types.FunctionType | types.BuiltinFunctionType) -> str | None:
-    """Return the dotted path by which :func:`find_imported` finds a class or a function; None where it does not."""
+    """Return the dotted path by which :func:`find_imported` finds a class or function, or None."""
     for path in (_torch_path(value), _own_path(value)):
         if path is not None and find_imported(path) is value:
             return path
@@ -76,7 +76,7 @@ def _own_path(value: Any) -> str | None:
 
 
 def _written_path(value: Any) -> str | None:
-    """Return the module and the name that a class or a function has noted as its own."""
+    """Return the dotted path that a class or a function itself gives."""
     module, name = path_of(value) if issubclass(type(value), type) else (value.__module__, value.__qualname__)
     return f"{module}.{name}" if type(module) is str and type(name) is str else None
 
@@ -97,7 +97,7 @@ def _torch_functions() -> dict[Any, str]:
 
 
 def is_harmless(value: Any) -> bool:
-    """Whether whoever is handed this class or function can do nothing but compute with it."""
+    """Whether calling a class or function does nothing but compute a value."""
     if value is typing.Any:
         return True
     if issubclass(type(value), type):

@@ -1,4 +1,4 @@
-"""Which objects a load assembles without trust: those of classes of which no code runs when that is done."""
+"""Classes whose objects a load assembles without trust: none of their code runs meanwhile."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from flambe_save.support.static import has_static, is_descriptor, static_of
 
 __all__ = ["is_open_to_assembly"]
 
-# What of a class of tensors, optimizers or schedulers may run when one is filled
+# Methods of a tensor, optimizer or scheduler that may run when it is filled
 _WHEN_FILLED = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__"))
-
-
-# What of a class of tensors copy and pickle alone call, and products and distances, which nothing of torch.nn asks for
+# Methods of tensors that copy and pickle alone call, and products and distances, which torch.nn does not call
 _NOT_ASKED = OF_PICKLES | {"__deepcopy__", "inner", "dist"}
 
 
 @functools.cache
 def is_open_to_assembly(cls: Any) -> bool:
-    """Whether a load may assemble objects of a class that nobody registered: none of its code runs meanwhile.
+    """Whether a load may assemble objects of an unregistered class, running none of its code.
 
-    What is called when an object is made by its class, copied, compared or gone through may be there, for a load does
-    none of that: ``object.__new__`` makes the object. Where others might,
-    :func:`~flambe_save.objects.special.is_used_by_python` tells of it.
+    It may have methods that run when an object is made by its class, copied, compared or iterated. A load does none of
+    that: ``object.__new__`` makes the object. Where other code might,
+    :func:`~flambe_save.objects.special.is_used_by_python` is true.
     """
     if is_class_of_weight_hooks(cls):
         return True  # when it is called it computes a weight
@@ -49,6 +47,6 @@ def is_open_to_assembly(cls: Any) -> bool:
 
 
 def _replaces_method(cls: Any, name: str) -> bool:
-    """Whether a class of tensors has code in place of a method of tensors; what says that it has none is torch's."""
+    """Whether a class of tensors replaces a method by other code than torch's disabled one."""
     is_none = name == "__torch_function__" and static_of(cls, name) is torch._C._disabled_torch_function_impl
     return not is_none and (hasattr(torch.Tensor, name) or (name.startswith("__") and name.endswith("__")))

@@ -1,4 +1,4 @@
-"""Classes that were defined again, as running a notebook's cell once more does: their old objects are still there."""
+"""Classes that were defined again, as by running a cell twice, while old objects are there."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from flambe_save.errors import UnsupportedObjectError, quote_some
 
 __all__ = ["check_definition", "differences", "newer_class", "present_class"]
 
-# What Python notes about a class, and not what the class says
+# Attributes in which Python keeps notes about a class
 _NOTES = frozenset(
     (
         *("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__slotnames__", "__annotations__"),
         *("__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl", "__match_args__"),
-        *(
-            "__dataclass_fields__",
-            "__dataclass_params__",
-            "__annotations_cache__",
-            "__annotate_func__",
-            "__signature__",
-        ),
+        *("__dataclass_fields__", "__dataclass_params__", "__annotations_cache__", "__annotate_func__"),
+        "__signature__",
         *("__hash__", "__parameters__", "__orig_bases__", "_member_map_", "_value2member_map_", "__class_getitem__"),
     )
 )
@@ -32,19 +27,19 @@ _MOST = 64
 
 
 def newer_class(cls: Any) -> type | None:
-    """Return the class that has a class's name now, where that is another one."""
+    """Return the class that now has a class's name, if that is another one."""
     found = find_imported(f"{cls.__module__}.{cls.__qualname__}")
     return found if isinstance(found, type) and found is not cls else None
 
 
 def present_class(cls: type) -> type:
-    """Return the class that has a class's name now, where the two say the same; else the class itself."""
+    """Return the class that now has a class's name, or the class itself if they differ."""
     found = newer_class(cls)
     return cls if found is None or differences(cls, found) else found
 
 
 def check_definition(value: Any, name: str) -> None:
-    """Refuse an object of a class that was defined again, and otherwise: a pickle would hold the old class's code.
+    """Refuse an object whose class was defined again and differs: a pickle holds the old code.
 
     Raises
     ------
@@ -64,21 +59,25 @@ def check_definition(value: Any, name: str) -> None:
 
 @functools.lru_cache(_MOST)
 def differences(old: Any, new: Any) -> tuple[str, ...]:
-    """Return the names of what two definitions of a class say otherwise; none where they say the same.
+    """Return the names that two definitions of a class define differently.
 
-    Functions are compared by their code: the text of a cell is gone when it is run again.
+    Functions are compared by their code, because the text of a cell is gone when it is run again.
     """
     if type(old) is not type(new) or len(old.__bases__) != len(new.__bases__):
         return ("its bases",)
     for one, other in zip(old.__bases__, new.__bases__, strict=True):
-        is_named_alike = (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
-        if one is not other and (not is_named_alike or differences(one, other)):
+        if not _is_same_class(one, other):
             return ("its bases",)
     mine, yours = ({name: value for name, value in vars(cls).items() if name not in _NOTES} for cls in (old, new))
     names = [*mine, *(name for name in yours if name not in mine)]
     return tuple(
         name for name in names if name not in mine or name not in yours or not _alike(mine[name], yours[name], old, new)
     )
+
+
+def _is_same_class(one: Any, other: Any) -> bool:
+    is_named_alike = (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+    return one is other or (is_named_alike and not differences(one, other))
 
 
 def _alike(one: Any, other: Any, old: Any, new: Any) -> bool:
@@ -104,13 +103,12 @@ def _alike(one: Any, other: Any, old: Any, new: Any) -> bool:
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_alike(one[key], other[key], old, new) for key in one)
     if isinstance(one, type):
-        is_named_alike = (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
-        return is_named_alike and not differences(one, other)
+        return _is_same_class(one, other)
     return (type(one) in PLAIN or isinstance(one, (set, frozenset))) and bool(one == other)
 
 
 def _unwrapped(member: Any) -> Any:
-    """Return a constructor without what notes its calls (recording.py)."""
+    """Return a constructor without the wrapper that notes its calls (recording.py)."""
     while isinstance(member, types.FunctionType) and hasattr(member, "__wrapped__") and "_flambe_notes" in vars(member):
         member = member.__wrapped__
     return member

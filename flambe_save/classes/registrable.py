@@ -1,4 +1,4 @@
-"""Registrable: classes that register themselves under tags; and the decorators that register any other."""
+"""Registrable: classes that register themselves under tags; decorators for other classes."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def alias(tag: str, tag_namespace: str | None = None) -> Callable[[C], C]:
 
 
 def register(cls: C, tag: str) -> C:
-    """Give a tag to any class, also to one that is no Registrable; returns the class."""
+    """Give a tag to any class, also to one that is not a Registrable; returns the class."""
     return alias(tag)(cls)
 
 
 @contextlib.contextmanager
 def registration_context(namespace: str) -> Iterator[None]:
-    """Register the classes defined inside the ``with``, or inside a decorated function, under a namespace."""
+    """Register classes defined inside the ``with`` or a decorated function under a namespace."""
     token = _namespace.set(namespace)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Classes that moved or were renamed: what their old names mean. Tags are looked up by them, and pickled globals."""
+"""Old names of classes that moved or were renamed, for tags and for pickled globals."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ C = TypeVar("C", bound=type)
 
 
 def moved_from(path: str) -> Callable[[C], C]:
-    """Decorate a registered class that moved or was renamed, so that saves which name its old place still load.
+    """Decorate a registered class that moved or was renamed, so that old saves still load.
 
-    The old dotted path, and the tags that followed from it, mean the class from now on: in configs, in what saves
-    recorded, and in pickles, where trust in either name is enough. What is saved from now on has the present name.
+    The old dotted path and its tags mean the class from now on: in configs, in the records of saves, and in pickles,
+    where trust in either name is enough. New saves have the present name.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def moved_from(path: str) -> Callable[[C], C]:
     Raises
     ------
     RegistrationError
-        If the class is not registered, ``path`` is no dotted path, or another class is there, or has moved from there.
+        If the class is not registered, ``path`` is not a dotted path, or another class is there or has moved from it.
 
     Examples
     --------
@@ -44,11 +44,11 @@ def moved_from(path: str) -> Callable[[C], C]:
         here = dotted_path(cls)
         if cls not in TAGS:
             raise RegistrationError(
-                f"{here} is not registered, so nothing could name it",
+                f"{here} is not registered, so no tag names it",
                 fix="Make it a subclass of Component, or put @alias('tag') below @moved_from.",
             )
         if "." not in path or not all(part.isidentifier() for part in path.split(".")):
-            raise RegistrationError(f"{quote(path)} is no dotted path", fix="Write 'old.module.Class'.")
+            raise RegistrationError(f"{quote(path)} is not a dotted path", fix="Write 'old.module.Class'.")
         if TAGS.at(path) not in (None, cls):
             raise RegistrationError(
                 f"{here} is said to have moved from {path}, where there is another class",
@@ -57,7 +57,7 @@ def moved_from(path: str) -> Callable[[C], C]:
         if path in MOVED and dotted_path(MOVED[path]) != here:
             raise RegistrationError(
                 f"both {dotted_path(MOVED[path])} and {here} are said to have moved from {path}",
-                fix="Only one of them can have been there; correct the other @moved_from.",
+                fix="Only one class can have been there; correct the other @moved_from.",
             )
         if path != here:
             MOVED[path] = cls
@@ -72,7 +72,7 @@ def old_names(cls: type) -> set[str]:
 
 
 def is_moved(tag: str, recorded: str | None = None) -> bool:
-    """Whether a tag means a class by where it was, given the dotted path that a save recorded for it, if one did."""
+    """Whether a tag means a class by an old name; ``recorded`` is a save's dotted path for it."""
     if recorded is not None:
         return recorded in MOVED
     try:
@@ -82,7 +82,7 @@ def is_moved(tag: str, recorded: str | None = None) -> bool:
 
 
 def present_name(tag: str, recorded: str | None = None) -> tuple[str, str | None]:
-    """Return the tag to write in place of a save's, and the dotted path to record: as they are unless it moved."""
+    """Return the present tag and dotted path of a save's; the same ones unless the class moved."""
     if not is_moved(tag, recorded):
         return tag, recorded
     cls, factory = TAGS.resolve(tag, recorded)

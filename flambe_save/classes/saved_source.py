@@ -1,4 +1,4 @@
-"""Classes made from the source code in a save. This runs that code, so only ``use_saved_source=True`` leads here."""
+"""Classes made by running the source code in a save, for ``use_saved_source=True`` alone."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["define_classes"]
 
 
 def define_classes(sources: Mapping[str, str], known: Mapping[str, Any], *, file: str | None = None) -> None:
-    """Run class definitions, which registers the classes as importing their modules would, for the rest of the process.
+    """Run class definitions, which register the classes for the rest of the process.
 
-    A source is that of a class alone, without what its module imports. There for it are: torch, ``nn``, ``F``, ``np``
-    where numpy is imported, the names of typing, collections, copy, functools, itertools, math, ``known``, and the
-    other classes of the same module.
+    A source is that of a class alone, without the imports of its module. It finds torch, ``nn``, ``F``, ``np`` where
+    numpy is imported, the names of typing, collections, copy, functools, itertools, math, ``known``, and the other
+    classes of the same module.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def define_classes(sources: Mapping[str, str], known: Mapping[str, Any], *, file
         common.update(np=sys.modules["numpy"], numpy=sys.modules["numpy"])
     namespaces: dict[str, dict[str, Any]] = {}
     waiting = dict(sources)
-    while waiting:  # a class may be the base of another, so whatever fails is tried again after the rest
+    while waiting:  # a class may need another as its base, so one that fails is tried again after the rest
         errors: dict[str, Exception] = {}
         for path, source in waiting.items():
             module = path.rpartition(".")[0]
@@ -57,7 +57,7 @@ def define_classes(sources: Mapping[str, str], known: Mapping[str, Any], *, file
             linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
             try:
                 exec(compile(source, name, "exec"), namespace)
-            except Exception as error:  # whatever the code raises
+            except Exception as error:  # the code may raise anything
                 errors[path] = error
         if len(errors) == len(waiting):
             path, first = next(iter(errors.items()))

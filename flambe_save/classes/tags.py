@@ -1,10 +1,9 @@
-"""Tags: which class a ``!tag`` in a config means, and which tag a class is written with.
+"""Tags: the class that a ``!tag`` in a config means, and the tag of a class.
 
 Classes are registered by being imported (subclasses of Registrable) or by name (``register``): registrable.py. A tag is
-the class's top-level module and its name, ``!textnet.Encoder``; where two classes would share one, both are written
-with their full dotted path, and what a reader cannot tell apart is an error, never a silent winner. torch's own
-modules, optimizers and schedulers are found under ``!torch.`` when a config first names them, and so are the random
-generators of torch, numpy and Python.
+the class's top-level module and its name, ``!textnet.Encoder``. Where two classes would share one, both are written
+with their full dotted path; a tag that fits several classes is an error. torch's own modules, optimizers and schedulers
+are found under ``!torch.`` when a config first names them, and so are the random generators of torch, numpy and Python.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ from flambe_save.support.static import path_of
 __all__ = ["TAGS", "Tags", "dotted_path", "written_path"]
 
 _NO_NAMESPACE = frozenset(("__main__", "tests", "flambe_save"))
-# Our own classes are called on disk as they were at first, so that a room may change its name and no save does
+# Our own classes keep their first names on disk, so that saves do not change where rooms do
 _FIRST_NAMES = {f"flambe_save.schema.{name}": f"flambe_save.config.{name}" for name in ("edited", "link", "pickled")}
 _FIRST_NAMES["flambe_save.schema.stored"] = "flambe_save.config.link"
 
 
 def dotted_path(cls: type) -> str:
-    """Return ``package.module.Outer.Class``; the function a class was defined in counts as an outer name."""
+    """Return ``package.module.Outer.Class``; functions around the class are outer names."""
     module, name = path_of(cls)
     module = _FIRST_NAMES.get(module, module) if type(module) is str else None
     return f"{module}.{name}".replace(".<locals>", "")
 
 
 def written_path(cls: type) -> str:
-    """Return the dotted path that a save records for a class; one of the script that runs has the script's name."""
+    """Return the dotted path that a save records; a script's classes have its name in it."""
     return dotted_path(cls) if cls in TAGS else import_path(present_class(cls)) or dotted_path(cls)
 
 
@@ -53,10 +52,10 @@ class Tags:
 
     def __init__(self) -> None:
         self._classes: dict[str, type] = {}  # dotted path -> class; defining a class again replaces it
-        self._named: dict[str, list[str]] = {}  # last part of a tag -> dotted paths it may mean
-        self._explicit: dict[str, list[str]] = {}  # alias -> dotted paths
-        self._own_tags: dict[str, list[str]] = {}  # dotted path -> its aliases, the newest last
-        self._modules: dict[str, list[str]] = {}
+        self._named: dict[str, dict[str, None]] = {}  # last part of a tag -> dotted paths it may mean
+        self._explicit: dict[str, dict[str, None]] = {}  # alias -> dotted paths
+        self._own_tags: dict[str, dict[str, None]] = {}  # dotted path -> its aliases, the newest last
+        self._modules: dict[str, list[str]] = {}  # namespace -> modules that a program has to import first
         self._providers: dict[str, list[Callable[[str], type | None] | str]] = {}  # namespace -> lookups by name
         self._tag_cache: dict[type, str] = {}
 
@@ -72,7 +71,7 @@ class Tags:
         return self._classes.get(path)
 
     def add(self, cls: type, tag: str | None = None) -> None:
-        """Register a class under its own name and, where ``tag`` is given, under that tag, now its preferred one."""
+        """Register a class under its own name, and under ``tag``, which becomes its preferred one."""
         if tag in BY_TAG or tag == "type":
             raise RegistrationError(f"the tag '!{tag}' is one of the dialect's own values", fix="Choose another alias.")
         path = dotted_path(cls)
@@ -83,21 +82,21 @@ class Tags:
                     fix="Remove that class, or the @moved_from.",
                 )
             self._classes[path] = cls
-            self._own_tags[path] = []
+            self._own_tags[path] = {}
             for paths in self._explicit.values():
-                if path in paths:
-                    paths.remove(path)
-        self._remember(self._named, path.rpartition(".")[2], path)
+                paths.pop(path, None)
+        self._named.setdefault(path.rpartition(".")[2], {})[path] = None
         if tag is not None:
-            self._remember(self._explicit, tag, path)
-            self._own_tags[path] = [*(old for old in self._own_tags[path] if old != tag), tag]
+            self._explicit.setdefault(tag, {})[path] = None
+            self._own_tags[path].pop(tag, None)
+            self._own_tags[path][tag] = None
         self._tag_cache.clear()
 
     def provide(self, namespace: str, lookup: Callable[[str], type | None] | str, module: str | None = None) -> None:
         """Let ``lookup`` find classes by name under a namespace, when a tag is first used.
 
-        One that is given as ``"package.module:function"`` is for the package that the namespace names: it is imported,
-        and asked, only where the program has imported that package. ``module`` is what a program has to import first,
+        A lookup ``"package.module:function"`` is for the package that the namespace names: it is imported and called
+        only where the program has imported that package. ``module`` is the module that a program has to import first,
         where that is not the namespace itself.
         """
         self._providers.setdefault(namespace, []).append(lookup)
@@ -135,15 +134,15 @@ class Tags:
     ) -> tuple[type, str | None]:
         """Return the class that a tag means, and the factory it names or None.
 
-        Of classes that are imported and not registered, those that are the sum of their parts are found by their
-        dotted path, and those that ``allows`` says yes to.
+        Classes that are imported but not registered are found by their dotted path where they are the sum of their
+        parts or ``allows`` is true.
 
         Parameters
         ----------
         tag : str
             Without its ``!``: an alias, ``namespace.Class``, or any suffix of a dotted path that fits one class only.
         recorded : str, optional
-            The dotted path of the class that a save recorded for the tag. It settles what would be ambiguous.
+            The dotted path that a save recorded for the tag; it decides where a tag fits several classes.
         allows : callable, optional
             Whether the caller trusts a dotted path.
 
@@ -164,7 +163,7 @@ class Tags:
         found = self._here(tag) or self._moved(tag, MOVED)
         if found is not None:
             return self._checked(found, tag, allows)
-        if recorded in self._classes:  # it is there, and only the name that it was written by is gone
+        if recorded in self._classes:  # only the alias that it was written with is gone
             return self._classes[recorded], self._factory_in(tag, self._classes[recorded])
         is_of_parts = last == PARTS and owner != ""
         path = recorded or (owner if is_of_parts else tag)
@@ -172,7 +171,7 @@ class Tags:
         if isinstance(imported, type):
             is_trusted = allows is not None and allows(path)
             if not is_trusted and not is_answered_by_type(imported):
-                raise self._unknown(tag, recorded)  # what is asked of the class may be answered by code
+                raise self._unknown(tag, recorded)  # code of its metaclass may run at any question
             if is_of_parts and factory_of(imported, PARTS) and (is_trusted or is_open_to_assembly(imported)):
                 return imported, PARTS
             if not is_of_parts and (is_made_of_parts(imported) or is_trusted):
@@ -183,7 +182,7 @@ class Tags:
     def _checked(
         found: tuple[type, str | None], tag: str, allows: Callable[[str], bool] | None
     ) -> tuple[type, str | None]:
-        """Refuse to put objects together whose class does more when they go than their constructor may know of."""
+        """Refuse to assemble objects whose class runs code when they are deleted or looked at."""
         cls, factory = found
         if factory == PARTS and runs_when_made(cls) and not (allows is not None and allows(dotted_path(cls))):
             raise RegistrationError(
@@ -193,18 +192,21 @@ class Tags:
         return found
 
     def _here(self, tag: str) -> tuple[type, str | None] | None:
-        """Return the class that a tag means by where classes are now, and the factory it names; None for neither."""
-        owner, _, last = tag.rpartition(".")
-        found = self._only(tag)
-        if found is None:
-            found = self._provided(owner, last)
+        """Return the class that a tag means by present names, and the factory it names; else None."""
+        found = self._class_of(tag)
         if found is not None:
             return found, None
-        maker = (self._only(owner) or self._provided(*_split(owner))) if owner else None
+        owner, _, last = tag.rpartition(".")
+        maker = self._class_of(owner) if owner else None
         return (maker, last) if maker is not None and factory_of(maker, last) is not None else None
 
+    def _class_of(self, tag: str) -> type | None:
+        namespace, _, name = tag.rpartition(".")
+        found = self._only(tag)
+        return found if found is not None else self._provided(namespace, name)
+
     def _moved(self, tag: str, paths: Iterable[str]) -> tuple[type, str | None] | None:
-        """Return the class that a tag means by one of the paths where classes were, and the factory it names."""
+        """Return the class that a tag means by an old path, and the factory it names; else None."""
         owner, _, last = tag.rpartition(".")
         found: dict[type, str | None] = {MOVED[path]: None for path in paths if self._fits(path, tag)} or {
             MOVED[path]: last for path in paths if owner and self._fits(path, owner) and factory_of(MOVED[path], last)
@@ -218,7 +220,7 @@ class Tags:
         return next(iter(found.items()), None)
 
     def _factory_in(self, tag: str, cls: type) -> str | None:
-        """Return the end of a tag where it is a factory of the class: the rest is a name that the class had."""
+        """Return the end of a tag if it is a factory of the renamed class, else None."""
         last = tag.rpartition(".")[2]
         is_alias = tag in self._own_tags[dotted_path(cls)]
         return last if not is_alias and factory_of(cls, last) is not None else None
@@ -238,7 +240,7 @@ class Tags:
         return is_own or path.endswith("." + tag) or tag in (path, _short_tag(path))
 
     def knows(self, tag: str, recorded: str | None = None) -> bool:
-        """Whether a tag names a class that is to be had."""
+        """Whether a tag names a class that is found."""
         try:
             self.resolve(tag, recorded)
         except RegistrationError:
@@ -246,14 +248,14 @@ class Tags:
         return True
 
     def means(self, tag: str, cls: type, factory: str | None) -> bool:
-        """Whether a tag names just this class and factory, and not by where the class was."""
+        """Whether a tag names this class and factory by their present names."""
         try:
             return self._here(tag) == (cls, factory)
         except RegistrationError:
             return False
 
     def is_open(self, cls: type) -> bool:
-        """Whether a default load builds objects of a class: it is registered, provided, or the sum of its parts."""
+        """Whether a default load builds a class: registered, provided, or the sum of its parts."""
         return cls in self or self._provider_of(cls) is not None or is_made_of_parts(cls)
 
     def has_name(self, cls: type) -> bool:
@@ -276,7 +278,7 @@ class Tags:
                 return f"{namespace}.{cls.__name__}"
             named = import_path(present_class(cls))
             if named is not None:
-                return named  # in full, because nothing says which classes of its name there are
+                return named  # in full, because the other classes of its name are not known
             raise RegistrationError(
                 f"{path} has no tag", fix="Make it a subclass of Component, or register(cls, 'tag')."
             )
@@ -287,8 +289,8 @@ class Tags:
         return short if self._candidates(short) == [path] else path
 
     def _candidates(self, tag: str) -> list[str]:
-        """Return the dotted paths that a tag fits: as alias or path, else as an own tag, else as a path's end."""
-        paths = self._named.get(tag.rpartition(".")[2], [])
+        """Return the paths that a tag fits: by alias or path, else own tag, else a path's end."""
+        paths = self._named.get(tag.rpartition(".")[2], {})
         exact = [*self._explicit.get(tag, ()), *(path for path in paths if path == tag)]
         own = [path for path in paths if _short_tag(path) == tag]
         return list(dict.fromkeys(exact)) or own or [path for path in paths if path.endswith("." + tag)]
@@ -298,7 +300,7 @@ class Tags:
             found = lookup(name)
             if found is None:
                 continue
-            # torch.nn.Linear and torch.nn.modules.linear.Linear are written too
+            # Also found as torch.nn.Linear and torch.nn.modules.linear.Linear
             if "." not in namespace or getattr(sys.modules.get(namespace), name, None) is found:
                 return found
         return None
@@ -308,20 +310,16 @@ class Tags:
         needed = next(
             (module for module in self._modules.get(tag.rpartition(".")[0], ()) if module not in sys.modules), None
         )
-        if needed is not None:  # a part of a library, which that imports when it is first used
+        if needed is not None:  # a part of a library that it imports late
             return RegistrationError(what, fix=f"import {needed} first.")
         if recorded:
             module = recorded.rpartition(".")[0]
             what += f"; the save recorded {recorded}"
+            fix = f"import {module} first, or load(..., trusted=[{module!r}]); a class that moved takes "
+            fix += f"@moved_from({recorded!r})."
             if module == "__main__":
-                return RegistrationError(
-                    what, fix="Load it in the program that defines the class, or move it to a module."
-                )
-            return RegistrationError(
-                what,
-                fix=f"import {module} first, or load(..., trusted=[{module!r}]); a class that moved takes "
-                f"@moved_from({recorded!r}).",
-            )
+                fix = "Load it in the program that defines the class, or move it to a module."
+            return RegistrationError(what, fix=fix)
         namespace, _, name = tag.rpartition(".")
         names = [*self._named, *self._explicit, *(dir(torch.nn) + dir(torch.optim) if namespace == "torch" else ())]
         # A config may have thousands of unknown tags, and a program thousands of classes
@@ -332,20 +330,8 @@ class Tags:
         module = namespace.partition(".")[0] if namespace not in ("", "torch") else "the module that defines it"
         return RegistrationError(what, fix=f"import {module} first.")
 
-    @staticmethod
-    def _remember(table: dict[str, list[str]], key: str, path: str) -> None:
-        paths = table.setdefault(key, [])
-        if path not in paths:
-            paths.append(path)
-
 
 TAGS = Tags()
-
-
-def _split(tag: str) -> tuple[str, str]:
-    """Return the namespace and the name of a tag."""
-    namespace, _, name = tag.rpartition(".")
-    return namespace, name
 
 
 def _short_tag(path: str) -> str:

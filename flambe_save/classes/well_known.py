@@ -1,4 +1,4 @@
-"""Classes that nobody registers and that any config may name: torch's own, the random generators, and bound methods."""
+"""Classes that any config may name without registering them, torch's own above all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEEPERS = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
 
 @functools.cache
 def torch_class(name: str) -> type | None:
-    """Find a public class of torch.nn, torch.optim, its schedulers and averages, or torch.amp, or the Generator."""
+    """Find a public class of torch.nn, torch.optim and its schedulers, GradScaler or Generator."""
     if name == "Generator":
         return torch.Generator
     kinds: Iterable[tuple[str, type]] = (
@@ -53,5 +53,5 @@ def random_class(name: str) -> type | None:
 
 
 def method_class(name: str) -> type | None:
-    """Find the class of bound methods, which no module has by its name."""
+    """Find the class of bound methods, which no module has under its name."""
     return types.MethodType if name == "method" else None

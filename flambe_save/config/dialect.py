@@ -1,6 +1,4 @@
-"""Scalars of the dialect: private subclasses of PyYAML's loader and dumper.
-
-Other users of PyYAML never see them.
+"""The dialect of YAML: private subclasses of PyYAML's loader and dumper.
 
 Reading follows YAML 1.2's core schema (``yes`` is a string, ``1e-5`` a float), which is what Flambe's writer used;
 what is written reads the same under YAML 1.1.
@@ -55,7 +53,7 @@ for _name, (_pattern, _first) in SCALARS.items():
 
 
 def children_of(node: Any) -> list[Any]:
-    """Return the nodes right inside a node, in order, keys among them."""
+    """Return the nodes directly inside a node, keys included, in order."""
     if isinstance(node, pyyaml.MappingNode):
         return [item for pair in node.value for item in pair]
     return node.value if isinstance(node, pyyaml.SequenceNode) else []

@@ -1,9 +1,4 @@
-"""Text to nodes: :func:`parse` makes a graph of them, without recursion and within limits.
-
-Nothing is built of the graph.
-
-:attr:`Document.tags` lists what the graph asks for.
-"""
+"""Text to a graph of nodes, of which nothing is built; :attr:`Document.tags` lists tags."""
 
 from __future__ import annotations
 
@@ -33,7 +28,7 @@ _COLLECTIONS: dict[type, tuple[Any, str]] = {
 
 @dataclass
 class Document:
-    """One parsed YAML document: a graph of PyYAML nodes from which nothing has been built yet.
+    """One parsed YAML document: a graph of PyYAML nodes.
 
     Attributes
     ----------
@@ -60,13 +55,7 @@ class Document:
         return [node for node in nodes if node.tag == f"!{tag}" and isinstance(node, pyyaml.ScalarNode)]
 
     def pickles(self) -> list[str]:
-        """The ids of values of the stash that refer to others, of ``!pickled {pickle: !$ id, ...}``.
-
-        Raises
-        ------
-        ConfigError
-            If one names none.
-        """
+        """The stash ids in ``!pickled {pickle: !$ id, ...}``; ConfigError where one has none."""
         found = []
         for node in self.nodes if "pickled" in self.tags else ():
             if node.tag == "!pickled":

@@ -16,7 +16,7 @@ __all__ = ["PLAIN", "has_plain_offset", "scalar_value"]
 
 
 def has_plain_offset(value: Any) -> bool:
-    """Whether YAML can say a time's offset, in whole minutes; True of values other than times."""
+    """Whether YAML can write a time's offset, in whole minutes; True for other values."""
     zone = getattr(value, "tzinfo", None) if type(value) is datetime.datetime else None
     return zone is None or (type(zone) is datetime.timezone and not value.utcoffset() % datetime.timedelta(minutes=1))
 

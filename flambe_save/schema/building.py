@@ -23,7 +23,15 @@ from flambe_save.schema.checks import check_callables, check_functions, check_na
 from flambe_save.schema.counting import Counts
 from flambe_save.schema.layers import Layers
 from flambe_save.schema.reference import Reference, Sources
-from flambe_save.schema.schema import TRANSPARENT, Schema, callable_of, items_in, record, schema_of
+from flambe_save.schema.schema import (
+    TRANSPARENT,
+    Schema,
+    callable_of,
+    calls_constructor,
+    items_in,
+    record,
+    schema_of,
+)
 from flambe_save.state import join_key
 from flambe_save.support.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.support.trampoline import Call, Steps, run
@@ -125,8 +133,7 @@ class _Building:
 
         built: dict[str, Any] = {}
         around = self.constructors, self.users
-        shows_itself = cls in TRANSPARENT or is_made_of_parts(cls)
-        is_call = not (is_of_parts or shows_itself)
+        is_call = calls_constructor(cls, schema.factory_method)
         if is_of_parts or cls in TRANSPARENT:
             self.constructors = self.users = 0
         elif is_call:
@@ -149,7 +156,7 @@ class _Building:
             self.copies.note(schema, instance)
         if is_call:
             self._record(instance, schema, given)
-        elif is_of_parts and not shows_itself:
+        elif is_of_parts and not (cls in TRANSPARENT or is_made_of_parts(cls)):
             arguments = given.get("arguments")  # of the call that made it, which says nothing of what it is now
             if isinstance(arguments, Mapping) and cls in TAGS and not schema_of(instance):
                 record(instance, Schema(cls, **arguments))

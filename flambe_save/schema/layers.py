@@ -17,10 +17,9 @@ from flambe_save.classes.well_known import KEEPERS
 from flambe_save.config.scalars import PLAIN
 from flambe_save.objects.assembly import PARTS, note_assembled
 from flambe_save.objects.optimizers import TRAINING
-from flambe_save.objects.structural import is_made_of_parts
 from flambe_save.schema.link import Link
 from flambe_save.schema.reference import Reference
-from flambe_save.schema.schema import TRANSPARENT, Schema, items_in
+from flambe_save.schema.schema import Schema, calls_constructor, items_in
 from flambe_save.schema.stored import TensorLink
 
 __all__ = ["Layers", "shows_to_code"]
@@ -133,8 +132,8 @@ def _seen_by_code(items: list[Any]) -> set[int] | None:
 def _shown_to_code(schema: Schema) -> list[Any]:
     """Return the arguments that code may read or write meanwhile, but plain values."""
     cls = schema.component_subclass
-    is_kept = schema.factory_method == PARTS or cls in KEEPERS or cls in TRANSPARENT or is_made_of_parts(cls)
-    if is_kept or (issubclass(cls, TRAINING) and cls.__module__.startswith("torch.")):
+    is_of_torch = cls in KEEPERS or (issubclass(cls, TRAINING) and cls.__module__.startswith("torch."))
+    if is_of_torch or not calls_constructor(cls, schema.factory_method):
         return []
     return [value for value in schema.keywords.values() if type(value) not in PLAIN]
 

@@ -136,18 +136,13 @@ def _warn_of_changed(name: str, place: _Place, table: Any) -> None:
 
 def _found(config: Any, place: _Place, part: str, name: str, outer: list[str]) -> tuple[Any, Any]:
     """Return the table or list that has a name, and its key there."""
-    found: tuple[Any, Any] | None = None
     holder = place.holder
     for table in (*_changed_tables(place.changes), *_tables(holder)):
-        if isinstance(table, list):
-            found = found or ((table, int(part)) if part.isdecimal() and int(part) < len(table) else None)
-            continue
-        key = next((key for key in table if str(key) == part), None)
-        found = found or ((table, key) if key is not None else None)
-    if found is None and isinstance(holder, Schema) and part in defaults_of(_called(holder)):
-        found = _called(holder).keywords, part
-    if found is not None:
-        return found
+        for key in _keys(table):
+            if str(key) == part:
+                return table, key
+    if isinstance(holder, Schema) and part in defaults_of(_called(holder)):
+        return _called(holder).keywords, part
     where = f"{quote(join_key(outer))} of the config" if outer else "the config"
     here = [join_key([*outer, inner]) for inner in _names(holder)]
     near = get_close_matches(name, here, n=5, cutoff=0.4) or get_close_matches(name, _every_name(config), 5, 0.5)
@@ -188,14 +183,14 @@ def _changed_tables(changes: Iterable[Any]) -> Iterator[dict[str, Any]]:
         yield from (change[name] for name in _TABLES if isinstance(change.get(name), dict))
 
 
+def _keys(table: Any) -> Iterable[Any]:
+    return range(len(table)) if isinstance(table, list) else table
+
+
 def _names(holder: Any) -> list[str]:
     """Return the names in an item of a config, as an override has them."""
-    found: dict[str, None] = {}
-    for table in _tables(holder):
-        found.update(dict.fromkeys(map(str, range(len(table)) if isinstance(table, list) else table)))
-    if isinstance(holder, Schema):
-        found.update(dict.fromkeys(defaults_of(_called(holder))))
-    return [*found]
+    found = [str(key) for table in _tables(holder) for key in _keys(table)]
+    return [*dict.fromkeys([*found, *(defaults_of(_called(holder)) if isinstance(holder, Schema) else ())])]
 
 
 def _every_name(config: Any) -> list[str]:
@@ -205,8 +200,7 @@ def _every_name(config: Any) -> list[str]:
     while waiting and len(found) < 2000:
         outer, holder = waiting.pop(0)
         for table in _tables(holder):
-            pairs = enumerate(table) if isinstance(table, list) else table.items()
-            for key, item in pairs:
+            for key in _keys(table):
                 found.append(join_key([*outer, str(key)]))
-                waiting.append(([*outer, str(key)], item))
+                waiting.append(([*outer, str(key)], table[key]))
     return found

@@ -70,7 +70,7 @@ def own_names(document: Document, classes: Mapping[str, tuple[type, str | None]]
 
 
 def _has_plain_arguments(node: Any) -> bool:
-    """Whether a ``functools.partial`` fills in numbers and switches alone, no names of files or objects."""
+    """Whether a ``functools.partial`` fills in numbers and switches, no names of any kind."""
     pairs = node.value if isinstance(node, pyyaml.MappingNode) else ()
     waiting = [value for key, value in pairs if key.value != "func"]
     while waiting:

@@ -33,6 +33,7 @@ __all__ = [
     "WITHOUT_PARTS",
     "Schema",
     "callable_of",
+    "calls_constructor",
     "defaults_of",
     "items_in",
     "parameters_of",
@@ -339,6 +340,11 @@ def schema_of(obj: Any) -> Schema | None:
         if held is None or held() is not obj:
             return None
     return recorded if isinstance(recorded, Schema) else None
+
+
+def calls_constructor(cls: type, factory: str | None) -> bool:
+    """Whether objects are made by a constructor or factory, and not put together from their parts."""
+    return not (factory == PARTS or cls in TRANSPARENT or is_made_of_parts(cls))
 
 
 def parameters_of(schema: Schema) -> Mapping[str, inspect.Parameter]:

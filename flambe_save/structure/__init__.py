@@ -1,8 +1,8 @@
-"""Structures: an object's config as JSON, with the shapes and types of its arrays beside it, and none of their values.
+"""Structures: an object's config as JSON, with the shapes and types of its arrays.
 
-build_structure and load_structure are inverses; serialise and deserialise are save and load by the names that go with
-them. What may be in a structure, and what a load of it may do, is decided where configs are read.
-entries.py says what an entry is, describing.py writes them, and reading.py reads them.
+build_structure and load_structure are inverses; serialise and deserialise are other names of save and load. The limits
+of a structure and of its load are those of configs. entries.py defines entries, describing.py writes them, and
+reading.py reads them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ __all__ = ["build_structure", "deserialise", "load_structure", "serialise"]
 
 
 def build_structure(obj: Any) -> Entry:
-    """Describe an object as dicts, lists, texts and numbers, which JSON holds; :func:`load_structure` is the inverse.
+    """Describe an object in JSON's types, without the values of its arrays.
+
+    :func:`load_structure` is the inverse.
 
     Parameters
     ----------
@@ -48,13 +50,13 @@ def build_structure(obj: Any) -> Entry:
     Returns
     -------
     dict
-        An entry: ``node_type`` (container, leaf or reference), ``type`` (a dotted path), and what docs/structure.md
-        says. It shares nothing with the object.
+        An entry: ``node_type`` (container, leaf or reference), ``type`` (a dotted path), and the keys that
+        docs/structure.md lists. It shares nothing with the object.
 
     Raises
     ------
     UnsupportedObjectError
-        If a part can neither be told by its type and arguments nor is an array; the message says where it is.
+        If a part is not an array, and its type and arguments do not describe it; the message has its place.
     ConfigError
         If a config cannot hold a value, such as a text with half a surrogate pair.
 
@@ -80,26 +82,28 @@ def build_structure(obj: Any) -> Entry:
 
 
 def load_structure(structure: Mapping[str, Any], *, trusted: Iterable[str] = (), limits: Limits | None = None) -> Any:
-    """Build the object that a structure describes, with zeros in its arrays. Inverse of :func:`build_structure`.
+    """Build the object that a structure describes, with zeros in its arrays.
+
+    Inverse of :func:`build_structure`.
 
     Parameters
     ----------
     structure : dict
-        Left as it is. One from a stranger runs nothing, as a save that is loaded.
+        Not changed. It can run no more than a save that is loaded.
     trusted : list of str
-        As :func:`load`.
+        As for :func:`load`.
     limits : Limits, optional
-        ``built_bytes`` is how many bytes the arrays may take, all together; they are counted before they are made.
+        ``built_bytes`` is the most bytes that all arrays together may take; they are counted before they are made.
 
     Returns
     -------
     object
-        Its arrays are on the CPU. What a state holds beside arrays is as constructors leave it.
+        Its arrays are on the CPU. The rest of its state is as constructors leave it.
 
     Raises
     ------
     ConfigError
-        If it is no structure, or does not fit the classes.
+        If it is not a structure, or does not fit the classes.
     UntrustedError, MissingExtensionError
         If it asks for more than classes that this program has imported and registered.
     LimitError
@@ -122,7 +126,7 @@ def load_structure(structure: Mapping[str, Any], *, trusted: Iterable[str] = (),
         obj = build(saved, State({**leaves, **arrays}), LoadOptions(trust), "", "")
         fill_arrays(obj, arrays, reading.ties)
     except FlambeSaveError as error:
-        error.file = None  # there is no config.yaml, and so no line of it
+        error.file = None  # no config.yaml was read, and so no line of it
         error.message = re.sub(r"^line [0-9]+: ", "", error.message)
         for said, meant in (("load(...", "load_structure(..."), ("in config.yaml", "in the structure")):
             error.fix = error.fix and error.fix.replace(said, meant)
@@ -133,14 +137,14 @@ def load_structure(structure: Mapping[str, Any], *, trusted: Iterable[str] = (),
 
 
 def serialise(path: Any, obj: Any, **options: Any) -> str:
-    """Save an object: :func:`save` with the path first, or last; what is a text or a path is the path.
+    """Save an object: :func:`save` with the path first, or last.
 
     Parameters
     ----------
     path : str or path
     obj : object
     **options
-        Those of :func:`save`, which says what is raised, too.
+        As for :func:`save`.
 
     Returns
     -------
@@ -150,7 +154,9 @@ def serialise(path: Any, obj: Any, **options: Any) -> str:
     Raises
     ------
     TypeError
-        If both are paths, or neither is.
+        If both are texts or paths, or neither is.
+    SaveError
+        As :func:`save`.
     """
     are_paths = [isinstance(item, (str, os.PathLike)) for item in (path, obj)]
     if all(are_paths):
@@ -161,7 +167,5 @@ def serialise(path: Any, obj: Any, **options: Any) -> str:
 
 
 def deserialise(path: str | os.PathLike[str], **options: Any) -> Any:
-    """Load an object. Inverse of :func:`serialise`; options, what is returned and what is raised are those of
-    :func:`load`.
-    """
+    """Load an object, as :func:`load` with its options. Inverse of :func:`serialise`."""
     return load(path, **options)

@@ -1,4 +1,4 @@
-"""The arrays of a structure: told by their shapes and types, and made again with zeros in them."""
+"""The arrays of a structure: described by shapes and types, and made again with zeros."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NUMPY_TYPE = re.compile(r"[<>|][a-zA-Z][0-9]+(\[[0-9]*[a-zA-Z]+\])?")
 
 
 class Zeros(NamedTuple):
-    """What an entry says of an array."""
+    """An array as an entry describes it: its class, shape, type, and whether it has a gradient."""
 
     kind: str
     shape: list[int]
@@ -35,7 +35,7 @@ class Zeros(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """How much memory it takes."""
+        """The memory that it takes."""
         return math.prod(self.shape) * int(self.dtype.itemsize)
 
     def zeros(self) -> Any:
@@ -48,7 +48,9 @@ class Zeros(NamedTuple):
                 return torch.nn.Parameter(made, self.requires_grad)
             return made.requires_grad_(self.requires_grad)
         except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
-            raise ConfigError(f"no array is {self}: {str(error)[:200]}", fix="Correct the structure.") from error
+            raise ConfigError(
+                f"there can be no array of {self}: {str(error)[:200]}", fix="Correct the structure."
+            ) from error
 
 
 def describe_array(value: Any, where: str) -> Entry:
@@ -65,7 +67,7 @@ def describe_array(value: Any, where: str) -> Entry:
 
 
 def arrays_held(obj: Any, state: State) -> dict[str, Any]:
-    """Return the arrays that objects in a tree hold, by their keys in the state; those of containers are leaves."""
+    """Return the arrays in objects of a tree by state key; those in containers are leaves."""
     numpy = sys.modules.get("numpy")
     kinds = (torch.Tensor,) if numpy is None else (torch.Tensor, numpy.ndarray)
     inside = {*state.components} - {""} if isinstance(adapter_for(obj), ValueAdapter) else None
@@ -74,13 +76,13 @@ def arrays_held(obj: Any, state: State) -> dict[str, Any]:
 
 
 def fill_arrays(obj: Any, arrays: Mapping[str, Any], ties: Mapping[str, str]) -> None:
-    """Give an object that was just built arrays of the described shapes and types, and zeros in them."""
+    """Give a new object arrays of zeros, of the described shapes and types."""
     state = get_state(obj)
     held = arrays_held(obj, state)
     for key in held.keys() - arrays.keys():
         del state[key]
     for key, zeros in arrays.items():
-        # Else its own values: a generator's are not to be zeros
+        # Else it keeps its own values, as those of a generator
         if key not in held or (held[key].shape, held[key].dtype) != (zeros.shape, zeros.dtype):
             state[key] = zeros.detach() if isinstance(zeros, torch.Tensor) else zeros
     load_state(obj, state, fit=Fit())
@@ -89,7 +91,9 @@ def fill_arrays(obj: Any, arrays: Mapping[str, Any], ties: Mapping[str, str]) ->
     for key, zeros in arrays.items():
         value: Any = made.get(key)
         if type(value) is not type(zeros) or (value.shape, value.dtype) != (zeros.shape, zeros.dtype):
-            raise StateMismatchError(f"{quote(key)} is no {type(zeros).__qualname__}", fix="Correct the structure.")
+            raise StateMismatchError(
+                f"{quote(key)} is not a {type(zeros).__qualname__} of that shape and type", fix="Correct the structure."
+            )
         try:
             with torch.no_grad():
                 value[...] = zeros
@@ -100,19 +104,19 @@ def fill_arrays(obj: Any, arrays: Mapping[str, Any], ties: Mapping[str, str]) ->
 
 
 def zeros_of(entry: Entry, path: Trail | str) -> Zeros:
-    """Read what an entry says of an array, and nothing else, so that it can be counted."""
+    """Read an entry of an array without making the array, so that it can be counted."""
     kind, shape, name, requires_grad = entry["type"], entry["shape"], entry["dtype"], entry.get("requires_grad", False)
     are_sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not are_sizes or not isinstance(name, str) or type(requires_grad) is not bool:
-        raise wrong(path, "an array has a list of sizes, a type, and requires its gradient or not")
+        raise wrong(path, "an array has a list of sizes, a type, and a bool for requires_grad")
     if kind in (_TENSOR, _PARAMETER):
         return Zeros(kind, shape, BY_TAG["torch.dtype"].build(name.removeprefix("torch.")), requires_grad)
     if kind != _ARRAY or not _NUMPY_TYPE.fullmatch(name) or "numpy" not in sys.modules:
-        raise wrong(path, f"no {quote(kind)} of {quote(name)} can be made; numpy's need numpy to be imported")
+        raise wrong(path, f"a {quote(kind)} of {quote(name)} cannot be made; numpy's need numpy to be imported")
     try:
         dtype = sys.modules["numpy"].dtype(name)
     except (TypeError, ValueError) as error:
-        raise wrong(path, f"{quote(name)} is no type of an array: {error}") from error
+        raise wrong(path, f"{quote(name)} is not the type of an array: {error}") from error
     if dtype.hasobject:
-        raise wrong(path, "an array of objects is no data")
+        raise wrong(path, "an array of objects is not data")
     return Zeros(kind, shape, dtype, False)

@@ -58,7 +58,7 @@ class Describing:
         return entry
 
     def _type(self, tag: str) -> tuple[type | None, Entry]:
-        """Return what an entry says of a tag, and the class that it names."""
+        """Return the class that a tag names, and the keys of an entry for it."""
         if tag in TYPES:
             return None, {"type": TYPES[tag]}
         name = tag[1:]
@@ -90,22 +90,22 @@ class Describing:
 
 
 def _value(tag: str, text: str) -> Any:
-    """Return what JSON holds for a text of a config: itself, but for what JSON says as exactly."""
+    """Return the text of a scalar, or the value where JSON holds that as exactly."""
     if tag == CORE + "null":
         return None
     if tag == CORE + "bool":
         return text.lower() == "true"
-    if tag == CORE + "int" and re.fullmatch("-?[0-9]{1,15}", text):  # of more, others would read a float
+    if tag == CORE + "int" and re.fullmatch("-?[0-9]{1,15}", text):  # longer ones some readers round
         return int(text)
     return float(text) if tag == CORE + "float" and text[-1].isdigit() else text
 
 
 def _children(node: Any) -> tuple[str, list[tuple[str, Any]]]:
-    """Return how a collection's parts are named, and the parts by their names."""
+    """Return the form of a collection's names, and its parts by name."""
     if isinstance(node, pyyaml.SequenceNode) and node.tag != "!odict":
         return "list", [(str(index), item) for index, item in enumerate(node.value)]
     pairs = node.value
-    if node.tag in OF_ITEMS and len(pairs) > 1:  # attributes too
+    if node.tag in OF_ITEMS and len(pairs) > 1:  # with attributes
         return "parts", [(key.value, value) for key, value in pairs]
     if node.tag in OF_ITEMS:
         pairs = pairs[0][1].value

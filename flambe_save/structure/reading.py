@@ -32,7 +32,7 @@ __all__ = ["Reading"]
 
 
 class _Made:
-    """The node that was made of an entry, and what of its parts, by their names."""
+    """The node that was made of an entry, and those of its parts by name."""
 
     __slots__ = ("node", "parts")
 
@@ -50,9 +50,9 @@ class Reading:
     tags : dict of str to str
         Tag -> dotted path of its class.
     leaves, arrays : dict of str to Zeros
-        By their keys in a state: arrays that the config names, and those that objects hold.
+        By state key: arrays that the config names, and those that objects hold.
     ties : dict of str to str
-        Key of an array -> key of the one that it is.
+        Key of an array -> key of the same array, read before.
     """
 
     def __init__(self, trust: Trust) -> None:
@@ -99,7 +99,7 @@ class Reading:
         return made
 
     def _before(self, key: str) -> pyyaml.Node | None:
-        """Return the node that was made at a place; None where there is none yet."""
+        """Return the node that was made at a place before, or None."""
         place: _Made | None = self.root
         for part in split_key(key) if key else ():
             place = place.parts.get(part) if place is not None else None
@@ -114,20 +114,20 @@ class Reading:
         if tag is None:
             try:
                 tag = TAGS.tag_of(TAGS.resolve(path, path, self._trust.allows)[0])
-            except RegistrationError:  # whoever checks the config says what is to be done
+            except RegistrationError:  # the check of the config says what to do
                 tag = path
         self.tags[tag] = path
         return f"!{tag}"
 
     def _text(self, entry: Entry, tag: str, path: Trail) -> str:
-        """Return a leaf's value as the config has it; whether it is one of its type is seen when that is read."""
+        """Return a leaf's value as text; reading the config shows whether it fits its type."""
         value = entry["value"]
         if isinstance(value, str):
             if tag == "!type" and value not in TYPE_TAGS:
                 self.tags[value] = value
             return value
         if type(value) not in (type(None), bool, int, float) or tag == CORE + "str" or not tag.startswith(CORE):
-            raise wrong(path, f"a {type(value).__name__} is no value of a {quote(entry['type'])}")
+            raise wrong(path, f"a {type(value).__name__} is not a value of a {quote(entry['type'])}")
         try:
             return str(Representer(None).represent_data(value).value)
         except UnsupportedObjectError as error:  # an int of too many digits
@@ -135,7 +135,7 @@ class Reading:
 
     def _read_arrays(self, arrays: Any, path: Trail) -> None:
         if not isinstance(arrays, dict) or not all(isinstance(name, str) for name in arrays):
-            raise wrong(path, "its arrays are no dict by names")
+            raise wrong(path, "its arrays are not a dict with names as keys")
         begin = key_of(path) if arrays else ""
         for name, entry in arrays.items():
             key = join_prefix(begin, name)
@@ -143,9 +143,9 @@ class Reading:
             if shape == "reference":
                 self.ties[key] = entry["to"]
                 if entry["to"] not in self.arrays:
-                    raise wrong(key, f"{quote(entry['to'])} is no array before it")
+                    raise wrong(key, f"{quote(entry['to'])} is not an array before it")
             elif shape != "array" or key in self.arrays:
-                raise wrong(key, "it is no array, or there twice")
+                raise wrong(key, "it is not an array, or there twice")
             self.arrays[key] = self.arrays[entry["to"]] if shape == "reference" else zeros_of(entry, key)
 
 
@@ -154,7 +154,7 @@ def _text_node(text: str) -> pyyaml.Node:
 
 
 def _as_items(node: pyyaml.MappingNode) -> pyyaml.Node:
-    """Return a mapping as the list of pairs that the config says it by. describing.py has the inverse."""
+    """Return a mapping as the config's list of pairs. describing.py has the inverse."""
     pairs: list[Any] = [pyyaml.SequenceNode(CORE + "seq", [*pair], flow_style=True) for pair in node.value]
     if node.tag not in OF_ITEMS:
         return pyyaml.SequenceNode(node.tag, pairs, flow_style=True)
