@@ -33,11 +33,11 @@ def questions_of_extensions(extensions: Mapping[str, str], file: str | None = No
     Raises
     ------
     MissingExtensionError
-        If one is not a module's name.
+        If one is not the name of a module.
     """
     for module, requirement in _absent(extensions).items():
         if not all(part.isidentifier() for part in module.split(".")):
-            raise _missing(module, requirement, "that is no module's name", file)
+            raise _missing(module, requirement, "that is not the name of a module", file)
         yield questions.extension(module, requirement)
 
 
@@ -46,15 +46,15 @@ def _absent(extensions: Mapping[str, str]) -> dict[str, str]:
 
 
 def import_extensions(extensions: Mapping[str, str], trust: Trust, file: str | None = None) -> bool:
-    """Import the extensions that are not imported, which the caller has allowed; return whether there were any.
+    """Import allowed extensions that are not imported yet; return whether there were any.
 
     Parameters
     ----------
     extensions : mapping of str to str
-        As :func:`questions_of_extensions`.
+        As for :func:`questions_of_extensions`.
     trust : Trust
-        With ``auto_install`` a module that is missing is installed first, by a name and versions, or what the caller
-        has listed. An audit imports nothing.
+        With ``auto_install``, a missing module is installed first, by a name and versions or as the caller has listed.
+        An audit imports nothing.
     file : str, optional
         For messages.
 
@@ -82,13 +82,13 @@ def import_extensions(extensions: Mapping[str, str], trust: Trust, file: str | N
 
 
 def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trust) -> bool:
-    """Import the modules of the classes that tags mean, where the caller trusts them; return whether there were any.
+    """Import the modules of tags' classes where they are trusted; return whether any were.
 
     Parameters
     ----------
     tags : iterable of str
     recorded : mapping of str to str
-        What a save recorded for its tags: tag -> dotted path. Without a record a tag's namespace is its module.
+        The dotted paths that a save recorded for its tags. Without a record, a tag's namespace is its module.
     trust : Trust
     """
     found = False
@@ -103,12 +103,12 @@ def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trus
 
 
 def _import_outer(parts: list[str]) -> None:
-    """Import the module of a class, which may be nested in other classes, or in a function.
+    """Import the module of a class, which may be nested in other classes or in a function.
 
     Raises
     ------
     MissingExtensionError
-        If there is none, or it raises.
+        If it is not found, or it raises.
     """
     for count in range(len(parts), 0, -1):
         module = ".".join(parts[:count])
@@ -127,7 +127,7 @@ def _import_outer(parts: list[str]) -> None:
 def _cannot_import(module: str, error: Exception) -> MissingExtensionError:
     return MissingExtensionError(
         f"the trusted module {quote(module)} cannot be imported: {type(error).__name__}: {str(error)[:200]}",
-        fix="Mend it. If it is gone: load(..., use_saved_source=True) runs the classes' source in the save instead.",
+        fix="Repair it. If it is gone: load(..., use_saved_source=True) runs the classes' source in the save instead.",
     )
 
 

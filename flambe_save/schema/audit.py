@@ -1,6 +1,6 @@
-"""Find what a config asks for beyond building imported classes, before anything is built.
+"""Questions that a config asks of the caller's trust, found before anything is built.
 
-Questions are yielded, and none is decided: that is Trust's part. extensions.py yields those of modules.
+Trust decides them. extensions.py yields those of modules.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from flambe_save.schema.construct import construct, may_be_called
 from flambe_save.schema.link import FunctionCallLink, Link, ModuleLink
 from flambe_save.schema.own_names import NAMING_TAGS, own_names
 from flambe_save.schema.reference import Reference
-from flambe_save.schema.schema import TRANSPARENT, Schema, items_in
+from flambe_save.schema.schema import TRANSPARENT, Schema, calls_constructor, items_in
 from flambe_save.trust import Trust
 
 __all__ = ["contradiction", "may_ask", "questions_of_arguments", "questions_of_tags"]
 
-_UNKNOWN = object()  # what a config does not show, and code that is run will make
+_UNKNOWN = object()  # a value that a config does not show, because code will make it
 
 
 def questions_of_tags(document: Document, recorded: Mapping[str, str], trust: Trust) -> Iterator[Question]:
-    """Yield what a config asks for by its tags, beyond data and classes that are open to it.
+    """Yield the questions of a config's tags.
 
-    Calls, and factories that read or download what their arguments name; functions; classes that are imported and not
-    registered, and unknown ones.
+    They are of calls, of factories that read or download what their arguments name, of functions, and of classes that
+    are not registered or unknown.
 
     Parameters
     ----------
     document : Document
     recorded : mapping of str to str
-        What the save recorded for its tags: tag -> dotted path.
+        The dotted paths that the save recorded for its tags.
     trust : Trust
-        Its names say which unregistered classes tags may mean.
+        Allows unregistered classes that tags may mean.
     """
     classes: dict[str, tuple[type, str | None]] = {}
     for tag in document.tags:
@@ -91,7 +91,7 @@ def questions_of_tags(document: Document, recorded: Mapping[str, str], trust: Tr
 
 
 def _are_complete(document: Document, tag: str) -> bool:
-    """Whether all objects under a tag are written as all that they are, as ``assemble`` has it."""
+    """Whether all objects under a tag are written with all their attributes."""
     written = [node for node in document.nodes if node.tag == f"!{tag}"]
     return all(isinstance(node, pyyaml.MappingNode) and any(map(_says_complete, node.value)) for node in written)
 
@@ -102,16 +102,12 @@ def _says_complete(pair: tuple[pyyaml.Node, pyyaml.Node]) -> bool:
 
 
 def questions_of_arguments(document: Document, recorded: Mapping[str, str], trust: Trust) -> Iterator[Question]:
-    """Yield what arguments ask for that make a library's class do more than be built.
+    """Yield the questions of arguments that make a library's class do more than be built.
 
-    What links stand for is asked about when they are followed. An audit, which builds nothing, gets the properties that
-    links read here, as far as the classes of a config show them. Parameters are those of :func:`questions_of_tags`.
+    Links ask when they are followed. An audit, which builds nothing, gets the properties that links read here, as far
+    as the config shows the classes. Parameters are those of :func:`questions_of_tags`.
     """
-    tags = (
-        tag
-        for tag in document.tags
-        if tag not in BY_TAG and tag not in NAMING_TAGS and TAGS.knows(tag, recorded.get(tag))
-    )
+    tags = (tag for tag in document.tags if tag not in (*BY_TAG, *NAMING_TAGS) and TAGS.knows(tag, recorded.get(tag)))
     resolved = [TAGS.resolve(tag, recorded.get(tag)) for tag in tags]
     classes = [cls for cls, _ in resolved]
     used = [cls for cls, factory in resolved if _is_used(cls, factory) and not trust.allows(dotted_path(cls))]
@@ -121,8 +117,8 @@ def questions_of_arguments(document: Document, recorded: Mapping[str, str], trus
     try:
         config = construct(document, recorded, trust=trust)
     except ConfigError:
-        return  # a load will say what is wrong with it
-    known: dict[int, Any] = {}  # by their ids, what the config shows at the end of links; these lead to what is before
+        return  # a load raises it again
+    known: dict[int, Any] = {}  # by the ids of links, what the config shows at their ends; links lead back alone
     for item in items_in(config):
         if isinstance(item, Schema) and item.factory_method is None:
             cls = item.component_subclass
@@ -137,7 +133,7 @@ def questions_of_arguments(document: Document, recorded: Mapping[str, str], trus
 
 
 def _questions_of(link: Link, known: Mapping[int, Any]) -> Generator[Question, None, Any]:
-    """Yield the code that gives attributes of a link; return what the config shows at its end."""
+    """Yield the questions of a link's attributes; return the value that the config shows."""
     trail = link.trail()
     found = trail[-1] if len(trail) > len(link.schematic_path) else _UNKNOWN
     for index, name in enumerate(link.attr_path):
@@ -150,7 +146,7 @@ def _questions_of(link: Link, known: Mapping[int, Any]) -> Generator[Question, N
 
 
 def _attribute_of(target: Any, name: str, known: Mapping[int, Any]) -> tuple[list[str], Any]:
-    """Return the code that gives an attribute of what a config describes, and what the config shows in its place."""
+    """Return the code of an object's attribute, and the value that the config shows."""
     tables: list[Any] = []
     while True:
         if isinstance(target, Reference):
@@ -184,19 +180,19 @@ def _attribute_of(target: Any, name: str, known: Mapping[int, Any]) -> tuple[lis
 def _is_used(cls: Any, factory: str | None) -> bool:
     """Whether code of a class may run when its object is only handed to a constructor.
 
-    An object that is derived from a list, a dict, a text is taken for one, and used as one.
+    An object derived from a list, a dict or a text is used as one.
     """
     is_value = is_sum_of_parts(cls) and builder_of(cls) is None
     is_put_together = factory == PARTS or is_value or issubclass(cls, nn.Module)
-    is_asked = factory == PARTS and (is_used_by_torch(cls) or fills_itself(cls))  # a copy of it would be filled
+    is_asked = factory == PARTS and (is_used_by_torch(cls) or fills_itself(cls))  # copying it fills it
     return is_derived(cls) or is_asked or (is_put_together and is_used_by_python(cls))
 
 
-_FREE, _KEPT, _HANDED = range(3)  # where an object may get: nowhere, to what only keeps modules, to any constructor
+_FREE, _KEPT, _HANDED = range(3)  # handed to nothing, to a class that only keeps modules, to any constructor
 
 
 def _hands_over(config: Any, classes: Container[type]) -> bool:
-    """Whether objects of classes may get to constructors that nobody registered, some of which copy or measure them."""
+    """Whether unregistered constructors, which may copy them, are given objects of classes."""
     seen: set[tuple[int, int]] = set()
     waiting: list[tuple[Any, int]] = [(config, _FREE)]
     while waiting:
@@ -209,7 +205,7 @@ def _hands_over(config: Any, classes: Container[type]) -> bool:
             cls = item.component_subclass
             if cls in classes and (where == _HANDED or (where == _KEPT and not issubclass(cls, nn.Module))):
                 return True
-            is_call = item.factory_method != PARTS and cls not in TRANSPARENT and not is_made_of_parts(cls)
+            is_call = calls_constructor(cls, item.factory_method)
             inner = item.keywords.values()
             if is_call and cls in KEEPERS:
                 for value in inner:
@@ -225,13 +221,13 @@ def _hands_over(config: Any, classes: Container[type]) -> bool:
 
 
 def may_ask(config: str, recorded: Mapping[str, str]) -> bool:
-    """Whether a config that was just written may ask for anything; most do not, and need not be parsed.
+    """Whether a new config may ask for anything; most do not, and need not be parsed.
 
     Parameters
     ----------
     config : str
     recorded : mapping of str to str
-        Its tags: tag -> dotted path.
+        The dotted paths of its tags.
     """
     return any(f"!{tag} " in config for tag in NAMING_TAGS) or any(
         tag == "call" or not TAGS.knows(tag, path) or _is_special(*TAGS.resolve(tag, path))
@@ -240,29 +236,17 @@ def may_ask(config: str, recorded: Mapping[str, str]) -> bool:
 
 
 def _is_special(cls: Any, factory: str | None) -> bool:
-    """Whether a load may ask for a known class, by how it is made or where its object gets."""
+    """Whether a load may ask for a known class, for its construction or the use of its object."""
     is_trusting = factory is not None and needs_trust(cls, factory)
     return is_trusting or _is_used(cls, factory) or (factory == PARTS and fills_itself(cls))
 
 
-_REFERENCES = (
-    "!@",
-    "!link",
-    "!call",
-    "!$",
-    "!tensor",
-    "!param",
-    "!parameter",
-    "!module",
-    "!back",
-    "!pickled",
-)  # these are relative to the config that they are in
+# These are relative to the config that they are in
+_REFERENCES = ("!@", "!link", "!call", "!$", "!tensor", "!param", "!parameter", "!module", "!back", "!pickled")
 
 
-def contradiction(
-    whole: Document, path: list[str], part: Document, known: dict[int, dict[str, Any]] | None = None
-) -> str | None:
-    """Say where a component's own config differs from what the config around it says of it, or None.
+def contradiction(whole: Document, path: list[str], part: Document, known: dict[int, dict[str, Any]]) -> str | None:
+    """Return the first place where a component's config differs from the one around it.
 
     Parameters
     ----------
@@ -270,11 +254,10 @@ def contradiction(
     path : list of str
         The keys that lead to the component; where they lead to no config, there is nothing to compare.
     part : Document
-    known : dict, optional
-        Of whoever asks for many paths: the entries of nodes that some of them have led through.
+    known : dict
+        The entries of nodes that earlier paths in the same config have led through; new ones are added.
     """
     outer: Any = whole.root
-    known = {} if known is None else known
     for key in path:
         if id(outer) not in known:
             known[id(outer)] = dict(reversed([*_parts_in(outer)]))  # of two with one name, the first
@@ -300,7 +283,10 @@ def contradiction(
 
 
 def _parts_in(node: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what is in an object's config by its own names: those of parts and changes are one level below."""
+    """Yield the entries of an object's config by its own names.
+
+    Those of parts and changes are one level below.
+    """
     found = dict(_entries(node))
     if node.tag == "!edited" and "object" in found:
         yield from _parts_in(found["object"])

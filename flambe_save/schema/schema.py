@@ -343,7 +343,7 @@ def schema_of(obj: Any) -> Schema | None:
 
 
 def calls_constructor(cls: type, factory: str | None) -> bool:
-    """Whether objects are made by a constructor or factory, and not put together from their parts."""
+    """Whether a constructor or factory makes the objects, and not their parts alone."""
     return not (factory == PARTS or cls in TRANSPARENT or is_made_of_parts(cls))
 
 
