@@ -18,7 +18,7 @@ from torch.nn import functional, init
 from flambe_save.support.script import name_of_script
 from flambe_save.support.static import names_of, path_of
 
-__all__ = ["find_imported", "import_path", "is_harmless", "is_harmless_path", "names_in"]
+__all__ = ["find_imported", "import_path", "is_harmless", "names_in"]
 
 # A module's names without a call of its __getattribute__, in which a lazy module imports itself
 names_in: Any = vars(types.ModuleType)["__dict__"].__get__
@@ -115,8 +115,3 @@ def _is_number_of_numpy(cls: type) -> bool:
     numpy: Any = sys.modules.get("numpy")
     kinds = () if numpy is None else (numpy.number, numpy.bool_)
     return cls.__module__ == "numpy" and issubclass(cls, kinds) and vars(numpy).get(cls.__name__) is cls
-
-
-def is_harmless_path(path: str) -> bool:
-    """Whether a dotted path names a class or function that :func:`is_harmless`."""
-    return is_harmless(find_imported(path))

@@ -26,6 +26,7 @@ from flambe_save.objects.structural import is_made_of_parts
 from flambe_save.objects.values import BY_TAG
 from flambe_save.registry import MOVED
 from flambe_save.support.static import path_of
+from flambe_save.trust import NO_TRUST
 
 __all__ = ["TAGS", "Tags", "dotted_path", "written_path"]
 
@@ -130,7 +131,7 @@ class Tags:
         return f"{self._tag_cache[cls]}.{factory}" if factory else self._tag_cache[cls]
 
     def resolve(
-        self, tag: str, recorded: str | None = None, allows: Callable[[str], bool] | None = None
+        self, tag: str, recorded: str | None = None, allows: Callable[[str], bool] = NO_TRUST.allows
     ) -> tuple[type, str | None]:
         """Return the class that a tag means, and the factory it names or None.
 
@@ -143,8 +144,8 @@ class Tags:
             Without its ``!``: an alias, ``namespace.Class``, or any suffix of a dotted path that fits one class only.
         recorded : str, optional
             The dotted path that a save recorded for the tag; it decides where a tag fits several classes.
-        allows : callable, optional
-            Whether the caller trusts a dotted path.
+        allows : callable
+            Whether the caller trusts a dotted path; by default none.
 
         Raises
         ------
@@ -169,7 +170,7 @@ class Tags:
         path = recorded or (owner if is_of_parts else tag)
         imported = find_imported(path)
         if isinstance(imported, type):
-            is_trusted = allows is not None and allows(path)
+            is_trusted = allows(path)
             if not is_trusted and not is_answered_by_type(imported):
                 raise self._unknown(tag, recorded)  # code of its metaclass may run at any question
             if is_of_parts and factory_of(imported, PARTS) and (is_trusted or is_open_to_assembly(imported)):
@@ -179,12 +180,10 @@ class Tags:
         raise self._unknown(tag, recorded)
 
     @staticmethod
-    def _checked(
-        found: tuple[type, str | None], tag: str, allows: Callable[[str], bool] | None
-    ) -> tuple[type, str | None]:
+    def _checked(found: tuple[type, str | None], tag: str, allows: Callable[[str], bool]) -> tuple[type, str | None]:
         """Refuse to assemble objects whose class runs code when they are deleted or looked at."""
         cls, factory = found
-        if factory == PARTS and runs_when_made(cls) and not (allows is not None and allows(dotted_path(cls))):
+        if factory == PARTS and runs_when_made(cls) and not allows(dotted_path(cls)):
             raise RegistrationError(
                 f"the class of the tag '!{tag}' has a __del__ or a __getattribute__ of its own",
                 fix=f"If you know who wrote it: load(..., trusted=[{dotted_path(cls)!r}]).",

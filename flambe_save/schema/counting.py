@@ -85,9 +85,8 @@ class Counts:
         while waiting:
             container = waiting[-1]
             items = [*container, *container.values()] if isinstance(container, dict) else [*container]
-            inside = [item for item in items if is_open(item)]
-            unknown = [] if id(container) in sizes else [item for item in inside if id(item) not in sizes]
-            if unknown:
+            unknown = [item for item in items if is_open(item) and id(item) not in sizes]
+            if unknown and id(container) not in sizes:
                 waiting.extend(unknown)
                 continue
             sizes[id(container)] = 1 + sum(sizes[id(item)] if is_open(item) else of_object(item) for item in items)

@@ -60,12 +60,8 @@ class Link(Reference):
         self.schematic_path = list(schematic_path)
         self.attr_path = list(attr_path or ())
         self.target = target
-        self.target_leaf: Any = None
-        self.resolved: Any = None
-        self.is_resolved = False
-        self.is_held = True
-        self.sources: Sources | None = None
         self._following = False
+        self.forget()
 
     @property
     def root_schema(self) -> str:
@@ -86,9 +82,10 @@ class Link(Reference):
         return found
 
     def forget(self) -> None:
-        self.resolved = self.target_leaf = None
+        self.resolved: Any = None
+        self.target_leaf: Any = None
         self.is_resolved, self.is_held, self.is_of_config = False, True, False
-        self.sources = None
+        self.sources: Sources | None = None
 
     def becomes(self, made_of: Callable[[Any], Any]) -> None:
         if self.is_of_config:
@@ -122,7 +119,10 @@ class Link(Reference):
 
     def resolve(self, sources: Sources) -> Any:
         self.sources = sources
-        return self()
+        try:
+            return self()
+        finally:
+            self.sources = None  # else an object that records the link would keep the save's whole state
 
     def _follow(self) -> Any:
         current = self.target

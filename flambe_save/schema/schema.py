@@ -45,6 +45,7 @@ __all__ = [
 _dump_all, _load = late("flambe_save.describing.yaml:dump_all"), late("flambe_save.describing.yaml:load")
 
 TRANSPARENT: set[type] = set()  # classes in configs whose calls return another object, which records its own call
+_UNBUILT = {"_compiled": None, "_compiling": False, "_given": None}  # of a Schema
 RECORD = "_schema"  # where a built object keeps the Schema that describes it
 WITHOUT_PARTS = frozenset((*PLAIN, torch.Tensor, torch.nn.Parameter))  # types of which there are many
 # By the ids of objects, as long as these live: a WeakKeyDictionary would hash and compare them, which runs their code
@@ -95,17 +96,8 @@ class Schema(MutableMapping[str, Any]):
     def __init__(self, component_subclass: type, factory_method: str | None = None, /, **keywords: Any) -> None:
         if not isinstance(component_subclass, type):
             raise TypeError(f"a Schema is of a class, not of {component_subclass!r}")
-        self.__dict__.update(
-            component_subclass=component_subclass,
-            factory_method=factory_method,
-            keywords=keywords,
-            _compiled=None,
-            _compiling=False,
-            _given=None,
-            _extensions={},
-            _created_with_tag=None,
-            _birth=None,
-        )
+        call = {"component_subclass": component_subclass, "factory_method": factory_method, "keywords": keywords}
+        self.__dict__.update(call, _extensions={}, _created_with_tag=None, _birth=None, **_UNBUILT)
 
     # -------------------------------------------------------------------------------------------- mapping
 
@@ -144,9 +136,7 @@ class Schema(MutableMapping[str, Any]):
     __hash__ = None  # type: ignore[assignment]
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy has keywords of its own and makes another object
-        unbuilt = {"_compiled": None, "_compiling": False, "_given": None}
-        return {**self.__dict__, **unbuilt, "keywords": dict(self.keywords)}
+        return {**self.__dict__, **_UNBUILT, "keywords": dict(self.keywords)}  # a copy makes another object
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,9 @@ from flambe_save import (
     Schema,
     UnpreparedLinkError,
     create_link_str,
+    load,
     parse_link_str,
+    save,
     yaml,
 )
 
@@ -365,6 +368,14 @@ def test_a_call_is_written_as_its_result_where_that_is_plain(call: str, written:
     """A plain result spares the reader the call; another one is called for again."""
     text = yaml.dump(build(f"!lnk.Net {{first: !lnk.Part {{size: 3}}, second: !call {call}}}"))
     assert f"second: {written}\n" in text
+
+
+def test_an_object_that_records_a_link_keeps_no_state_of_the_save(tmp_path: Path) -> None:
+    """The link forgets the save's values once it was followed, so that no second copy of them stays in memory."""
+    net = build("!lnk.Net {first: !lnk.Part {size: 4}, second: !@ first.size}")
+    loaded = load(save(net, tmp_path / "save"))
+    assert (loaded.second, loaded._schema["second"].sources) == (4, None)
+    assert b"Sources" not in pickle.dumps(loaded)
 
 
 def test_flambes_linked_save_builds() -> None:
