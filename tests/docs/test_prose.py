@@ -20,16 +20,16 @@ PACKAGE = Path(flambe_save.__file__).parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
-    "first line: What, How, Who, That, Where": 31,
-    "first line: over 90 characters": 393,
-    "Return what": 57,
-    "is no (for: is not a)": 82,
-    "whoever": 16,
+    "first line: What, How, Who, That, Where": 26,
+    "first line: over 90 characters": 297,
+    "Return what": 48,
+    "is no (for: is not a)": 62,
+    "whoever": 11,
     "somebody": 8,
-    "nobody": 11,
-    "told, tells of": 20,
-    "to be had": 3,
-    "gone into": 8,
+    "nobody": 6,
+    "told, tells of": 15,
+    "to be had": 2,
+    "gone into": 7,
     "page: sentence over 35 words": 9,
 }
 
