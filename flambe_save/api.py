@@ -96,11 +96,11 @@ def save(
         The name of the format, of those that are registered: ``"directory"`` by default, or ``"pickle"`` with
         ``pickle_only``. Other packages add theirs by entry points of the group ``flambe_save.formats``.
     progress : bool or callable
-        True shows a bar on the standard error output, where that is a terminal: by rich where it is installed (the
-        extra ``cli``), else a plain line. A callable is called as ``progress(done, total)``, with bytes of the files
-        before they are packed: by one thread at a time, though not always this one, with ``done`` never less than
-        before and equal to ``total`` at last, just before the save is committed. What it raises ends the save, is
-        raised as it is, and nothing is left behind. A file that is linked counts when that is done.
+        True shows a bar on the standard error output, where that is a terminal. A callable is called as
+        ``progress(done, total)``, with bytes of the files before they are packed: by one thread at a time, though not
+        always this one, with ``done`` never less than before and equal to ``total`` at last, just before the save is
+        committed. Its errors end the save and are raised unchanged, and nothing is left behind. A file that is linked
+        counts when that is done.
     build : bool
         Whether to write how the object is built. False writes what a resume needs alone: states and plain values, no
         pickle of anything. :func:`load_state` fills an object from it that you built; :func:`load` refuses it.
