@@ -5,7 +5,6 @@ docs/format.md is the same in prose. Nothing here opens a file.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -89,6 +88,8 @@ def encode_name(key: str, *, every: bool = False) -> str:
     if name[-1] in ". ":
         name = name[:-1] + _escape(name[-1])
     if len(name.encode()) > _MAX_BYTES:
+        import hashlib  # which loads OpenSSL
+
         head = re.sub(r"%[0-9A-F]?$", "", name[:_HEAD_CHARS])
         name = f"{head}{_LONG}{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
     return name

@@ -1,6 +1,6 @@
 """Command ``flambe-save`` (``python -m flambe_save``): inspects, compares, converts saves.
 
-A verb gives an :class:`~flambe_save.cli.answers.Answer`; this is where it is printed, and where errors end.
+A verb returns an :class:`~flambe_save.cli.answers.Answer`; it is printed here, as errors are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 
@@ -43,7 +42,7 @@ _VERBS = {
 }
 # As a shell has it for what a signal ended
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
-# What errors say of the functions, as it is typed here
+# Words of the functions' errors -> what is typed here
 _TYPED = {
     "overwrite=True": "--overwrite",
     "unpack(path, out)": "flambe-save unpack PATH OUT",
@@ -88,13 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except FlambeSaveError as error:
-        return _fail(arguments, error, _told(error), fix=error.fix, node=error.node, file=error.file)
+        return _fail(arguments, error, _placed(error), fix=error.fix, node=error.node, file=error.file)
     except OSError as error:
         text = error.strerror or str(error)
         return _fail(arguments, error, f"{text}: {error.filename}" if error.filename else text)
     except ValueError as error:
         return _fail(arguments, error, str(error))
     except Exception as error:  # a mistake in this package; Python's own code for it would mean "different"
+        import traceback
+
         return _fail(arguments, error, f"this is a bug in flambe_save\n{traceback.format_exc()}")
 
 
@@ -153,7 +154,7 @@ def _fail(
     return TROUBLE
 
 
-def _told(error: FlambeSaveError) -> str:
+def _placed(error: FlambeSaveError) -> str:
     """Return an error's message, with the place of the error if the message lacks it."""
     places = {"component": error.node, "file": error.file}
     missing = [f"{what} {quote(name)}" for what, name in places.items() if name and quote(name) not in error.message]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from flambe_save._version import __version__
-from flambe_save.inspection.documents import NODE_PARTS
-from flambe_save.inspection.measures import PARTS
+from flambe_save.inspection.documents import NODE_PARTS, PARTS
 
 __all__ = ["make_parser", "parse"]
 
@@ -176,6 +174,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     assert isinstance(verbs, dict), "the parsers of the verbs by their names"
     first = argv[0] if argv else ""
     if first and not first.startswith("-") and first not in verbs:
+        from difflib import get_close_matches
+
         near = get_close_matches(first, verbs, n=3) or list(verbs)
         parser.error(f"there is no verb {first!r}; near are: {', '.join(near)}")
     return parser.parse_args(argv)

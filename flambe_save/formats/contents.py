@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from flambe_save.formats.reading import Damage
 from flambe_save.pt import TensorInfo
-from flambe_save.pt.dense_file import DenseFile
 
 if TYPE_CHECKING:
     from flambe_save.codecs import LazyValues
+    from flambe_save.pt.dense_file import DenseFile
 
 __all__ = ["Contents", "NodeContents"]
 

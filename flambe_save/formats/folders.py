@@ -24,11 +24,11 @@ from flambe_save.layout import (
     STATE_FILE,
 )
 from flambe_save.pt import TensorInfo
-from flambe_save.pt.dense_file import DenseFile
 from flambe_save.storage import Store
 
 if TYPE_CHECKING:
     from flambe_save.codecs import LazyValues
+    from flambe_save.pt.dense_file import DenseFile
 
 __all__ = ["FolderContents"]
 

@@ -36,8 +36,6 @@ from flambe_save.layout import (
     what_it_is,
 )
 from flambe_save.pt import LoadOptions, MemorySource, Source, open_source, pieces_of
-from flambe_save.pt.dense_file import DenseFile
-from flambe_save.pt.zip_reader import check_file
 from flambe_save.registry import CODECS
 from flambe_save.state import State
 from flambe_save.storage.disk import identity
@@ -46,6 +44,7 @@ from flambe_save.tree import SaveTreeNode
 
 if TYPE_CHECKING:
     from flambe_save.codecs import LazyFile
+    from flambe_save.pt.dense_file import DenseFile
 
 __all__ = ["NodeReader"]
 
@@ -262,6 +261,8 @@ class NodeReader:
 
     def dense(self, name: str, prefix: str) -> DenseFile | None:
         """Return a file that holds only dense tensors, found without torch; else None."""
+        from flambe_save.pt.dense_file import DenseFile  # a list of components needs no file of values
+
         held = self._held(name, prefix)
         if held.dense is None:
             with _locating(name, prefix):
@@ -366,6 +367,8 @@ class NodeReader:
                 self._check_checksum(name, source)
                 self._manifest.check_digest(name, pieces_of(source))
             if is_torch_file:
+                from flambe_save.pt.zip_reader import check_file
+
                 check_file(source, options)
             else:
                 _decoded(bytes(source.piece(0, source.size)), name, prefix)

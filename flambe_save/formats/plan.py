@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -117,6 +116,8 @@ class Plan:
                 file.write(data)
 
     def _write(self, name: str, store: Store, progress: Progress) -> Facts:
+        import hashlib  # which loads OpenSSL
+
         draft, checksum = self.files[name], 0
         digest = hashlib.new(self.digest) if self.digest is not None else None
         with store.writer(name, draft.size) as file:

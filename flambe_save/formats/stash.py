@@ -8,7 +8,6 @@ from typing import Any
 
 from flambe_save.errors import CorruptSaveError
 from flambe_save.pt import LoadOptions, MemorySource
-from flambe_save.pt.zip_reader import holds_nothing
 from flambe_save.registry import CODECS
 
 __all__ = ["LazyStash"]
@@ -49,6 +48,8 @@ class LazyStash(Mapping[str, Any]):
         # Without unpickling: most stashes are empty, and asking should not need trust in the others
         if self._data is None:
             return bool(self._values)
+        from flambe_save.pt.zip_reader import holds_nothing  # a list of components asks for no stash
+
         return not holds_nothing(self._data, self._options)
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:

@@ -23,12 +23,13 @@ from flambe_save.tree import join_prefix
 if TYPE_CHECKING:
     from flambe_save.inspection.difference import Change
 
-__all__ = ["NODE_PARTS", "SCHEMA", "describe_diff", "describe_node", "describe_save", "document", "is_part"]
+__all__ = ["NODE_PARTS", "PARTS", "SCHEMA", "describe_diff", "describe_node", "describe_save", "document", "is_part"]
 
 SCHEMA = 1  # of the documents; a field that goes, or means something else, makes it another one
 
 # What a node's document holds beside what tree tells -> its field
 NODE_PARTS = {"config": "config", "tensors": "tensor_list", "values": "values", "stash": "stash", "source": "source"}
+PARTS = ("state", "config", "source")  # what `only` of diff can choose
 
 Advance = Callable[[int], None]
 

@@ -7,7 +7,6 @@ import functools
 import os
 import pickle
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
@@ -197,6 +196,8 @@ def open_save(
 
 def not_found(key: str, known: Iterable[str], where: str) -> SaveNotFoundError:
     """Make the error for a key that a save has not; it names what is near."""
+    from difflib import get_close_matches
+
     names = [name for name in known if name]
     near = get_close_matches(key, names, n=5, cutoff=0.5)
     return SaveNotFoundError(
@@ -210,6 +211,6 @@ def not_found(key: str, known: Iterable[str], where: str) -> SaveNotFoundError:
 
 def _kind(kind: Format, store: Store) -> str:
     is_archive = isinstance(store, TarStore)
-    if kind is FORMATS["pickle"]:
+    if kind is not FORMATS["directory"] and kind is FORMATS["pickle"]:  # a folder does not import the other
         return "archived pickle" if is_archive else "pickle"
     return "archive" if is_archive else "folder"

@@ -7,9 +7,7 @@ from types import ModuleType
 
 from flambe_save.errors import MissingDependencyError
 
-__all__ = ["PARTS", "Measures", "Statistics", "statistics_module"]
-
-PARTS = ("state", "config", "source")  # what `only` can choose
+__all__ = ["Measures", "Statistics", "statistics_module"]
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError, quote, quote_some
 from flambe_save.formats import Damage, NodeContents
-from flambe_save.inspection.measures import Statistics, statistics_module
 from flambe_save.inspection.text import count_of, one_line, size_of
 from flambe_save.inspection.totals import Totals
 from flambe_save.layout import STASH_FILE, STATE_FILE
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 
     from flambe_save.codecs import LazyValues
     from flambe_save.inspection.handle import OpenSave
+    from flambe_save.inspection.measures import Statistics
     from flambe_save.pt.elements import Array
 
 __all__ = ["SavedNode", "SavedValues"]
@@ -228,6 +227,8 @@ class SavedNode(Mapping[str, "SavedNode"]):
         MissingDependencyError
             If numpy is not installed.
         """
+        from flambe_save.inspection.measures import statistics_module
+
         counting = statistics_module()
         info = self._countable(name)
         size = (info.bytes or 0) // (info.elements or 1)
@@ -351,4 +352,6 @@ class SavedNode(Mapping[str, "SavedNode"]):
 
 
 def _escaped(text: str) -> str:
+    import html
+
     return html.escape(one_line(text))

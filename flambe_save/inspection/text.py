@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pprint
 import reprlib
 from collections.abc import Sequence
 
@@ -60,6 +59,8 @@ def value_of(value: object) -> str:
 
 def all_of(value: object) -> str:
     """Return a value in full, a long one over several lines; past 20,000 characters it is cut."""
+    import pprint
+
     try:
         text = pprint.pformat(value, width=100, compact=True, sort_dicts=False)
     except Exception:

@@ -1,19 +1,15 @@
-"""What lies beside a save's target, put there by aside.py: its name, whether somebody still writes it, and its end."""
+"""Leftovers: files that aside.py put beside a target, and that no process writes any more."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from flambe_save.storage.disk import (
-    Descriptors,
-    Folder,
-)
+from flambe_save.storage.disk import Descriptors, Folder
 from flambe_save.storage.locks import HAS_LOCKS, open_locked
 
 __all__ = ["ASIDE", "OLD", "OURS", "name_beside", "old_save", "remove_all", "remove_leftovers"]
@@ -27,24 +23,24 @@ OURS: set[str] = set()  # names of the asides of this process
 
 
 def old_save(target: Path) -> Path | None:
-    """Return where an old save lies whose process died, or is, between setting it aside and putting the new one."""
+    """Return an old save that was set aside for a new one, which is not at the target yet."""
     found = [path for path, is_old in _asides(Path(os.path.realpath(target))) if is_old]
     return min(found, default=None)
 
 
 def name_beside(target: Path, suffix: str) -> Path:
-    """Return a path beside a target that nothing has."""
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    """Return an unused path beside a target."""
+    token = f"{os.getpid()}-{os.urandom(4).hex()}"
     return target.with_name(f".{_short(target.name)}.{token}{suffix}")
 
 
 def _short(name: str) -> str:
-    """Return the beginning of a name, so that a longer one beside it still fits the disk's 255 bytes."""
+    """Return the beginning of a name: with its endings it must fit the disk's 255 bytes."""
     return os.fsencode(name)[:100].decode("utf-8", "ignore")
 
 
 def _asides(target: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield ``(path, whether it is an old save set aside)`` of what lies aside for a target."""
+    """Yield ``(path, is_old)`` of files aside for a target; old saves were set aside."""
     name = _short(target.name)
     try:
         there = os.listdir(target.parent)
@@ -57,7 +53,7 @@ def _asides(target: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what processes that are gone left aside for this target; put back an old save that none replaced."""
+    """Remove leftovers of dead processes for a target; put back an old save that none replaced."""
     for path, is_old in list(_asides(target)):
         if not _is_left_over(path):
             continue
@@ -68,14 +64,14 @@ def remove_leftovers(target: Path) -> None:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether no process is writing here: it would hold a lock, which ends with it whatever its number becomes."""
+    """Whether no process writes here: it would hold a lock, which ends with the process."""
     if path.name in OURS:
         return False
     try:
         with Descriptors() as lock:
             open_locked(path, lock)
             age = time.time() - os.stat(path).st_mtime
-    except OSError:  # somebody else has just removed it, or holds it
+    except OSError:  # another process has just removed it, or holds it
         return False
     match = _NAME.fullmatch(path.name)
     assert match is not None, "only asides are asked about"

@@ -1,8 +1,7 @@
-"""CRC-32, the checksum of zips, gzips and manifests, by isal or zlib; and SHA-256 of pieces."""
+"""CRC-32 by isal or zlib, the checksum of zips, gzips and manifests; SHA-256 of pieces."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import zlib
 from collections.abc import Callable, Iterable
@@ -16,6 +15,8 @@ _ONE = 1 << 31
 
 def sha256_of(pieces: Iterable[Any]) -> str:
     """Return the SHA-256 of some buffers, one after the other, in hexadecimal."""
+    import hashlib  # which loads OpenSSL
+
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
