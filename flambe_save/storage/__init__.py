@@ -1,4 +1,4 @@
-"""Stores: names to bytes, wherever the bytes are. formats/ say which names a save has; a store only keeps them.
+"""Stores: names to bytes, wherever the bytes are. formats/ say which names a save has.
 
 A save is either a folder of names (``encoder/state.pt``) or one single file, whose name is ``""``: the root itself.
 """
@@ -46,10 +46,10 @@ class Store(Protocol):
 
     Writing: each ``writer(name)`` is used with ``with`` and closed before the next one is asked for; where the store
     ``is_concurrent``, by several threads, each for itself. Leaving the store's own ``with`` commits: only then does a
-    reader see the save, whole. An exception leaves nothing that a reader accepts. What is handed to ``write`` may be
-    changed as soon as that returns.
+    reader see the save, whole. An exception leaves nothing that a reader accepts. The caller may change a buffer as
+    soon as ``write`` returns.
 
-    Reading: files of the system's tell their ``fileno``, and may be mapped; any other file is read.
+    Reading: a file with a ``fileno`` may be mapped; any other is read.
     """
 
     is_concurrent: bool
@@ -61,7 +61,7 @@ class Store(Protocol):
         """Open a name for reading; KeyError where there is none."""
 
     def writer(self, name: str, size: int | None = None) -> BinaryIO:
-        """Open a new name for writing; ``size`` is how many bytes will be written, where that is known.
+        """Open a new name for writing; ``size`` is the number of its bytes, where that is known.
 
         A store that relies on the size raises a SaveError where it was wrong.
         """
@@ -80,11 +80,11 @@ def open_store(
     threads: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Store:
-    """Open what is at ``path`` for reading; a folder, an archive and a file are told apart by their content.
+    """Open a folder, an archive or a file for reading; its content says which it is.
 
     Where a process died between setting an old save aside and putting the new one in its place, the old one is read.
-    ``threads`` is how many unpack an archive; by default as many as there are cores, four at most. ``progress`` is told
-    of what is unpacked; of files, whoever reads them tells it.
+    ``threads`` unpack an archive; by default as many as there are cores, four at most. ``progress`` counts what is
+    unpacked; a reader of files counts for itself.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def open_store(
         return maker.open(os.fspath(path), limits)
     where = Path(local_path(path, LoadError))
     if "\0" in str(where):
-        raise SaveNotFoundError(f"{str(where)!r} is no path", file=str(where))
+        raise SaveNotFoundError(f"{str(where)!r} is not a path", file=str(where))
     found = _present(where)
     if found is None:
         raise SaveNotFoundError(f"there is no save at {str(where)!r}", file=str(where), fix=_near(where))
@@ -119,7 +119,7 @@ def open_store(
 
 
 def _present(where: Path) -> tuple[Path, int] | None:
-    """Return where the save is, or the old one that was set aside for it, and what it is there."""
+    """Return the path of the save, or of the old one that was set aside for it, and its mode."""
     mode = _mode(where)
     if mode is None:
         aside = old_save(where)
@@ -138,7 +138,7 @@ def _mode(path: Path) -> int | None:
 
 
 def whole_save(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str], str]:
-    """Return the root of the save that a folder is a part of, and its name in there; itself and ``""`` for any other.
+    """Return the root of the save that holds a folder, and its name there; else path and ``""``.
 
     A part is checked by the manifest of the whole, which is at the root alone.
     """
@@ -190,13 +190,13 @@ def create_store(
     durable : bool
         Whether leaving the store waits until the save is on the disk.
     size : int
-        Bytes that there must be space for; an archive may well need less, and is not asked.
+        Bytes that there must be space for; not checked for an archive, which may need less.
     level : int, optional
-        0 to 9, how an archive is compressed; others have no use for it.
+        0 to 9, the compression of an archive.
     threads : int, optional
         How many threads compress an archive.
     check : callable, optional
-        Called with the path of what was written, complete and not yet at ``path``; what it raises ends the save.
+        Called with the path of the complete save before it is at ``path``; an error of it ends the save.
 
     Raises
     ------
@@ -211,21 +211,14 @@ def create_store(
         return maker.create(os.fspath(path), overwrite=overwrite, size=size)
     if archive:
         return TarStore(
-            path,
-            "w",
-            single=single,
-            overwrite=overwrite,
-            durable=durable,
-            level=level,
-            threads=threads,
-            check=check,
+            path, "w", single=single, overwrite=overwrite, durable=durable, level=level, threads=threads, check=check
         )
     kind = FileStore if single else FolderStore
     return kind(path, "w", overwrite=overwrite, durable=durable, size=size, check=check)
 
 
 def _near(path: Path) -> str:
-    """Say what is close to a path that does not exist."""
+    """Return the advice for a path that does not exist: names near it."""
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent

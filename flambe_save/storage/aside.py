@@ -1,7 +1,7 @@
-"""Aside: a save is written beside its target and made the target in one step. local.py and tar.py write through it.
+"""Aside: write a save beside its target, and make it the target in one step.
 
-The target holds the old save or the new one, never a part of either, at whatever instant the process dies. What a
-process leaves then is for leftovers.py.
+The target holds the old save or the new one, never a part of either, at whatever instant the process dies. leftovers.py
+removes what a process leaves then.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _DIRECT = 1 << 20  # bytes from which a durable file is written past the page ca
 
 
 class Aside:
-    """A place beside the target where a save is written, until :meth:`commit` makes it the target.
+    """A path beside the target where a save is written; :meth:`commit` makes it the target.
 
     Parameters
     ----------
     target : path
-        Where the save shall be; where that is a link, what it points to. Missing parent folders are made, and removed
-        again by :meth:`discard`.
+        Path of the save; of a link, the path that it points to. Missing parent folders are made, and removed again by
+        :meth:`discard`.
     overwrite : bool
-        Whether a save that is there may be replaced. Something that is no save never is.
+        Whether a save that is there may be replaced. Something that is not a save never is.
     folder : bool
         Whether the save is a folder.
     durable : bool
@@ -56,7 +56,7 @@ class Aside:
     size : int
         Bytes that will be written at least, as far as that is known.
     check : callable, optional
-        Called by :meth:`commit` with the path of what was written, before it becomes the target; an error of it ends
+        Called by :meth:`commit` with the path of the complete save before it becomes the target; an error of it ends
         the save.
 
     Raises
@@ -110,17 +110,14 @@ class Aside:
             raise
 
     def create(self, name: str, size: int = 0) -> BinaryIO:
-        """Open a new file of a folder for writing, made with the folders that it lies in; from any thread.
+        """Create a file of a folder, and the folders that it lies in, for writing; from any thread.
 
-        ``size`` is how many bytes it will have, as far as that is known.
+        ``size`` is the number of its bytes, as far as that is known.
         """
-        assert self.folder is not None, "a single file has no names"
-        parent = name.rpartition("/")[0]
-        if parent not in self._folders:
-            self._make_folders(parent)
+        folder = self._folder_for(name)
         self._files.append(name)
         opened = Descriptors()
-        self.folder.open(name, opened, CREATE_FLAGS)
+        folder.open(name, opened, CREATE_FLAGS)
         return self._opened(opened, size)
 
     def open(self, size: int = 0) -> BinaryIO:
@@ -135,33 +132,34 @@ class Aside:
         return cast(BinaryIO, WholeFile(opened))
 
     def link(self, name: str, other: Folder, meant: FileIdentity) -> bool:
-        """Make a new name a hard link to that of another folder; False where that cannot be, or it is another file."""
-        assert self.folder is not None, "a single file has no names"
-        parent = name.rpartition("/")[0]
-        if parent not in self._folders:
-            self._make_folders(parent)
+        """Hard-link a new name to that of another folder; False if it cannot, or the file differs."""
+        folder = self._folder_for(name)
         try:
-            found = other.link(name, self.folder)
+            found = other.link(name, folder)
         except OSError:  # on another disk, or one without links, or too many of them
             return False
         if found != meant:
-            self.folder.remove(name, folder=False)
+            folder.remove(name, folder=False)
             return False
         self._files.append(name)
         return True
 
-    def _make_folders(self, name: str) -> None:
-        """Make a folder and those that it lies in, where they are missing."""
-        assert self.folder is not None
+    def _folder_for(self, name: str) -> Folder:
+        """Return the open folder, once the folders that a file lies in are made."""
+        assert self.folder is not None, "a single file has no names"
+        parent = name.rpartition("/")[0]
+        if parent in self._folders:
+            return self.folder
         missing: list[str] = []
-        while name:
-            missing.append(name)
-            name = name.rpartition("/")[0]
+        while parent:
+            missing.append(parent)
+            parent = parent.rpartition("/")[0]
         with self._making:
-            for name in reversed(missing):
-                if name not in self._folders:
-                    self.folder.make_folder(name)
-                    self._folders[name] = None
+            for parent in reversed(missing):
+                if parent not in self._folders:
+                    self.folder.make_folder(parent)
+                    self._folders[parent] = None
+        return self.folder
 
     # -------------------------------------------------------------------------------------------- the end
 
@@ -190,17 +188,14 @@ class Aside:
         if not self._exchange():
             self._check_unchanged(_identity(self.target))
             old = self._put_instead()
-        # The new save is in place: what fails from here on is no failure of it, but for what was promised
-        try:
+        # The new save is in place: an error from here on counts only where durability was promised
+        with contextlib.nullcontext() if self._durable else contextlib.suppress(OSError):
             sync_folder(self.target.parent)
-        except OSError:
-            if self._durable:
-                raise
         self._let_go()
         remove_all(old)
 
     def _keep_modes(self) -> None:
-        """Let everyone read the new save who could read the old one."""
+        """Give the new save the permissions of the old one."""
         if self.folder is not None:
             keep_modes_of_folder(self.folder, self.target, self._files, [*filter(None, self._folders), "."])
         else:
@@ -222,7 +217,7 @@ class Aside:
         self._let_go()
 
     def _exchange(self) -> bool:
-        """Swap with the old save; swap back where it is no longer the one that was there at the beginning."""
+        """Swap with the old save; swap back if it is not the one that was there at the beginning."""
         if not exchange(self.path, self.target):
             return False
         if _identity(self.path) != self._replaces:
@@ -231,7 +226,7 @@ class Aside:
         return True
 
     def _put_instead(self) -> Path:
-        """Take the old save's place where the system cannot swap; return where the old one is now."""
+        """Take the old save's place where the system cannot swap; return the old one's new path."""
         if not self._is_folder:
             os.replace(self.path, self.target)
             return self.path
@@ -301,7 +296,7 @@ class Aside:
             )
         if not is_save:
             raise TargetExistsError(
-                f"what is at {shown!r} is no save of this kind, so overwrite=True does not remove it",
+                f"what is at {shown!r} is not a save of this kind, so overwrite=True does not remove it",
                 file=shown,
                 fix="Choose another path, or remove it yourself.",
             )
@@ -324,7 +319,7 @@ def finish(aside: Aside | None, *, failed: bool) -> None:
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """Return what tells one save at a path from the next, also after a rename; None for nothing or an empty folder."""
+    """Return device, inode and time of a save; None for nothing or an empty folder."""
     try:
         facts = os.stat(path)
         if os.path.isdir(path) and not os.listdir(path):
@@ -348,7 +343,7 @@ def _make_parents(folder: Path, made: list[Path]) -> None:
 def _check_space(target: Path, size: int) -> None:
     try:
         total, _, free = shutil.disk_usage(target.parent)
-    except OSError:  # a file system that does not tell
+    except OSError:  # a file system without these counts
         return
     if size > free and total > 0:
         raise SaveError(

@@ -1,6 +1,6 @@
-"""DirectFile: writes large files past the system's page cache, for saves that shall be on the disk when they are done.
+"""DirectFile: write large files past the system's page cache, for durable saves.
 
-What goes through the page cache is copied there first, and from there to the disk when it is synced.
+Bytes that go through the page cache are copied there first, and from there to the disk when the file is synced.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _BLOCK = 4096  # bytes; what is written begins and ends at multiples of it
 
 
 def go_direct(descriptor: int) -> bool:
-    """Make a file that was just created one that is written past the page cache; False where that cannot be."""
+    """Let a new file be written past the page cache; False where the system cannot."""
     if fcntl is None or not hasattr(os, "O_DIRECT"):
         return False
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_DIRECT)
-    except OSError:  # a file system that has no such thing
+    except OSError:  # a file system without this mode
         return False
     return True
 
 
 class DirectFile(io.RawIOBase):
-    """A file that :func:`go_direct` was called for; written from its beginning, and closed when the ``with`` is left.
+    """A new file written past the page cache, after :func:`go_direct`. Used with ``with``.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class DirectFile(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        """Write bytes; all of them."""
+        """Write all bytes of a buffer, and return how many."""
         view = memoryview(data).cast("B")
         for_address: Any = (ctypes.c_ubyte * len(view)).from_buffer if not view.readonly else None
         here = 0
@@ -77,7 +77,7 @@ class DirectFile(io.RawIOBase):
         return len(view)
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write the rest of the buffer and close the file."""
         if self.closed:
             return
         try:

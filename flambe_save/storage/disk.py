@@ -1,11 +1,12 @@
-"""Disk: an open folder and what is below it, for aside.py and local.py.
+"""Disk: an open folder and the files below it, for aside.py and local.py.
 
-What is done to a folder goes through its descriptor where the system has such calls (all but Windows): a folder that
-is swapped out while it is read is still the one that was opened, and names may be longer than a path may be.
+Calls on a folder go through its descriptor where the system has such calls (all but Windows): a folder that is swapped
+out while it is read is still the one that was opened, and names may be longer than a path may be.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import errno
@@ -15,7 +16,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from flambe_save.errors import CorruptSaveError, LoadError
@@ -53,17 +53,17 @@ FileIdentity: TypeAlias = tuple[int, ...]
 
 
 def identity(facts: os.stat_result) -> FileIdentity:
-    """Return what tells a file from any other, and from itself once its content was changed.
+    """Return device, inode, size and time, which differ once a file is changed or another.
 
-    A number that a disk gives to a file may soon be another's, so it alone does not tell.
+    The inode alone is not enough: a disk may soon give it to another file.
     """
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 class Descriptors(list[int]):
-    """Open files, closed when the ``with`` is left, and at the end of a save or load that an interrupt stops.
+    """Open files, closed at the end of the ``with``, or of an interrupted save or load.
 
-    A descriptor that a function returns is lost where an interrupt comes with the return, so it is put in here at once.
+    A returned descriptor would be lost where an interrupt comes with the return, so functions append it here.
     """
 
     _forget: Callable[[], None] | None = None
@@ -79,7 +79,7 @@ class Descriptors(list[int]):
         self.close()
 
     def close(self, but: int = 0) -> None:
-        """Close them, the oldest first, but for as many of the newest."""
+        """Close them, the oldest first, except some of the newest."""
         while len(self) > but:
             os.close(self.pop(0))
         if not but and self._forget is not None:
@@ -87,7 +87,7 @@ class Descriptors(list[int]):
 
 
 class Kind(enum.Enum):
-    """What an entry of a folder is; a link to a file, a pipe or a device counts as a file until it is opened."""
+    """Kind of a folder's entry; links to files, pipes and devices count as files until opened."""
 
     FILE = enum.auto()
     FOLDER = enum.auto()
@@ -95,7 +95,7 @@ class Kind(enum.Enum):
 
 
 class Folder:
-    """A folder, held open; names below it have ``/`` between their parts. Used with ``with``.
+    """An open folder; names below it have ``/`` between their parts. Used with ``with``.
 
     Parameters
     ----------
@@ -112,13 +112,11 @@ class Folder:
     def __enter__(self) -> Folder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the folder; what was opened below it stays open."""
+        """Close the folder; files that were opened below it stay open."""
         self._opened.close()
 
     @property
@@ -145,13 +143,7 @@ class Folder:
         self._at(name, lambda part, **at: into.append(os.open(part, flags, 0o666, **at)))
 
     def link(self, name: str, other: Folder) -> FileIdentity:
-        """Make the same name in another folder a hard link to a file; return which file that is.
-
-        Raises
-        ------
-        OSError
-            If the system cannot.
-        """
+        """Link the same name in another folder to a file of this one; return the file's identity."""
 
         def at_source(source: str, **source_at: int) -> FileIdentity:
             def at_target(target: str, **target_at: int) -> FileIdentity:
@@ -168,7 +160,7 @@ class Folder:
         self._at(name, lambda part, **at: os.mkdir(part, **at))
 
     def stat(self, name: str) -> os.stat_result:
-        """Return the facts of a file or folder; a link is not followed."""
+        """Return the status of a file or folder; a link is not followed."""
         return self._at(name, lambda part, **at: os.stat(part, follow_symlinks=False, **at))
 
     def chmod(self, name: str, mode: int) -> None:
@@ -186,20 +178,16 @@ class Folder:
             if kind is Kind.FOLDER:
                 folders.append(name)
             else:
-                self._try_to_remove(name, folder=False)
+                with contextlib.suppress(OSError):
+                    self.remove(name, folder=False)
         for name in reversed(folders):  # a folder comes after the one it is in
-            self._try_to_remove(name, folder=True)
-
-    def _try_to_remove(self, name: str, *, folder: bool) -> None:
-        try:
-            self.remove(name, folder=folder)
-        except OSError:
-            pass
+            with contextlib.suppress(OSError):
+                self.remove(name, folder=True)
 
     def walk(self, skip: Callable[[str], bool] = lambda name: False) -> Iterator[tuple[str, Kind]]:
-        """Yield ``(name, kind)`` for all below, a folder before what is in it; links are not followed.
+        """Yield ``(name, kind)`` for all below, a folder before its entries; links are not followed.
 
-        What ``skip`` is true for, which is given the last part of a name, is left out with all in it.
+        ``skip`` is called with the last part of a name; where it is true, the entry is left out with all in it.
         """
         waiting = [""]
         while waiting:
@@ -244,7 +232,7 @@ def _kind(entry: os.DirEntry[str]) -> Kind:
 
 
 def open_regular(open_it: Callable[[Descriptors], object], name: str, folder: Path) -> io.FileIO:
-    """Open a regular file, or a link to one; a pipe or a device is refused without waiting for it.
+    """Open a regular file or a link to one; refuse a pipe or a device without waiting for it.
 
     ``open_it`` adds the descriptor to those that it is given.
 
@@ -253,31 +241,27 @@ def open_regular(open_it: Callable[[Descriptors], object], name: str, folder: Pa
     KeyError
         If there is none.
     LoadError
-        If it may not be read, or is no regular file.
+        If it may not be read, or is not a regular file.
     """
+    shown = str(folder / name)
     with Descriptors() as opened:
-        _open_named(open_it, opened, name, folder)
+        try:
+            open_it(opened)
+        except FileNotFoundError:
+            raise KeyError(name) from None
+        except PermissionError as error:
+            raise LoadError(f"you may not read {name!r}", file=shown, fix="Ask its owner for permission.") from error
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            raise CorruptSaveError(f"cannot read {name!r}: {error.strerror}", file=shown) from error
         if not stat.S_ISREG(os.fstat(opened[0]).st_mode):
-            raise CorruptSaveError(f"{name!r} is no regular file", file=str(folder / name))
-        return io.FileIO(opened.pop())  # without a buffer: all is read at once, or not here
-
-
-def _open_named(open_it: Callable[[Descriptors], object], opened: Descriptors, name: str, folder: Path) -> None:
-    try:
-        open_it(opened)
-    except FileNotFoundError:
-        raise KeyError(name) from None
-    except PermissionError as error:
-        shown = str(folder / name)
-        raise LoadError(f"you may not read {name!r}", file=shown, fix="Ask its owner for permission.") from error
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise
-        raise CorruptSaveError(f"cannot read {name!r}: {error.strerror}", file=str(folder / name)) from error
+            raise CorruptSaveError(f"{name!r} is not a regular file", file=shown)
+        return io.FileIO(opened.pop())  # without a buffer: callers read all at once, or buffer themselves
 
 
 class WholeFile:
-    """A new file that is written to: each ``write`` takes all that it is given. Used with ``with``.
+    """A new file whose ``write`` takes all that it is given. Used with ``with``.
 
     Python's own files do much more, which takes longer than making a small file.
 
@@ -323,12 +307,12 @@ _AT_CWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swap two paths in one step (Linux's renameat2 with RENAME_EXCHANGE); False where that is not to be had."""
+    """Swap two paths in one step (renameat2, RENAME_EXCHANGE); False where the system cannot."""
     return _renameat2(one, other, _EXCHANGE) == 0
 
 
 def rename_new(source: Path, target: Path, *, folder: bool) -> None:
-    """Rename in one step to a path where nothing is, or an empty folder where the source is a folder.
+    """Rename in one step to a path where nothing is; a folder may replace an empty folder.
 
     Raises
     ------
@@ -337,7 +321,7 @@ def rename_new(source: Path, target: Path, *, folder: bool) -> None:
     """
     if folder:
         try:
-            os.rename(source, target)  # the system itself refuses a target that is no empty folder
+            os.rename(source, target)  # the system itself refuses any other target than an empty folder
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error

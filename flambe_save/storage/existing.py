@@ -1,4 +1,4 @@
-"""What is at a target before a save replaces it: a save, or something of the user's that must not be lost."""
+"""Check a target before a save replaces it: nothing but a save may be lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TENSORS_START = b"\x93NUMPY"
 
 
 def check_outside(path: str | os.PathLike[str]) -> None:
-    """Refuse to write inside another save, which would then hold files that are not its own.
+    """Refuse to write inside another save, which would then hold foreign files.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def check_outside(path: str | os.PathLike[str]) -> None:
 
 
 def is_save_folder(folder: Path) -> bool:
-    """Whether a folder is a save: ours has its protocol's number, and other formats know their own names."""
+    """Whether a folder is a save: it has a protocol number, or another format's names."""
     if (folder / PROTOCOL_FILE).is_file():
         return True
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
@@ -47,18 +47,18 @@ def is_save_folder(folder: Path) -> bool:
 
 
 def check_replaceable(path: str | os.PathLike[str], *, keeps_cards: bool = False) -> None:
-    """Refuse to replace what is no save, or is more than one.
+    """Refuse to replace anything but a save.
 
     Parameters
     ----------
     path : path
     keeps_cards : bool
-        Whether what takes its place has the files that hubs put beside a save's root (:func:`cards_at`).
+        Whether the new save keeps the files that hubs put beside a save's root (:func:`cards_at`).
 
     Raises
     ------
     TargetExistsError
-        If a folder holds files that no save has, or a file is no pickle, no archive of a save, and no file of tensors.
+        If a folder holds files that no save has, or a file is neither a pickle, an archive of a save, nor tensors.
     """
     target = Path(os.path.abspath(path))
     foreign = None
@@ -68,14 +68,14 @@ def check_replaceable(path: str | os.PathLike[str], *, keeps_cards: bool = False
         foreign = target.name
     if foreign is not None:
         raise TargetExistsError(
-            f"{foreign!r} at {str(target)!r} is no part of a save, so overwrite=True does not remove it",
+            f"{foreign!r} at {str(target)!r} is not part of a save, so overwrite=True does not remove it",
             file=str(target),
             fix="Choose another path, or move it elsewhere.",
         )
 
 
 def cards_at(path: str | os.PathLike[str]) -> dict[str, bytes]:
-    """Return the files that hubs and people put beside the root of a save in a folder, by their names."""
+    """Return the files that hubs and people put beside the root of a save, by name."""
     found = {}
     for name in CARD_FILES:
         with contextlib.suppress(OSError):
@@ -87,14 +87,12 @@ def _foreign_file(path: Path, known: Collection[str] = ()) -> str | None:
     """Return a file in a folder that no save has; hidden ones are the system's."""
     with Folder(path) as folder:
         for name, kind in folder.walk(skip=lambda last: last.startswith(".")):
-            if kind is not Kind.FOLDER and name not in known and not _is_of_a_format(name.rpartition("/")[2]):
+            if kind is Kind.FOLDER or name in known:
+                continue
+            last = name.rpartition("/")[2]
+            if not any(last in FORMATS[name_of].file_names for name_of in FORMATS):  # plug-ins come last
                 return name
     return None
-
-
-def _is_of_a_format(name: str) -> bool:
-    """Whether saves hold files of that name; plug-ins are looked for only where ours hold none."""
-    return any(name in FORMATS[kind].file_names for kind in FORMATS)
 
 
 def _is_save(path: Path) -> bool:
@@ -108,5 +106,5 @@ def _is_save(path: Path) -> bool:
         with tarfile.open(path, "r:gz") as archive:
             first = [member.name for member in itertools.islice(archive, 4)]
     except (tarfile.TarError, EOFError, OSError, zlib.error):
-        return True  # a damaged archive is nothing to keep
+        return True  # a damaged archive may go
     return any(name.endswith(PICKLE_SUFFIX) or name.rpartition("/")[2] in NODE_FILES for name in first)

@@ -1,7 +1,7 @@
-"""Gzip members: a stream cut into members that threads pack and unpack, each telling its sizes. tar.py is built on it.
+"""Gzip members: parts of a stream that threads pack and unpack; tar.py is built on it.
 
-Every member is an ordinary gzip member. Its header has an extra field, which other programs pass over, with the
-member's packed and unpacked size: whoever reads goes from member to member and unpacks only those it needs.
+Every member is an ordinary gzip member. Its header has an extra field, which other programs skip, with the member's
+packed and unpacked size: a reader goes from member to member and unpacks only those it needs.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MemberWriter:
         self._is_content = False
 
     def write(self, data: bytes) -> None:
-        """Write what stays together in one member, and shares it with what comes before and after."""
+        """Write bytes into one member, which they share with their neighbours."""
         if self._is_content:
             self.cut()
             self._is_content = False
@@ -76,7 +76,7 @@ class MemberWriter:
             self.cut()
 
     def write_content(self, data: memoryview) -> None:
-        """Write a part of a large file; its members hold nothing else. The data is not needed after the call."""
+        """Write a part of a large file, whose members hold nothing else. The buffer may then change."""
         if not self._is_content:
             self.cut()
             self._is_content = True
@@ -101,18 +101,12 @@ class MemberWriter:
             self._pack(memoryview(waiting))
 
     def finish(self) -> None:
-        """Write all that is left.
-
-        Raises
-        ------
-        Exception
-            What packing or writing raised, as ``write`` does for what was written before.
-        """
+        """Write the rest; errors of the threads are raised here, as by ``write``."""
         self.cut()
         self._work.wait()
 
     def close(self) -> None:
-        """End the threads; what is not written yet never will be."""
+        """End the threads; the rest is not written."""
         self._work.close()
 
     def _pack(self, data: memoryview) -> None:
@@ -153,9 +147,9 @@ def _default_packer(is_quick: bool) -> Any:
 
 
 class MemberReader:
-    """An archive's members, where all of them have our extra field, one after the other to the file's very end.
+    """Members of an archive that :class:`MemberWriter` wrote, each unpacked alone.
 
-    Sizes are those that the members tell. Whatever is unpacked is held against them; what is not is not.
+    Sizes are those in the members' headers; unpacking compares them.
 
     Attributes
     ----------
@@ -178,7 +172,7 @@ class MemberReader:
 
     @classmethod
     def find(cls, file: BinaryIO, threads: int, progress: Progress = NO_PROGRESS) -> MemberReader | None:
-        """Go through all headers; None where the members are not all as :class:`MemberWriter` writes them.
+        """Read all headers; None where any is not as :class:`MemberWriter` writes it.
 
         Each member's packed bytes count as progress when it is first unpacked.
         """
@@ -217,7 +211,7 @@ class MemberReader:
         return len(self._kinds)
 
     def holding(self, position: int) -> int:
-        """Return the member that a position of what is unpacked lies in."""
+        """Return the member that holds a position of the unpacked stream."""
         return bisect.bisect_right(self.starts, position) - 1
 
     def is_content(self, index: int) -> bool:
@@ -225,12 +219,12 @@ class MemberReader:
         return bool(self._kinds[index])
 
     def content(self, index: int) -> bytes:
-        """Return what a member unpacks to; what was asked for lately is kept.
+        """Return the unpacked bytes of a member; recent ones are kept.
 
         Raises
         ------
         DamagedMemberError
-            If it does not unpack to the size, and the checksum, that it tells.
+            If its size or checksum is not that in its header.
         """
         kept = self._kept.get(index)
         if kept is None:
@@ -244,7 +238,7 @@ class MemberReader:
         return kept
 
     def unpack(self, first: int, last: int, out: memoryview) -> None:
-        """Unpack the members from ``first`` until before ``last``, in threads, to a buffer that just holds them.
+        """Unpack members ``first`` to ``last - 1`` in threads, to a buffer of just their size.
 
         Raises
         ------
@@ -254,26 +248,20 @@ class MemberReader:
         in_threads(self._unpacker(first, out), range(first, last), self._threads)
 
     def check_rest(self) -> None:
-        """Unpack what was not unpacked before, and forget it.
-
-        Raises
-        ------
-        DamagedMemberError
-            As :meth:`content`.
-        """
+        """Unpack and forget the members not unpacked before; errors as of :meth:`content`."""
         left = [index for index, is_checked in enumerate(self._is_checked) if not is_checked]
         in_threads(self._unpacker(None, None), left, self._threads)
 
     def _unpacker(self, first: int | None, out: memoryview | None) -> Callable[[int], None]:
-        """Return what unpacks a member, in any thread."""
+        """Return a function that unpacks a member, in any thread."""
         buffers = _Buffers()
 
         def unpack(index: int) -> None:
             start, end = self.starts[index], self.starts[index + 1]
             size = self._offsets[index + 1] - self._offsets[index]
             base = self.starts[first or 0]
-            target = buffers.unpacked(end - start) if out is None else out[start - base : end - base]
-            source = buffers.packed(size)
+            target = buffers.of("unpacked", end - start) if out is None else out[start - base : end - base]
+            source = buffers.of("packed", size)
             self._read(self._offsets[index], source)
             _unpack(source, target)
             if not self._is_checked[index]:
@@ -300,26 +288,19 @@ class MemberReader:
 
 
 class _Buffers(threading.local):
-    """Memory that each thread has of its own, and uses again for the next member."""
+    """Memory of each thread for packed and unpacked members, used again for the next."""
 
-    def __init__(self) -> None:
-        self._packed = self._unpacked = bytearray()
+    packed = unpacked = bytearray()
 
-    def packed(self, size: int) -> memoryview:
-        """Return memory for a packed member."""
-        if len(self._packed) < size:
-            self._packed = bytearray(size)
-        return memoryview(self._packed)[:size]
-
-    def unpacked(self, size: int) -> memoryview:
-        """Return memory for what is unpacked and forgotten."""
-        if len(self._unpacked) < size:
-            self._unpacked = bytearray(size)
-        return memoryview(self._unpacked)[:size]
+    def of(self, name: str, size: int) -> memoryview:
+        """Return some bytes of the memory of that name."""
+        if len(getattr(self, name)) < size:
+            setattr(self, name, bytearray(size))
+        return memoryview(getattr(self, name))[:size]
 
 
 def _unpack(packed: memoryview, out: memoryview) -> None:
-    """Unpack one member to a buffer of the size that it must have."""
+    """Unpack one member to a buffer of its size."""
     checksum, size = _TRAILER.unpack(packed[-_TRAILER.size :])
     body = packed[_HEADER.size : -_TRAILER.size]
     library = zlib if isal_zlib is None else isal_zlib
@@ -328,7 +309,7 @@ def _unpack(packed: memoryview, out: memoryview) -> None:
     for begin in range(0, len(body), _PIECE):
         room = len(out) - done
         try:
-            # One byte more than there may be, so that what is too much shows, and no more is unpacked
+            # One byte more than there may be: a longer member shows, and no more of it is unpacked
             data = stream.decompress(body[begin : begin + _PIECE], room + 1)
         except library.error as error:
             raise DamagedMemberError(f"a gzip member cannot be unpacked: {error}") from error

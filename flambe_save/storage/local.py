@@ -1,4 +1,4 @@
-"""FolderStore and FileStore: saves on a local disk, written aside and committed by one rename (aside.py)."""
+"""FolderStore and FileStore: saves on a local disk, committed by one rename."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, ClassVar, TypeVar
 
 from flambe_save.errors import CorruptSaveError, SaveError, SaveReplacedError
@@ -19,7 +18,7 @@ S = TypeVar("S", bound="_LocalStore")
 
 
 class _LocalStore:
-    """What folders and files have in common: where they are, and how their ``with`` is entered and left."""
+    """Base of folders and files: the path, and the ``with`` that writes aside."""
 
     _is_folder: ClassVar[bool]
     is_concurrent = True
@@ -36,10 +35,9 @@ class _LocalStore:
     ) -> None:
         self.path = Path(path)
         self._mode = mode
-        self._overwrite = overwrite
-        self._durable = durable
-        self._size = size
-        self._check = check
+        self._make_aside = functools.partial(
+            Aside, self.path, overwrite=overwrite, folder=self._is_folder, durable=durable, size=size, check=check
+        )
         self._aside: Aside | None = None
 
     def __repr__(self) -> str:
@@ -47,19 +45,10 @@ class _LocalStore:
 
     def __enter__(self: S) -> S:
         if self._mode == "w":
-            self._aside = Aside(
-                self.path,
-                overwrite=self._overwrite,
-                folder=self._is_folder,
-                durable=self._durable,
-                size=self._size,
-                check=self._check,
-            )
+            self._aside = self._make_aside()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         finish(self._aside, failed=kind is not None)
 
 
@@ -80,13 +69,13 @@ class FolderStore(_LocalStore):
     size : int
         With ``"w"``: bytes that there must be space for.
     check : callable, optional
-        With ``"w"``: called with the path of what was written, before it is committed; what it raises ends the save.
+        With ``"w"``: called with the path of the complete save before it is committed; an error of it ends the save.
     """
 
     _is_folder = True
     _folder: Folder
     _names: list[str] | None = None
-    stands_for: Path | None = None  # the path that an old save, set aside, is read for
+    stands_for: Path | None = None  # the target, where this is an old save that was set aside
 
     def __enter__(self) -> FolderStore:
         super().__enter__()
@@ -94,24 +83,23 @@ class FolderStore(_LocalStore):
         if self._mode == "r":
             try:
                 self._folder = Folder(self.path)
-            except FileNotFoundError as error:  # it was there a moment ago
+            except FileNotFoundError as error:  # deleted since its path was looked at
                 raise self._replaced() from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object = None, *rest: object) -> None:
         if self._mode != "r":
-            super().__exit__(kind, error, trace)
+            super().__exit__(kind)
             return
-        was_replaced = error is not None and (self._folder.was_replaced() or self._has_gone())
+        was_replaced = isinstance(error, Exception) and self._was_replaced()
         self._folder.close()
         if was_replaced and isinstance(error, Exception):
             raise self._replaced() from error
 
-    def _has_gone(self) -> bool:
-        """Whether this is an old save that was set aside, and a new one has come, so that it is being removed."""
-        return self.stands_for is not None and os.path.lexists(self.stands_for)
+    def _was_replaced(self) -> bool:
+        """Whether another save took the folder's place, or a new one that of an old save set aside."""
+        has_gone = self.stands_for is not None and os.path.lexists(self.stands_for)
+        return has_gone or self._folder.was_replaced()
 
     def _replaced(self) -> SaveReplacedError:
         return SaveReplacedError(
@@ -121,7 +109,7 @@ class FolderStore(_LocalStore):
         )
 
     def names(self) -> list[str]:
-        """Return the files below the folder, ``/`` between folders, sorted; hidden ones are the system's, not ours.
+        """Return the names of the files below the folder, sorted; hidden ones are left out.
 
         Raises
         ------
@@ -154,7 +142,7 @@ class FolderStore(_LocalStore):
         try:
             return open_regular(functools.partial(self._folder.open, name), name, self.path)
         except KeyError:
-            if self._folder.was_replaced() or self._has_gone():
+            if self._was_replaced():
                 raise self._replaced() from None
             raise
 
@@ -164,15 +152,9 @@ class FolderStore(_LocalStore):
         return self._aside.create(name, size or 0)
 
     def link(self, name: str, other: FolderStore, meant: FileIdentity) -> bool:
-        """Make a name a hard link to the same name of another store; False where that cannot be done.
+        """Hard-link a name to the same name of another open store; False where that cannot be done.
 
-        Parameters
-        ----------
-        name : str
-        other : FolderStore
-            Open for reading.
-        meant : FileIdentity
-            Which file; another one that took its name is not linked to.
+        ``meant`` identifies the file; another one that took its name is not linked to.
         """
         assert self._aside is not None, "a store is written inside its with block"
         return self._aside.link(name, other._folder, meant)

@@ -1,4 +1,4 @@
-"""Locks on files and folders, where the system has them: they end with the process that holds them."""
+"""Lock files and folders, where the system can: a lock ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flambe_save.storage.disk import (
-    Descriptors,
-)
+from flambe_save.storage.disk import Descriptors
 
 fcntl: Any
 try:
@@ -24,8 +22,7 @@ HAS_LOCKS = fcntl is not None
 def open_locked(path: Path, lock: Descriptors, *, wait: bool = False) -> None:
     """Open and lock a file or folder, where the system has such locks.
 
-    Whoever makes an aside waits for the lock: another process may hold it for the moment that it takes to look whether
-    somebody does.
+    The maker of an aside waits for the lock: another process may hold it for a moment, to see whether it is taken.
 
     Raises
     ------

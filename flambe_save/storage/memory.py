@@ -1,11 +1,10 @@
-"""MemoryStore: names to bytes in a dict, for tests and for saves that never touch a disk. Files that are buffers."""
+"""MemoryStore: names to bytes in a dict, for saves without a disk. Files over buffers."""
 
 from __future__ import annotations
 
 import functools
 import io
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 __all__ = ["BufferReader", "BufferWriter", "MemoryStore"]
@@ -17,7 +16,7 @@ class BufferReader(io.BufferedIOBase):
     Parameters
     ----------
     buffer : memoryview
-        Bytes. Where they can be written to, :meth:`getbuffer` hands on just these.
+        Bytes. If they are writable, :meth:`getbuffer` returns them and not a copy.
     """
 
     def __init__(self, buffer: memoryview) -> None:
@@ -34,14 +33,14 @@ class BufferReader(io.BufferedIOBase):
         return True
 
     def getbuffer(self) -> memoryview:
-        """Return bytes that whoever asks may write to and keep: the buffer itself, or a copy of what is read-only."""
+        """Return the buffer, to write to and to keep; a copy of it if it is read-only."""
         self._check_open()
         if self._buffer.readonly:
             self._buffer = memoryview(bytearray(self._buffer))
         return self._buffer
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return a copy of the next bytes, of all where there is no size."""
+        """Return a copy of the next bytes, by default of all."""
         self._check_open()
         begin = min(self._position, len(self._buffer))
         end = len(self._buffer) if size is None or size < 0 else min(begin + size, len(self._buffer))
@@ -49,11 +48,11 @@ class BufferReader(io.BufferedIOBase):
         return bytes(self._buffer[begin:end])
 
     def read1(self, size: int = -1, /) -> bytes:
-        """Do as :meth:`read`."""
+        """Return the same as :meth:`read`."""
         return self.read(size)
 
     def readinto(self, into: Any, /) -> int:
-        """Copy the next bytes to another buffer; return how many."""
+        """Copy the next bytes to another buffer, and return their number."""
         self._check_open()
         target = memoryview(into)
         count = max(min(target.nbytes, len(self._buffer) - self._position), 0)
@@ -63,21 +62,21 @@ class BufferReader(io.BufferedIOBase):
         return count
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to a place; what lies behind the end is empty."""
+        """Go to a position; one behind the end reads as empty."""
         self._check_open()
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._buffer)}[whence]
         if base + offset < 0:
-            raise ValueError(f"{base + offset} is no place in a file")
+            raise ValueError(f"{base + offset} is not a position in a file")
         self._position = base + offset
         return self._position
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the position."""
         self._check_open()
         return self._position
 
     def close(self) -> None:
-        """Let go of the buffer, which stays with those who have it."""
+        """Release the buffer; callers of :meth:`getbuffer` keep it."""
         self._buffer = memoryview(b"")
         super().close()
 
@@ -87,7 +86,7 @@ class BufferReader(io.BufferedIOBase):
 
 
 class BufferWriter(io.BytesIO):
-    """Collects one name's bytes and hands them to ``done`` when its ``with`` is left without an error."""
+    """Collects bytes, and calls ``done`` with them when its ``with`` ends without an error."""
 
     def __init__(self, done: Callable[[bytes], object]) -> None:
         super().__init__()
@@ -100,12 +99,12 @@ class BufferWriter(io.BytesIO):
 
 
 class MemoryStore:
-    """A store in memory; what was committed is in ``files``.
+    """A store in memory.
 
     Parameters
     ----------
     files : dict of str to bytes, optional
-        What a reader sees; shared with the caller, and replaced as a whole by a commit.
+        The committed files; shared with the caller, and replaced as a whole by a commit.
     """
 
     is_concurrent = True
@@ -126,16 +125,14 @@ class MemoryStore:
         return cast("BinaryIO", BufferReader(memoryview(self.files[name])))
 
     def writer(self, name: str, size: int | None = None) -> BinaryIO:
-        """Open a new name; it shows once the store is left."""
+        """Open a new name; readers see it after the store's ``with``."""
         return BufferWriter(functools.partial(self._pending.__setitem__, name))
 
     def __enter__(self) -> MemoryStore:
         self._pending = {}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None and self._pending:
             self.files.clear()
             self.files.update(self._pending)

@@ -1,4 +1,4 @@
-"""Permissions: a save that replaces another lets everyone read it who could read that one."""
+"""Permissions: a save that replaces another keeps those of the old one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BITS = 0o777 | stat.S_ISGID
 
 
 def keep_modes(new: Path, old: Path) -> None:
-    """Give a file the permissions too that the file has which it is to replace."""
+    """Add the permissions of the file that another is to replace."""
     with contextlib.suppress(OSError):  # a disk without permissions
         mode = _wider(os.stat(new), os.stat(old))
         if mode is not None:
@@ -25,7 +25,7 @@ def keep_modes(new: Path, old: Path) -> None:
 
 
 def keep_modes_of_folder(new: Folder, old: Path, files: Iterable[str], folders: Iterable[str]) -> None:
-    """Give files and folders the permissions too that those of the same names have; others those of the root's.
+    """Add the old permissions to files and folders of the same names; the root's to others.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Paths with a scheme: ``file://`` means a local path, and any other the store that is registered for it."""
+"""Paths with a scheme: ``file://`` is a local path; other schemes have registered stores."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*(?P<scheme>[A-Za-z][A-Za-z0-9+
 
 
 class StoreMaker(Protocol):
-    """What is registered for a scheme of URLs, by ``STORES.add`` or an entry point of ``flambe_save.stores``.
+    """Makes the stores of a scheme of URLs; registered in STORES.
 
-    The stores that it makes keep the contract of :class:`~flambe_save.storage.Store`.
+    ``STORES.add`` or an entry point of ``flambe_save.stores`` registers it. Its stores keep the contract of
+    :class:`~flambe_save.storage.Store`.
     """
 
     def open(self, url: str, limits: Limits | None) -> Store:
@@ -38,7 +39,7 @@ class StoreMaker(Protocol):
     def create(self, url: str, *, overwrite: bool, size: int) -> Store:
         """Make a store that will appear at a URL, whole, when its ``with`` is left.
 
-        ``size`` is how many bytes will be written.
+        ``size`` is the number of bytes that will be written.
 
         Raises
         ------
@@ -48,7 +49,7 @@ class StoreMaker(Protocol):
 
 
 def maker_of(path: str | os.PathLike[str]) -> StoreMaker | None:
-    """Return what makes the stores of a URL; None of a local path, and of a URL whose scheme nobody registered."""
+    """Return the registered maker of a URL's stores; None for a local path or an unknown scheme."""
     text = os.fspath(path)
     match = _URL.match(text) if isinstance(text, str) else None
     if match is None or match.start("scheme"):
@@ -70,8 +71,7 @@ def local_path(path: str | os.PathLike[str], error: type[FlambeSaveError]) -> st
     Raises
     ------
     FlambeSaveError
-        If it is a URL of any other scheme: written as a local path, it would be a folder of that name in the working
-        directory.
+        If it is a URL of any other scheme; as a local path it would be a folder in the working directory.
     """
     text = os.fspath(path)
     match = _URL.match(text) if isinstance(text, str) else None

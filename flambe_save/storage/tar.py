@@ -1,8 +1,8 @@
-"""TarStore: a save inside one .tar.gz, as Flambe packs it: the root first, regular files and folders only.
+"""TarStore: a save inside one .tar.gz, as Flambe packs it: the root first.
 
 The archive's bytes depend on its content, file name and level (and on whether isal is there) alone: no times, no users,
-no modes of this machine. gzip.py packs it in members that are found, and unpacked, each alone; tar_headers.py has what
-stands between files; tar_reading.py looks for what is there, and tar_checks.py says no to it.
+no modes of this machine. gzip.py packs it in members that are unpacked each alone; tar_headers.py has the headers of
+files; tar_reading.py finds the files, and tar_checks.py refuses those that no save holds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 from flambe_save.errors import SaveError
@@ -39,8 +38,8 @@ _PASSED_OVER = frozenset([REQUIREMENTS_FILE, *CARD_FILES])  # what a load of a w
 class TarStore:
     """The members of a .tar.gz; names are relative to the archive's root folder.
 
-    Reading an archive that was written here unpacks the files that are asked for, each when it is, and keeps none.
-    Of any other, all files are held in memory while the store is open. Nothing is ever extracted to a disk.
+    Reading an archive that was written here unpacks each file when it is asked for, and keeps none. All files of any
+    other archive are in memory while the store is open. Nothing is ever extracted to a disk.
 
     Parameters
     ----------
@@ -48,22 +47,22 @@ class TarStore:
         The archive.
     mode : {"r", "w"}
     single : bool
-        With ``"w"``: the root is one file, named ``""`` here, and not a folder.
+        With ``"w"``: whether the root is one file, named ``""`` here, and not a folder.
     overwrite : bool
         With ``"w"``: whether a file that is there is replaced.
     durable : bool
         With ``"w"``: whether leaving the store waits until the save is on the disk.
     limits : Limits, optional
-        With ``"r"``: what the archive may unpack to.
+        With ``"r"``: limits on what the archive unpacks to.
     level : int, optional
         With ``"w"``: 0 stores, 1 is fast, 9 is small; by default what suits weights. isal has three levels, which stand
         for 1 to 3, 4 to 6, and 7 to 9.
     threads : int, optional
         How many threads pack, or unpack; by default as many as there are cores, four at most.
     progress : Progress
-        With ``"r"``: is told of the archive's own bytes, as they are unpacked.
+        With ``"r"``: counts the archive's own bytes as they are unpacked.
     check : callable, optional
-        With ``"w"``: called with the path of what was written, before it is committed; what it raises ends the save.
+        With ``"w"``: called with the path of the complete save before it is committed; an error of it ends the save.
     """
 
     is_concurrent = False
@@ -82,12 +81,9 @@ class TarStore:
         progress: Progress = NO_PROGRESS,
         check: Callable[[Path], None] | None = None,
     ) -> None:
-        self._check = check
         self.path = Path(path)
         self._mode = mode
         self._single = single
-        self._overwrite = overwrite
-        self._durable = durable
         self._limits = limits or Limits()
         self._level = level
         self._threads = threads or default_threads()
@@ -95,6 +91,9 @@ class TarStore:
         self._root = self.path.name.removesuffix(ARCHIVE_SUFFIX) or "save"
         self._closing = contextlib.ExitStack()
         # Writing
+        self._make_aside = functools.partial(
+            Aside, self.path, overwrite=overwrite, folder=False, durable=durable, check=check
+        )
         self._aside: Aside | None = None
         self._packed: MemberWriter | None = None
         self._folders: set[str] = set()
@@ -121,9 +120,7 @@ class TarStore:
                 self._open(closing.enter_context(open_file(self.path)))
                 self._closing = closing.pop_all()
             return self
-        self._aside = Aside(
-            self.path, overwrite=self._overwrite, folder=False, durable=self._durable, check=self._check
-        )
+        self._aside = self._make_aside()
         try:
             file = self._closing.enter_context(open(self._aside.path, "wb"))
         except BaseException:
@@ -133,9 +130,7 @@ class TarStore:
         self._closing.callback(self._packed.close)  # before the file is
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             with self._closing:
                 if kind is None and self._mode == "r":
@@ -152,12 +147,12 @@ class TarStore:
     # -------------------------------------------------------------------------------------------- writing
 
     def writer(self, name: str, size: int | None = None) -> BinaryIO:
-        """Open a new member: with its size it goes into the archive as it is written, without it when it is whole.
+        """Open a new member: with a size it is written at once, else when it is closed.
 
         Raises
         ------
         SaveError
-            If the archive cannot hold the name; from the writer, if it is given more, or fewer, bytes than ``size``.
+            If the archive cannot hold the name; from the writer, if it gets more, or fewer, bytes than ``size``.
         """
         if bool(name) == self._single:
             raise SaveError(f"this archive cannot hold {name!r}", file=str(self.path))
@@ -206,7 +201,7 @@ class TarStore:
         self._size += len(data)
 
     def _end(self) -> None:
-        """Write the archive's end; a failed member lets no archive come to be, even where its error was caught."""
+        """Write the archive's end; refuse to if a member failed, even where its error was caught."""
         if self._unfinished is not None:
             raise SaveError(f"{self._unfinished!r} was not written to its end", file=str(self.path))
         assert self._packed is not None, "__enter__ made it"
@@ -228,12 +223,12 @@ class TarStore:
         return sorted(self._files if self._members is None else self._places)
 
     def reader(self, name: str) -> BinaryIO:
-        """Open a member; ``getbuffer()`` of what is returned is writable, and stays when that is closed.
+        """Open a member; its ``getbuffer()`` is writable, and stays when the file is closed.
 
         Raises
         ------
         CorruptSaveError
-            If what holds it does not unpack to what it should be.
+            If its bytes cannot be unpacked, or do not match their checksum.
         """
         if self._members is None:
             return cast("BinaryIO", BufferReader(memoryview(self._files[name])))
@@ -245,11 +240,11 @@ class TarStore:
             raise not_intact(error, self.path) from error
 
     def size(self, name: str) -> int:
-        """Return how many bytes a member has; nothing is unpacked for it."""
+        """Return the number of a member's bytes; nothing is unpacked."""
         return len(self._files[name]) if self._members is None else self._places[name].size
 
     def chunks(self, name: str) -> Iterator[memoryview]:
-        """Yield a member's bytes in order, a few megabytes at a time; they may change when the next are asked for.
+        """Yield a member's bytes in order, some megabytes at a time; one buffer is used again.
 
         Raises
         ------
@@ -298,7 +293,7 @@ class TarStore:
             raise not_intact(error, self.path) from error
 
     def _check_rest(self) -> None:
-        """Check what a load of the whole save passed over; of one node's load the rest is none of its business."""
+        """Check the files that a load of the whole save skips; a load of one node leaves the rest."""
         if self._members is not None and self._unread <= _PASSED_OVER:
             try:
                 self._members.check_rest()
@@ -307,7 +302,7 @@ class TarStore:
 
 
 class _MemberFile(io.BufferedIOBase):
-    """What is written goes into the archive at once; as much as was said must come."""
+    """A member of a known size, whose bytes go into the archive as they are written."""
 
     def __init__(self, store: TarStore, name: str, size: int) -> None:
         super().__init__()

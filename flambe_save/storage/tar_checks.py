@@ -1,4 +1,4 @@
-"""What an archive may hold: how much it may unpack to, and the names that its members may have. For tar.py."""
+"""Checks of archives: the bytes that one may unpack to, and the names of its members."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FREE = 256 << 20  # bytes that any archive may unpack to, whatever its own size
 
 
 def damaged_archive(message: str, where: Path) -> CorruptSaveError:
-    """Make the error for an archive that no load can mend."""
+    """Return the error for a damaged archive."""
     return CorruptSaveError(message, file=str(where), fix="Get the archive again from where it came.")
 
 
 def not_intact(error: Exception, where: Path) -> CorruptSaveError:
-    """Make the error for one that does not unpack."""
-    return damaged_archive(f"this is no intact .tar.gz: {error}", where)
+    """Return the error for an archive that does not unpack."""
+    return damaged_archive(f"this is not an intact .tar.gz: {error}", where)
 
 
 class MemberNames:
-    """The names of an archive, checked one by one, in either way of reading."""
+    """Names of an archive's members, checked one by one."""
 
     def __init__(self, limits: Limits, where: Path) -> None:
         self._limits = limits
@@ -74,12 +74,7 @@ class MemberNames:
 
 
 def check_unpacked(count: int, packed: int, limits: Limits, where: str) -> None:
-    """Refuse to unpack so many bytes from as many as were packed.
-
-    Raises
-    ------
-    LimitError
-    """
+    """Refuse to unpack more bytes than the limits allow for so many packed ones: a LimitError."""
     if count > min(limits.unpacked_bytes, FREE + limits.ratio * packed):
         raise LimitError(
             f"the archive unpacks to more than {count:,} bytes, from {packed:,}",
@@ -94,7 +89,7 @@ def check_unpacked(count: int, packed: int, limits: Limits, where: str) -> None:
 
 
 class Metered:
-    """What an archive unpacks to, read no further than the limits allow."""
+    """Unpacked bytes of an archive, read no further than the limits allow."""
 
     def __init__(
         self, unpacked: gzip.GzipFile, packed: BinaryIO, limits: Limits, where: str, progress: Progress

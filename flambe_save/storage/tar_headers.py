@@ -1,4 +1,4 @@
-"""The headers of archives as tar.py writes them: each made, and read again only where it is just what would be made."""
+"""Headers of archives: write them, and read those that are to the byte as written here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LARGE = 256 << 10  # bytes from which a file has gzip members of its own
 
 
 class OtherwiseWrittenError(Exception):
-    """It is no archive as it is written here; it may be a good one."""
+    """The archive was written by another program; it may be a good one."""
 
 
 class Header(NamedTuple):
-    """What a header says."""
+    """Name and size of a file or folder, from its header."""
 
     name: str
     size: int | None  # None for a folder
@@ -26,9 +26,9 @@ class Header(NamedTuple):
 
 
 def header_of(name: str, size: int | None) -> bytes:
-    """Return a file's header, or with None a folder's; :func:`parsed_header` is the inverse.
+    """Return the header of a file, or with no size of a folder; inverse: :func:`parsed_header`.
 
-    It is what tarfile makes, by hand where that is easy: there may be hundreds of thousands.
+    The bytes are those of tarfile, made by hand where that is easy: there may be hundreds of thousands.
     """
     raw = name.encode("ascii", "replace") if size is not None else name.encode("ascii", "replace") + b"/"
     if len(raw) > tarfile.LENGTH_NAME or (size or 0) > 0o77777777777 or not name.isascii():
@@ -50,7 +50,7 @@ def _info(name: str, size: int | None) -> tarfile.TarInfo:
 
 
 def _template(size: int | None) -> tuple[bytes, bytes, int]:
-    """Return a header between name and checksum, and behind that, and the sum of its bytes without name and size."""
+    """Return the bytes around a header's checksum, and their sum, without name and size."""
     block = _info("", size).tobuf(tarfile.PAX_FORMAT)
     middle, end = block[tarfile.LENGTH_NAME : 148], block[156:]
     return middle, end, sum(middle[:24]) + sum(middle[35:]) + sum(b" " * 8) + sum(end)
@@ -61,7 +61,7 @@ _PAX_RECORD = re.compile(rb"\d+ (path|size)=([^\n]*)\n")
 
 
 def parsed_header(data: bytes, at: int) -> Header | None:
-    """Return the header at a position; None where there is a block of zeros, as behind the last file.
+    """Return the header at a position; None for a block of zeros, as behind the last file.
 
     Raises
     ------
@@ -96,4 +96,5 @@ def parsed_header(data: bytes, at: int) -> Header | None:
 
 
 def padding_of(size: int) -> bytes:
+    """Return the zeros that fill the last block of a file."""
     return bytes(-size % BLOCK)

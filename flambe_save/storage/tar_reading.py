@@ -1,6 +1,6 @@
-"""Archives read: where the files of one that was written here are, or all that another one holds.
+"""Read archives: find the files of one that was written here, or read all of any other.
 
-tar.py asks for the first, and for the second where that raises OtherwiseWrittenError.
+tar.py tries the first, and the second where that raises OtherwiseWrittenError.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _HUGE_PAGE = 2 << 20
 
 
 class Place(NamedTuple):
-    """Where a file's content is, in what is unpacked."""
+    """Position of a file's content in the unpacked stream."""
 
     start: int
     size: int
 
 
 def find_places(members: MemberReader, limits: Limits, where: Path) -> dict[str, Place]:
-    """Return where each file's content is, by the headers in members that hold some.
+    """Return the position of each file's content, by the headers in members that hold some.
 
-    Invariant: only what a TarStore writes comes through, to the bit, or it is read in the other way. Where all members
-    are what they say, any other reader of archives then sees these very files.
+    Invariant: only archives that a TarStore writes pass, to the bit; any other is read by :func:`read_all`. If all
+    members are intact, any other reader of archives then sees these very files.
 
     Raises
     ------
     OtherwiseWrittenError
-        If it is written in another way.
+        If it was written by another program.
     """
     places: dict[str, Place] = {}
     names = MemberNames(limits, where)
@@ -75,14 +75,14 @@ def find_places(members: MemberReader, limits: Limits, where: Path) -> dict[str,
 
 
 def read_all(file: BinaryIO, limits: Limits, where: Path, progress: Progress) -> dict[str, bytes]:
-    """Return the files of an archive of anybody else, read from its begin to its end.
+    """Return the files of an archive of another program, read from begin to end.
 
     Raises
     ------
     CorruptSaveError
-        If it is damaged, or holds what no save does.
+        If it is damaged, or holds links, devices or other members that no save has.
     LimitError
-        If it unpacks to more than it may.
+        If it unpacks to more than the limits allow.
     """
     try:
         with gzip.open(file) as unpacked:
@@ -93,7 +93,7 @@ def read_all(file: BinaryIO, limits: Limits, where: Path, progress: Progress) ->
                 if rest.strip(b"\0"):
                     raise damaged_archive("something comes after the archive's end", where)
     except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, OverflowError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's trouble, not the archive's
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the system, not of the archive
             raise
         raise not_intact(error, where) from error
     return files
@@ -127,7 +127,7 @@ def unpacked_file(members: MemberReader, start: int, size: int) -> memoryview:
 
 
 def _buffer(size: int) -> memoryview:
-    """Return memory that is there when it is first touched, in large pages where the system has them."""
+    """Return memory that is allocated at its first use, in large pages where there are any."""
     if size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return memoryview(bytearray(size))
     pages = mmap.mmap(-1, size)

@@ -167,7 +167,7 @@ def test_files_that_are_none(kind: str, tmp_path: Path) -> None:
         os.mkfifo(path / "source.py")
     else:
         (path / "source.py").symlink_to("/dev/null")
-    with pytest.raises(CorruptSaveError, match="no regular file"):
+    with pytest.raises(CorruptSaveError, match="not a regular file"):
         load(path)
 
 
@@ -268,7 +268,7 @@ def test_overwrite_keeps_what_is_no_save(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     subprocess.run(["tar", "czf", "a.tar.gz", "photo.jpg"], cwd=tmp_path, check=True)
     for target, options in ((path, {}), (tmp_path / "n", {"pickle_only": True}), (tmp_path / "a", {"compress": True})):
-        with pytest.raises(TargetExistsError, match="no part of a save"):
+        with pytest.raises(TargetExistsError, match="not part of a save"):
             save(Holder(2), target, overwrite=True, **options)
     assert (path / "notes.txt").read_text() == (tmp_path / "n.pkl").read_text() == "mine"
 

@@ -112,7 +112,7 @@ def test_files_of_hubs_beside_a_save_stay(tmp_path: Path) -> None:
         save(torch.nn.Linear(3, 2), path, overwrite=True)
     (path / "notes.txt").unlink()
     file = path.rename(tmp_path / "run.pkl")
-    with pytest.raises(SaveError, match="no part of a save"):  # a file has no place for them
+    with pytest.raises(SaveError, match="not part of a save"):  # a file has no place for them
         save(torch.nn.Linear(3, 2), file, pickle_only=True, overwrite=True)
     assert (tmp_path / "run.pkl" / "README.md").read_text() == CARDS["README.md"]
 

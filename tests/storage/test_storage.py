@@ -241,7 +241,7 @@ def test_overwrite_spares_a_folder_that_is_no_save(tmp_path: Path, kind: dict[st
     """Photos are never replaced by a save, of any kind."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_bytes(b"meow")
-    with pytest.raises(TargetExistsError, match="no save"), create_store(tmp_path / "photos", **kind, overwrite=True):
+    with pytest.raises(TargetExistsError, match="not a save"), create_store(tmp_path / "photos", **kind, overwrite=True):
         pytest.fail("the block must not be entered")
     assert tree(tmp_path) == ["photos", "photos/cat.jpg"]
 
@@ -249,7 +249,7 @@ def test_overwrite_spares_a_folder_that_is_no_save(tmp_path: Path, kind: dict[st
 def test_a_folder_does_not_replace_a_file(tmp_path: Path) -> None:
     """A file in the place of a folder stays."""
     (tmp_path / "save").write_bytes(b"a file")
-    with pytest.raises(TargetExistsError, match="no save"), FolderStore(tmp_path / "save", "w", overwrite=True):
+    with pytest.raises(TargetExistsError, match="not a save"), FolderStore(tmp_path / "save", "w", overwrite=True):
         pytest.fail("the block must not be entered")
     assert (tmp_path / "save").read_bytes() == b"a file"
 
@@ -719,7 +719,7 @@ def test_a_truncated_archive_is_corrupt(archive: Path) -> None:
     data = archive.read_bytes()
     for length in [*range(2, len(data), 37), len(data) - 8, len(data) - 1]:
         archive.write_bytes(data[:length])
-        with pytest.raises(CorruptSaveError, match=r"no intact .tar.gz.*run\.tar\.gz"):
+        with pytest.raises(CorruptSaveError, match=r"not an intact .tar.gz.*run\.tar\.gz"):
             read(archive)
 
 
@@ -728,7 +728,7 @@ def test_an_archive_that_ends_too_early_is_corrupt(archive: Path, blocks: int) -
     """A tar cut between its blocks, and zipped well, lacks its end mark or members and is not taken for whole."""
     whole = gzip.decompress(archive.read_bytes()).rstrip(b"\0")
     archive.write_bytes(gzip.compress(whole[: len(whole) // 512 * 512 - blocks * 512]))
-    with pytest.raises(CorruptSaveError, match="no intact"):
+    with pytest.raises(CorruptSaveError, match="not an intact"):
         read(archive)
 
 
