@@ -1,4 +1,4 @@
-"""Work in threads whose results are handed on in the order of the work, as parts of a file."""
+"""Work in threads; the results come in the order of the work, as parts of a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Task:
 
 
 class InOrder:
-    """Runs work in threads, and hands each result on in the order that the work came in.
+    """Runs work in threads, and passes the results to a function in the order of the work.
 
     The threads are plain ones: those of concurrent.futures take no work when the interpreter exits, and a save that
     runs in the background must be able to end then.
@@ -46,11 +46,11 @@ class InOrder:
         self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._under_way: deque[_Task] = deque()
         self._is_closed = False
-        self._forget: Callable[[], None] = lambda: None  # until what is next has returned
+        self._forget: Callable[[], None] = lambda: None  # until the next call has returned
         self._forget = note_undo(self.close)  # an interrupt may come before the threads are asked to end
 
     def add(self, work: Callable[[], Any]) -> None:
-        """Give work; waits while as much is under way as memory is meant for."""
+        """Add work; wait while each thread has some, so that memory stays small."""
         while len(self._under_way) > self._wanted:
             self._hand_on_first()
         task = _Task(work)
@@ -63,7 +63,7 @@ class InOrder:
             task.run()
 
     def wait(self) -> None:
-        """Hand on all results."""
+        """Wait for all results."""
         while self._under_way:
             self._hand_on_first()
 
@@ -91,7 +91,7 @@ class InOrder:
         self._threads.append(thread)  # before it starts: an interrupt may come right after
         try:
             thread.start()
-        except RuntimeError:  # the interpreter exits, or the system has no more: those that are there do the work
+        except RuntimeError:  # the interpreter exits, or the system has no more: the others do the work
             self._threads.pop()
             self._wanted = len(self._threads)
 

@@ -93,12 +93,10 @@ def in_threads(call: Callable[[T], R], items: Iterable[T], threads: int) -> list
 
 
 class CollectionPaused:
-    """Pauses garbage collection inside its ``with``.
+    """Pauses garbage collection inside its ``with``: among very many new objects it takes half the time.
 
-    Among very many new objects, the search for garbage takes half the time.
-
-    What is not in a cycle is freed as ever. It is one switch for the whole process: where several threads are inside,
-    the last to leave turns it on again, and who had turned it off finds it so.
+    Objects outside cycles are freed as ever. It is one switch for the whole process: the last of several threads to
+    leave turns it on again, unless it was off before.
     """
 
     _lock = threading.Lock()
@@ -128,7 +126,7 @@ class CollectionPaused:
 
 
 def _after_fork() -> None:
-    """Start afresh in a forked process: the threads that may be inside do not exist there."""
+    """Reset the switch in a forked process, where the threads that were inside do not exist."""
     kind = CollectionPaused
     if kind._users and kind._was_on:
         gc.enable()
@@ -140,10 +138,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def spans(start: int, stop: int, threads: int, least: int) -> list[tuple[int, int]]:
-    """Cut a range of bytes into one span for each thread.
-
-    No span is shorter than ``least``, unless it is the whole.
-    """
+    """Cut a range of bytes into a span for each thread, none shorter than ``least`` if there are several."""
     count = max(1, min(threads, (stop - start) // least))
     step = max(1, -(-(stop - start) // count))
     return [(begin, min(begin + step, stop)) for begin in range(start, stop, step)] or [(start, stop)]

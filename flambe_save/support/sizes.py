@@ -1,7 +1,6 @@
 """Sizes of values for code that walks, hashes or prints them; shared parts count each time.
 
-A few bytes can stand for a list of lists of lists ... of 2 ** 40 parts. codecs/ and config/ measure before anybody
-walks.
+A few bytes can stand for a list of lists of lists ... of 2 ** 40 parts, so codecs/ and config/ measure before a walk.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ MAX_UNFOLDED = 10_000_000  # values in what a pickle, or a constructor's argumen
 def unfolded_size(value: Any, most: int) -> int:
     """Return the number of values inside nested containers, up to ``most + 1``.
 
-    Containers are lists, tuples, sets, dicts, dataclasses and the targets of weak references.
-    A value in several places counts in each; a container inside itself counts once. The walk goes into each
-    container once.
+    Containers are lists, tuples, sets, dicts, dataclasses and the targets of weak references. A value in several places
+    counts in each; a container inside itself counts once. Each container is walked once.
 
     Examples
     --------
@@ -34,7 +32,7 @@ def unfolded_size(value: Any, most: int) -> int:
     """
     if not _is_container(value):
         return 1
-    sizes: dict[int, int] = {id(value): 1}  # of containers that are gone through, or being gone through
+    sizes: dict[int, int] = {id(value): 1}  # of containers that are walked, or being walked
     stack: list[tuple[Any, list[Any]]] = [(value, [*_items(value)])]
     while stack:
         container, waiting = stack[-1]
@@ -84,7 +82,7 @@ def _items(container: Any) -> Iterable[Any]:
     kind: Any = next((kind for kind in _CONTAINERS if isinstance(container, kind)), None)
     if kind is None:
         return (_field(container, name) for name in type(container).__dataclass_fields__)
-    return cast("Iterable[Any]", kind.__iter__(container))  # a subclass may go through itself otherwise
+    return cast("Iterable[Any]", kind.__iter__(container))  # a subclass may define another __iter__
 
 
 def _field(obj: Any, name: str) -> Any:

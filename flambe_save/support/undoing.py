@@ -1,8 +1,8 @@
 """Undoing: changes of a save or load end with it, wherever an interrupt stops it.
 
 An interrupt (KeyboardInterrupt) is raised between any two steps of Python: also when a ``with`` has been entered and
-its body not begun, or in the middle of its exit. So a change is noted before it is made, and what takes it back may be
-called whether it was made or not, and again if it was stopped itself.
+its body not begun, or in the middle of its exit. So a change is noted before it is made, and the call that undoes it
+must work whether it was made or not, and again if it was stopped itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _current: ContextVar[Undoing | None] = ContextVar("undoing", default=None)
 class Undoing:
     """Runs the noted calls at its end. Enter it twice: ``with Undoing() as undoing, undoing:``.
 
-    The first entry changes nothing, and the last exit goes on with what an interrupt of the first exit left undone.
+    The first entry changes nothing; the last exit continues where an interrupt stopped the first.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Undoing:
         _current.set(self._outer)
 
     def note(self, undo: Callable[[], None]) -> object:
-        """Note a call for the end, the last one first; return a key to take the note back by."""
+        """Note a call for the end, the last one first; return a key for :meth:`forget`."""
         key = object()
         self._calls[key] = undo
         return key
@@ -64,7 +64,7 @@ class Undoing:
 
 
 def takes_back(function: Callable[P, T]) -> Callable[P, T]:
-    """Make a function undo at its end what was noted in it: a decorator for reads and writes."""
+    """Decorate a function that reads or writes: changes noted in it are undone at its end."""
 
     @functools.wraps(function)
     def whole(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,10 +75,7 @@ def takes_back(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def note_undo(undo: Callable[[], None]) -> Callable[[], None]:
-    """Note a call for the end of the current save or load; return a function to drop it.
-
-    The save or load is the one of this thread.
-    """
+    """Note a call for the end of this thread's save or load; return a function to drop it."""
     undoing = _current.get()
     if undoing is None:
         return _nothing
