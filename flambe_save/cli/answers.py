@@ -1,4 +1,4 @@
-"""Answers: what a verb found, as a document, and how that is shown to people."""
+"""Answers: the result of a verb, as a document and for a terminal."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Answer:
     Attributes
     ----------
     document : dict
-        What ``--json`` prints.
+        ``--json`` prints it.
     show : callable
         Writes the same to a terminal.
     code : int
-        How the command ends.
+        The exit code.
     then : callable
-        Is called when that is printed.
+        Called when the answer is printed.
     """
 
     document: dict[str, Any]

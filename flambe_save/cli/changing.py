@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from flambe_save import conversion
@@ -61,7 +62,7 @@ def _step(row: dict[str, str]) -> str:
 
 
 def _refuse_component(path: str) -> None:
-    """Refuse a path that names a component, where only whole saves are taken."""
+    """Refuse the path of a component, where only whole saves are taken."""
     where, node = split_path(path)
     if node:
         raise SaveError(
@@ -93,38 +94,29 @@ def reseal_verb(arguments: argparse.Namespace) -> Answer:
 def convert_verb(arguments: argparse.Namespace) -> Answer:
     """Write a save as another container."""
     _refuse_component(arguments.path)
-    with bar("Converting") as shown:
-        out = conversion.convert(
-            arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown
-        )
-    return _written("convert", arguments.path, out)
+    return _written(arguments, conversion.convert, arguments.path, level=arguments.level)
 
 
 def extract_verb(arguments: argparse.Namespace) -> Answer:
     """Write a component as a save of its own, or a tensor as a file."""
-    path, node = split_path(arguments.path)
-    with bar("Extracting") as shown:
-        out = conversion.extract(path, node, arguments.out, overwrite=arguments.overwrite, progress=shown)
-    return _written("extract", arguments.path, out)
+    return _written(arguments, conversion.extract, *split_path(arguments.path))
 
 
 def pack_verb(arguments: argparse.Namespace) -> Answer:
     """Put a folder into an archive."""
     _refuse_component(arguments.path)
-    with bar("Packing") as shown:
-        out = conversion.pack(
-            arguments.path, arguments.out, overwrite=arguments.overwrite, level=arguments.level, progress=shown
-        )
-    return _written("pack", arguments.path, out)
+    return _written(arguments, conversion.pack, arguments.path, level=arguments.level)
 
 
 def unpack_verb(arguments: argparse.Namespace) -> Answer:
     """Take a save out of an archive."""
     _refuse_component(arguments.path)
-    with bar("Unpacking") as shown:
-        out = conversion.unpack(arguments.path, arguments.out, overwrite=arguments.overwrite, progress=shown)
-    return _written("unpack", arguments.path, out)
+    return _written(arguments, conversion.unpack, arguments.path)
 
 
-def _written(verb: str, path: str, out: str) -> Answer:
-    return Answer(document(verb, path=path, written=out), lambda terminal: terminal.line("written: ", out))
+def _written(arguments: argparse.Namespace, write: Callable[..., str], *source: str, **options: Any) -> Answer:
+    """Write a save under a bar, and report its path."""
+    verb: str = arguments.verb
+    with bar(f"{verb.capitalize()}ing") as shown:
+        out = write(*source, arguments.out, overwrite=arguments.overwrite, progress=shown, **options)
+    return Answer(document(verb, path=arguments.path, written=out), lambda terminal: terminal.line("written: ", out))

@@ -98,7 +98,7 @@ def _with_modules(described: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _arranged(nodes: Sequence[Mapping[str, Any]], order: str, depth: int | None) -> list[tuple[str, Any]]:
-    """Return nodes with the lines that are drawn before them."""
+    """Return each node with the lines of the tree before its name."""
     children: dict[str, list[Any]] = {}
     for node in nodes[1:]:
         children.setdefault(node["parent"], []).append(node)
@@ -178,7 +178,7 @@ def merged(known: Iterable[dict[str, Any]], met: Iterable[dict[str, Any]]) -> li
 
 
 def show_damage(rows: Iterable[Mapping[str, Any]], terminal: Terminal) -> None:
-    """Write what is damaged, a line for each file."""
+    """Write the damage, a line for each file."""
     for row in rows:
         terminal.line(("damaged: ", _BAD), f"{row['file']}: " if row["file"] else "", row["problem"])
 

@@ -18,13 +18,11 @@ __all__ = ["Row", "Terminal", "bar"]
 Cell: TypeAlias = "str | tuple[str, str]"
 Row: TypeAlias = "Sequence[Cell]"
 
-BAR_DELAY = 0.5  # seconds; what is done by then needs no bar
+BAR_DELAY = 0.5  # seconds; shorter work needs no bar
 _GAP = "  "  # between columns
-_FOLD = "      "  # before what does not fit on a row's first line
+_FOLD = "      "  # before the columns that do not fit on a row's first line
 # Lines and blocks for an encoding that has none
 _PLAIN = dict(zip("├└│─▁▂▃▄▅▆▇█", "|`|-.:-=+*#@", strict=True))
-
-
 _LONGEST_CELL = 300  # characters
 
 
@@ -61,14 +59,14 @@ class Terminal:
     def table(self, rows: Iterable[Row], *, right: Sequence[int] = (), indent: str = "") -> None:
         """Write rows in columns, two spaces between them.
 
-        On a terminal that is too narrow, the last columns stand below the others, a little further in.
+        On a narrow terminal, the last columns stand below the others, indented.
 
         Parameters
         ----------
         rows : iterable of rows
-            Of the same length, in which empty texts may stand. The last text of a row may be longer than its column.
+            Of one length; texts may be empty. The last text of a row may be longer than its column.
         right : sequence of int
-            The columns that are set flush right.
+            The columns that are aligned to the right.
         indent : str
         """
         lines = [[_cut(*_pair(cell)) for cell in row] for row in rows]
@@ -93,7 +91,7 @@ class Terminal:
                     self._write((indent + _FOLD * bool(level) + _GAP.join(cells)).rstrip())
 
     def drawing(self, text: str) -> str:
-        """Return lines and blocks as they can be written here."""
+        """Return lines and blocks in characters that the terminal can write."""
         try:
             "├█".encode(self._encoding)
         except UnicodeEncodeError:
@@ -135,12 +133,12 @@ def _pair(cell: Cell) -> tuple[str, str]:
 
 
 def _cut(text: str, style: str) -> tuple[str, str]:
-    """Return a cell cut to the length of the longest name: a table pads lines to the longest."""
+    """Return a cell cut to the longest length: a table pads lines to its longest cell."""
     return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 3]}...", style
 
 
 def _columns(text: str) -> int:
-    """Return how many columns a text takes in a terminal."""
+    """Return the number of a terminal's columns that a text takes."""
     if text.isascii():
         return len(text)
     return sum(

@@ -1,6 +1,6 @@
-"""Containers: convert a save, from what lies at a path to what the output's name ends in.
+"""Containers: convert a save to the container that the output's name ends in.
 
-Where both hold the same files, these are copied (copying.py); otherwise the state goes from the one to the other.
+If both hold the same files, these are copied (copying.py); otherwise the state goes from one to the other.
 """
 
 from __future__ import annotations
@@ -56,31 +56,11 @@ __all__ = [
 ]
 
 _OTHER_SUFFIXES = (".tgz", ".tar", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
-# Kinds of files that are not written here; anything else, as in model.encoder or run.1, is a folder's name
-_FOREIGN = frozenset(
-    (
-        *("onnx", "h5", "hdf5", "keras", "pb", "tflite", "gguf", "ggml", "npy", "npz", "mlmodel", "msgpack", "mar"),
-        *("nemo", "ptl", "torchscript", "engine", "trt", "joblib", "pickle", "dill", "mat", "zarr", "lmdb", "tfrecord"),
-        *("parquet", "arrow", "feather", "csv", "tsv", "txt", "md", "rst", "log", "json", "jsonl", "yaml", "yml"),
-        *(
-            "toml",
-            "ini",
-            "xml",
-            "html",
-            "htm",
-            "pdf",
-            "png",
-            "jpg",
-            "jpeg",
-            "svg",
-            "gif",
-            "py",
-            "ipynb",
-            "db",
-            "sqlite",
-        ),
-        *("gz", "bz2", "xz", "zst", "7z", "rar", "whl", "so", "bin", "exe", "doc", "docx", "xls", "xlsx"),
-    )
+# Endings of files that are not written here; any other, as in model.encoder or run.1, is part of a folder's name
+_FOREIGN = (
+    "onnx h5 hdf5 keras pb tflite gguf ggml npy npz mlmodel msgpack mar nemo ptl torchscript engine trt joblib pickle "
+    "dill mat zarr lmdb tfrecord parquet arrow feather csv tsv txt md rst log json jsonl yaml yml toml ini xml html "
+    "htm pdf png jpg jpeg svg gif py ipynb db sqlite gz bz2 xz zst 7z rar whl so bin exe doc docx xls xlsx"
 )
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -98,27 +78,27 @@ def convert(
     limits: Limits | None = None,
     progress: ShowProgress = False,
 ) -> str:
-    """Write what is at a path as another container; no object is built.
+    """Write a save, or a file of tensors, as another container; no object is built.
 
-    A save is converted without loss between a folder, an archive and, where it is data and has no stash, a
-    ``.safetensors`` file. A pickle has no place for the list of installed packages. Tensors that were on another device
-    are on the CPU afterwards, but where files are copied: between a folder and an archive, or two archives.
+    A save is converted without loss between a folder, an archive and, if it is data without a stash, a ``.safetensors``
+    file. A pickle does not list the installed packages. Tensors of other devices are on the CPU afterwards, except
+    where files are copied: between a folder and an archive, or two archives.
 
     Parameters
     ----------
     path : str or path
-        A save in any container, or a folder inside one; a ``.safetensors`` file, or one that ``torch.save`` wrote. What
-        it is, its content says. Of a file that is not a save, a flat mapping of names to tensors is kept as
-        :func:`flambe_save.save_state_to_file` would keep it, anything else as :func:`flambe_save.save` would.
+        A save in any container, or a folder inside one; a ``.safetensors`` file, or one that ``torch.save`` wrote; its
+        content says which. A flat mapping of names to tensors that is not a save is kept as
+        :func:`flambe_save.save_state_to_file` would keep it, any other value as :func:`flambe_save.save` would.
     out : str or path
         Ends in ``.tar.gz``, ``.pkl``, ``.pkl.tar.gz`` or ``.safetensors``; with any other name it is a folder, unless
         that is the ending of another kind of file, such as ``.onnx``, and no slash is behind it.
     overwrite : bool
-        Whether what is there is replaced, in one step.
+        Whether a save that is there is replaced, in one step.
     level : int, optional
         Of an archive's compression, as of :func:`flambe_save.save`.
     weights_only, trusted, pickle_module
-        As of :func:`flambe_save.load`, for what is more than data. Not needed where files are copied.
+        As of :func:`flambe_save.load`, for values that are more than data. Not needed where files are copied.
     limits : Limits, optional
         As of :func:`flambe_save.load`.
     progress : bool or callable
@@ -127,7 +107,7 @@ def convert(
     Returns
     -------
     str
-        The path of what was written.
+        The path of the new save.
 
     Raises
     ------
@@ -166,7 +146,7 @@ def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -
     Raises
     ------
     SaveError
-        If nothing can be written by that name, or with that level.
+        If the name or the level is not one that can be written.
     """
     final = final_path(out, False, False)
     is_folder = os.fspath(out).endswith(("/", os.sep))
@@ -185,7 +165,7 @@ def target_of(out: str | os.PathLike[str], overwrite: bool, level: int | None) -
     is_archive = final.endswith(ARCHIVE_SUFFIX)
     is_known = is_archive or is_tensors(final) or final.endswith(PICKLE_SUFFIX)
     ending = os.path.splitext(final)[1]
-    if ending[1:].lower() in _FOREIGN and not (is_known or is_folder):
+    if ending[1:].lower() in _FOREIGN.split() and not (is_known or is_folder):
         raise SaveError(
             f"{final!r} has the ending of a kind of file that is not written here: {ending!r}",
             file=final,
@@ -203,7 +183,7 @@ def is_tensors(path: str) -> bool:
 
 
 def has_same_files(path: str | os.PathLike[str], target: Target, limits: Limits | None) -> bool:
-    """Whether the files at a path are the very files of the target."""
+    """Whether a save at a path has the files that the target needs, so that they can be copied."""
     with open_store(path, limits) as store:
         if isinstance(store, FileStore) and _sniffed(store, os.fspath(path)) is not None:
             return False
@@ -233,7 +213,7 @@ def content_at(path: str | os.PathLike[str], options: LoadOptions, node: str = "
     LoadError
         If it cannot be read, is damaged, or asks for trust.
     UnsupportedObjectError
-        If it is a value that no save could hold.
+        If it is a value that no save can hold.
     """
     where = os.fspath(path)
     limits = options.trust.limits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import dill
@@ -54,8 +54,8 @@ def extract(
 ) -> str:
     """Write a component of a save as a save of its own, or one tensor of it as a file.
 
-    From folders and archives to these, files are copied as they are, and nothing needs trust. What the result loads to
-    is what ``load(path, node=node)`` does.
+    From folders and archives to these, files are copied unchanged, and nothing needs trust. The result loads to what
+    ``load(path, node=node)`` returns.
 
     Parameters
     ----------
@@ -66,14 +66,14 @@ def extract(
     out : str or path
         For a component as for :func:`convert`; for a tensor it ends in ``.npy`` or ``.safetensors``.
     overwrite : bool
-        Whether what is there is replaced, in one step.
+        Whether a save that is there is replaced, in one step.
     level, weights_only, trusted, pickle_module, limits, progress
         As of :func:`convert`.
 
     Returns
     -------
     str
-        The path of what was written.
+        The path of the new save or file.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def extract(
     UnsupportedObjectError
         If a file of tensors cannot hold it.
     SaveError
-        If the output's name does not fit what it shall hold, or it cannot be written. Nothing is left behind.
+        If the output's name does not fit its content, or it cannot be written. Nothing is left behind.
     TargetExistsError
         If something is there already.
     LoadError
@@ -115,9 +115,9 @@ def _find(path: str | os.PathLike[str], node: str, final: str, options: LoadOpti
     Raises
     ------
     SaveNotFoundError
-        If the name is that of neither.
+        If neither has that name.
     SaveError
-        If it is a tensor's, and the output's name that of no file for one.
+        If the output is not named as a file for one tensor.
     """
     limits = options.trust.limits
     if not has_same_files(path, Target(""), limits):
@@ -135,7 +135,7 @@ def _find(path: str | os.PathLike[str], node: str, final: str, options: LoadOpti
         folder = folders.folder_of(owner)
         assert folder is not None, "the prefixes are those of folders"
         prefix = folders.keys[folder]
-        if folders.manifest is not None:  # which saves reading the state only to see that it is not there
+        if folders.manifest is not None:  # so that no state is read for a tensor that is not in it
             listed = folders.manifest.nodes.get(prefix, {}).get("tensors", {})
             if key not in listed:
                 raise _not_found(node, [join_prefix(owner, name) for name in listed], prefixes)
@@ -168,6 +168,6 @@ def _not_found(node: str, names: Iterable[str], prefixes: Iterable[str]) -> Save
 
 
 def _write_tensor(tensor: torch.Tensor, name: str, target: Target, progress: Progress = NO_PROGRESS) -> str:
-    tensors: Mapping[str, torch.Tensor] = {name: tensor}
-    draft = safetensors_draft(tensors, {"format": "pt"}) if is_tensors(target.path) else npy_draft(tensor)
+    is_safe = is_tensors(target.path)
+    draft = safetensors_draft({name: tensor}, {"format": "pt"}) if is_safe else npy_draft(tensor)
     return write_draft(draft, target, progress)

@@ -1,7 +1,6 @@
-"""Facts: a State as tensors and one JSON text, and back, so that a file of tensors alone can hold a save.
+"""Facts: a State as tensors and one JSON text, and back, for files of tensors alone.
 
-docs/format.md describes the text; json_values.py writes the values in it. What neither a tensor nor such a text can
-hold is refused.
+docs/format.md describes the text; json_values.py writes the values in it. Values that neither can hold are refused.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ __all__ = ["FACTS", "Content", "content_of", "draft_of"]
 FACTS = "flambe_save"  # the key in the metadata of a safetensors file
 _VERSION = 1
 _ENDING = ', "crc32": "%08x"}'
-_FORMAT = {"format": "pt"}  # what readers of others ask for
+_FORMAT = {"format": "pt"}  # other libraries ask for it
 
 
 @dataclass
 class Content:
-    """A State, and what a save knows beside it.
+    """A State, and the packages, requirements and digest of its save.
 
     Attributes
     ----------
@@ -98,7 +97,7 @@ def draft_of(content: Content) -> Draft:
 
 
 def _owner(key: str, nodes: Container[str]) -> str:
-    """Return the node whose file has what is at a key."""
+    """Return the node whose file has the value of a key."""
     return key if key in nodes else place_key(key, nodes)[0]
 
 
@@ -112,12 +111,12 @@ def _body(document: Mapping[str, Any]) -> str:
 
 
 def _checksum(body: str, table: Mapping[str, Any], data: int) -> int:
-    """Return the checksum of a file: of the text, of the table of tensors, and of their elements."""
+    """Return the checksum of the text, of the table of tensors, and of their elements."""
     return crc32(body.encode(), crc32(json.dumps(table, sort_keys=True).encode(), data))
 
 
 def content_of(file: TensorFile) -> Content | None:
-    """Return the save that a safetensors file holds; None where it holds tensors alone. Inverse of :func:`draft_of`.
+    """Return the save in a safetensors file, or None for tensors alone. Inverse of :func:`draft_of`.
 
     Raises
     ------
@@ -153,27 +152,27 @@ def content_of(file: TensorFile) -> Content | None:
 def _content(document: dict[str, Any], reading: ValueReader) -> Content:
     state = State()
     components = document["components"]
-    check(isinstance(components, list) and "" in components, "the components are no list")
+    check(isinstance(components, list) and "" in components, "the components are not a list")
     nodes = set(components)
     for key, value in document["state"].items():
         owner = _owner(key, nodes)
         state[key if owner else reading.text(key, owner)] = reading.value(value, owner)
     for prefix, local in document["metadata"].items():
         found = reading.value(local, _owner(prefix, nodes))
-        check(type(found) is dict, "the facts of a node are no mapping")
+        check(type(found) is dict, "the facts of a node are not a mapping")
         state._metadata[prefix] = {key: item for key, item in found.items() if key != STASH_KEY}
     for prefix in components:
         local = state._metadata[prefix]
         texts = [local[CLASS_KEY], *(local.get(key, "") for key in (VERSION_KEY, SOURCE_KEY, CONFIG_KEY))]
         tags = local.get(TAGS_KEY, {})
-        check(isinstance(tags, dict), "the tags are no mapping")
+        check(isinstance(tags, dict), "the tags are not a mapping")
         texts += [text for item in tags.items() for text in item]
-        check(all(isinstance(text, str) for text in texts), "a class, a config or a tag is no text")
+        check(all(isinstance(text, str) for text in texts), "a class, a config or a tag is not a text")
         "".join(texts).encode()  # a ValueError where no file could hold it
     state._metadata[DIRECTORIES_KEY] = set(components)
     packages, requirements, digest = (document[key] for key in ("packages", "requirements", "digest"))
     texts = [text for item in packages.items() for text in item]
     check(all(isinstance(text, str) for text in texts), "a package has no version")
-    check(requirements is None or isinstance(requirements, str), "the requirements are no text")
+    check(requirements is None or isinstance(requirements, str), "the requirements are not a text")
     check(digest in (None, "sha256"), "there is no such digest")
     return Content(state, packages, requirements, digest)

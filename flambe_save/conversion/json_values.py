@@ -27,7 +27,7 @@ _KNOWN_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*DTYPES.
 class ValueWriter:
     """Turns values into JSON values, and collects the tensors.
 
-    What is one object stays one, texts within a node too: the files of a save that is made of it are the same then.
+    One object stays one, texts within a node too: a save that is made of the text then has the same files.
 
     Attributes
     ----------
@@ -40,11 +40,11 @@ class ValueWriter:
         self._storages: dict[int, str] = {}
         self._numbers: dict[int, int] = {}  # of containers, in the order in which they come, by their ids
         self._texts: dict[tuple[str, str], int] = {}  # node and text -> id of the first such text
-        self._held: list[Any] = []  # what was noted by its id
+        self._held: list[Any] = []  # objects that are noted by their ids
         self._in_key = 0
 
     def key(self, key: str, owner: str) -> str:
-        """Note a key of the state, which the root's file has as it is, and return it."""
+        """Note a key of the state, which the root's file holds unchanged, and return it."""
         if not owner:
             self._is_first(key, owner)
         return key
@@ -99,10 +99,7 @@ class ValueWriter:
         return {"!dict" if kind is dict else "!odict": pairs}
 
     def _key(self, value: Any, path: str, owner: str) -> Any:
-        """Return a key, written in full even where one object is in two places.
-
-        Hashing a key walks all of it.
-        """
+        """Return a key, written in full even where one object is in two places: hashing walks all of it."""
         self._in_key += 1
         try:
             return self._encoded(value, path, owner)
@@ -126,10 +123,7 @@ class ValueWriter:
         return {"name": name, **more} if more else name
 
     def _stored(self, tensor: torch.Tensor, path: str) -> tuple[str, dict[str, Any]]:
-        """Note a tensor's elements, unless another's are the same; return their name and the rest.
-
-        The rest is what makes the tensor of them.
-        """
+        """Note a tensor's elements, unless another's are the same; return their name, and the tensor's facts."""
         tensor = compact(tensor)
         more: dict[str, Any] = {}
         if isinstance(tensor, torch.nn.Parameter):
@@ -227,10 +221,7 @@ class ValueReader:
         return made
 
     def _key(self, value: Any, owner: str) -> Any:
-        """Return a key.
-
-        Invariant: it holds nothing twice, so that hashing takes no longer than it is.
-        """
+        """Return a key. Invariant: it holds nothing twice, so that hashing takes no longer than its length."""
         self._in_key += 1
         if type(value) in (int, float) and abs(value) >= _HASHES:
             self._large_keys += 1
@@ -271,7 +262,7 @@ class ValueReader:
             check(self._layouts[name] == layout, "a tensor lies in two ways")
             return self._bases[name]
         if "dtype" in more:
-            tensor = tensor.clone().view(dtype).view(shape)  # of their own, so that they lie at multiples of their size
+            tensor = tensor.clone().view(dtype).view(shape)  # a copy lies at a multiple of its elements' size
         elif "stride" in more:
             check(_span(shape, stride) <= max(tensor.numel(), 1), "a stride does not fit")
             tensor = _strided(tensor, shape, stride)

@@ -59,22 +59,22 @@ class Edited(NamedTuple):
 def reseal(path: str | os.PathLike[str], *, dry_run: bool = False, limits: Limits | None = None) -> list[Edited]:
     """Write a new manifest for a hand-edited folder, which then loads without complaint.
 
-    The save is read as a load reads it, first: every config has to parse, and every state has to be data that can be
-    read. No class of it is built. Only ``manifest.json`` is written, in one step.
+    The save is first read as a load reads it: every config has to parse, and every state has to be readable data. No
+    class of it is built. Only ``manifest.json`` is written, in one step.
 
     Parameters
     ----------
     path : str or path
         A whole save in a folder.
     dry_run : bool
-        Only tell what has changed.
+        Whether only to list the changes.
     limits : Limits, optional
         As :func:`load`.
 
     Returns
     -------
     list of Edited
-        ``(node, file, change)`` for each file that is not what was saved; where it is empty, nothing is written.
+        ``(node, file, change)`` for each file that differs from the saved one; if there is none, nothing is written.
 
     Raises
     ------

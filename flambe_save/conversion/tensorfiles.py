@@ -91,12 +91,12 @@ def is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _laid_out(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a contiguous tensor in CPU memory: the same tensor, where it is one."""
+    """Return a contiguous tensor in CPU memory: the tensor itself, if it is one."""
     return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
 
 
 def _contents(held: torch.Tensor) -> memoryview:
-    """Return the bytes of a tensor that is laid out; they live as long as that does."""
+    """Return the bytes of a tensor from :func:`_laid_out`, which has to outlive them."""
     size = held.numel() * held.element_size()
     start = held.storage_offset() * held.element_size()
     return memory_of(held.untyped_storage())[start : start + size] if size else memoryview(b"")
@@ -259,7 +259,7 @@ class TensorFile:
             raise ValueError(f"the tensors have {here:,} bytes, and the file {self._source.size - self._begin:,}")
 
     def damaged(self, what: str) -> CorruptSaveError:
-        """Return the error for a file of which this is so."""
+        """Return the error for this file."""
         return CorruptSaveError(
             f"this safetensors file is damaged: {what}", file=self._where, fix="Get it again from where it came."
         )
