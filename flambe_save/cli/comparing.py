@@ -64,7 +64,7 @@ def diff(arguments: argparse.Namespace) -> Answer:
 
 
 def _arranged(rows: Iterable[Change]) -> list[Change]:
-    """Return the rows by component, with each damaged file once, before rows that follow from it."""
+    """Return the rows by component, each damaged file once and before rows that follow from it."""
     files = set[str | None]()
     by_node: dict[str | None, list[Change]] = {}
     for row in rows:

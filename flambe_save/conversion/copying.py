@@ -174,7 +174,7 @@ def _repacked(
     limits: Limits | None,
     progress: ShowProgress,
 ) -> str:
-    """Copy a save into an archive or out of one; the target's path is made of the save's by default."""
+    """Copy a save into an archive or out of one; by default the target is named as the save."""
     where = os.fspath(path)
 
     def attempt() -> str:

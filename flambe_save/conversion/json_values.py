@@ -99,7 +99,7 @@ class ValueWriter:
         return {"!dict" if kind is dict else "!odict": pairs}
 
     def _key(self, value: Any, path: str, owner: str) -> Any:
-        """Return a key, written in full even where one object is in two places: hashing walks all of it."""
+        """Return a key in full, even where one object is in two places: hashing walks all of it."""
         self._in_key += 1
         try:
             return self._encoded(value, path, owner)
@@ -123,7 +123,7 @@ class ValueWriter:
         return {"name": name, **more} if more else name
 
     def _stored(self, tensor: torch.Tensor, path: str) -> tuple[str, dict[str, Any]]:
-        """Note a tensor's elements, unless another's are the same; return their name, and the tensor's facts."""
+        """Note a tensor's elements, unless another has the same; return their name and its facts."""
         tensor = compact(tensor)
         more: dict[str, Any] = {}
         if isinstance(tensor, torch.nn.Parameter):
@@ -221,7 +221,7 @@ class ValueReader:
         return made
 
     def _key(self, value: Any, owner: str) -> Any:
-        """Return a key. Invariant: it holds nothing twice, so that hashing takes no longer than its length."""
+        """Return a key that holds nothing twice: hashing it takes no longer than its length."""
         self._in_key += 1
         if type(value) in (int, float) and abs(value) >= _HASHES:
             self._large_keys += 1

@@ -93,7 +93,7 @@ def in_threads(call: Callable[[T], R], items: Iterable[T], threads: int) -> list
 
 
 class CollectionPaused:
-    """Pauses garbage collection inside its ``with``: among very many new objects it takes half the time.
+    """Pauses garbage collection inside its ``with``, where it would take half the time.
 
     Objects outside cycles are freed as ever. It is one switch for the whole process: the last of several threads to
     leave turns it on again, unless it was off before.
@@ -138,7 +138,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def spans(start: int, stop: int, threads: int, least: int) -> list[tuple[int, int]]:
-    """Cut a range of bytes into a span for each thread, none shorter than ``least`` if there are several."""
+    """Cut a range of bytes into spans of at least ``least`` bytes, one for each thread at most."""
     count = max(1, min(threads, (stop - start) // least))
     step = max(1, -(-(stop - start) // count))
     return [(begin, min(begin + step, stop)) for begin in range(start, stop, step)] or [(start, stop)]

@@ -241,7 +241,10 @@ def test_overwrite_spares_a_folder_that_is_no_save(tmp_path: Path, kind: dict[st
     """Photos are never replaced by a save, of any kind."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_bytes(b"meow")
-    with pytest.raises(TargetExistsError, match="not a save"), create_store(tmp_path / "photos", **kind, overwrite=True):
+    with (
+        pytest.raises(TargetExistsError, match="not a save"),
+        create_store(tmp_path / "photos", **kind, overwrite=True),
+    ):
         pytest.fail("the block must not be entered")
     assert tree(tmp_path) == ["photos", "photos/cat.jpg"]
 
