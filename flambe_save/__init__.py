@@ -1,4 +1,4 @@
-"""flambe_save: save PyTorch component trees as folders you can open, rebuild without a pickle, and trust."""
+"""Save PyTorch component trees as folders that you can open, rebuild and trust."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""The version of this package, the one place it is written (setup.cfg and the manifest read it)."""
+"""Version of this package; setup.cfg and the manifest read it here."""
 
 __version__ = "0.1.0"

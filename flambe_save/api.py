@@ -65,50 +65,47 @@ def save(
     obj : object
         Anything: modules, optimizers, containers of these and of tensors; docs/kinds.md says how each kind is kept.
     path : str or path
-        Where. ``.pkl`` and ``.tar.gz`` are appended where they apply and the path does not end so. ``file:///path`` is
-        that path; any other URL is refused.
+        ``.pkl`` and ``.tar.gz`` are appended where they apply and are missing. ``file:///path`` is that path; any other
+        URL needs a store of its scheme.
     compress : bool
-        A .tar.gz.
+        Whether to write a .tar.gz.
     pickle_only : bool
-        One pickle, in place of folders.
+        Whether to write one pickle in place of folders.
     overwrite : bool
-        Whether a save that is there is replaced. Until the new one is complete, the old one stays.
+        Whether to replace a save at the path. The old one stays until the new one is complete.
     pickle_module : module
-        Pickles what is more than data; ``dump`` and ``Pickler``, as pickle and dill have them.
+        Pickles what is more than data; has ``dump`` and ``Pickler``, as pickle and dill.
     pickle_protocol : int
     durable : bool
         Whether to return only when the save is on the disk, so that it outlives a power cut. A save that replaces
-        another always is, before the old one goes.
+        another always is, before the old one is removed.
     digest : {"sha256"}, optional
         A digest to note for each file in the manifest, to sign it or to find it by content.
     base : str or path, optional
-        An earlier save: a whole one, in a folder. Tensors of components that are the same to the byte are not written
-        again: their files become hard links to those of the base, where the disk can do that; archives and pickles are
-        written as without, and files of less than 4 KiB too. Each save is complete by itself, and either may be deleted
-        once this one is written. A base that is still being written in the background is waited for.
+        An earlier whole save in a folder. Files of tensors that are the same to the byte become hard links to those of
+        the base, where the disk can do that. Archives, pickles and files of less than 4 KiB are written as without a
+        base. Each save is complete by itself; either may be deleted once this one is written. A base that is still
+        being written in the background is waited for.
     threads : int, optional
         How many threads write at once; by default as many as there are cores, up to four.
     level : int, optional
-        With ``compress``: 0 stores, which is quickest, 1 is fast, 9 is small; the default suits weights, which a higher
-        level hardly makes smaller. Where isal is installed (the extra ``fast``) its three levels stand for 1 to 3, 4 to
-        6, and 7 to 9.
+        With ``compress``: 0 stores, 1 is fast, 9 is small. The default suits weights, which higher levels hardly make
+        smaller. Where isal is installed (the extra ``fast``) its three levels stand for 1 to 3, 4 to 6, and 7 to 9.
     format : str, optional
-        The name of the format, of those that are registered: ``"directory"`` by default, or ``"pickle"`` with
-        ``pickle_only``. Other packages add theirs by entry points of the group ``flambe_save.formats``.
+        A registered format: ``"directory"`` by default, ``"pickle"`` with ``pickle_only``. Other packages add theirs by
+        entry points of the group ``flambe_save.formats``.
     progress : bool or callable
         True shows a bar on the standard error output, where that is a terminal. A callable is called as
-        ``progress(done, total)``, with bytes of the files before they are packed: by one thread at a time, though not
-        always this one, with ``done`` never less than before and equal to ``total`` at last, just before the save is
-        committed. Its errors end the save and are raised unchanged, and nothing is left behind. A file that is linked
-        counts when that is done.
+        ``progress(done, total)``, with bytes before packing, by one thread at a time, though not always this one.
+        ``done`` never falls, and is ``total`` just before the save is committed. Its errors end the save and are raised
+        unchanged; nothing is left behind.
     build : bool
-        Whether to write how the object is built. False writes what a resume needs alone: states and plain values, no
-        pickle of anything. :func:`load_state` fills an object from it that you built; :func:`load` refuses it.
+        Whether to write how the object is built. False writes states and plain values alone, and pickles nothing:
+        :func:`load_state` fills an object that you built from it, and :func:`load` refuses it.
     check : bool
-        Whether a fresh process loads what was written, before it takes its place at the path, and compares structure,
-        tensors to the bit and plain values. It imports the modules of the classes; of the script that runs, it takes
-        what that defines, and runs none of the rest. Costs seconds, and the object's memory once more: for the first
-        save of a run.
+        Whether a fresh process loads the save before it is committed, and compares structure, plain values, and tensors
+        to the bit. It imports the modules of the classes; of the script that runs, it runs the definitions alone. Costs
+        seconds, and the object's memory once more: for the first save of a run.
 
     Returns
     -------
@@ -118,14 +115,14 @@ def save(
     Raises
     ------
     TargetExistsError
-        If something is there already.
+        If there is something at the path.
     UnsupportedObjectError
         If the object, or a part of it, cannot be represented; with ``build=False``, if its state is more than data.
     SaveError
-        If it cannot be written, or ``check`` does not get back what was saved. Nothing is left behind, and a save that
-        was there stays.
+        If it cannot be written, or ``check`` does not get back what was saved. Nothing is left behind, and an earlier
+        save at the path stays.
     LoadError
-        If the base is damaged, or no save. Nothing is written.
+        If the base is damaged, or is not a save. Nothing is written.
 
     Warns
     -----
@@ -186,23 +183,21 @@ def save_async(
     build: bool = True,
     check: bool = False,
 ) -> Future[str]:
-    """Save an object in the background, as it is now: training can go on at once, and what it changes is not saved.
+    """Save an object in the background, as it is now. What training changes from then on is not saved.
 
-    The call returns when the tensors are copied and everything else is pickled. Two saves are in the background at
-    most: another one waits for the first of them. Any save to the same path, or based on it, waits for this one; so
-    does the end of the program. A load does not: ``.result()`` tells when there is something to load.
+    The call returns when the tensors are copied and everything else is pickled. At most two saves are in the
+    background: a third waits for the first. Any save to the same path, or based on it, waits for this one; so does the
+    end of the program. A load does not wait; call ``.result()`` first.
 
     Parameters
     ----------
     keep_memory : bool
-        Whether the memory of the copy is kept for the next one, which is made faster then: as much as the object's
-        tensors take. A call with False lets go of it when its save is done.
-    obj, path, compress, pickle_only, overwrite, pickle_module, pickle_protocol, durable, digest, base, threads, level,
-    format
-        As :func:`save`; so ``build`` and ``check``.
+        Whether the memory of the copy, as much as the object's tensors take, is kept to make the next copy faster.
+        False frees it when this save is done.
     progress : bool or callable
-        As :func:`save`, of what is written in the background, from there. What a callable raises is raised by
-        ``.result()``.
+        As :func:`save`, from the thread in the background. What a callable raises is raised by ``.result()``.
+    others
+        As :func:`save`.
 
     Returns
     -------
@@ -258,61 +253,58 @@ def load(
     path : str or path
         A save, or any folder inside one.
     map_location : str, torch.device, mapping or callable, optional
-        Where the object shall be, as in :func:`torch.load`: all its parameters, buffers, registered and stashed
-        tensors. By default, where they were when they were saved.
+        The device of all its tensors, as in :func:`torch.load`. By default, where they were when they were saved.
     auto_install : bool or list of str
-        Whether extensions that the config names are installed with pip, and imported. True installs what it names by a
-        package's name and versions alone. A path, a URL or an option of pip has to stand in a list here, word for word;
-        then just what is listed is installed.
+        Whether extensions that the config names are installed with pip, and imported. True installs packages by name
+        and versions alone. A list has the requirements that may be installed, word for word: paths, URLs and options of
+        pip too.
     pickle_module : module
         Unpickles, with ``weights_only=False``, what is more than data.
     node : str
-        The dotted key of a component inside the save, to load that alone; of a module, as ``"model.layers.3"``,
-        for which the component around it is built; or of a plain value in a dict, list, dataclass or plain object, as
-        ``"epoch"``, for which nothing else is read.
+        The dotted key of a part to load alone: a component; a module, as ``"model.layers.3"``, for which the component
+        around it is built; or a plain value in a dict, list, dataclass or plain object, as ``"epoch"``, for which
+        nothing else is read.
     weights_only : bool
         False trusts the save with everything, as in torch.
     trusted : list of str
-        Modules or ``module.Class`` names that may be imported and unpickled; :func:`untrusted` tells which are asked
-        for.
+        Modules or ``module.Class`` names that may be imported and unpickled; :func:`untrusted` lists what a save needs.
     use_saved_source : bool
-        Whether a class that no imported module has is made from the source code in the save. This runs that code.
+        Whether to run the source code in the save for classes that no imported module has.
     limits : Limits, optional
         How much an archive may unpack to, and constructors may allocate.
     strict : bool
-        Whether keys that are missing, or that the object does not want, are an error; otherwise they are a warning.
+        Whether keys that are missing, or that the object does not want, are an error. False makes them a warning.
     mmap : bool
-        Whether tensors share memory with the files of a folder, in place of being read; archives and pickles are read.
-        Other processes share that memory, and the system takes it back when it needs it. What is trained is copied
-        page by page as it is first changed, which takes longer in all than reading; the files never change. Saves
-        replace files, and so do no harm; who cuts a mapped file short in place ends the process (SIGBUS).
+        Whether to map the files of a folder in place of reading them; archives and pickles are read. Processes share
+        that memory, and the system takes it back when it needs it. Training copies page by page what it changes, which
+        takes longer in all than reading; the files never change. Saves replace files, which does no harm; to cut a
+        mapped file short in place ends the process (SIGBUS).
     verify : bool
-        Whether the checksum of every file is compared. Without, what is mapped is read only when it is used.
+        Whether the checksum of every file is compared. Without, mapped files are read only when they are used.
     threads : int, optional
         How many threads read at once; by default as many as there are cores, up to four.
     progress : bool or callable
-        Whom to tell how much is read, as :func:`save`; building the object comes after that. Files of a folder count
-        while they are read, and mapped ones while their checksums are compared, or when they are mapped where none are.
-        A .pkl counts as it is read, before it is unpickled, and an archive, by its packed bytes, as it is unpacked; of
-        one whose ``node`` alone is read, the rest counts at the end. Where a save is replaced while it is read, what is
-        read of the new one is added to ``total``.
+        Shows or receives how much is read, as :func:`save`; building the object comes after that. Mapped files count
+        while their checksums are compared, an archive by its packed bytes, a .pkl before it is unpickled. Of an archive
+        whose ``node`` alone is read, the rest counts at the end. Where a save is replaced while it is read, ``total``
+        grows by what is read of the new one.
     overrides : mapping of str to object, optional
-        Values in place of those in the config: ``{"head.out_features": 5}``. Names that the config does not have are an
-        error, which lists near ones. Without ``strict``, tensors whose sizes no longer fit stay as the constructor made
-        them, and a warning lists them.
+        Values in place of those in the config: ``{"head.out_features": 5}``. An unknown name is an error, which lists
+        near ones. Without ``strict``, tensors whose sizes no longer fit stay as the constructor made them, and a
+        warning lists them.
 
     Returns
     -------
     object
-        As it was: modules train, and parameters are frozen, that did and were when they were saved. A save by Flambe
-        does not say; there it is as constructors leave it.
+        Modules are in training mode, and parameters frozen, as when they were saved; or as constructors leave them, of
+        a save by Flambe, which does not hold that.
 
     Raises
     ------
     LoadError
         SaveNotFoundError, UnknownFormatError, CorruptSaveError, ProtocolError, UntrustedError, LimitError,
-        MissingExtensionError, VersionMismatchError and StateMismatchError say which. Where trust is what is missing,
-        ``rows`` of the error are those of :func:`untrusted`.
+        MissingExtensionError, VersionMismatchError and StateMismatchError say which. Where trust is missing, ``rows``
+        of the error are those of :func:`untrusted`.
     ConfigError
         If the config cannot be understood, or no longer fits the classes.
 
@@ -321,7 +313,7 @@ def load(
     SourceChangedWarning, VersionMismatchWarning
         If a class changed since the save.
     PackageVersionWarning
-        If the major or minor version of a package did that the manifest lists.
+        If a package of the manifest has another major or minor version.
     """
     check_switches(strict=strict, mmap=mmap, verify=verify)
     trust = Trust.of(weights_only, trusted, auto_install, use_saved_source, limits)
@@ -360,8 +352,8 @@ def load_state_from_file(
     Returns
     -------
     State
-        Values by dotted keys. Its metadata holds each component's class, version, source, config and stash; a stash is
-        opened, and asks for trust, when it is looked into.
+        Values by dotted keys. Its metadata has each component's class, version, source, config and stash; a stash is
+        opened, and needs trust, at its first use.
     """
     check_switches(mmap=mmap, verify=verify)
     trust = Trust.of(weights_only, trusted, limits=limits)
@@ -376,7 +368,7 @@ def load_state_from_file(
 
 @takes_back
 def untrusted(path: str | os.PathLike[str], *, node: str = "", limits: Limits | None = None) -> list[Finding]:
-    """List what a save asks for beyond data and imported classes; nothing of it is run, imported or installed.
+    """List what a save asks for beyond data and imported classes. Nothing is run or imported.
 
     Parameters
     ----------

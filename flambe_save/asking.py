@@ -1,4 +1,4 @@
-"""Put what a save asks for to the caller's trust, before anything is built; an audit lists all of it.
+"""Put to the caller's trust all that a save asks for, or list it in an audit.
 
 loading.py builds afterwards.
 """
@@ -51,7 +51,19 @@ __all__ = [
 def ask_of_config(
     config: str, tags: Mapping[str, str], trust: Trust, node: str, sources: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[dict[str, str], Document]:
-    """Parse a config and put what it asks for to the caller's trust; see :func:`ask`."""
+    """Parse a config and ask for what it needs; parameters and errors as :func:`ask`.
+
+    Returns
+    -------
+    extensions : dict of str to str
+        Module -> requirement.
+    document : Document
+
+    Raises
+    ------
+    LoadError
+        If the save was written with ``build=False``.
+    """
     extensions, document = split_documents(parse(config))
     if "unbuilt" in document.tags and trust.findings is None:
         raise unbuilt(node)
@@ -67,15 +79,28 @@ def ask(
     node: str,
     sources: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Put what a config asks for to the caller's trust, and bring in the classes that it allows.
+    """Ask the caller's trust for all that a config needs, and import the modules that it allows.
 
-    Nothing is imported before all is allowed. What is imported then may define classes that other tags mean, so tags
-    are asked about again.
+    Nothing is imported before all is allowed. An import may define classes that other tags mean, so tags are asked
+    about again after it.
 
     Parameters
     ----------
+    extensions : mapping of str to str
+        Module -> requirement.
+    document : Document
+    tags : mapping of str to str
+        Tags that the save recorded: tag -> dotted path.
+    trust : Trust
+    node : str
+        Prefix of the component, for messages.
     sources : mapping of str to str
-        Names of classes that may be made where no imported module has them, and their source code.
+        Source code by the names of classes, for classes that no imported module has.
+
+    Raises
+    ------
+    UntrustedError, MissingExtensionError
+        If the trust does not allow something, or an import fails.
     """
     place = {"node": node, "file": CONFIG_FILE}
     asked = questions_of_tags(document, tags, trust), questions_of_extensions(extensions, CONFIG_FILE)
@@ -90,16 +115,7 @@ def ask(
 
 
 def _define_missing(document: Document, tags: Mapping[str, str], sources: Mapping[str, str]) -> bool:
-    """Make classes that tags name and no imported module has; return whether there were any.
-
-    Parameters
-    ----------
-    document : Document
-    tags : mapping of str to str
-        What the save recorded for its tags: tag -> dotted path.
-    sources : mapping of str to str
-        Source code by the names of classes.
-    """
+    """Make the classes that no imported module has from their source; return whether there were any."""
     missing: dict[str, str] = {}
     for tag in document.tags if sources else ():
         path = tags.get(tag, tag)
@@ -107,12 +123,13 @@ def _define_missing(document: Document, tags: Mapping[str, str], sources: Mappin
         if name in sources and not TAGS.knows(tag, tags.get(tag)):
             missing[path if "." in path else f"__main__.{path}"] = sources[name]
     if missing:
-        package: Any = sys.modules[__package__]  # its public names are what the classes of a save most likely use
+        package: Any = sys.modules[__package__]  # saved classes are most likely to use its public names
         define_classes(missing, {name: getattr(package, name) for name in package.__all__}, file=CONFIG_FILE)
     return bool(missing)
 
 
 def unbuilt(node: str) -> LoadError:
+    """Return the error of a load that finds a state alone."""
     what = f"node {quote(node)}" if node else "this object"
     fill = f"load_state(obj, path, node={quote(node)})" if node else "load_state(obj, path)"
     return LoadError(
@@ -122,8 +139,15 @@ def unbuilt(node: str) -> LoadError:
 
 
 def opened_stash(tree: SaveTreeNode, document: Document, options: LoadOptions) -> tuple[dict[str, Any], list[bytes]]:
-    """Return what a node's config refers to in its stash, and which of it are pickles that refer to others; these are
-    only put to the trust."""
+    """Open the stash of a node where its config refers to it.
+
+    Returns
+    -------
+    stash : dict of str to object
+        Empty where the config refers to nothing in it.
+    pickles : list of bytes
+        Its values that are pickles with references to other objects. Only their names are read, and asked for.
+    """
     stash = dict(tree.object_stash) if "$" in document.tags else {}
     pickles = [stash.get(name, b"") for name in document.pickles()]
     for data in pickles:
@@ -132,7 +156,7 @@ def opened_stash(tree: SaveTreeNode, document: Document, options: LoadOptions) -
 
 
 def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding]:
-    """Read a save, and go through its stashes and configs, with a trust that writes down what it would refuse."""
+    """List what a save asks for and ``trust`` does not allow; it is read, and nothing is built."""
     audit = trust.audit()
     assert audit.findings is not None
     saved = read(path, node, LoadOptions(audit, "cpu", is_mapped=True))  # torch makes no sparse tensor on "meta"
@@ -146,14 +170,14 @@ def audit(path: str | os.PathLike[str], node: str, trust: Trust) -> list[Finding
 
 
 def door_to(rows: Sequence[Finding]) -> str:
-    """Return the narrowest argument with which a save loads that asks for rows."""
+    """Return the narrowest argument of a load that allows all findings."""
     if any(row.argument == EVERYTHING for row in rows):
         return EVERYTHING
     return door_of(_names_in(rows))
 
 
 def _names_in(rows: Sequence[Finding]) -> list[str]:
-    """Return the names that ``trusted=[...]`` would have to hold for rows."""
+    """Return the names that ``trusted=[...]`` needs for findings."""
     arguments = (row.argument.removeprefix("trusted=") for row in rows if row.argument.startswith("trusted="))
     names = (name for argument in arguments for name in ast.literal_eval(argument))
     # A pickled module names a class for each kind of layer
@@ -164,7 +188,7 @@ def _names_in(rows: Sequence[Finding]) -> list[str]:
 def errors_with_findings(
     path: str | os.PathLike[str], node: str = "", trust: Trust | None = None, *, name: str = "load"
 ) -> Iterator[None]:
-    """Let errors say which save they are of, all that it asks for, and how a function would allow what was refused.
+    """Add to errors the path of the save, all that it asks for, and the argument that allows it.
 
     Parameters
     ----------
@@ -172,9 +196,9 @@ def errors_with_findings(
     node : str
         The part of the save that is read.
     trust : Trust, optional
-        With which it is read. Without, nothing is asked for.
+        With which it is read. Without, errors get no findings.
     name : str
-        The function.
+        The function whose argument it is.
     """
     with errors_of(path, name):
         try:
@@ -186,14 +210,14 @@ def errors_with_findings(
 
 
 def _attach_findings(error: FlambeSaveError, path: str | os.PathLike[str], node: str, trust: Trust) -> None:
-    """Give an error the rows of all that the save asks for, so that nobody has to find them one by one."""
+    """Add to an error all that the save asks for, so that one call shows everything to allow."""
     first = len(error.rows)
     try:
         rows = audit(path, node, trust)
         known = {row.what for row in rows}
-        error.rows = [*rows, *(row for row in error.rows if row.what not in known)]  # an audit builds nothing
+        error.rows = [*rows, *(row for row in error.rows if row.what not in known)]  # building finds more than an audit
     except (FlambeSaveError, OSError):
-        return  # what was found first is what there is to say
+        return  # the error keeps what it has
     names = _names_in(error.rows)
     if isinstance(error, UntrustedError) and names:
         error.fix = trust.advice(names, is_enough=door_to(error.rows) != EVERYTHING)

@@ -59,7 +59,7 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
         result.set_exception(error)  # other callers that wait for the path
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise SaveError(
-                "this machine has not the memory for a copy of the tensors",
+                "there is not enough memory for a copy of the tensors",
                 file=saving.target.path,
                 fix="Nothing was written. Use save(), which needs no copy.",
             ) from error

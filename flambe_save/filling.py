@@ -1,4 +1,4 @@
-"""load_state: an object that is there is filled from a save; api.py has the functions that build."""
+"""Fill an object that you built from a save; api.py has the functions that build one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load_state(
     strict: bool = True,
     progress: ShowProgress = False,
 ) -> None:
-    """Fill an object that you built with what a save holds; no class of the save is built, so none needs trust.
+    """Fill an object that you built from a save. No class of the save is built, so none needs trust.
 
     A dict of a run is filled as a whole: modules and optimizers from the state, numbers, texts and lists from the
     config. Lists, dicts, sets, dataclasses and plain objects stay the objects that they are; a plain value that a dict
@@ -89,7 +89,7 @@ def load_state(
 
 
 def _read(obj: Any, path: str | os.PathLike[str], node: str, options: LoadOptions) -> tuple[State, ValueFilling | None]:
-    """Read what an object is filled with: a state, and for a container or plain object what the config says of it."""
+    """Read the state for an object, and for a container or plain object its values in the config."""
     saved, inner = read_around(path, node, options)
     whole = state_from_tree(saved.tree)
     part = whole.under(inner)

@@ -23,7 +23,7 @@ _CODE = "from flambe_save.proof import main; main()"
 
 
 def arguments_of(door: str) -> dict[str, object]:
-    """Return the keyword of a load that a door names: ``trusted=['a.B']``, ``mmap=True``."""
+    """Parse an argument of a load, such as ``trusted=['a.B']``, into a dict of keywords."""
     name, equals, value = door.partition("=")
     return {name: ast.literal_eval(value)} if equals else {}
 

@@ -126,7 +126,9 @@ def _module_inside(obj: Any, name: str, node: str, where: str) -> torch.nn.Modul
 
 
 def _read_value(path: str | os.PathLike[str], node: str, options: LoadOptions) -> tuple[Any] | None:
-    """Read one value out of a config alone: only its own tensors are read, and only its own classes need trust.
+    """Read one value out of a config alone.
+
+    Only its own tensors are read, and only its own classes need trust.
 
     Returns
     -------
@@ -210,7 +212,7 @@ def _bytes_of(state: Mapping[str, Any]) -> int:
 
 
 def check_values(state: Mapping[str, Any], stash: Mapping[str, Any], map_location: MapLocation) -> None:
-    """Refuse tensors that had no values when they were saved, also in lists and the like, by their names.
+    """Refuse tensors that were on the meta device when they were saved, also inside containers.
 
     Raises
     ------
@@ -250,13 +252,13 @@ def build(
     adoption: Adoption | None = None,
     overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """Parse the config, see what it asks for, open what it refers to, and only then build the object.
+    """Build the object of a save from its config, once all that it asks for is allowed.
 
-    With ``adoption``, random numbers are drawn when its deferral is finished, as far as they are wanted then.
+    With ``adoption``, random numbers that are still wanted are drawn when its deferral is finished.
     """
     if not saved.tree.config.strip():
         raise LoadError(
-            f"the save does not tell how {f'node {quote(node)}' if node else 'this object'} is built"
+            f"the save does not say how {f'node {quote(node)}' if node else 'this object'} is built"
             + (" without what is around it" if node or saved.tree.class_name else ""),
             node=node,
             file=where,
@@ -308,12 +310,12 @@ def build(
 
 
 def is_plainly_built(cls: type) -> bool:
-    """Whether a class asks, by ``_flambe_init = True``, that nothing of its construction is put off."""
+    """Whether ``_flambe_init = True`` says that nothing of a class's construction is deferred."""
     return getattr(cls, "_flambe_init", False) is True
 
 
 def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
-    """Warn where a component's own config is not what the config around it says: only a part's load would use it."""
+    """Warn where a component's own config, which only its own load uses, differs from the one around it."""
     known: dict[int, dict[str, Any]] = {}
     for prefix, inner in prefixed(tree).items():
         if prefix and inner.config.strip():

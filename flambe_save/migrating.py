@@ -36,7 +36,7 @@ def migrate(
     trusted: Iterable[str] = (),
     limits: Limits | None = None,
 ) -> list[Migrated]:
-    """Bring a save up to date with the classes of this program, so that it loads without their migrations.
+    """Bring a save up to date with the classes of this program. It then loads without migrations.
 
     Migrations are applied to all components whose classes are imported, parents first; classes that moved are called
     by their present names. No object is built, and arguments in configs stay as they are. The save is replaced in one
@@ -49,12 +49,11 @@ def migrate(
     out : str or path, optional
         Where to write the result, in place of replacing the save.
     dry_run : bool
-        Only tell what would change.
+        Whether to write nothing, and only return the changes.
     map_location, limits
-        As :func:`load`. Where tensors are put is where the new save says that they were.
+        As :func:`load`. The new save records the devices of this call.
     pickle_module, weights_only, trusted
-        As :func:`load`; a stash that is more than data is opened, and written again. Without that trust it cannot be
-        kept, and is refused.
+        As :func:`load`. A stash that is more than data is opened and written again, which needs that trust.
 
     Returns
     -------

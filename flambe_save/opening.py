@@ -1,4 +1,4 @@
-"""Say what a load of a save will ask for, before it is written and without running it."""
+"""Find what a load of a save will ask for, before it is written and without running it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["Needs", "is_news", "needs_of"]
 
 _READ = 16 << 20  # bytes of a file; of a larger one the names in its pickle are listed, and it is not gone through
 
-_told: set[tuple[str, ...]] = set()  # what this process has been warned of
+_warned: set[tuple[str, ...]] = set()  # causes of warnings in this process
 
 
 class Needs(NamedTuple):
-    """What of a save only a trusting load will read.
+    """Parts of a save that only a trusting load will read.
 
     Attributes
     ----------
     what : list of str
-        A sentence for each thing.
+        A sentence for each.
     door : str
-        The narrowest argument of a load that opens all of it.
+        The narrowest argument of a load that allows all of them.
     inside : int
         Bytes of tensors that are inside pickles, and not in the state.
     """
@@ -42,12 +42,12 @@ class Needs(NamedTuple):
 
 
 def needs_of(config: str, tags: dict[str, str], plan: Plan) -> Needs:
-    """Return what a load of a planned save will ask for.
+    """Find what a load of a planned save will ask for.
 
-    What is pickled goes through an audit, as in a load that trusts nothing: stand-ins take the places of its classes
-    and functions, and none of their code runs. Making an object again may do anything: open a file, and so empty it.
-    Where the audit cannot tell that names are enough, the door is the one that is. Of a file of more than 16 MiB the
-    names are listed alone.
+    Pickles are audited, as in a load that trusts nothing: placeholders take the places of their classes and functions,
+    and none of their code runs. To unpickle may do anything: open a file, and so empty it. Where the audit cannot show
+    that names are enough, the argument is ``weights_only=False``. Of a file of more than 16 MiB only the names are
+    listed.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan) -> Needs:
     Raises
     ------
     UnsupportedObjectError
-        If something was pickled that no load unpickles.
+        If no load can unpickle a value.
     """
     audit = NO_TRUST.audit()
     assert audit.findings is not None
@@ -91,17 +91,17 @@ def _check_possible(rows: Sequence[Finding], name: str, what: Sequence[str]) -> 
         if row.what.startswith(IMPOSSIBLE):
             error = row.what.removeprefix(IMPOSSIBLE)
             raise UnsupportedObjectError(
-                f"what is pickled of this no load can read ({error}): {'; '.join(what[:3])}",
+                f"no load can read a pickled part of this object ({error}): {'; '.join(what[:3])}",
                 fix="Correct how its class is pickled (`__reduce__`, `__setstate__`), or leave it out of the object.",
                 file=name,
             )
 
 
 def is_news(door: str, what: list[str]) -> bool:
-    """Whether this is the first time in this process that a save needs a door, for things of the same classes."""
+    """Whether no save of this process has needed this argument for the same classes yet."""
     # A list of names is a cause by itself; what needs every door has causes of many kinds
     cause = (door, *(sorted({sentence.rpartition(" ")[2] for sentence in what}) if door == EVERYTHING else ()))
-    if cause in _told:
+    if cause in _warned:
         return False
-    _told.add(cause)
+    _warned.add(cause)
     return True

@@ -116,12 +116,12 @@ class Saving:
         SaveError
             If it cannot be written; nothing is left behind.
         LoadError
-            If the base is damaged, or no save; nothing is written then.
+            If the base is damaged, or is not a save; nothing is written then.
         """
         return write_plan(self.plan, self.target, self.threads, self.progress)
 
     def write_now(self) -> str:
-        """Write the save after those in the background that its paths wait for, and warn; raises as :meth:`write`."""
+        """Wait for saves in the background of the same path, write, and warn; errors as :meth:`write`."""
         wait_for(self.target.path, self.target.base)
         path = self.write()
         self.warn_needs_trust()
@@ -141,7 +141,7 @@ class Saving:
 def dump_options(
     pickle_module: PickleModule, protocol: int, digest: str | None, threads: int | None, progress: ShowProgress
 ) -> DumpOptions:
-    """Check the arguments of a save that say how its files are written."""
+    """Check the arguments of :func:`flambe_save.save` that say how files are written."""
     if not 2 <= protocol <= pickle.HIGHEST_PROTOCOL:
         raise SaveError(f"pickle protocol {protocol!r}; it must be 2 to {pickle.HIGHEST_PROTOCOL}")
     if digest not in (None, "sha256"):

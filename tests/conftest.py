@@ -25,7 +25,7 @@ def _seed() -> None:
     """Make every test start from the same random numbers."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    opening._told.clear()  # each test is told of what needs trust
+    opening._warned.clear()  # each test is told of what needs trust
 
 
 MARKS: dict[str, frozenset[str]] = {  # files

@@ -174,7 +174,7 @@ def test_bare_state_dict(name: str, flags: tuple[bool, bool], tmp_path: Path) ->
     weights = nn.Linear(2, 3).state_dict()
     path = save_state_to_file(weights, tmp_path / "run", *flags)
     assert equal(load_state_from_file(path), weights)
-    with pytest.raises(LoadError, match=r"does not tell how(.|\n)*load_state"):
+    with pytest.raises(LoadError, match=r"does not say how(.|\n)*load_state"):
         load(path)
 
 

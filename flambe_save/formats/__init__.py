@@ -1,6 +1,6 @@
 """Formats: a tree to a store and back, as folders (directory.py) or one pickle (pickle.py).
 
-Which store it is - a folder, a file, an archive, memory - is none of a format's business.
+A format works with any store: a folder, a file, an archive, memory.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = ["Contents", "Damage", "Format", "NodeContents", "Plan", "ReadOptions"
 
 
 class Format(Protocol):
-    """One way to keep a tree in a store. The store is open; its opener commits it.
+    """Layout of a tree in a store that is open; its opener commits it.
 
     Attributes
     ----------
     file_names : sequence of str
-        The last parts of the names that its saves hold in folders: a folder with others is not replaced by a save.
+        The names, without folders, of the files that its saves hold. A folder with others is never replaced by a save.
     """
 
     file_names: Sequence[str]
@@ -51,7 +51,7 @@ def format_of(store: Store, where: str) -> Format:
     Raises
     ------
     UnknownFormatError
-        If it is none that is known.
+        If no format is found.
     """
     names = store.names()
     for name in FORMATS:
@@ -64,7 +64,7 @@ def format_of(store: Store, where: str) -> Format:
         "A save is a folder with config.yaml and state.pt, a .pkl, or a .tar.gz.",
     )
     raise UnknownFormatError(
-        f"{where!r} is {what + ', and ' if what else ''}no save: it holds {holds}{', ...' if len(names) > 5 else ''}",
+        f"{where!r} is {what + ', and ' if what else ''}not a save: it holds {holds}{', ...' if len(names) > 5 else ''}",
         file=where,
         fix=fix.replace("FILE", where),
     )

@@ -1,4 +1,4 @@
-"""Bases: earlier saves, to whose files a new save links where the bytes are the same."""
+"""Link files of a new save to those of an earlier one where their bytes are the same."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LEAST = 4096  # bytes of a file that is worth a link: less fits the disk's smal
 
 
 class Base:
-    """An earlier save in a folder. Used with ``with``, and open as long as it is linked to.
+    """An earlier save in a folder, for ``with``; open while files are linked to it.
 
-    Only files that people do not edit by hand are linked to: what is changed in one save would change in the other.
+    Only files that people do not edit by hand are linked to: an edit of one save would change the other.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Base:
     LoadError
         When it is entered, if there is no save, or its manifest is damaged.
     SaveError
-        If it is none that can be linked to.
+        If files cannot be linked to it: it is a single file, or has no manifest.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -52,7 +52,7 @@ class Base:
             self._names = [name for name in store.names() if name not in CARD_FILES]
             if MANIFEST_FILE not in self._names:
                 raise SaveError(
-                    f"{self.path!r} has no {MANIFEST_FILE}, so nothing tells whether it is whole",
+                    f"{self.path!r} has no {MANIFEST_FILE}, so it may lack files",
                     file=self.path,
                     fix="Pass base= a save by flambe_save, and the whole of it.",
                 )

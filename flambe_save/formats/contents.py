@@ -17,7 +17,7 @@ __all__ = ["Contents", "NodeContents"]
 
 
 class NodeContents(Protocol):
-    """One component of a save. Reading any of it raises a LoadError where that is damaged."""
+    """A component of a save. Each part raises a LoadError if it is damaged."""
 
     @property
     def class_name(self) -> str:
@@ -29,7 +29,7 @@ class NodeContents(Protocol):
 
     @property
     def config(self) -> str:
-        """YAML."""
+        """Its config, in YAML."""
 
     @property
     def source(self) -> str:
@@ -37,7 +37,7 @@ class NodeContents(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """The tensors of its own state, none of which is read."""
+        """Facts of the tensors of its own state; no tensor is read."""
 
     @property
     def state(self) -> LazyValues:
@@ -45,7 +45,7 @@ class NodeContents(Protocol):
 
     @property
     def stash(self) -> LazyValues:
-        """Values that YAML cannot hold, by their ids."""
+        """Its stash: values that YAML cannot hold, by their ids."""
 
     @property
     def needs_trust(self) -> list[str]:
@@ -61,14 +61,14 @@ class NodeContents(Protocol):
         """Return the SHA-256 of ``state.pt`` or ``stash.pkl``, or of the file around it."""
 
     def fingerprints(self) -> set[Hashable]:
-        """Return marks of the state: nodes with a mark in common have the same state, to the byte."""
+        """Return marks of the state: nodes that share a mark have the same state, to the byte."""
 
     def verify(self) -> Iterator[Damage]:
         """Read its files and yield the damage."""
 
 
 class Contents(abc.ABC):
-    """A save's own description, and its components. The store stays open while they are read.
+    """Description of a save, and its components. The store stays open while they are read.
 
     Attributes
     ----------
@@ -81,11 +81,11 @@ class Contents(abc.ABC):
     ties : list of list of str
         Groups of state keys whose tensors are one.
     digest : str or None
-        The digest that was noted beside checksums.
+        The digest that the save has beside checksums.
     is_vouched_for : bool
-        Whether checksums over the whole save say that its parts belong together.
+        Whether a manifest or trailer has checksums of the whole save.
     damage : list of Damage
-        What is known to be damaged without reading the files of components.
+        Damage that is known before files of components are read.
     size : int
         Bytes of all files.
     folders : dict of str to str

@@ -1,6 +1,7 @@
-"""Inspect a save of folders: the manifest without any other file, and each file by itself.
+"""Inspect a save of folders: the manifest alone, and each file by itself.
 
-directory.py reads a save as a whole, and believes nothing; here what is readable is shown, whatever else is damaged.
+directory.py reads a whole save, and refuses a damaged one. Here each part is shown that can be read, whatever else is
+damaged.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class FolderContents(Contents):
         Of all its files.
     manifest : Manifest, optional
     damage : sequence of Damage
-        What was found when the manifest was read.
+        Damage of the manifest.
     options : ReadOptions
     """
 
@@ -126,7 +127,7 @@ class FolderContents(Contents):
 
 
 class _Listed:
-    """A store of which only listed files are read: a manifest may name any."""
+    """A store that reads only listed files: a manifest may name any path."""
 
     def __init__(self, store: Store, names: Sequence[str]) -> None:
         self._store, self._listed = store, frozenset(names)
@@ -148,7 +149,7 @@ class _FolderNode:
     prefix : str
     manifest : Manifest, optional
     known : dict
-        The facts of tensors, by what the manifest says of them.
+        Facts of tensors by their entries in the manifest, shared by all nodes.
     needs_trust : list of str
     """
 

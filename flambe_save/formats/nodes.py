@@ -50,14 +50,14 @@ __all__ = ["NodeReader"]
 
 
 class Files(Protocol):
-    """Result of reading a store."""
+    """Part of a store that a NodeReader needs."""
 
     def reader(self, name: str) -> BinaryIO: ...
 
 
 @dataclass
 class _HeldFile:
-    """An open file of values, and what was found in it; ``dense`` holds None if it is not dense."""
+    """An open file of values, and its parsed content; ``dense`` holds None if it is not dense."""
 
     name: str
     source: MemorySource
@@ -66,7 +66,7 @@ class _HeldFile:
 
 
 class NodeReader:
-    """Reads nodes from a store, each file checked against the manifest where there is one."""
+    """Reads nodes from a store, and checks each file against the manifest, if there is one."""
 
     def __init__(self, store: Files, manifest: Manifest | None, options: LoadOptions) -> None:
         self._store = store
@@ -77,7 +77,7 @@ class NodeReader:
     def keys_of(
         self, names: Sequence[str], *, complete: bool = True, around: Mapping[str, str] = MappingProxyType({})
     ) -> dict[str, str]:
-        """Return folder -> prefix for every node, from the folders that hold node files.
+        """Return the prefix of every node by its folder, from the names of files.
 
         Parameters
         ----------
@@ -85,13 +85,13 @@ class NodeReader:
         complete : bool
             Whether files that are missing are an error.
         around : mapping of str to str
-            The prefixes of folders that are around all of these, and of which no files are read.
+            Prefixes of outer folders, whose files are not read.
 
         Raises
         ------
         CorruptSaveError
-            If a folder lacks files (with ``complete``), or holds others; if two names, or two folders' prefixes, are
-            one.
+            If a folder lacks files (with ``complete``), or holds others; if two names differ in case alone, or two
+            folders have one prefix.
         """
         inside: dict[str, list[str]] = {}
         for name in names:
@@ -107,7 +107,7 @@ class NodeReader:
             unknown = [last for last in inside[folder] if last not in (*NODE_FILES, *ROOT_FILES)]
             if unknown and self._manifest is None:
                 raise CorruptSaveError(
-                    f"the folder holds files that no save has: {quote_some(unknown)}",
+                    f"the folder holds files that do not belong to a save: {quote_some(unknown)}",
                     file=begin + unknown[0],
                     fix="Move them elsewhere.",
                 )
@@ -115,7 +115,8 @@ class NodeReader:
             prefix = keys[begin] = known[begin] = self._prefix(folder, known)
             if owners.setdefault(prefix, folder) != folder:
                 raise CorruptSaveError(
-                    f"two folders are of one component: {quote(owners[prefix])} and {quote(folder)}", file=folder
+                    f"two folders have the key of one component: {quote(owners[prefix])} and {quote(folder)}",
+                    file=folder,
                 )
         if missing and complete:
             raise CorruptSaveError(
@@ -127,21 +128,21 @@ class NodeReader:
         return keys
 
     def _prefix(self, folder: str, known: Mapping[str, str]) -> str:
-        """Return a folder's prefix; ``known`` has those of the folders around it that hold files."""
+        """Return the prefix of a folder; ``known`` has those of outer folders that hold files."""
         rest: list[str] = []
         while folder and (not rest or f"{folder}/" not in known):
             above, _, name = folder.rpartition("/")
             try:
                 key = decode_name(name)
             except ValueError as error:
-                raise CorruptSaveError(f"a folder's name is none of a save's: {error}", file=folder) from error
+                raise CorruptSaveError(f"invalid folder name in a save: {error}", file=folder) from error
             rest.append(key if key is not None else self._long_key(folder))
             folder = above
         outer = known.get(f"{folder}/" if folder else "", "") if folder else ""
         return ".".join([*([outer] if folder else []), *reversed(rest)])
 
     def size_of(self, names: Iterable[str]) -> int:
-        """Return the sizes of files in bytes, as listed or as found; a read notices wrong ones."""
+        """Return the size of files in bytes, as listed or as found; a read finds wrong sizes."""
         if self._manifest is not None:
             return sum(self._manifest.files[name]["bytes"] for name in names)
         total = 0
@@ -160,12 +161,12 @@ class NodeReader:
         return key
 
     def protocol(self, folder: str, prefix: str) -> int:
-        """Read which protocol a folder is of.
+        """Read the protocol number of a folder.
 
         Raises
         ------
         CorruptSaveError, ProtocolError
-            If that is not a number, or one that is not known yet.
+            If it is not a number, or is newer than this version.
         """
         protocol = self.text(folder + PROTOCOL_FILE, prefix).strip()
         if not (protocol.isascii() and protocol.isdecimal()) or len(protocol) > 9 or not int(protocol):
@@ -182,7 +183,7 @@ class NodeReader:
         return int(protocol)
 
     def class_and_version(self, folder: str, prefix: str) -> tuple[str, str]:
-        """Read of which class a node is, and of which version."""
+        """Read the class name and version of a node."""
         text = self.text(folder + VERSION_FILE, prefix).strip()
         class_name, _, version = text.partition(":")
         if VERSIONED.fullmatch(text) is None:
@@ -217,7 +218,7 @@ class NodeReader:
         state = State(values)
         metadata = getattr(values, "_metadata", None)
         if isinstance(metadata, dict):
-            # The folders and their files say what is a component, and of which class; Flambe also repeats it here.
+            # Folders and their files say what is a component, and its class; Flambe repeats it here
             state._metadata.update(
                 (key, _torch_facts(local))
                 for key, local in metadata.items()
@@ -240,7 +241,7 @@ class NodeReader:
             if is_listed and source.is_held:
                 self._check_checksum(name, source)
             values = CODECS["pt"].load(source, replace(options, node=prefix, file=name, checksums_known=is_listed))
-            if is_listed and not source.is_held:  # it was taken while the values were read
+            if is_listed and not source.is_held:  # the checksum was computed while the values were read
                 self._check_checksum(name, source)
             source.progress.finish()
         return values
@@ -250,7 +251,7 @@ class NodeReader:
         return _decoded(self._bytes(name, prefix, MAX_TEXT), name, prefix)
 
     def outline(self, name: str, prefix: str) -> LazyFile:
-        """Read what a file of values holds; its tensors are read when they are asked for."""
+        """Read a file of values; its tensors are read when they are asked for."""
         from flambe_save.codecs import LazyFile  # which makes tensors, and needs torch
 
         held = self._held(name, prefix)
@@ -260,7 +261,7 @@ class NodeReader:
         return held.outline
 
     def dense(self, name: str, prefix: str) -> DenseFile | None:
-        """Return a file that holds only dense tensors, found without torch; else None."""
+        """Return a file of nothing but dense tensors, without torch; None for any other file."""
         from flambe_save.pt.dense_file import DenseFile  # a list of components needs no file of values
 
         held = self._held(name, prefix)
@@ -270,15 +271,15 @@ class NodeReader:
         return held.dense[0]
 
     def _held(self, name: str, prefix: str) -> _HeldFile:
-        """Return a mapped file, or its bytes where no file can be mapped.
+        """Return a mapped file, or its bytes where it cannot be mapped.
 
-        Only the last one is kept, so that a walk through an archive holds the unpacked bytes of one file at a time.
+        Only the last one is kept: a walk through an archive holds the unpacked bytes of one file at a time.
         """
         held = self._last
         if held is None or held.name != name:
             with self._opened(name, prefix, None) as file:
                 source = open_source(file, mapped=True, threads=self._options.threads)
-                data = source.piece(0, source.size)  # of a file that cannot be mapped, all of it: it is closed now
+                data = source.piece(0, source.size)  # all of a file that cannot be mapped, before it is closed
             held = self._last = _HeldFile(name, MemorySource(data, self._options.threads, is_shared=True))
         return held
 
@@ -287,11 +288,9 @@ class NodeReader:
         return sha256_of(pieces_of(self._held(name, prefix).source))
 
     def fingerprints(self, name: str) -> set[Hashable]:
-        """Return marks of a file: files with a mark in common are the same, to the byte.
+        """Return marks of a file: files that share a mark are the same, to the byte.
 
-        A file that is gone has none.
-
-        A digest counts only where the size is the one that was noted with it.
+        A missing file has none. A digest counts only if the size is the one that is listed with it.
         """
         noted = self._manifest.files.get(name, {}) if self._manifest is not None else {}
         found: set[Hashable] = set()
@@ -325,7 +324,7 @@ class NodeReader:
 
     @contextlib.contextmanager
     def _opened(self, name: str, prefix: str | None, most: int | None) -> Iterator[BinaryIO]:
-        """Open a file of the size that it should have; errors say of which node and file they are."""
+        """Open a file and check its size; errors name the node and the file."""
         with _locating(name, prefix), self._store.reader(name) as file:
             self._check_size(name, most, file)
             yield file
@@ -351,7 +350,7 @@ class NodeReader:
             raise
 
     def check(self, name: str, prefix: str | None) -> None:
-        """Read a file as far as that needs no trust, and forget it.
+        """Read a file as far as that needs no trust, and drop it.
 
         Raises
         ------
@@ -377,7 +376,7 @@ class NodeReader:
 
 @contextlib.contextmanager
 def _locating(name: str, prefix: str | None) -> Iterator[None]:
-    """Let errors say of which node and file they are."""
+    """Add the node and the file to errors, and make LoadErrors of others."""
     try:
         yield
     except (FlambeSaveError, KeyError, MemoryError, OSError) as error:
@@ -385,12 +384,12 @@ def _locating(name: str, prefix: str | None) -> Iterator[None]:
 
 
 def _located(error: Exception, name: str, prefix: str | None) -> FlambeSaveError:
-    """Return the error of a file, which names the node and the file."""
+    """Return a LoadError that names the node and the file."""
     if isinstance(error, FlambeSaveError):
         error.locate(node=prefix, file=name)
         return error
     if isinstance(error, MemoryError):
-        return LoadError("this machine has not the memory to read it", node=prefix, file=name)
+        return LoadError("not enough memory to read it", node=prefix, file=name)
     if isinstance(error, OSError):
         return LoadError(f"it cannot be read: {error.strerror or error}", node=prefix, file=name)
     return CorruptSaveError("it leads to no file", node=prefix, file=name, fix="Put the file itself there.")
@@ -408,7 +407,7 @@ def _torch_facts(local: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _check_names_differ(names: Sequence[str]) -> None:
-    """Refuse names that a file system may take for one: one file would be read for both."""
+    """Refuse names that some file systems do not tell apart: one file would be read for both."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(same_on_some_disk(name), name)

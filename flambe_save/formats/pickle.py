@@ -41,7 +41,7 @@ from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_
 
 __all__ = ["PICKLE", "PickleFormat"]
 
-# Behind the pickle, where unpicklers do not look: its size and checksum
+# Size and checksum of the pickle, behind it: unpicklers stop at its end
 _TRAILER = re.compile(rb"(\nflambe_save (\d{1,20}) bytes(?: sha256 ([0-9a-f]{64}))?) crc32 ([0-9a-f]{8})\n")
 _STEP = 16 << 20  # bytes that are read at once
 _FIX = "Take it from a copy of the save."
@@ -58,7 +58,7 @@ class PickleFormat:
         return list(names) == [""]
 
     def plan(self, root: SaveTreeNode, options: DumpOptions) -> Plan:
-        """Pickle the State, as an OrderedDict, so that reading it needs none of our classes."""
+        """Pickle the State as an OrderedDict, so that reading it needs no class of this package."""
         from flambe_save.codecs import dump_referring  # which needs torch, as only who writes does
 
         state = state_from_tree(root)
@@ -111,7 +111,7 @@ class PickleFormat:
         return Saved(node, find_ties(state_from_tree(node).items()), tags, trailer is not None, digest=digest)
 
     def inspect(self, store: Store, options: ReadOptions) -> Contents:
-        """Inspect the pickle's description; the rest is read when its components are asked for."""
+        """Inspect the file; the pickle is read when a component is asked for."""
         return _PickleContents(self, store, options)
 
 
@@ -138,7 +138,7 @@ class _PickleContents(Contents):
         )
         asks = [finding.what for finding in audit.findings or ()]
         if asks and not (saved.tree.state or saved.tree.children or saved.tree.class_name):
-            # Nothing of it fits together without what needs trust, so only those who give that learn what it holds
+            # The pickle is one object that needs trust: a caller who gives that trust sees what it holds
             saved = self._format.read(self._store, self._options)
         self.tags, self.ties, self.digest = saved.tags, saved.ties, saved.digest
         self.is_vouched_for = saved.is_vouched_for
@@ -180,7 +180,7 @@ class _PickleContents(Contents):
 
 
 class _HeldNode:
-    """A component that was read together with all of its save, as those of a pickle are.
+    """A component of a pickle, which is read with all others.
 
     Parameters
     ----------
@@ -189,11 +189,11 @@ class _HeldNode:
     locations : mapping of int to str
         Where storages were when they were saved.
     asks : list of str
-        What in the whole save only a trusting read makes.
+        Values of the whole save that only a trusting read makes, a sentence each.
     again : callable
-        Returns the same node as the caller trusts it.
+        Reads the same node with the caller's trust.
     digest : callable
-        Returns the SHA-256 of the save's file.
+        Computes the SHA-256 of the save's file.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ PICKLE = PickleFormat()
 
 
 def _describes_components(metadata: Any) -> bool:
-    """Whether metadata is enough for a tree: a list of prefixes, a class and texts for each."""
+    """Whether metadata is complete: a list of prefixes, and a class and texts for each."""
     if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
         return False
     directories = metadata.get(DIRECTORIES_KEY, ())
@@ -248,7 +248,7 @@ def _describes_components(metadata: Any) -> bool:
 
 
 def _trailer(data: bytes, digest: str | None) -> bytes:
-    """Return the trailer of a pickle; its checksum is of the pickle and the trailer up to there."""
+    """Return the trailer of a pickle; its checksum covers the pickle and the trailer's beginning."""
     extra = f" {digest} {hashlib.new(digest, data).hexdigest()}" if digest is not None else ""
     begin = f"\nflambe_save {len(data)} bytes{extra}".encode()
     return begin + b" crc32 %08x\n" % crc32(begin, crc32(data))
@@ -270,8 +270,8 @@ def _read_checked(store: Store, options: ReadOptions, *, digests: bool = False) 
     with store.reader("") as file:
         start = file.read(200)
         if start[:1] != _FIRST_BYTES or what_it_is(start) is not None:
-            what, fix = what_it_is(start) or ("no pickle", "A save is a folder, a .pkl or a .tar.gz.")
-            raise UnknownFormatError(f"{where!r} is {what}, and no save", file=where, fix=fix.replace("FILE", where))
+            what, fix = what_it_is(start) or ("not a pickle", "A save is a folder, a .pkl or a .tar.gz.")
+            raise UnknownFormatError(f"{where!r} is {what}, and not a save", file=where, fix=fix.replace("FILE", where))
         progress.begin(file.seek(0, io.SEEK_END))
         file.seek(len(start))
         pieces = [start]

@@ -51,16 +51,15 @@ class Plan:
     files : dict of str to Draft
         By name, in the order in which an archive holds them.
     seal : callable, optional
-        Returns the name and the bytes of the file that comes last and makes the save valid, from what is known of the
-        others.
+        Makes the name and the bytes of the file that comes last and makes the save valid, from facts of the others.
     digest : {"sha256"}, optional
         Whether digests are taken too.
     opaque : list of str
-        What only a trusting load will read, a sentence each.
+        Values that only a trusting load will read, a sentence each.
     referring : list of (str, bytes)
-        The names of files, and pickles in them that refer to what a load builds.
+        The names of files, and pickles in them that refer to objects that a load builds.
     codec : str
-        The name of what wrote the files of which that is said.
+        The name of the codec that wrote files with ``opaque`` values.
     """
 
     files: dict[str, Draft] = field(default_factory=dict)
@@ -93,9 +92,9 @@ class Plan:
         store : Store
         threads : int
         link : callable, optional
-            Puts a file that need not be written into the store, and returns its facts; None for any other.
+            Links a file into the store and returns its facts; returns None for a file that has to be written.
         progress : Progress
-            Has begun, with :attr:`size` bytes.
+            Has begun already, with :attr:`size` bytes.
         """
 
         def put(name: str) -> Facts:
@@ -105,7 +104,7 @@ class Plan:
             progress.advance(linked.size)
             return linked
 
-        # Between small files, threads only wait for each other's Python; a large file comes first, not last
+        # Threads do not speed up small files, which wait for Python's lock; large files come first, largest first
         large = [name for name, draft in self.files.items() if draft.size >= _LARGE] if store.is_concurrent else []
         large.sort(key=lambda name: -self.files[name].size)
         facts = dict(zip(large, in_threads(put, large, threads), strict=True))

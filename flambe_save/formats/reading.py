@@ -40,13 +40,13 @@ class Saved:
     ties : list of list of str
         Groups of state keys, relative to the tree, whose tensors are one.
     tags : dict of str to str
-        What the tags in configs meant when they were written: tag -> dotted path of the class.
+        The tags of configs when they were written: tag -> dotted path of the class.
     is_vouched_for : bool
-        Whether checksums over the whole save say that its parts belong together.
+        Whether a manifest or trailer has checksums of the whole save.
     packages : dict of str to str
         Versions of packages when it was saved; empty where that is not known.
     digest : str or None
-        The digest that was noted beside checksums.
+        The digest that the save has beside checksums.
     """
 
     tree: SaveTreeNode
@@ -58,12 +58,12 @@ class Saved:
 
 
 class Damage(NamedTuple):
-    """Something in a save that is not as it was saved.
+    """Damage of a save: a part that is not as it was saved.
 
     Attributes
     ----------
     node : str or None
-        Dotted prefix of the component; ``""`` is the root, None where the damage is of no one component.
+        Dotted prefix of the component; ``""`` is the root, None where the damage is not of one component.
     file : str or None
         The file inside the save.
     problem : str

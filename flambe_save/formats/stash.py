@@ -45,7 +45,7 @@ class LazyStash(Mapping[str, Any]):
         return len(self._open())
 
     def __bool__(self) -> bool:
-        # Without unpickling: most stashes are empty, and asking should not need trust in the others
+        # Without unpickling, which may need trust: most stashes are empty
         if self._data is None:
             return bool(self._values)
         from flambe_save.pt.zip_reader import holds_nothing  # a list of components asks for no stash

@@ -503,7 +503,7 @@ def test_a_kind_of_ones_own(tmp_path: Path) -> None:
 def test_an_object_of_no_kind_goes_to_the_stash(tmp_path: Path) -> None:
     """Alone, and in a dict; with trust it comes back."""
     for value in (Barometer("K"), {"a": [Barometer("K")]}):
-        opening._told.clear()
+        opening._warned.clear()
         with pytest.warns(NeedsTrustWarning, match=r"(the Barometer itself|a\[0\]) is a test_modules\.Barometer"):
             path = save(value, tmp_path / "run", overwrite=True)
         again = load(path, trusted=[__name__])

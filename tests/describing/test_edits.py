@@ -1071,7 +1071,7 @@ def made(kind: str, name: str) -> Any:
 
 def saved(obj: Any, path: str | Path) -> str:
     """Save an object, and return all that the save said."""
-    flambe_save.opening._told.clear()  # what needs trust is told once in a process
+    flambe_save.opening._warned.clear()  # what needs trust is told once in a process
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         save(obj, path)

@@ -42,7 +42,7 @@ def _used(entry: Entry, obj: Any) -> list[str]:
 def _save(entry: Entry, folder: Path) -> dict[str, Any]:
     """Save an object; return what it is, what it computes, and what the save said."""
     obj = _seeded(entry.make)
-    opening._told.clear()  # each entry is told of what needs trust
+    opening._warned.clear()  # each entry is told of what needs trust
     before = facts(obj)
     row = {"library": entry.library, "what": entry.what, "edit": entry.edit}
     told: dict[str, Any] = {**row, "facts": before, "door": {}, "refused": "", "said": []}

@@ -305,7 +305,7 @@ def test_formats_are_told_apart_by_names() -> None:
     """The names alone say which format a store holds, and that it holds none."""
     assert format_of(MemoryStore(write(sample())), "x") is DIRECTORY
     assert format_of(MemoryStore(write(sample(), PICKLE)), "x") is PICKLE
-    with pytest.raises(UnknownFormatError, match=r"'x' is no save: it holds 'model\.bin'"):
+    with pytest.raises(UnknownFormatError, match=r"'x' is not a save: it holds 'model\.bin'"):
         format_of(MemoryStore({"model.bin": b""}), "x")
     with pytest.raises(UnknownFormatError, match="nothing"):
         format_of(MemoryStore({}), "x")
