@@ -183,11 +183,11 @@ def save_async(
     build: bool = True,
     check: bool = False,
 ) -> Future[str]:
-    """Save an object in the background, as it is now. What training changes from then on is not saved.
+    """Save an object, as it is now, in the background.
 
-    The call returns when the tensors are copied and everything else is pickled. At most two saves are in the
-    background: a third waits for the first. Any save to the same path, or based on it, waits for this one; so does the
-    end of the program. A load does not wait; call ``.result()`` first.
+    The call returns when the tensors are copied and everything else is pickled; later changes are not saved. At most
+    two saves are in the background: a third waits for the first. Any save to the same path, or based on it, waits for
+    this one; so does the end of the program. A load does not wait; call ``.result()`` first.
 
     Parameters
     ----------

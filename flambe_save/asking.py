@@ -115,7 +115,7 @@ def ask(
 
 
 def _define_missing(document: Document, tags: Mapping[str, str], sources: Mapping[str, str]) -> bool:
-    """Make the classes that no imported module has from their source; return whether there were any."""
+    """Make classes that no imported module has from their source; return whether there were any."""
     missing: dict[str, str] = {}
     for tag in document.tags if sources else ():
         path = tags.get(tag, tag)

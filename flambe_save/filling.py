@@ -35,8 +35,9 @@ def load_state(
     strict: bool = True,
     progress: ShowProgress = False,
 ) -> None:
-    """Fill an object that you built from a save. No class of the save is built, so none needs trust.
+    """Fill an object that you built from a save.
 
+    No class of the save is built, so none needs trust.
     A dict of a run is filled as a whole: modules and optimizers from the state, numbers, texts and lists from the
     config. Lists, dicts, sets, dataclasses and plain objects stay the objects that they are; a plain value that a dict
     lacks is added to it. :func:`load` builds the object itself, or reads one value with ``node=``;
@@ -89,7 +90,7 @@ def load_state(
 
 
 def _read(obj: Any, path: str | os.PathLike[str], node: str, options: LoadOptions) -> tuple[State, ValueFilling | None]:
-    """Read the state for an object, and for a container or plain object its values in the config."""
+    """Read the state of an object, and of a container or plain object its values in the config."""
     saved, inner = read_around(path, node, options)
     whole = state_from_tree(saved.tree)
     part = whole.under(inner)

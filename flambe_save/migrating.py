@@ -36,7 +36,7 @@ def migrate(
     trusted: Iterable[str] = (),
     limits: Limits | None = None,
 ) -> list[Migrated]:
-    """Bring a save up to date with the classes of this program. It then loads without migrations.
+    """Bring a save up to date with the classes of this program.
 
     Migrations are applied to all components whose classes are imported, parents first; classes that moved are called
     by their present names. No object is built, and arguments in configs stay as they are. The save is replaced in one

@@ -1,4 +1,4 @@
-"""Questions: all that a save may ask for beyond data and imported classes, each kind in words of its own.
+"""Kinds of things that a save may ask for beyond data and imported classes.
 
 The code that finds one asks :meth:`flambe_save.trust.Trust.decide`, which refuses it, or notes it for an audit.
 """

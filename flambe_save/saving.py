@@ -1,4 +1,4 @@
-"""The steps of a save, each once: plan its files, write them, warn of what a load will ask for.
+"""Plan a save, write it, and warn of what a load will ask for.
 
 api.py has the public functions that take them; background.py writes in a thread of its own.
 """
@@ -121,7 +121,7 @@ class Saving:
         return write_plan(self.plan, self.target, self.threads, self.progress)
 
     def write_now(self) -> str:
-        """Wait for saves in the background of the same path, write, and warn; errors as :meth:`write`."""
+        """Wait for saves of the same path in the background, write, and warn."""
         wait_for(self.target.path, self.target.base)
         path = self.write()
         self.warn_needs_trust()

@@ -104,13 +104,7 @@ def walk(tree: SaveTreeNode) -> Iterator[tuple[tuple[str, ...], SaveTreeNode]]:
 
 def prefixed(tree: SaveTreeNode) -> dict[str, SaveTreeNode]:
     """Return the nodes of a tree by their prefixes, in the order of :func:`walk`."""
-    found: dict[str, SaveTreeNode] = {}
-    stack = [("", tree)]
-    while stack:
-        prefix, node = stack.pop()
-        found[prefix] = node
-        stack.extend((join_prefix(prefix, key), child) for key, child in reversed(node.children.items()))
-    return found
+    return {".".join(path): node for path, node in walk(tree)}
 
 
 def tree_from_state(state: Mapping[str, Any]) -> SaveTreeNode:

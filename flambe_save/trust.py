@@ -26,7 +26,7 @@ _REQUIREMENT = re.compile(
     re.ASCII,
 )
 
-# Of the standard library, what a stash may well hold; a message never suggests trusting the rest of it
+# Modules of Python's that stashes often hold; a message never suggests to trust the others
 _HARMLESS = frozenset(
     ["argparse", "collections", "datetime", "decimal", "enum", "fractions", "ipaddress", "pathlib", "random", "uuid"]
 )
@@ -50,9 +50,9 @@ _LONG = 600  # characters of a list that a message shows
 
 
 def door_of(names: Iterable[str]) -> str:
-    """Return the smallest argument of a load, briefly written, that allows these names.
+    """Return the narrowest argument of a load that allows these names.
 
-    Where the list is long, libraries stand in it for their classes.
+    A long list has libraries in place of their classes.
     """
     listed = sorted({*names})
     if not listed or _needs_everything(listed):
@@ -65,7 +65,7 @@ def door_of(names: Iterable[str]) -> str:
 
 
 def _by_library(names: Sequence[str]) -> list[str]:
-    """Return names, a library in place of its own ones; not Python's, nor one that can do harm."""
+    """Replace names by their libraries, but for Python's own and libraries that can run anything."""
     own = (name.partition(".")[0] if "." in name else "" for name in names)
     wide = ("torch", "numpy", "dill", "__main__")
     known = {name for name in own if name not in sys.stdlib_module_names and name not in wide}
@@ -73,7 +73,7 @@ def _by_library(names: Sequence[str]) -> list[str]:
 
 
 def check_switches(**switches: Any) -> None:
-    """Refuse what is neither True nor False: a text such as "no" would count as True.
+    """Refuse switches that are not bools: a text such as "no" would count as True.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def check_switches(**switches: Any) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """Most that a load may take before it is refused: more than any save of its size needs.
+    """Limits of what a load may take: more than any save of its size needs.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ class Limits:
     unpacked_bytes : int
         Bytes that an archive unpacks to.
     ratio : float
-        How many bytes an archive may unpack to for each of its own, beside 256 MiB. Weights reach 1.1; a model of zeros
-        reaches 1000.
+        Bytes that an archive may unpack to for each of its own, beside 256 MiB. Weights reach 1.1, a model of zeros
+        1000.
     built_bytes : int
         Bytes of tensors that constructors may make, beside 16 times those of the saved state.
     """
@@ -125,12 +125,12 @@ class Trust:
     auto_install : bool
         Extensions that a config names may be installed with pip, and imported: by a name and versions alone.
     installable : tuple of str
-        What else the caller lets pip install, word for word: paths, URLs, options.
+        Requirements that pip may install, word for word: paths, URLs and options too.
     use_saved_source : bool
         Classes that cannot be imported may be made from the source code in the save, which runs it.
     limits : Limits
     findings : list of Finding, optional
-        Makes this an audit: what would be refused is added here, nothing is, and nothing is imported.
+        Makes this an audit, which adds here what it would refuse. It refuses and imports nothing.
     """
 
     weights_only: bool = True
@@ -176,7 +176,7 @@ class Trust:
         return cls(weights_only, names, auto_install, installable, use_saved_source, limits or Limits())
 
     def audit(self) -> Trust:
-        """Return this policy as an audit, with a list of findings of its own."""
+        """Return this policy as an audit, with an empty list of findings."""
         return replace(self, weights_only=True, findings=[])
 
     def allows(self, name: str) -> bool:
@@ -184,7 +184,7 @@ class Trust:
         return not self.weights_only or any(name == entry or name.startswith(entry + ".") for entry in self.trusted)
 
     def decide(self, questions: Iterable[Question], *, node: str | None = None, file: str | None = None) -> None:
-        """Refuse what a save asks for and this policy does not allow; an audit notes it, and refuses nothing.
+        """Refuse questions that this policy does not allow; an audit notes them instead.
 
         Parameters
         ----------

@@ -73,8 +73,7 @@ class Target:
         check_switches(compress=compress, pickle_only=pickle_only, overwrite=overwrite, durable=durable)
         pickle_only = pickle_only or format == "pickle"
         final = final_path(path, compress, pickle_only)
-        fix = "Pass compress=True and a level of 0 to 9, or no level."
-        check_level(level, is_archive=compress, otherwise="compress is False", fix=fix)
+        check_level(level, is_archive=compress)
         base = local_path(base, LoadError) if base is not None else None
         chosen = format if format is not None else "pickle" if pickle_only else "directory"
         if chosen not in FORMATS or pickle_only != (chosen == "pickle"):
@@ -108,31 +107,18 @@ def final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) 
     return final
 
 
-def check_level(
-    level: int | None,
-    *,
-    is_archive: bool,
-    otherwise: str = "there is no archive",
-    fix: str = f"Pass an output that ends in {ARCHIVE_SUFFIX} and a level of 0 to 9, or no level.",
-) -> None:
-    """Refuse a level that is not one, or that no compression would use.
-
-    Parameters
-    ----------
-    level : int, optional
-    is_archive : bool
-    otherwise : str
-        Words for the case that it is not an archive.
-    fix : str
-        What the caller's caller should pass.
+def check_level(level: int | None, *, is_archive: bool) -> None:
+    """Refuse a compression level that is not one, or that is not used.
 
     Raises
     ------
     SaveError
     """
     if level is not None and (not is_archive or isinstance(level, bool) or level not in range(10)):
-        what = f"level={level!r} is not a level" if is_archive else f"level is of the compression, and {otherwise}"
-        raise SaveError(what, fix=fix)
+        raise SaveError(
+            f"level={level!r} is not a level" if is_archive else "level is of the compression of an archive",
+            fix=f"Pass a level of 0 to 9 for an archive: compress=True, or an output that ends in {ARCHIVE_SUFFIX}.",
+        )
 
 
 def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO_PROGRESS) -> str:

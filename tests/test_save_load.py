@@ -432,7 +432,7 @@ FOREIGN = {
     "git lfs": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     "html": (b"<!DOCTYPE html><html>", "HTML"),
     "nothing": (b"", "empty"),
-    "text": (b"hello", "no pickle"),
+    "text": (b"hello", "not a pickle"),
 }
 
 

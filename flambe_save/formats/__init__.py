@@ -63,8 +63,9 @@ def format_of(store: Store, where: str) -> Format:
         "",
         "A save is a folder with config.yaml and state.pt, a .pkl, or a .tar.gz.",
     )
+    holds += ", ..." if len(names) > 5 else ""
     raise UnknownFormatError(
-        f"{where!r} is {what + ', and ' if what else ''}not a save: it holds {holds}{', ...' if len(names) > 5 else ''}",
+        f"{where!r} is {what + ', and ' if what else ''}not a save: it holds {holds}",
         file=where,
         fix=fix.replace("FILE", where),
     )

@@ -115,7 +115,7 @@ class NodeReader:
             prefix = keys[begin] = known[begin] = self._prefix(folder, known)
             if owners.setdefault(prefix, folder) != folder:
                 raise CorruptSaveError(
-                    f"two folders have the key of one component: {quote(owners[prefix])} and {quote(folder)}",
+                    f"two folders have one component's key: {quote(owners[prefix])} and {quote(folder)}",
                     file=folder,
                 )
         if missing and complete:
@@ -220,7 +220,7 @@ class NodeReader:
         if isinstance(metadata, dict):
             # Folders and their files say what is a component, and its class; Flambe repeats it here
             state._metadata.update(
-                (key, _torch_facts(local))
+                (key, {name: fact for name, fact in local.items() if not str(name).startswith("_flambe_")})
                 for key, local in metadata.items()
                 if isinstance(key, str) and key not in (DIRECTORIES_KEY, KEEP_VARS_KEY) and isinstance(local, dict)
             )
@@ -313,10 +313,8 @@ class NodeReader:
             yield Damage(prefix, name, error.message)
 
     def _bytes(self, name: str, prefix: str | None, most: int | None = None) -> bytes:
-        with _locating(name, prefix):
-            with self._store.reader(name) as file:
-                self._check_size(name, most, file)
-                data = file.read()
+        with self._opened(name, prefix, most) as file:
+            data = file.read()
             if self._manifest is not None and self._options.is_verified:
                 self._manifest.check_file(name, crc32(data))
         self._options.progress.advance(len(data))
@@ -379,20 +377,17 @@ def _locating(name: str, prefix: str | None) -> Iterator[None]:
     """Add the node and the file to errors, and make LoadErrors of others."""
     try:
         yield
-    except (FlambeSaveError, KeyError, MemoryError, OSError) as error:
-        raise _located(error, name, prefix) from error.__cause__
-
-
-def _located(error: Exception, name: str, prefix: str | None) -> FlambeSaveError:
-    """Return a LoadError that names the node and the file."""
-    if isinstance(error, FlambeSaveError):
+    except FlambeSaveError as error:
         error.locate(node=prefix, file=name)
-        return error
-    if isinstance(error, MemoryError):
-        return LoadError("not enough memory to read it", node=prefix, file=name)
-    if isinstance(error, OSError):
-        return LoadError(f"it cannot be read: {error.strerror or error}", node=prefix, file=name)
-    return CorruptSaveError("it leads to no file", node=prefix, file=name, fix="Put the file itself there.")
+        raise
+    except KeyError:
+        raise CorruptSaveError(
+            "it leads to no file", node=prefix, file=name, fix="Put the file itself there."
+        ) from None
+    except MemoryError:
+        raise LoadError("not enough memory to read it", node=prefix, file=name) from None
+    except OSError as error:
+        raise LoadError(f"it cannot be read: {error.strerror or error}", node=prefix, file=name) from None
 
 
 def _decoded(data: bytes, name: str, prefix: str | None) -> str:
@@ -400,10 +395,6 @@ def _decoded(data: bytes, name: str, prefix: str | None) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise CorruptSaveError(f"it is not UTF-8 text: {error}", node=prefix, file=name) from error
-
-
-def _torch_facts(local: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {key: value for key, value in local.items() if not str(key).startswith("_flambe_")}
 
 
 def _check_names_differ(names: Sequence[str]) -> None:

@@ -248,7 +248,7 @@ def _describes_components(metadata: Any) -> bool:
 
 
 def _trailer(data: bytes, digest: str | None) -> bytes:
-    """Return the trailer of a pickle; its checksum covers the pickle and the trailer's beginning."""
+    """Return the trailer of a pickle, whose checksum covers the pickle and its own beginning."""
     extra = f" {digest} {hashlib.new(digest, data).hexdigest()}" if digest is not None else ""
     begin = f"\nflambe_save {len(data)} bytes{extra}".encode()
     return begin + b" crc32 %08x\n" % crc32(begin, crc32(data))

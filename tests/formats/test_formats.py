@@ -599,7 +599,7 @@ FOREIGN = {
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     "html": (b"\n<!DOCTYPE html>", "HTML page"),
     "empty": (b"", "empty"),
-    "text": (b"hello", "no pickle"),
+    "text": (b"hello", "not a pickle"),
     "list": (pickle.dumps([1], 2), "holds a list, not a State"),
     "keys": (pickle.dumps({1: 2}, 2), "not a State"),
 }
