@@ -1,7 +1,6 @@
-"""Codecs: one node's values to bytes and back. torch.py writes ``.pt`` files, pickle.py bare pickles.
+"""Codecs: one node's values to ``.pt`` files or bare pickles, and back.
 
-Both read under the caller's :class:`~flambe_save.trust.Trust`; what counts as data is written down once, in data.py.
-What needs no torch of all this is in pt/.
+Both read under the caller's :class:`~flambe_save.trust.Trust`. The parts that need no torch are in pt/.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ V = TypeVar("V")
 
 
 class Codec(Protocol[V]):
-    """How values become bytes: ``dump`` drafts a file, which reads tensors when it is written; ``load`` reads one."""
+    """Turns values into files and back."""
 
     suffix: str
     needs_pickle: bool
 
     def dump(self, values: V, options: DumpOptions) -> Draft:
-        """Draft a file of values; it says what in them only a trusting load will read."""
+        """Draft a file of values, with a sentence for each that only a trusting load reads."""
 
     def load(self, source: Source, options: LoadOptions) -> V:
-        """Read values, on the devices that the options say."""
+        """Read values, to the devices in the options."""

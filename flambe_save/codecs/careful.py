@@ -1,4 +1,4 @@
-"""An unpickler that fills containers alone, and a stand-in that takes anything: to walk the pickle of a stranger."""
+"""CarefulUnpickler, for pickles from strangers; Placeholder, for what they may not make."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from flambe_save.state import State
 
 __all__ = ["CarefulUnpickler", "Placeholder", "PythonUnpickler", "is_placeholder_class"]
 
-# The machine in Python, not the one in C: only there can be said what a BUILD may do, and to what
+# The machine in Python: that in C has no hook for BUILD
 PythonUnpickler: Any = pickle._Unpickler
 
 
 class CarefulUnpickler(PythonUnpickler):  # type: ignore[misc]
-    """An unpickler that fills containers alone, and measures keys before it hashes them.
+    """An unpickler that fills only containers, and measures keys before it hashes them.
 
-    A few opcodes can stand for a tuple of 2 ** 40 parts; and what has a method of the right name, as a tensor has
-    ``add``, may do anything with it. Extension codes are refused: what they stand for is not in the pickle.
+    A few opcodes can make a tuple of 2 ** 40 parts. The machine calls any method of the right name, such as a tensor's
+    ``add``. Extension codes are refused: only the program that wrote them knows their meaning.
     """
 
     dispatch: ClassVar[dict[int, Any]] = dict(PythonUnpickler.dispatch)
 
     def may_fill(self, item: Any) -> bool:
-        """Whether an opcode may put items into something."""
+        """Whether an opcode may put items into an object."""
         return type(item) in (list, set, dict, OrderedDict, State) or isinstance(item, Placeholder)
 
     def load_setitem(self) -> None:
@@ -59,10 +59,10 @@ class CarefulUnpickler(PythonUnpickler):  # type: ignore[misc]
         PythonUnpickler.load_frozenset(self)
 
     def load_extension(self) -> None:
-        raise pickle.UnpicklingError("an extension code, which means something in the program that wrote it alone")
+        raise pickle.UnpicklingError("an extension code, which only the program that wrote it knows")
 
     def _check_filled(self, item: Any, hashed: Iterable[Any]) -> None:
-        check(self.may_fill(item), f"it fills a {type(item).__qualname__}, which is no container")
+        check(self.may_fill(item), f"it fills a {type(item).__qualname__}, which is not a container")
         for key in hashed:
             check_key(key)
 
@@ -78,16 +78,16 @@ class CarefulUnpickler(PythonUnpickler):  # type: ignore[misc]
 
 
 class Placeholder(dict):  # type: ignore[type-arg]
-    """Takes the place of something that is not to be made: any construction and any state, and nothing happens.
+    """Takes the place of an object that is not made: accepts any arguments, items and state.
 
     Attributes
     ----------
     stands_for : str
-        The dotted name of what would have been made; of a class, where a function was to make an object of one.
+        The dotted name of the class or function; of the class, if a function gets one.
     is_class : bool
-        Whether that is a class.
+        Whether it is a class.
     is_filled : bool
-        Whether a load that trusts the names is known to fill what would have been made.
+        Whether a load that trusts the names is known to fill the object.
     """
 
     stands_for: ClassVar[str] = ""
@@ -123,5 +123,5 @@ class Placeholder(dict):  # type: ignore[type-arg]
 
 
 def is_placeholder_class(item: Any) -> TypeGuard[type[Placeholder]]:
-    """Whether something stands for a class or a function."""
+    """Whether a value stands for a class or a function."""
     return isinstance(item, type) and issubclass(item, Placeholder)

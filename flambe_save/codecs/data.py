@@ -1,6 +1,6 @@
-"""What counts as data when it is written: values that any reader may unpickle, without anybody's trust.
+"""Values that count as data when they are written: reading them needs no trust.
 
-unpickler.py is the other side: what it finds is what is let through here.
+unpickler.py is the other side, and finds the same types.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ EXTENSION_TYPES = frozenset(
 
 
 class _OrderedSet:
-    """Stands for a set in a pickle, its items in a fixed order, and is a set again when read."""
+    """Pickles as a set, with its items in a fixed order."""
 
     def __init__(self, items: set[Any] | frozenset[Any], prepared: list[Any]) -> None:
         self._kind = type(items)
@@ -83,7 +83,7 @@ class _OrderedSet:
 
 
 def tie_key(tensor: torch.Tensor) -> tuple[Any, ...] | None:
-    """Return the memory, type and layout that tied tensors share; None without plain memory."""
+    """The memory, type and layout that tied tensors share; None without plain memory."""
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.numel() == 0:
         return None
     view = (
@@ -98,9 +98,9 @@ def tie_key(tensor: torch.Tensor) -> tuple[Any, ...] | None:
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors have one type, layout, shape and device, and equal bits, NaN too.
+    """Whether two tensors have the same type, layout, shape, device and bits, NaN too.
 
-    How they lie in memory makes no difference, nor whether they need a gradient. Meta tensors have no bits.
+    Strides and ``requires_grad`` make no difference. Meta tensors have no bits.
     """
     facts, others = (
         (
@@ -125,7 +125,7 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """Return the plain tensors inside a tensor of another layout; nothing of a plain one."""
+    """The plain tensors inside a tensor of another layout; none in a plain one."""
     if tensor.is_nested:
         return [*tensor.unbind()]
     if tensor.is_quantized:
@@ -143,21 +143,21 @@ def _parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tuple[Any, list[tuple[str, Any]]]:
-    """Return a copy of values that pickles the same each time, and what in it is not data.
+    """Copy values so that they pickle the same each time, and list those that are not data.
 
-    Containers are copied and sets ordered; tensors are shared, but those that view a part of their storage are
-    cloned, so that only their own bytes are written. What is one object stays one.
+    Containers are copied and sets ordered. Tensors are shared, but those that view a part of their storage are cloned,
+    so that only their own bytes are written. Equal references stay equal.
 
     Parameters
     ----------
     values : object
     wrap : callable
-        Called for each distinct tensor and storage; its result takes their place.
+        Replaces each distinct tensor and storage.
 
     Returns
     -------
     (object, list of (str, object))
-        The copy, and for each value that is no data its path inside ``values`` and the value.
+        The copy, and each value that is not data, with its path inside ``values``.
     """
     memo: dict[Any, Any] = {}
     opaque: list[tuple[str, Any]] = []
@@ -167,7 +167,7 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
             return value
         if id(value) in memo:
             return memo[id(value)]
-        memo[id(value)] = value  # a tuple or set inside itself only goes through a list or dict, which is there already
+        memo[id(value)] = value  # a tuple or set is inside itself only through a list or dict, which has a copy by then
         kind: Any = type(value)
         copy: Any
         if kind in (dict, OrderedDict, State, Stash):
@@ -203,11 +203,11 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
         return copy
 
     def tensor_of(tensor: torch.Tensor, path: str) -> Any:
-        if tensor.is_nested or marks_of(tensor):  # torch would pickle what hangs on the tensor
+        if tensor.is_nested or marks_of(tensor):  # torch would pickle the tensor's attributes
             opaque.append((path, tensor))
             return tensor
         if tensor.__dict__:
-            tensor = _without_notes(tensor)
+            tensor = _like(tensor, tensor.detach())  # without its attributes
         key = tie_key(tensor)
         if key is None:
             return wrap(compact(tensor))
@@ -225,16 +225,13 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
 
 
 def say_what(opaque: list[tuple[str, Any]]) -> list[str]:
-    """Return a sentence for each thing that is more than data."""
-    sentences = []
-    for path, value in opaque:
-        kind = value if isinstance(value, type) else type(value)
-        sentences.append(f"{path or 'the value'} is a {kind.__module__}.{kind.__qualname__}")
-    return sentences
+    """A sentence for each value that is more than data."""
+    kinds = [(path, value if isinstance(value, type) else type(value)) for path, value in opaque]
+    return [f"{path or 'the value'} is a {kind.__module__}.{kind.__qualname__}" for path, kind in kinds]
 
 
 def compact(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor, or a clone where it views a part of a larger storage."""
+    """The tensor itself, or a clone if it views a part of a larger storage."""
     if tensor.layout != torch.strided or tensor.is_meta:
         return tensor
     if tensor.is_conj() or tensor.is_neg():
@@ -244,11 +241,6 @@ def compact(tensor: torch.Tensor) -> torch.Tensor:
     return _like(tensor, tensor.detach().clone())
 
 
-def _without_notes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor as another object, with the same memory and no attributes."""
-    return _like(tensor, tensor.detach())
-
-
 def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(values, requires_grad=tensor.requires_grad)
@@ -256,11 +248,12 @@ def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def _check_can_be_made(value: Any, path: str) -> None:
-    """Refuse an object whose class takes other arguments than pickle gives it: it would be written, and never read.
+    """Refuse an object that pickle can write but not read.
 
     Raises
     ------
     UnsupportedObjectError
+        If its class takes other arguments than pickle gives it.
     """
     cls: Any = type(value)
     if not isinstance(cls.__new__, types.FunctionType) or cls.__reduce_ex__ is not object.__reduce_ex__:
@@ -270,7 +263,7 @@ def _check_can_be_made(value: Any, path: str) -> None:
     try:
         make, arguments, *_ = value.__reduce_ex__(2)
         accepted = inspect.signature(cls.__new__)
-    except Exception:  # whatever a class's own protocol raises; pickling it says so, or does without
+    except Exception:  # a class's own protocol may raise anything; pickling then raises it, or does without
         return
     if make is not copyreg.__newobj__ or not arguments or arguments[0] is not cls:  # type: ignore[attr-defined]
         return
@@ -280,7 +273,7 @@ def _check_can_be_made(value: Any, path: str) -> None:
         raise UnsupportedObjectError(
             f"{path or 'the value'}, a {cls.__module__}.{cls.__qualname__}, cannot be made again by pickle: its "
             f"__new__ is given {len(arguments) - 1} arguments, and {str(error)[:200]}",
-            fix="Give the class a __getnewargs__ that returns what its __new__ takes.",
+            fix="Give the class a __getnewargs__ that returns the arguments of its __new__.",
         ) from error
 
 
@@ -288,12 +281,7 @@ _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom, io.FileIO)
 
 
 def check_no_file(value: Any) -> None:
-    """Refuse a file that is open for writing: a load of dill's pickle would empty it.
-
-    Raises
-    ------
-    pickle.PicklingError
-    """
+    """Refuse a file that is open for writing: a load of dill's pickle would empty it."""
     if isinstance(value, _FILES) and value not in (sys.__stdin__, sys.__stdout__, sys.__stderr__):
         mode, name = (getattr(value, attribute, "") for attribute in ("mode", "name"))
         if isinstance(mode, str) and not {*mode}.isdisjoint("wx"):
@@ -301,7 +289,7 @@ def check_no_file(value: Any) -> None:
 
 
 def _has_foreign_zone(value: Any) -> bool:
-    """Whether a time is in a zone that is an object of its own."""
+    """Whether a time has a zone of a class that is not data."""
     zone = getattr(value, "tzinfo", None) if type(value) in (datetime.datetime, datetime.time) else None
     return zone is not None and type(zone) is not datetime.timezone
 
@@ -318,7 +306,7 @@ def _is_numpy_data(value: Any) -> bool:
 
 
 def _is_known_type(dtype: Any) -> bool:
-    """Whether a reader makes a numpy type again: numpy's own, without objects, and those of ml_dtypes."""
+    """Whether a numpy type is numpy's own, without objects, or one of ml_dtypes."""
     if dtype.hasobject:
         return False
     if dtype.subdtype is not None:
@@ -330,10 +318,9 @@ def _is_known_type(dtype: Any) -> bool:
 
 
 class Portable:
-    """Stands for a tensor or storage in a bare pickle, of any pickle module, and is the tensor or storage when read.
+    """Pickles as a tensor or storage, in a bare pickle of any pickle module.
 
-    It pickles as torch pickles it, but for storages: those become whole torch files in the zip format, because the old
-    format would write a memory address.
+    Storages become whole torch files in the zip format, because the old format would write a memory address.
     """
 
     def __init__(self, item: Any, made: dict[int, Portable]) -> None:
@@ -342,7 +329,7 @@ class Portable:
 
     @classmethod
     def wrapper(cls) -> Callable[[Any], Portable]:
-        """Return a function that wraps what is in one pickle; what shares a storage still does."""
+        """A function that wraps the tensors of one pickle, which share storages as before."""
         made: dict[int, Portable] = {}
         return lambda item: cls(item, made)
 
@@ -355,7 +342,7 @@ class Portable:
         return torch.storage._load_from_bytes, (buffer.getvalue(),)
 
     def _wrapped(self, value: Any) -> Any:
-        """Return a reduction's arguments with all tensors and storages in them wrapped."""
+        """Wrap all tensors and storages among a reduction's arguments."""
         if isinstance(value, tuple):
             return type(value)(self._wrapped(item) for item in value) if type(value) is tuple else value
         if isinstance(value, torch.Tensor):

@@ -1,7 +1,4 @@
-"""Plain states to bytes: the pickle of an OrderedDict of dense tensors, written without the pickle machine.
-
-pt/dense.py reads it, and says why.
-"""
+"""Pickle states of dense tensors without Python's pickler; pt/dense.py reads them."""
 
 from __future__ import annotations
 
@@ -29,21 +26,19 @@ from flambe_save.pt.dense import (
 from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.support.notes import marks_of
 
-__all__ = ["DTYPES", "dump_plain"]
+__all__ = ["dump_plain"]
 
-# The types of the elements of plain tensors, by name
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in TYPES.values()}
-_NAMES = {DTYPES[dtype]: storage for storage, dtype in TYPES.items()}
+_NAMES: dict[torch.dtype, str] = {getattr(torch, dtype): storage for storage, dtype in TYPES.items()}
 
 
 def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[torch.UntypedStorage]] | None:
-    """Return the pickle of a plain state and the storages that it numbers, or None where it is not plain."""
+    """The pickle of a plain state and the storages that it numbers; None for any other value."""
     attributes = getattr(values, "__dict__", {})
     if type(values) is not OrderedDict or attributes.keys() > {"_metadata"}:
         return None
     pieces = [b"\x80", bytes((protocol,)), FIRST[ORDERED], b")R", b"(" if values else b""]
     storages: list[torch.UntypedStorage] = []
-    parts: dict[Any, torch.Tensor] = {}  # of larger storages: a tensor of just those bytes, for each of them
+    parts: dict[Any, torch.Tensor] = {}  # of larger storages, each as a tensor of its own bytes
     numbers: dict[int, int] = {}  # of storages
     types: list[torch.dtype] = []  # of the elements of each storage
     layouts: dict[Any, tuple[bytes, bytes]] = {}  # shapes and strides, pickled
@@ -69,13 +64,13 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
             value = parts[view]
             whole = value.untyped_storage()
             if whole.nbytes() != count * value.element_size():
-                return None  # it repeats what it holds
+                return None  # it repeats elements
         number = numbers.setdefault(whole._cdata, len(storages))
         if number == len(storages):
             storages.append(whole)
             types.append(dtype)
         elif types[number] is not dtype:
-            return None  # torch has an error for it
+            return None  # the pickler raises an error for it
         name, place = _NAMES[dtype], location_tag(whole)
         layout = value.shape, value.stride()
         if layout not in layouts:
@@ -107,7 +102,7 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
             pickler.dump(metadata)
         except (ValueError, RecursionError):  # a mapping that holds itself
             return None
-        # An object's pickle between its first two bytes, the protocol, and its last, the end, is a part of any other
+        # Without its first two bytes, the protocol, and its last, the end, a pickle can be a part of another
         pieces += (METADATA, buffer.getvalue()[2:-1], END_OF_METADATA)
     else:
         pieces.append(END_OF_STATE)

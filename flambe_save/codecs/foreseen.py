@@ -1,7 +1,7 @@
 """Foresee, without running anything, whether trust in the names of a pickle is enough.
 
-unpickler.py asks this in an audit, where stand-ins take the places of what is named. A save does not try its pickles:
-what makes an object again may open a file, and so empty it.
+unpickler.py asks this in an audit, where placeholders stand for the named objects. A save does not try its pickles:
+making an object again may open a file, and so empty it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MAKERS_IN = ("numpy.random._pickle.",)
 
 
 def find_named(module: str, name: str) -> Any:
-    """Find a name in an imported module, as it stands there; None where it is not known.
+    """Find a name in an imported module; None if it is not there.
 
-    Nothing is imported, and no module, metaclass or descriptor is asked.
+    Nothing is imported, and no code of a module, metaclass or descriptor runs.
     """
     found: Any = sys.modules.get(module)
     for part in name.split("."):
@@ -40,7 +40,7 @@ def find_named(module: str, name: str) -> Any:
 
 
 def home_of(found: Any) -> str | None:
-    """Return the dotted name by which a class or function is defined; None where it has none."""
+    """The dotted name of a class or function where it is defined; None for other values."""
     if isinstance(found, type):
         module, name = path_of(found)
     elif isinstance(found, (types.FunctionType, types.BuiltinFunctionType)):
@@ -51,21 +51,21 @@ def home_of(found: Any) -> str | None:
 
 
 def is_class_name(dotted: str, found: Any) -> bool:
-    """Whether a name is that of a class: one with a capital, where nothing is imported."""
+    """Whether a name is that of a class; if it was not found, by its capital letter."""
     if found is not None:
         return isinstance(found, type)
     return dotted.rpartition(".")[2].lstrip("_")[:1].isupper()
 
 
 def makes_its_own(function: str, classes: Sequence[str]) -> bool:
-    """Whether a function is known to make objects of its own library, which may be filled.
+    """Whether a function is known to make objects of its own library, which pickles may fill.
 
     Parameters
     ----------
     function : str
         Its dotted name.
     classes : sequence of str
-        The dotted names of classes among its arguments.
+        Dotted names of the classes among its arguments.
     """
     if function in _MAKERS or function.startswith(_MAKERS_IN):
         return True
@@ -74,7 +74,7 @@ def makes_its_own(function: str, classes: Sequence[str]) -> bool:
 
 
 def cannot_take(found: Any, arguments: Sequence[Any]) -> str | None:
-    """Return why a class does not take so many arguments; None where it may take them."""
+    """The reason why a class does not take so many arguments; None if it may take them."""
     if not isinstance(found, type) or type(found) is not type:
         return None
     for name in ("__new__", "__init__"):

@@ -1,4 +1,4 @@
-"""Outlines: what a file of named values holds; its tensors are mapped, and read when they are asked for."""
+"""LazyValues and LazyFile: the named values of a file, with tensors that are read on access."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.storages import storage_of
 from flambe_save.codecs.torch import CODEC
 from flambe_save.codecs.torch_reading import read_zip
-from flambe_save.errors import CorruptSaveError
 from flambe_save.pt.options import LoadOptions
 from flambe_save.pt.sources import MemorySource
 from flambe_save.pt.tensor_info import TensorInfo
@@ -33,7 +32,7 @@ _DEEPEST = 100  # containers in containers
 
 
 def type_name(value: Any) -> str:
-    """Return the dotted name of a value's type, or, of a stand-in, of what it stands for."""
+    """The dotted name of a value's type; of a placeholder, the name that it stands for."""
     if isinstance(value, Placeholder):
         return value.stands_for or "unknown"
     kind = type(value)
@@ -41,24 +40,24 @@ def type_name(value: Any) -> str:
 
 
 class LazyValues:
-    """Named values of a save, read under an audit, in which stand-ins are where only a trusting read makes something.
+    """Named values of a save, read without trust: placeholders replace those that are not data.
 
     Parameters
     ----------
     values : mapping
         Tensors may share memory with a file.
     locations : mapping of int to str
-        Where storages were when they were saved, by what identifies them.
+        The devices that storages were saved from, by :func:`_memory`.
     needs_trust : sequence of str
-        What in them only a trusting read makes.
+        The things in them that only a trusting read makes.
     again : callable
-        Returns the values as the caller trusts them.
+        Returns the values, read with the caller's trust.
 
     Attributes
     ----------
     tensors : dict of str to TensorInfo
     values : dict of str to object
-        What is no tensor.
+        All others.
     needs_trust : sequence of str
     """
 
@@ -81,7 +80,7 @@ class LazyValues:
                 self.values[name] = value
 
     def read(self, name: str) -> Any:
-        """Return a value, with memory of its own.
+        """A copy of a value, with memory of its own.
 
         Raises
         ------
@@ -97,7 +96,7 @@ class LazyValues:
         return copy.deepcopy(value) if _is_plain(value) else self._again()[name]
 
     def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
-        """Yield a tensor's elements in their order, as flat tensors of ``most`` of them; they may share its memory.
+        """Yield a tensor's elements, in flat tensors of ``most``, which may share its memory.
 
         Raises
         ------
@@ -105,7 +104,7 @@ class LazyValues:
             If it is damaged.
         """
         tensor = self._all[name]
-        if not isinstance(tensor, torch.Tensor):  # one of a class that only a trusting read makes
+        if not isinstance(tensor, torch.Tensor):  # of a class that only a trusting read makes
             tensor = self.read(name)
         tensor = tensor.detach()
         self._check(tensor)
@@ -121,12 +120,12 @@ class LazyValues:
         CorruptSaveError
             If it is damaged.
         NotImplementedError
-            If numpy cannot hold numbers of the type, widened or as they are.
+            If numpy has no type for the numbers.
         """
-        from flambe_save.pt.elements import decode  # which needs numpy
+        from flambe_save.pt.elements import decode  # needs numpy
 
         for piece in self.pieces(name, most):
-            # Of one element, torch calls any step contiguous, and does not see bytes in it
+            # For torch, one element is contiguous with any step, but a view as bytes needs the step 1
             bits = piece.contiguous().as_strided(piece.shape, (1,)).view(torch.uint8).numpy()
             yield decode(bits, str(piece.dtype).removeprefix("torch."))
 
@@ -135,19 +134,19 @@ class LazyValues:
 
 
 class LazyFile(LazyValues):
-    """The outline of a ``.pt`` file, whose tensors share memory with it: those of a mapped one are read when looked at.
+    """The values of a ``.pt`` file, with tensors that share its memory.
 
     Parameters
     ----------
     source : MemorySource
         Shares its bytes with storages.
     options : LoadOptions
-        The trust and the device of a trusting read; whether checksums are compared.
+        For a trusting read, and whether checksums are compared.
 
     Raises
     ------
     CorruptSaveError
-        If the file is damaged, or holds no mapping of names.
+        If the file is damaged, or does not hold a mapping with texts as keys.
     """
 
     def __init__(self, source: MemorySource, options: LoadOptions) -> None:
@@ -175,10 +174,10 @@ class LazyFile(LazyValues):
             values = read_zip(records, audit, storage)
         else:
             values = CODEC.load(source, audit)
-        if isinstance(values, Placeholder):  # only those who trust what is in it learn what it holds
+        if isinstance(values, Placeholder):  # only a trusting read shows what it holds
             values = CODEC.load(source, options)
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise CorruptSaveError("the state is no mapping of keys to values", node=options.node, file=options.file)
+            raise options.corrupt("the state is not a mapping of keys to values")
         asks = [finding.what for finding in audit.trust.findings or ()]
         super().__init__(values, locations, asks, lambda: CODEC.load(source, options))
 
@@ -186,14 +185,14 @@ class LazyFile(LazyValues):
         if self._records is None or not self._is_verified:
             return
         name = self._names.get(_memory(tensor))
-        for wanted in self._kept if name is None else (name,):  # a sparse tensor does not tell which are its own
+        for wanted in self._kept if name is None else (name,):  # any may be those of a sparse tensor
             if wanted not in self._checked:
                 self._records.check(wanted)
                 self._checked.add(wanted)
 
 
 def _cut(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
-    """Yield a tensor's elements in flat pieces of one length; what lies in another order is copied by the piece."""
+    """Yield a tensor's elements in flat pieces of one length, copied if they are not contiguous."""
     if tensor.is_contiguous():
         flat = tensor.reshape(-1)
         for start in range(0, len(flat), most):
@@ -211,7 +210,7 @@ def _cut(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
 
 
 def _slabs(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
-    """Yield a tensor's elements in flat parts of up to so many."""
+    """Yield a tensor's elements in flat parts of up to ``most``."""
     if tensor.numel() <= most:
         yield tensor.reshape(-1)
         return
@@ -222,7 +221,7 @@ def _slabs(tensor: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of the same kind, with memory of its own."""
+    """A copy of a tensor or parameter, with memory of its own."""
     copied = tensor.detach().clone()
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
@@ -230,7 +229,7 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is made of texts, numbers and plain containers alone, and not too deep to be copied."""
+    """Whether a value has only texts, numbers and plain containers, not too deep to be copied."""
     seen: set[int] = set()
     level = [value]
     for _ in range(_DEEPEST):
@@ -249,12 +248,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _memory(tensor: torch.Tensor) -> int:
-    """Return what tells a tensor's memory from any other's; 0 where it has no such memory."""
+    """A number that identifies a tensor's storage; 0 for a layout without one."""
     if tensor.layout is not torch.strided or tensor.is_nested:
         return 0
     return int(tensor.untyped_storage()._cdata)
 
 
 def _device_of(tensor: torch.Tensor) -> str | None:
-    """Return where a tensor is that was not saved as memory on a device; None where it only was brought here."""
+    """The device of a tensor that was saved without memory; None for all others."""
     return str(tensor.device) if tensor.device.type == "meta" else None

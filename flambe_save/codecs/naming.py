@@ -1,4 +1,4 @@
-"""Pickling by names: what the script that runs defines gets the script's name, by which another program imports it."""
+"""Pickle by names; those of the running script get its module name for ``__main__``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["by_names", "find_in_script"]
 
 R = TypeVar("R")
 
-_Machine: Any = pickle._Pickler  # the one in C writes the name __main__, which is another module in each program
+_Machine: Any = pickle._Pickler  # that in C writes the name __main__, which differs from program to program
 
 
 class ScriptPickler(_Machine):  # type: ignore[misc]
-    """A pickler that names the script that runs where others write ``__main__``."""
+    """A pickler that writes the running script's name in place of ``__main__``."""
 
     dispatch: ClassVar[dict[Any, Any]] = dict(_Machine.dispatch)
 
@@ -51,17 +51,17 @@ _SCRIPT = types.SimpleNamespace(Pickler=ScriptPickler, dumps=_dumps)
 
 
 def by_names(dump: Callable[[Any], R], pickle_in: Callable[[R], bytes]) -> R | None:
-    """Return what is pickled by names alone; None where it takes dill.
+    """Pickle by names alone; None if that takes dill.
 
-    dill pickles some values by functions of its own, which trust in names does not make again. It is wanted for what
-    has no name that another program could import: a lambda, or a class inside a function.
+    Trust in names does not unpickle dill's own functions, which it uses for some values. Only values without a name
+    that another program could import need dill: a lambda, or a class inside a function.
 
     Parameters
     ----------
     dump : callable
         Pickles with a module that is like :mod:`pickle`.
     pickle_in : callable
-        Returns the pickle in what ``dump`` returns.
+        Returns the pickle in a result of ``dump``.
     """
     for module in (pickle, _SCRIPT):
         try:
@@ -74,9 +74,9 @@ def by_names(dump: Callable[[Any], R], pickle_in: Callable[[R], bytes]) -> R | N
 
 
 def find_in_script(module: str, name: str) -> Any:
-    """Return the class or function that the script that runs defines under a name, if that is the module; else None.
+    """Find a class or function of the running script, if that is the module; else None.
 
-    What the script only imports is not found: whoever trusts it does not trust all that it uses.
+    Imports of the script are not found: trust in it is not trust in all that it uses.
     """
     script = sys.modules["__main__"]
     found: Any = script if module == name_of_script() else None

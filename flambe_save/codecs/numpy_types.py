@@ -1,6 +1,6 @@
-"""numpy's types and arrays, as pickles of data describe them: each is checked before numpy is given it.
+"""numpy's types and arrays in pickles of data, each checked before numpy gets it.
 
-Nothing here imports ml_dtypes: where the program has not, unpickler.py has said no, or an audit goes on without it.
+Nothing here imports ml_dtypes: unpickler.py asks trust for it, and an audit goes on without it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LARGEST_SCALAR = 16  # bytes of a number that ml_dtypes defines, with room
 
 
 def check(condition: bool, message: str) -> None:
-    """Refuse a pickle's arguments."""
+    """Refuse a pickle's arguments unless a condition holds."""
     if not condition:
         raise pickle.UnpicklingError(message)
 
@@ -38,11 +38,11 @@ def is_shape(value: Any) -> bool:
     return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
 
 
-ARRAY = object()  # stands for the class numpy.ndarray, which arrays name and which nothing here calls
+ARRAY = object()  # stands for the class numpy.ndarray, which pickles of arrays name; it cannot be called
 
 
 class DtypeProxy:
-    """Stands for a numpy type until the pickle has told its state: numpy believes any, and crashes on some.
+    """Stands for a numpy type until its state is checked, because some crash numpy.
 
     Parameters
     ----------
@@ -52,12 +52,14 @@ class DtypeProxy:
 
     def __init__(self, code: Any = "", align: Any = False, copy: Any = False) -> None:
         is_text = isinstance(code, str) and re.fullmatch(r"[biufcSUVmMO?]\d{0,9}", code) is not None
-        check(is_text or isinstance(code, (ExtensionType, type)), "an array of an unknown type")  # a class was trusted
+        check(
+            is_text or isinstance(code, (ExtensionType, type)), "an array of an unknown type"
+        )  # classes are trusted ones
         self._code = code
         self._state: Any = None
 
     def build(self, state: Any) -> Any:
-        """Return the numpy type with the state that numpy's pickles give one: byte order, parts, size."""
+        """The numpy type with a state from a pickle: byte order, parts, size."""
         check(isinstance(state, tuple) and len(state) in (8, 9) and state[0] in (3, 4), "a type of an unknown version")
         self._state = state
         made = self._real()
@@ -65,7 +67,7 @@ class DtypeProxy:
         return made
 
     def _real(self) -> Any:
-        """Return what numpy's public constructor makes, which checks it."""
+        """Make the type by numpy's public constructor, which checks it."""
         import numpy
 
         make: Any = numpy.dtype
@@ -116,13 +118,7 @@ class DtypeProxy:
 
 
 class ExtensionType:
-    """Stands for the class of a type's scalars that ml_dtypes defines; whoever reads it has imported that.
-
-    Parameters
-    ----------
-    name : str
-        As ``ml_dtypes`` calls it.
-    """
+    """Stands for the class of a type's scalars, by its name in ml_dtypes."""
 
     __slots__ = ("_name",)
 
@@ -131,23 +127,23 @@ class ExtensionType:
 
     @staticmethod
     def is_imported() -> bool:
-        """Whether the program has what defines it: only an audit goes on where it has not."""
+        """Whether the program has imported ml_dtypes: only an audit goes on without it."""
         return "ml_dtypes" in sys.modules
 
     def real(self) -> type:
-        """Return the class."""
+        """The class itself."""
         found = getattr(sys.modules.get("ml_dtypes"), "__dict__", {}).get(self._name)
         check(isinstance(found, type), "a type that the installed ml_dtypes does not have")
         return cast(type, found)
 
 
 def holds_objects(state: Any) -> bool:
-    """Whether the state of an array is that of one that holds Python's objects."""
+    """Whether the state of an array has Python's objects as elements."""
     return isinstance(state, tuple) and len(state) == 5 and _is_type(state[2]) and bool(state[2].hasobject)
 
 
 def build_array(array: Any, state: Any) -> None:
-    """Fill the empty array that a pickle has made, with the state that numpy's pickles give one."""
+    """Set the state of an empty array that a pickle has made."""
     check(isinstance(state, tuple) and len(state) == 5 and _is_type(state[2]), "an array of an unknown version")
     _, shape, dtype, fortran, raw = state
     if holds_objects(state):
@@ -165,7 +161,7 @@ def _is_type(value: Any) -> bool:
 
 
 def _is_deep(dtype: Any) -> bool:
-    """Whether a numpy type is nested in others more than 20 levels deep."""
+    """Whether a numpy type has more than 20 levels of types inside."""
     level: dict[int, Any] = {id(dtype): dtype}
     for _ in range(20):
         inner = [part for outer in level.values() for part in ([outer.base] if outer.subdtype else _fields(outer))]

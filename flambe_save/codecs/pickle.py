@@ -1,4 +1,4 @@
-"""PickleCodec: a whole State in one pickle, as Flambe's ``pickle_only`` does; tensors are torch files inside it."""
+"""PickleCodec: a whole State in one pickle, with tensors as torch files inside."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["CODEC", "PickleCodec"]
 
 
 class PickleCodec:
-    """Any values in a bare pickle, which ``pickle.load`` reads with nothing but torch installed."""
+    """Any values in a bare pickle, which ``pickle.load`` reads where torch is installed."""
 
     suffix = ".pkl"
     needs_pickle = True
 
     def dump(self, values: Any, options: DumpOptions) -> Draft:
-        """Draft a file of values; who pickles them, and what is raised, as :meth:`TorchCodec.dump`."""
+        """Draft a file of values; pickle module and errors are those of :meth:`TorchCodec.dump`."""
         prepared, opaque = to_data(values, Portable.wrapper())
         try:
             module, data = options.pickle_module if opaque else pickle, None
@@ -40,7 +40,7 @@ class PickleCodec:
         return Draft(data, opaque=say_what(opaque))
 
     def load(self, source: Source, options: LoadOptions) -> Any:
-        """Read values: data only, unless the caller trusts everything.
+        """Read values: only data, unless the caller trusts everything.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Values pickled with numbers where their storages are, as ``torch.save`` does; torch_reading.py has the way back."""
+"""Pickle values with numbers in place of storages, as ``torch.save`` does."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from flambe_save.state import Referring, Stash
 
 __all__ = ["REFERENCE", "elsewhere_of", "pickled_once", "unpicklable"]
 
-REFERENCE = "object"  # begins the persistent id of what is no storage: a number follows, which a config explains
+REFERENCE = "object"  # begins the persistent id of an object; a number follows, which a config explains
 
 
 def elsewhere_of(values: Any) -> Mapping[int, str]:
-    """Return what the save has in other places than the stash that is written."""
+    """The objects that the save also has outside of a stash, by their ids."""
     if not isinstance(values, Stash):
         return {}
     own = {
@@ -39,7 +39,13 @@ def pickled_once(
     elsewhere: Mapping[int, str],
     references: Mapping[int, int] = types.MappingProxyType({}),
 ) -> tuple[bytes, list[torch.UntypedStorage]]:
-    """Pickle values, and warn of what in them is a copy of something that the save has elsewhere too."""
+    """Pickle values, and warn of objects in them that the save has elsewhere too.
+
+    Returns
+    -------
+    (bytes, list of torch.UntypedStorage)
+        The pickle, and the storages that it numbers.
+    """
     copies: list[str] = []
 
     def pickled(module: Any, **options: Any) -> tuple[bytes, list[torch.UntypedStorage]]:
@@ -53,7 +59,7 @@ def pickled_once(
         except Exception:
             if module is not dill:
                 raise
-            # By value, dill pickles classes that it does not find under their names, as those of torch.optim
+            # By default, dill pickles classes by value that it does not find by name, as those of torch.optim
             found = pickled(module, byref=True)
     if copies:
         warn(
@@ -68,15 +74,14 @@ def _pickled(
     values: Any,
     module: Any,
     protocol: int,
-    elsewhere: Mapping[int, str] = types.MappingProxyType({}),
-    copies: list[str] | None = None,
-    references: Mapping[int, int] = types.MappingProxyType({}),
+    elsewhere: Mapping[int, str],
+    copies: list[str],
+    references: Mapping[int, int],
     **options: Any,
 ) -> tuple[bytes, list[torch.UntypedStorage]]:
-    """Pickle values, as torch.save does, with numbers where storages are; return these in order.
+    """Pickle values; add to ``copies`` the names of objects in them that are ``elsewhere``.
 
-    ``copies`` gets the names of what is ``elsewhere``, by its id. What is among ``references``, by its id, is not
-    pickled: its number stands for it.
+    Of objects in ``references``, by their ids, only the number is pickled.
     """
     numbers: dict[int, int] = {}
     storages: list[torch.UntypedStorage] = []
@@ -93,7 +98,7 @@ def _pickled(
                 untyped, kind, dtype, count = obj, torch.UntypedStorage, torch.uint8, obj.nbytes()
             else:
                 check_no_file(obj)
-                if copies is not None and id(obj) in elsewhere:
+                if id(obj) in elsewhere:
                     copies.append(elsewhere[id(obj)])
                 return None
             number = numbers.setdefault(untyped._cdata, len(storages))
@@ -109,14 +114,14 @@ def _pickled(
 
 
 def unpicklable(values: Any, opaque: list[tuple[str, Any]], error: Exception) -> UnsupportedObjectError:
-    """Make the error for values that a pickle module refused."""
-    if not opaque and isinstance(values, dict):  # then it is a tensor of a type that torch cannot save
+    """The error for values that a pickle module refuses."""
+    if not opaque and isinstance(values, dict):  # a tensor of a type that torch cannot save
         opaque = [(str(key), value) for key, value in values.items() if not _saves(value)]
     what = "; ".join(say_what(opaque[:5])) or "a value"
     return UnsupportedObjectError(
         f"this cannot be pickled ({str(error)[:200]}): {what}",
-        fix="There are three ways out: register_adapter() for its type; leave it out of what is saved, to be made "
-        "again by whoever holds it; or make it picklable, to be kept in the stash, for which a load needs trust.",
+        fix="There are three ways out: register_adapter() for its type; leave it out of the save, and make it again "
+        "after a load; or make it picklable, to be kept in the stash, for which a load needs trust.",
     )
 
 

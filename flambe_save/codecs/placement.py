@@ -1,4 +1,4 @@
-"""Placement: storages put on the devices that ``map_location`` says."""
+"""Placer: puts storages on the devices in ``map_location``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Placer"]
 
 
 class Placer:
-    """Puts storages where ``map_location`` wants them.
+    """Puts storages on the devices in ``map_location``.
 
     Raises
     ------
     TypeError
-        If that is nothing that torch.load takes.
+        If torch.load would not take it.
     """
 
     def __init__(self, map_location: MapLocation) -> None:
@@ -32,12 +32,12 @@ class Placer:
         self._devices: dict[str, torch.device | None] = {}
 
     def __call__(self, storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
-        """Return the storage, saved at a location, where it is wanted: itself, or a copy on another device.
+        """Place a storage that was saved from a location: itself, or a copy on another device.
 
         Raises
         ------
         LoadError
-            If that device is not to be had on this machine.
+            If this machine does not have the device, or ``map_location`` raises.
         """
         map_location = self._map_location
         if callable(map_location):
@@ -50,7 +50,7 @@ class Placer:
         return _put(storage, self.target(location) or location)
 
     def target(self, location: str) -> str | None:
-        """Return the device for what was saved at a location; None where only a call with the storage tells."""
+        """The device for storages saved from a location; None if it takes a call with the storage."""
         map_location = self._map_location
         if map_location is None:
             return location
@@ -59,7 +59,7 @@ class Placer:
         return str(map_location.get(location, location)) if isinstance(map_location, Mapping) else None
 
     def device(self, location: str) -> torch.device | None:
-        """Return the other device that bytes should be read to right away; None for this machine's memory.
+        """The device to read bytes to; None for the CPU's memory.
 
         Raises
         ------

@@ -1,7 +1,6 @@
-"""Values that are pickled by themselves and refer to what the save has elsewhere: bytes in a stash, and back.
+"""Values pickled apart, which refer to objects elsewhere in the save.
 
-A reference is a persistent id with a number. The config beside the stash says what each number stands for
-(schema/pickled.py).
+A reference is a persistent id with a number. The config beside the stash explains each number (schema/pickled.py).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from flambe_save.codecs.safe_globals import data_global
 from flambe_save.codecs.torch_reading import persistent_storages, reading_storages
 from flambe_save.codecs.trusting import as_load_errors, trusting_module
 from flambe_save.codecs.unpickler import DataUnpickler
-from flambe_save.errors import CorruptSaveError
 from flambe_save.pt.options import DumpOptions, LoadOptions
 from flambe_save.pt.sources import MemorySource
 from flambe_save.pt.zip_reader import Records, is_zip
@@ -31,13 +29,17 @@ __all__ = ["check_referring", "dump_referring", "load_referring"]
 
 
 def dump_referring(values: Mapping[str, Any], options: DumpOptions) -> tuple[Stash, list[str], list[bytes]]:
-    """Return a stash in which bytes are in place of values that refer to others, a sentence for each of these, and the
-    bytes.
+    """Pickle the values of a stash that refer to others.
+
+    Returns
+    -------
+    (Stash, list of str, list of bytes)
+        The stash with bytes in their places, a sentence for each, and the bytes.
 
     Raises
     ------
     UnsupportedObjectError
-        If something cannot be pickled; the message names it.
+        If something cannot be pickled, by its name.
     """
     stash = Stash.of(values)
     referring = {name: value for name, value in stash.items() if isinstance(value, Referring)}
@@ -63,7 +65,7 @@ def _dumped(value: Referring, stash: Stash, name: str, options: DumpOptions) -> 
 
 
 def check_referring(data: bytes, options: LoadOptions) -> None:
-    """Put what bytes of :func:`dump_referring` ask for to the caller's trust; nothing is made of them.
+    """Ask the caller's trust for all that bytes of :func:`dump_referring` name; nothing is made.
 
     Raises
     ------
@@ -73,27 +75,25 @@ def check_referring(data: bytes, options: LoadOptions) -> None:
         If they are damaged.
     """
     records, source = _records(data, options)
-    if options.trust.findings is not None:  # an audit goes through it; nothing stands for what it refers to
+    if options.trust.findings is not None:  # an audit goes through it, with placeholders for references
         storage_of = persistent_storages(reading_storages(records, source, options, Placer(options.map_location)))
         DataUnpickler(
             _pickle_in(records),
-            options.trust,
+            options,
             storage_of=lambda pid: Placeholder() if _is_reference(pid) else storage_of(pid),
-            node=options.node,
-            file=options.file,
         ).unpickle()
     elif options.trust.weights_only:
-        DataUnpickler(_pickle_in(records), options.trust, node=options.node, file=options.file).check_names()
+        DataUnpickler(_pickle_in(records), options).check_names()
 
 
 def load_referring(data: bytes, objects: Sequence[Any], options: LoadOptions) -> Any:
-    """Return the values that :func:`dump_referring` has made bytes of, a list. Inverse of it.
+    """Unpickle the list of values that :func:`dump_referring` has pickled.
 
     Parameters
     ----------
     data : bytes
     objects : sequence of object
-        What the values refer to, by numbers; shared with them.
+        The objects that the values refer to, by their numbers; shared with them.
     options : LoadOptions
 
     Raises
@@ -116,7 +116,7 @@ def load_referring(data: bytes, objects: Sequence[Any], options: LoadOptions) ->
 
     stream = _pickle_in(records)
     if options.trust.weights_only:
-        return DataUnpickler(stream, options.trust, storage_of=found, node=options.node, file=options.file).unpickle()
+        return DataUnpickler(stream, options, storage_of=found).unpickle()
     base: Any = trusting_module(options).Unpickler
 
     class Unpickler(base):  # type: ignore[misc]
@@ -136,7 +136,7 @@ def _is_reference(pid: Any) -> bool:
 def _records(data: Any, options: LoadOptions) -> tuple[Records, MemorySource]:
     source = MemorySource(bytearray(data)) if isinstance(data, bytes) else None
     if source is None or not is_zip(source):
-        raise CorruptSaveError("what refers to others is no torch file", node=options.node, file=options.file)
+        raise options.corrupt("a pickle with references is not a torch file")
     return Records(source, options), source
 
 

@@ -1,6 +1,7 @@
-"""Rebuilding: the stand-ins for what pickles of data name. Each checks its arguments before it builds anything.
+"""The globals that pickles of data may name: safe callables, and values.
 
-unpickler.py finds nothing but these. The list of torch's names started from the one of its ``weights_only``.
+unpickler.py finds only these. The callables check their arguments. The list of torch's names began with that of its
+``weights_only``.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ __all__ = ["DTYPES", "UNTYPED", "SafeCallable", "check_key", "data_global", "hol
 
 
 class SafeCallable:
-    """A callable that a pickle can only call: it has no attributes that a BUILD could set.
+    """A function for pickles to call, without attributes that a BUILD could set.
 
     Parameters
     ----------
     make : callable
     real : type, optional
-        The class that it stands for: what is trusted gets that.
+        The class that it stands for, which trusted code gets.
     """
 
     __slots__ = ("_make", "real")
@@ -60,7 +61,7 @@ class SafeCallable:
 
 
 def _check_view(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -> None:
-    """Refuse a view that reaches outside its storage; torch would make the storage larger."""
+    """Refuse a view that exceeds its storage; torch would enlarge the storage."""
     is_storage = isinstance(storage, (torch.UntypedStorage, torch.storage.TypedStorage))
     check(is_storage and isinstance(dtype, torch.dtype), "a tensor without a storage")
     check(type(offset) is int and offset >= 0, "a tensor with a bad offset")
@@ -108,7 +109,7 @@ def _rebuild_tensor_v3(
 
 
 def _rebuild_parameter(data: Any, requires_grad: bool, hooks: Any) -> torch.nn.Parameter:
-    check(isinstance(data, torch.Tensor) and not hooks, "a parameter that is no tensor")
+    check(isinstance(data, torch.Tensor) and not hooks, "a parameter that is not a tensor")
     return torch.nn.Parameter(data, requires_grad=bool(requires_grad))
 
 
@@ -123,12 +124,12 @@ def _rebuild_qtensor(
 ) -> torch.Tensor:
     _check_view(storage, offset, size, stride, getattr(storage, "dtype", None))
     check(not hooks and isinstance(quantizer, tuple), "a quantized tensor with hooks")
-    # torch allocates all elements, also of a tensor that repeats a few
+    # torch allocates all elements, even if the tensor repeats a few
     held = _untyped(storage).nbytes()
     check(math.prod(size) * storage.dtype.itemsize <= held, "a quantized tensor larger than its storage")
     rebuild: Any = torch._utils._rebuild_qtensor
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that typed storages are to go, which is torch's own affair
+        warnings.simplefilter("ignore")  # torch's own use of typed storages
         return cast(torch.Tensor, rebuild(storage, offset, size, stride, quantizer, requires_grad, hooks))
 
 
@@ -159,7 +160,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _bytearray(data: Any = b"", encoding: str = "latin1") -> bytearray:
-    # bytearray(n) would allocate n bytes that the save does not hold
+    # Not of a number: bytearray(n) would allocate n bytes
     return bytearray(data if isinstance(data, bytes) else _encode(data, encoding))
 
 
@@ -168,7 +169,7 @@ def _bytes(data: Any = b"", encoding: str = "latin1") -> bytes:
 
 
 def _layout(name: str) -> torch.layout:
-    # vars, not getattr: torch imports some of its modules when they are asked for
+    # vars, not getattr, with which torch imports some of its modules
     found = vars(torch).get(name.removeprefix("torch.")) if isinstance(name, str) else None
     check(isinstance(found, torch.layout), "an unknown layout")
     return found  # type: ignore[return-value]
@@ -180,7 +181,7 @@ _RECONSTRUCT = tuple(f"numpy.{core}.multiarray._reconstruct" for core in ("core"
 
 
 def _dill_array(make: Any, arguments: Any, state: Any, attributes: Any = None) -> Any:
-    """Stand in for ``dill._dill._create_array``, by which dill writes arrays that are parts of other objects."""
+    """Stand in for ``dill._dill._create_array``, which makes arrays that are parts of objects."""
     check(isinstance(make, SafeCallable) and make in map(data_global, _RECONSTRUCT), "an array of an unknown kind")
     check(isinstance(arguments, tuple) and len(arguments) == 3 and not attributes, "an array of an unknown kind")
     array = empty_array(*arguments)
@@ -193,7 +194,7 @@ def _dill_array(make: Any, arguments: Any, state: Any, attributes: Any = None) -
 
 
 def check_key(key: Any) -> None:
-    """Refuse what would take long to hash."""
+    """Refuse a key that would take long to hash."""
     if type(key) in (tuple, frozenset):
         check(unfolded_size(key, MAX_HASHED) <= MAX_HASHED, "a key or a set's item that is too large to be hashed")
 
@@ -232,10 +233,10 @@ def _size(items: Any = ()) -> torch.Size:
 
 # ------------------------------------------------------------------------------------------------ the list
 
-UNTYPED = object()  # stands for the class of storages that know no type; calling it would allocate
+UNTYPED = object()  # stands for the class of untyped storages, which would allocate when called
 
 DTYPES: dict[str, torch.dtype] = {
-    # A storage's class only tells the type of its elements
+    # The class of a storage stands for the type of its elements
     f"torch.{name}": getattr(torch, name)._dtype
     for name in dir(torch)
     if name.endswith("Storage") and isinstance(getattr(getattr(torch, name), "_dtype", None), torch.dtype)
@@ -299,12 +300,12 @@ _GLOBALS: dict[str, Any] = {
 
 
 def data_global(dotted: str) -> Any:
-    """Return the stand-in for a global that counts as data, by its dotted name, or None."""
+    """The stand-in for a global that counts as data, by its dotted name, or None."""
     return _GLOBALS.get(dotted)
 
 
 def real_classes(value: Any) -> Any:
-    """Put classes in the places of stand-ins, for trusted code: in a dict or tuples too."""
+    """Replace stand-ins by classes for trusted code, in a dict or tuples too."""
     if value is ARRAY:
         import numpy
 
@@ -322,7 +323,7 @@ def real_classes(value: Any) -> Any:
 
 
 def holds_stand_in(value: Any, most: int = MAX_HASHED) -> bool:
-    """Whether a stand-in is left in something, as far inside as a number of values."""
+    """Whether a value contains a stand-in among the first ``most`` values inside."""
     waiting = [value]
     while waiting and most:
         most -= 1

@@ -1,4 +1,4 @@
-"""Storages made of the bytes of a source: over its memory, in memory of their own, or on a device."""
+"""Make storages of a source's bytes: shared, copied, or on a device."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from flambe_save.support.libc import c_function
 __all__ = ["new_storage", "storage_of"]
 
 _HUGE = 4 << 20  # bytes from which memory in huge pages is asked for
-_STAGE = 16 << 20  # bytes that are on their way to another device at a time
+_STAGE = 16 << 20  # bytes of a buffer on the way to another device
 
 
 def storage_of(source: Source, start: int, stop: int, device: torch.device | None = None) -> torch.UntypedStorage:
-    """Return a storage of some bytes of a source, in this machine's memory or on a device.
+    """Make a storage of some bytes of a source, in the CPU's memory or on a device.
 
-    It shares the source's memory where :attr:`Source.is_shared` says so, and has its own otherwise.
+    If :attr:`Source.is_shared`, it shares the source's memory; otherwise it has its own.
     """
     kept = source.kept(start, stop)
     if kept is not None:
@@ -33,12 +33,12 @@ def storage_of(source: Source, start: int, stop: int, device: torch.device | Non
 
 
 def new_storage(size: int) -> torch.UntypedStorage:
-    """Return a storage that is not filled yet; a large one in huge pages, which are several times cheaper to touch.
+    """Make a storage that is not filled; a large one in huge pages, which are faster to touch.
 
     Raises
     ------
     MemoryError
-        If there is not enough.
+        If there is not enough memory.
     """
     try:
         storage = torch.UntypedStorage(size)  # type: ignore[no-untyped-call]
@@ -56,7 +56,7 @@ _madvise = c_function("madvise") if hasattr(mmap, "MADV_HUGEPAGE") else None
 
 
 def _storage_on(source: Source, device: torch.device, start: int, stop: int) -> torch.UntypedStorage:
-    """Read to another device by way of two buffers: one is filled while the other is on its way."""
+    """Read to a device through two buffers: one is filled while the other is copied."""
     storage = torch.UntypedStorage(stop - start, device=device)  # type: ignore[no-untyped-call]
     target = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
     is_cuda = device.type == "cuda"
@@ -79,7 +79,7 @@ def _storage_on(source: Source, device: torch.device, start: int, stop: int) -> 
 
 
 def _storage_over(data: memoryview, device: torch.device | None, *, is_shared: bool = False) -> torch.UntypedStorage:
-    """Return a storage of bytes that are kept: over the same memory where it is shared, or a copy, also on a device."""
+    """Make a storage of bytes in memory: over that memory if it is shared, else a copy."""
     if not len(data):
         return torch.UntypedStorage(0, device=device)  # type: ignore[no-untyped-call]
     bytes_there = torch.frombuffer(data, dtype=torch.uint8)

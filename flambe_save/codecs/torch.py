@@ -1,8 +1,8 @@
-"""TorchCodec: values to ``.pt`` files, as ``torch.save`` writes them, and back; both by hand.
+"""TorchCodec: values to ``.pt`` files, as ``torch.save`` writes them, and back.
 
-torch spends most of a save in a slow CRC, and its reader checks neither the zip (zip_reader.py) nor its CRCs, while its
-``weights_only`` unpickler does not know Flambe's idioms. docs/format.md describes the files. pickling.py writes what
-is in one; torch_reading.py reads it as data, trusting.py with all that a pickle may do.
+Without torch's own code: that spends most of a save in a slow CRC, its reader checks neither the zip nor its CRCs, and
+its ``weights_only`` unpickler does not know Flambe's pickles. docs/format.md describes the files. pickling.py pickles
+the values; torch_reading.py reads them as data, trusting.py with all that a pickle may do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["CODEC", "TorchCodec"]
 
 
 class TorchCodec:
-    """Any values, most often a node's State, in a ``.pt`` file. Data needs no trust to be read again."""
+    """Any values, most often a node's State, in a ``.pt`` file; reading data needs no trust."""
 
     suffix = ".pt"
     needs_pickle = False
@@ -33,12 +33,12 @@ class TorchCodec:
     def dump(self, values: Any, options: DumpOptions) -> Draft:
         """Draft a file of values, as :func:`torch.save` writes it.
 
-        Data is pickled by the standard library, so that it can be read without the pickle module of whoever wrote it.
+        The standard library pickles data, so that a reader does not need the writer's pickle module.
 
         Raises
         ------
         UnsupportedObjectError
-            If something cannot be pickled; the message names it.
+            If a value cannot be pickled, by its name.
         """
         if not values and type(values) in (dict, Stash):
             return empty_dict(options.pickle_protocol)
@@ -51,7 +51,7 @@ class TorchCodec:
             if hasattr(module, "Pickler"):
                 elsewhere = elsewhere_of(values)
                 return zip_of(*pickled_once(prepared, module, options.pickle_protocol, elsewhere), say_what(opaque))
-            buffer = io.BytesIO()  # a bare pickle then, which the reader takes too
+            buffer = io.BytesIO()  # then as a bare pickle, which the reader knows too
             prepared, _ = to_data(values, Portable.wrapper())
             module.dump(prepared, buffer, protocol=options.pickle_protocol)
         except Exception as error:
@@ -59,7 +59,7 @@ class TorchCodec:
         return Draft(buffer.getvalue(), opaque=say_what(opaque))
 
     def load(self, source: Source, options: LoadOptions) -> Any:
-        """Read values. Tensors get memory of their own, or share that of a file that is mapped.
+        """Read values; tensors get memory of their own, or share that of a mapped file.
 
         Raises
         ------

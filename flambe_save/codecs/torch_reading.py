@@ -1,4 +1,4 @@
-"""Files of torch read as data: zips, files of torch before 1.6, and bare pickles. Nothing that they name is run."""
+"""Read torch files as data: zips, files of torch before 1.6, bare pickles."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from typing import Any, TypeAlias
 import torch
 
 from flambe_save.codecs.careful import CarefulUnpickler, Placeholder
-from flambe_save.codecs.dense import DTYPES as DENSE_TYPES
 from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.safe_globals import DTYPES, UNTYPED
 from flambe_save.codecs.storages import storage_of
 from flambe_save.codecs.unpickler import DataUnpickler
-from flambe_save.errors import CorruptSaveError, UnknownFormatError
+from flambe_save.errors import UnknownFormatError
 from flambe_save.layout import LEGACY_TORCH, what_it_is
 from flambe_save.pt.dense import PlainState, load_plain
-from flambe_save.pt.opcodes import broken_pickle, pickle_end
+from flambe_save.pt.opcodes import pickle_end
 from flambe_save.pt.options import LoadOptions
 from flambe_save.pt.sources import MemorySource, Source
 from flambe_save.pt.zip_reader import ZIP_MAGIC, Records, is_zip
@@ -50,7 +49,7 @@ def load_data(source: Source, options: LoadOptions, *, is_nested: bool = False) 
     found = what_it_is(bytes(data[:200]))
     if found is not None and LEGACY_TORCH not in bytes(data[:32]):
         fix = found[1].replace("FILE", options.file or "FILE")
-        raise CorruptSaveError(f"this is {found[0]}, and no torch file", node=options.node, file=options.file, fix=fix)
+        raise options.corrupt(f"this is {found[0]}, not a torch file", fix)
     stream = io.BytesIO(data)
     first = unpickle_data(stream, options)
     if type(first) is not int or first != _LEGACY_MAGIC:
@@ -69,13 +68,13 @@ def read_zip(records: Records, options: LoadOptions, storage: StorageOf, *, is_n
     records : Records
     options : LoadOptions
     storage : callable
-        Returns the storage of a record, given its key, the device that it was on, and its size in bytes.
+        Called with a record's key, the device that it was on, and its size in bytes; returns its storage.
     is_nested : bool
         Whether the zip is inside another one.
     """
     if "constants.pkl" in records or any(name.startswith("code/") for name in records.names):
         raise UnknownFormatError(
-            "this is a TorchScript archive, which is a program and no data",
+            "this is a TorchScript archive, which is a program, not data",
             node=options.node,
             file=options.file,
             fix="Load it with torch.jit.load, if you know who wrote it, and save its state_dict().",
@@ -90,13 +89,12 @@ def read_zip(records: Records, options: LoadOptions, storage: StorageOf, *, is_n
         try:
             return _read_plain(plain, storage, options)
         except pickle.UnpicklingError as error:
-            raise broken_pickle(error, options.node, options.file) from error
-
+            raise options.broken_pickle(error) from error
     return unpickle_data(io.BytesIO(data), options, persistent_storages(storage), is_nested=is_nested)
 
 
 def persistent_storages(storage: StorageOf) -> Callable[[Any], Any]:
-    """Return what turns persistent ids into storages."""
+    """A function that turns persistent ids into storages."""
 
     def storage_of(pid: Any) -> Any:
         kind, key, location, numel = _checked_pid(pid)
@@ -106,7 +104,7 @@ def persistent_storages(storage: StorageOf) -> Callable[[Any], Any]:
 
 
 def reading_storages(records: Records, source: Source, options: LoadOptions, place: Placer) -> StorageOf:
-    """Return what reads the storages of a zip to where they are wanted, each once."""
+    """A function that reads each storage of a zip once, to the device that is wanted."""
     storages: dict[str, torch.UntypedStorage] = {}
 
     def storage(key: str, location: str, size: int) -> torch.UntypedStorage:
@@ -132,7 +130,7 @@ def _read_plain(plain: PlainState, storage: StorageOf, options: LoadOptions) -> 
     values: OrderedDict[str, torch.Tensor] = OrderedDict()
     for key, tensor in plain.tensors.items():
         kind, record, location, shape, stride = tensor
-        dtype = DENSE_TYPES[kind]
+        dtype: torch.dtype = getattr(torch, kind)
         memory = storage(record, location, math.prod(shape) * dtype.itemsize)
         check(tensor.fits, f"{key!r} reaches past its storage")
         values[key] = torch.empty(0, dtype=dtype, device=memory.device).set_(memory, 0, shape, stride)
@@ -143,34 +141,36 @@ def _read_plain(plain: PlainState, storage: StorageOf, options: LoadOptions) -> 
 
 
 def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Placer, *, is_nested: bool) -> Any:
-    """Read what follows the magic number: protocol, system, the object, the storage keys, then the raw storages."""
+    """Read a legacy file after its magic number.
+
+    That is the protocol, the system, the object, the storages' keys, and the raw storages.
+    """
     protocol, system = unpickle_data(stream, options), unpickle_data(stream, options)
     if protocol != _LEGACY_PROTOCOL or not (isinstance(system, dict) and system.get("little_endian") is True):
-        raise CorruptSaveError(
-            "a torch file of an unknown protocol or byte order", node=options.node, file=options.file
-        )
+        raise options.corrupt("a torch file of an unknown protocol or byte order")
     start = stream.tell()
     needed: dict[str, Any] = {}
     try:
         pickle_end(stream.getbuffer()[start:])
         _Collector(stream, needed).load()
     except Exception as error:
-        raise broken_pickle(error, options.node, options.file) from error
+        raise options.broken_pickle(error) from error
     keys = unpickle_data(stream, options)
     is_list = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
     if not is_list or not set(needed) <= set(keys):
-        raise CorruptSaveError("a torch file without its storages", node=options.node, file=options.file)
+        raise options.corrupt("a torch file without its storages")
     raw: dict[str, bytearray] = {}
     for key in keys:
         size = int.from_bytes(stream.read(8), "little") * _itemsize(needed.get(key))
         raw[key] = bytearray(stream.read(min(size, len(stream.getbuffer()))))
     placed: dict[str, torch.UntypedStorage] = {}
 
-    def storage_of(pid: Any) -> Any:
+    def storage(pid: Any) -> Any:
         kind, key, location, numel = _checked_pid(pid[:5])
         check(len(raw[key]) == numel * _itemsize(kind), f"storage {key} is cut short")
         if key not in placed:
-            placed[key] = place(_untyped(memoryview(raw[key])), location)
+            held = MemorySource(raw[key], is_shared=True)
+            placed[key] = place(storage_of(held, 0, held.size), location)
         untyped: Any = placed[key]
         if len(pid) > 5 and pid[5] is not None:
             _, offset, size = pid[5]
@@ -178,11 +178,11 @@ def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Placer, *, is_
         return _typed(untyped, kind)
 
     stream.seek(start)
-    return unpickle_data(stream, options, storage_of, is_nested=is_nested)
+    return unpickle_data(stream, options, storage, is_nested=is_nested)
 
 
 class _Collector(CarefulUnpickler):
-    """Walks a legacy pickle, building nothing, to learn which storages it wants and of what type."""
+    """Walks a legacy pickle, building nothing, to find its storages and their types."""
 
     def __init__(self, stream: io.BytesIO, needed: dict[str, Any]) -> None:
         super().__init__(stream, encoding="utf-8")
@@ -200,7 +200,7 @@ class _Collector(CarefulUnpickler):
 
 
 def _checked_pid(pid: Any) -> tuple[Any, str, str, int]:
-    """Return a persistent id's storage type (a dtype or ``UNTYPED``), key, location and length."""
+    """Check a persistent id; return its storage type or ``UNTYPED``, key, location and length."""
     check(isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage", "an unknown persistent id")
     _, kind, key, location, numel = pid
     check(isinstance(kind, torch.dtype) or kind is UNTYPED, "a storage without a type")
@@ -220,32 +220,16 @@ def _typed(untyped: torch.UntypedStorage, kind: Any) -> Any:
     return make(wrap_storage=untyped, dtype=kind, _internal=True)
 
 
-def _untyped(raw: memoryview) -> torch.UntypedStorage:
-    """Return a storage over a buffer, sharing it."""
-    if not len(raw):
-        return torch.UntypedStorage(0)  # type: ignore[no-untyped-call]
-    return torch.frombuffer(raw, dtype=torch.uint8).untyped_storage()
-
-
 def unpickle_data(stream: io.BytesIO, options: LoadOptions, storage_of: Any = None, *, is_nested: bool = False) -> Any:
     """Unpickle one object as data, under the caller's trust."""
-    return DataUnpickler(
-        stream,
-        options.trust,
-        storage_of=storage_of,
-        arguments=options.pickle_load_args,
-        nested=None if is_nested else lambda data: _storage_in(data, options),
-        node=options.node,
-        file=options.file,
-    ).unpickle()
+    nested = None if is_nested else lambda data: _storage_in(data, options)
+    return DataUnpickler(stream, options, storage_of=storage_of, nested=nested).unpickle()
 
 
 def _storage_in(data: Any, options: LoadOptions) -> Any:
-    """Stand in for ``torch.storage._load_from_bytes``: a pickle holds a whole torch file of one storage."""
-    if not isinstance(data, bytes):
-        raise pickle.UnpicklingError("a nested torch file that is no bytes")
-    is_torch = data[:4] == ZIP_MAGIC or LEGACY_TORCH in data[:32]
-    check(is_torch, "a nested torch file that is none")
+    """Stand in for ``torch.storage._load_from_bytes``, which reads a torch file of one storage."""
+    is_torch = isinstance(data, bytes) and (data[:4] == ZIP_MAGIC or LEGACY_TORCH in data[:32])
+    check(is_torch, "a nested torch file that is not one")
     found = load_data(MemorySource(bytearray(data)), replace(options, checksums_known=False), is_nested=True)
-    check(isinstance(found, (torch.UntypedStorage, torch.storage.TypedStorage)), "a nested torch file of no storage")
+    check(isinstance(found, (torch.UntypedStorage, torch.storage.TypedStorage)), "a nested torch file of other values")
     return found

@@ -1,4 +1,4 @@
-"""Loads that trust everything: with the caller's own pickle module, which may run anything."""
+"""Unpickle with full trust, by the caller's own pickle module, which may run anything."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["as_load_errors", "load_trusting", "trusting_module", "unpickle_trust
 
 
 def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
-    """Unpickle with the caller's pickle module, which may run anything.
+    """Unpickle by the caller's pickle module, which may run anything.
 
     Raises
     ------
     LoadError
-        If it raises, or has a ``load`` of its own but no Unpickler, through which ``map_location`` would reach tensors.
+        If it raises, or has a ``load`` of its own but no Unpickler, which ``map_location`` needs.
     """
     load = options.pickle_module.load
     has_unpickler = hasattr(options.pickle_module, "Unpickler") or load is pickle.load
@@ -44,7 +44,7 @@ def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
 
 
 def load_trusting(source: Source, options: LoadOptions) -> Any:
-    """Read a torch file, zip or legacy, or a bare pickle, whatever it holds; errors as :func:`unpickle_trusting`."""
+    """Read a torch file, zip or legacy, or a bare pickle; errors as :func:`unpickle_trusting`."""
     if is_zip(source):
         records = Records(source, options)
         plain = load_plain(records.read("data.pkl")) if "data.pkl" in records else None
@@ -52,7 +52,7 @@ def load_trusting(source: Source, options: LoadOptions) -> Any:
             return load_data(source, options)
         if options.is_verified and not options.checksums_known:
             for name in records.names:
-                records.check(name)  # torch itself would read a damaged record without a word
+                records.check(name)  # torch would read a damaged record
     data = io.BytesIO(source.piece(0, source.size))
     if not is_zip(source) and LEGACY_TORCH not in data.getbuffer()[:32].tobytes():
         return unpickle_trusting(data, options)
@@ -68,7 +68,7 @@ def load_trusting(source: Source, options: LoadOptions) -> Any:
 
 @contextlib.contextmanager
 def as_load_errors(options: LoadOptions) -> Iterator[None]:
-    """Turn what a trusted pickle raises into an error that says where it was."""
+    """Turn any error of a trusted pickle into a LoadError that names the file."""
     try:
         yield
     except (LoadError, MemoryError):
@@ -80,7 +80,7 @@ def as_load_errors(options: LoadOptions) -> Iterator[None]:
 
 
 def trusting_module(options: LoadOptions) -> Any:
-    """Return the caller's pickle module with an Unpickler that knows Flambe's State and honours ``map_location``."""
+    """The caller's pickle module, with Flambe's State and ``map_location`` in its Unpickler."""
     base: Any = getattr(options.pickle_module, "Unpickler", pickle.Unpickler)
 
     def load_from_bytes(data: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""DataUnpickler: a careful unpickler that finds only what is data (safe_globals.py), or what the caller trusts."""
+"""DataUnpickler: finds only globals that are data or trusted by the caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pickle
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from flambe_save import questions
@@ -21,13 +21,13 @@ from flambe_save.codecs.naming import find_in_script
 from flambe_save.codecs.numpy_types import DtypeProxy, build_array, check, holds_objects
 from flambe_save.codecs.safe_globals import SafeCallable, data_global, holds_stand_in, real_classes
 from flambe_save.errors import FlambeSaveError, LimitError, LoadError
-from flambe_save.pt.opcodes import broken_pickle, globals_of, pickle_end, present_name
+from flambe_save.pt.opcodes import globals_of, pickle_end, present_name
+from flambe_save.pt.options import LoadOptions
 from flambe_save.questions import Question
 from flambe_save.registry import MOVED
 from flambe_save.state import State
 from flambe_save.support.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.support.undoing import note_undo
-from flambe_save.trust import Trust
 
 __all__ = ["IMPOSSIBLE", "DataUnpickler", "unknown_globals"]
 
@@ -40,76 +40,69 @@ _COPY_BYTES = frozenset(("builtins.bytearray", "builtins.bytes", "_codecs.encode
 _MAKE_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
 _NUMPY_TYPE = "numpy.dtype"
 _BUDGET = 1 << 20
-IMPOSSIBLE = "a call that fails: "  # begins what an audit says of a pickle that no trust unpickles
+IMPOSSIBLE = "a call that fails: "  # begins the finding for a pickle that cannot be unpickled with any trust
 _MOST_STAND_INS = 1000  # classes that an audit makes, each a thousand times larger than its name
 
 
 class DataUnpickler(CarefulUnpickler):
-    """An unpickler that finds only what is listed in safe_globals.py, or what the caller trusts.
+    """An unpickler that finds only the globals of safe_globals.py and trusted ones.
 
-    What a pickle may set attributes of is a mapping, a numpy type or array that it has just made, or an object of a
-    trusted class; keys are measured before they are hashed; and what copies bytes does so within a budget.
+    A pickle may set attributes of a mapping, of a numpy type or array that it has just made, and of objects of trusted
+    classes. Keys are measured before they are hashed, and there is a budget for copies of bytes.
 
     Parameters
     ----------
     stream : io.BytesIO
-        Where a pickle begins, at its current position.
-    trust : Trust
+        The pickle begins at its current position.
+    options : LoadOptions
     storage_of : callable, optional
         Turns a persistent id into a storage.
     nested : callable, optional
-        Reads the bytes of a torch file that a pickle holds inside itself.
-    arguments : mapping, optional
-        Further arguments of :class:`pickle.Unpickler`.
-    node, file : str, optional
-        For messages.
+        Reads the bytes of a torch file that is inside the pickle.
     """
 
     def __init__(
         self,
         stream: io.BytesIO,
-        trust: Trust,
+        options: LoadOptions,
         *,
         storage_of: Callable[[Any], Any] | None = None,
         nested: Callable[[bytes], Any] | None = None,
-        arguments: Mapping[str, Any] | None = None,
-        node: str | None = None,
-        file: str | None = None,
     ) -> None:
-        super().__init__(stream, **{"encoding": "utf-8", **(arguments or {})})
+        super().__init__(stream, **{"encoding": "utf-8", **options.pickle_load_args})
+        self._options = options
         self._stream = stream
         self._start = stream.tell()
-        self._trust = trust
+        self._trust = options.trust
         self._storage_of = storage_of
         self._nested = nested
-        self._node = node
-        self._file = file
+        self._where = {"node": options.node, "file": options.file}
         self._budget = _BUDGET + 16 * len(stream.getbuffer())
         self._expanded = 0
-        self._listed: set[str] | None = None  # the names that were put to the trust
+        self._listed: set[str] | None = None  # the names that Trust was asked about
         self._used_trust = False
-        self._types: dict[int, tuple[DtypeProxy, int]] = {}  # that have no state yet, and how much was memoized before
-        self._moved: set[type] = set()  # classes that were found by another name
-        self._made: dict[int, Any] = {}  # by their ids, what trusted functions have made
+        self._types: dict[int, tuple[DtypeProxy, int]] = {}  # without a state yet; and the memo's size before
+        self._moved: set[type] = set()  # classes found by another name
+        self._made: dict[int, Any] = {}  # objects of trusted functions, by their ids
         self._stand_ins: dict[str, type[Placeholder]] = {}
-        self._found: dict[str, Any] = {}  # by these names, what this process has of them
-        self._known = len(trust.findings or ())  # what an audit had found before
+        self._found: dict[str, Any] = {}  # what this process has by these names
+        self._known = len(options.trust.findings or ())  # findings of the audit before
 
-    def unpickle(self) -> Any:  # not read: the machine keeps a function of that name in each object
+    def unpickle(self) -> Any:  # not "read": the machine keeps a function of that name in each object
         """Unpickle one object.
 
         Raises
         ------
         UntrustedError
-            If the pickle names anything that is neither data nor trusted; all of it is listed.
+            If the pickle names anything that is neither data nor trusted; the error lists all of it.
         CorruptSaveError
-            If it is no intact pickle.
+            If the pickle is damaged.
         """
         forget = note_undo(self.__dict__.clear)
         try:
             return self._unpickled()
         finally:
-            self.__dict__.clear()  # what it remembers refers to it, so that its file would stay in memory
+            self.__dict__.clear()  # its memo refers to it, and would keep the file in memory
             forget()
 
     def _unpickled(self) -> Any:
@@ -119,7 +112,7 @@ class DataUnpickler(CarefulUnpickler):
             if codes <= _HARMLESS:
                 value = pickle.Unpickler(self._stream).load()
             else:
-                if self._trust.trusted:  # nothing of what is trusted is made before the rest is known to be trusted too
+                if self._trust.trusted:  # nothing is made before all names are known to be trusted
                     self._refuse_unknown(globals_of(self._rest()))
                 value = self.load()
                 if is_placeholder_class(value):
@@ -133,40 +126,39 @@ class DataUnpickler(CarefulUnpickler):
         except FlambeSaveError:
             raise
         except Exception as error:
-            if self._trust.findings:  # what is not made in an audit may not fit where it belongs
+            if self._trust.findings:  # placeholders may not fit where they belong
                 self._note_doubt("what does not fit together by names alone")
                 return Placeholder()
             if self._used_trust:
                 raise LoadError(
                     f"what is trusted cannot be unpickled by names alone: {type(error).__name__}: {str(error)[:200]}",
-                    node=self._node,
-                    file=self._file,
                     fix="If you know who wrote it: load(..., weights_only=False).",
+                    **self._where,
                 ) from error
             # MemoryError too: a pickle may ask for more than its own size could justify
-            raise broken_pickle(error, self._node, self._file) from error
+            raise self._options.broken_pickle(error) from error
 
     def check_names(self) -> None:
-        """Refuse a pickle that names anything neither data nor trusted; nothing is made of it.
+        """Refuse a pickle that names anything neither data nor trusted; nothing is made.
 
         Raises
         ------
         UntrustedError
-            It lists all of it.
+            The error lists all of it.
         CorruptSaveError
-            If it is no intact pickle.
+            If the pickle is damaged.
         """
         try:
             pickle_end(memoryview(self._stream.getbuffer())[self._start :])
         except pickle.UnpicklingError as error:
-            raise broken_pickle(error, self._node, self._file) from error
+            raise self._options.broken_pickle(error) from error
         names = list(globals_of(self._rest()))
         self._refuse_unknown(names)
-        if _DILL_TYPE in names and not self._trust.allows(_DILL_TYPE):  # it gives any type, and which one is not known
+        if _DILL_TYPE in names and not self._trust.allows(_DILL_TYPE):  # it gives a type by an unknown name
             self._refuse([_DILL_TYPE])
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for a listed global; import one that is trusted; refuse any other."""
+        """Find the stand-in for a listed global; import a trusted one; refuse others."""
         module, name = present_name(module, name, self.proto)
         dotted = f"{module}.{name}"
         if dotted == _NESTED and self._nested is not None:
@@ -189,16 +181,16 @@ class DataUnpickler(CarefulUnpickler):
         if not self._allows(dotted):
             self._refuse_with_others(dotted)
             if self._trust.findings is None:
-                self._refuse([dotted])  # whatever the list left out
+                self._refuse([dotted])  # in case the list left it out
         if self._trust.findings is not None:
             found = MOVED.get(dotted) or find_in_script(module, name)
             if found is None:
                 found = find_named(module, name)
-                if dotted != _SCHEMA:  # which is listed where nothing else is
+                if dotted != _SCHEMA:  # a Schema is listed only alone
                     self._check_home(found, home_of(found), dotted)
             return self._stand_in(dotted, found)
         self._used_trust = True
-        if dotted in MOVED:  # the program itself says that this is the class; there is no module to import
+        if dotted in MOVED:  # the program declares that this is the class; the old module is not imported
             self._moved.add(MOVED[dotted])
             return MOVED[dotted]
         found = find_in_script(module, name)
@@ -216,13 +208,13 @@ class DataUnpickler(CarefulUnpickler):
         return found
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return the storage that a torch file keeps beside its pickle."""
+        """The storage that a torch file has beside its pickle."""
         if self._storage_of is None:
             raise pickle.UnpicklingError("a persistent id where there is no storage")
         return self._storage_of(pid)
 
     def _stand_in(self, name: str, found: Any = None) -> type[Placeholder]:
-        """Return what takes the place of a class or a function, in an audit."""
+        """The placeholder for a class or a function, in an audit."""
         if name not in self._stand_ins and len(self._stand_ins) < _MOST_STAND_INS:
             known = {"stands_for": name, "is_class": is_class_name(name, found)}
             self._stand_ins[name] = type("Placeholder", (Placeholder,), known)
@@ -230,13 +222,13 @@ class DataUnpickler(CarefulUnpickler):
         return self._stand_ins.get(name, Placeholder)
 
     def _note_doubt(self, what: str) -> None:
-        """Write down, in an audit of what needs trust in names, that these may not be enough."""
+        """Note, in an audit that found names to trust, that trust in these may not be enough."""
         if len(self._trust.findings or ()) > self._known:
             self._decide([questions.doubt(f"{what}: trust in names may not be enough")])
 
     def _dill_type(self, name: Any) -> Any:
-        """Stand in for ``dill._dill._load_type``, by which dill wrote the set in Flambe's own saves."""
-        check(isinstance(name, str), "dill names a type by no text")
+        """Stand in for ``dill._dill._load_type``, which gives the type set in Flambe's own saves."""
+        check(isinstance(name, str), "dill names a type without a text")
         if name != "set":
             self._refuse([f"{_DILL_TYPE}({name[:80]!r})"])
             if self._trust.findings is not None:
@@ -251,7 +243,7 @@ class DataUnpickler(CarefulUnpickler):
         return made
 
     def _replace(self, stand_in: DtypeProxy, value: Any) -> None:
-        """Put a numpy type in the place of its stand-in, where the pickle has just made that."""
+        """Replace the proxy of a numpy type, just made, on the stack and in the memo."""
         _, before = self._types.pop(id(stand_in))
         self.stack[-1] = value
         for key in itertools.islice(reversed(self.memo), len(self.memo) - before):
@@ -267,7 +259,7 @@ class DataUnpickler(CarefulUnpickler):
         return SafeCallable(spend)
 
     def _within_size(self, make: Callable[..., Any]) -> Callable[..., Any]:
-        """Count the bytes of tensors that repeat a few elements, and would be as many bytes in whoever copies them."""
+        """Count the bytes of tensors beyond their storages, which copies would take."""
 
         def measure(*arguments: Any) -> Any:
             tensor = make(*arguments)
@@ -276,9 +268,8 @@ class DataUnpickler(CarefulUnpickler):
             if self._expanded > self._trust.limits.built_bytes:
                 raise LimitError(
                     f"its tensors repeat what is stored, to more than {self._expanded:,} bytes",
-                    node=self._node,
-                    file=self._file,
                     fix=f"If they are meant to: load(..., limits=Limits(built_bytes={2 * self._expanded})).",
+                    **self._where,
                 )
             return tensor
 
@@ -307,7 +298,7 @@ class DataUnpickler(CarefulUnpickler):
             check(not any(hasattr(type(item), key) for key in state), "a mapping's methods are set")
             item.__dict__.update(state)
         elif type(item).__module__ == "numpy" and type(item).__name__ == "ndarray":
-            if holds_objects(state):  # they are made by then; what uses them may call anything of theirs
+            if holds_objects(state):  # the array's users may call any method of them
                 self._refuse([_OBJECTS])
             build_array(item, state)
         else:
@@ -326,14 +317,14 @@ class DataUnpickler(CarefulUnpickler):
             self.stack[-1] = real_classes(arguments)
         PythonUnpickler.load_reduce(self)
         made, home = self.stack[-1], getattr(make, "__module__", None)
-        # A library's function makes objects of the library's classes, and their state is part of making them
+        # A library's function makes objects of the library's classes; setting their state is a part of that
         if isinstance(home, str) and self._trust.allows(f"{home}.{getattr(make, '__qualname__', '')}"):
             package = type(made).__module__.partition(".")[0]
             if package == home.partition(".")[0] and not callable(made):
                 self._made[id(made)] = made
 
     def _foresee(self, make: Any, arguments: Any) -> bool:
-        """Put a stand-in in the place of a call's result, in an audit; False where it can be made."""
+        """Put a placeholder on the stack for a call, in an audit; False if the call can be made."""
         given = list(arguments) if type(arguments) is tuple else []
         classes = [item for item in given if is_placeholder_class(item)]
         caller = make if is_placeholder_class(make) else None
@@ -348,7 +339,7 @@ class DataUnpickler(CarefulUnpickler):
             refusal = cannot_take(self._found.get(caller.stands_for), given) if caller.is_class else None
             if refusal is not None:
                 self._decide([questions.doubt(IMPOSSIBLE + refusal)])
-        elif isinstance(make, Placeholder):  # what is made is called
+        elif isinstance(make, Placeholder):  # a made object is called
             made.is_filled = False
         elif classes:  # a function of data is given a class
             self._note_doubt(f"data that is made of {classes[0].stands_for}")
@@ -358,22 +349,22 @@ class DataUnpickler(CarefulUnpickler):
     dispatch[pickle.REDUCE[0]] = load_reduce
 
     def _check_handed(self, value: Any) -> None:
-        """Write down, in an audit, that trusted code would get a stand-in for data."""
+        """Note, in an audit, that trusted code would get a safe callable or a stand-in."""
         if holds_stand_in(real_classes(value)):
             self._note_doubt("classes or functions inside of what trusted code is given")
 
     def _check_home(self, found: Any, home: str | None, dotted: str) -> None:
-        """Refuse what a trusted module only imported: trusting a module is not trusting all that it uses."""
+        """Refuse a global that a trusted module only imports: it is trusted for what it defines."""
         if isinstance(found, types.ModuleType):
             self._refuse([f"{dotted} (the module {found.__name__})"])
         elif home is not None and not self._allows(home):
             self._refuse([home])
 
     def _allows(self, dotted: str) -> bool:
-        """Whether a global is trusted, by its name or, where it is declared to have moved, by its present one."""
+        """Whether a global is trusted by its name, or by the name that it has moved to."""
         moved = MOVED.get(dotted)
         present = dotted if moved is None else f"{moved.__module__}.{moved.__qualname__}"
-        if present == _SCHEMA and self._trust.trusted:  # what a Component was built with: calls nothing by itself
+        if present == _SCHEMA and self._trust.trusted:  # a Component's arguments: it calls nothing
             return True
         return self._trust.allows(dotted) or self._trust.allows(present)
 
@@ -384,13 +375,13 @@ class DataUnpickler(CarefulUnpickler):
         listed = list(names)
         unknown = _unknown(listed)
         if not unknown and _DILL_ARRAY in listed:
-            # Plain arrays are pickled otherwise: this is a part of what needs trust, or holds objects
+            # Plain arrays are pickled otherwise: this one is part of an object that needs trust, or holds objects
             unknown = [_DILL_ARRAY]
         asked = [item for item in unknown if not self._allows(item)]
-        self._refuse([item for item in asked if item != _SCHEMA] or asked)  # it comes with the objects of a class
+        self._refuse([item for item in asked if item != _SCHEMA] or asked)  # a Schema comes with objects of a class
 
     def _refuse_with_others(self, dotted: str) -> None:
-        """Refuse a name, and all others that the pickle has; an audit, which goes on, goes through them once."""
+        """Refuse a name and all others in the pickle; an audit lists them once."""
         if self._listed is None:
             names = dict.fromkeys([dotted, *globals_of(self._rest())])
             self._listed = {*names}
@@ -403,15 +394,15 @@ class DataUnpickler(CarefulUnpickler):
         self._decide(questions.pickled(names))
 
     def _decide(self, asked: list[Question]) -> None:
-        self._trust.decide(asked, node=self._node, file=self._file)
+        self._trust.decide(asked, **self._where)
 
     def _rest(self) -> bytes:
         return self._stream.getvalue()[self._start :]
 
 
 _SHARING = frozenset(code[0] for code in (pickle.BINGET, pickle.LONG_BINGET))
-# Opcodes that make dicts and lists of texts, bytes and numbers, and nothing else. There are no tuples among them, whose
-# hashes could take long, so the machine in C may run these.
+# Opcodes that make only dicts and lists of texts, bytes and numbers. They make no tuples, whose hashes could take long,
+# so the machine in C may run them.
 _HARMLESS = frozenset(
     code[0]
     for code in (
@@ -425,7 +416,7 @@ _HARMLESS = frozenset(
 
 
 def unknown_globals(data: bytes) -> list[str]:
-    """Return the dotted names that a pickle would import, and that are not data."""
+    """The dotted names that a pickle would import and that are not data."""
     return _unknown(globals_of(data))
 
 

@@ -83,10 +83,7 @@ def kind_of(func: Any) -> str:
 
 @functools.cache
 def allocation_of(func: Any) -> str:
-    """Classify an operation by the memory that it takes: ``"makes"``, ``"enlarges"``, ``"copies"``.
-
-    One that takes none gives ``""``.
-    """
+    """Classify how an operation allocates: ``"makes"``, ``"enlarges"``, ``"copies"``, ``""``."""
     schema = func._schema
     if schema.is_mutable or any(value.alias_info is not None for value in schema.returns):
         return ""

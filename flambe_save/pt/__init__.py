@@ -1,8 +1,6 @@
-"""Torch's files without torch: read and write zips, walk pickles, list contents.
+"""Torch's files without torch: read and write zips, walk pickles, list tensors.
 
-Nothing in a file is run.
-
-codecs/ is the other side: it makes tensors and objects of what is found here.
+Nothing is run. codecs/ makes tensors and objects of them.
 """
 
 from __future__ import annotations

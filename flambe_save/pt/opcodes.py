@@ -7,24 +7,15 @@ import pickle
 import pickletools
 from collections.abc import Iterator
 
-from flambe_save.errors import CorruptSaveError
-
-__all__ = ["broken_pickle", "globals_of", "is_empty_dict", "pickle_end", "present_name"]
+__all__ = ["globals_of", "is_empty_dict", "pickle_end", "present_name"]
 
 
 def present_name(module: str, name: str, protocol: int) -> tuple[str, str]:
-    """Return the Python 3 name of a global; protocols 0 to 2 write the names that Python 2 had."""
+    """The Python 3 name of a global; protocols 0 to 2 write those of Python 2."""
     if protocol > 2 and module not in ("__builtin__", "copy_reg"):
         return module, name
     renamed = _compat_pickle.NAME_MAPPING.get((module, name))
     return renamed if renamed is not None else (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
-
-
-def broken_pickle(error: Exception, node: str | None, file: str | None) -> CorruptSaveError:
-    """Make the error for a pickle that Python's own machinery could not read."""
-    return CorruptSaveError(
-        f"the pickle cannot be read: {type(error).__name__}: {str(error)[:200]}", node=node, file=file
-    )
 
 
 # How many bytes follow each opcode; negative numbers are pickletools' own for arguments of variable length
@@ -40,13 +31,12 @@ _STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95
 
 
 def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = None) -> int:
-    """Return the end of a pickle, running nothing; its opcodes are added to ``codes``.
-
-    A count or a memo index that its own length cannot justify is refused: either would take that much memory.
+    """Find the end of a pickle, and add its opcodes to ``codes``; nothing is run.
 
     Raises
     ------
     pickle.UnpicklingError
+        If it is damaged, or a count or memo index is larger than the pickle: that would take as much memory.
     """
     raw, here, end = bytes(data), 0, len(data)
     while here < end:
@@ -80,8 +70,8 @@ def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = No
 
 
 def globals_of(data: bytes) -> Iterator[str]:
-    """Yield the dotted names that a pickle would import, from its opcodes alone; nothing runs."""
-    strings: list[str] = []  # as they were pushed, the memo's included: STACK_GLOBAL takes the last two
+    """Yield the dotted names that a pickle would import; nothing is run."""
+    strings: list[str] = []  # in the order of pushing, with those from the memo: STACK_GLOBAL takes the last two
     memo: dict[int, str | None] = {}
     last: str | None = None
     protocol = 0
@@ -107,14 +97,14 @@ def globals_of(data: bytes) -> Iterator[str]:
             if last is not None:
                 strings.append(last)
     except ValueError:
-        return  # a broken pickle names no more
+        return  # the pickle is damaged here
 
 
 _OF_AN_EMPTY_DICT = frozenset(("PROTO", "FRAME", "MARK", "DICT", "EMPTY_DICT", "MEMOIZE", "PUT", "BINPUT", "STOP"))
 
 
 def is_empty_dict(data: bytes) -> bool:
-    """Whether a pickle is of an empty dict, from its opcodes alone."""
+    """Whether a pickle holds an empty dict; nothing is run."""
     try:
         return all(opcode.name in _OF_AN_EMPTY_DICT for opcode, _, _ in pickletools.genops(data))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Options for reading and writing values: pickle module, trust, device placement."""
+"""Options for reading and writing values: pickle module, trust, devices, threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from flambe_save.errors import CorruptSaveError
 from flambe_save.support.parallel import default_threads
 from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.trust import NO_TRUST, Trust
@@ -16,17 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DumpOptions", "PROTOCOL", "LoadOptions", "MapLocation", "PickleModule", "default_pickle_module"]
 
-PROTOCOL = 2  # of pickles, where the caller says nothing
+PROTOCOL = 2  # of pickles, by default
 
 # As torch.load: a device, a mapping of saved to wanted locations, or f(storage, location) -> storage or None.
 MapLocation: TypeAlias = "str | torch.device | Mapping[str, str] | Callable[[Any, str], Any] | None"
 
 
 class PickleModule(Protocol):
-    """A module with pickle's ``dump`` and ``load``, and perhaps ``Pickler`` and ``Unpickler``.
-
-    The two classes are used where the module has them.
-    """
+    """A module with pickle's ``dump`` and ``load``, and perhaps ``Pickler`` and ``Unpickler``."""
 
     def dump(self, obj: Any, file: Any, protocol: int | None = None) -> None: ...
 
@@ -34,7 +32,7 @@ class PickleModule(Protocol):
 
 
 def default_pickle_module() -> Any:
-    """Return dill, which costs more to import than all that reads a save."""
+    """Import dill, which takes longer than reading a save."""
     import dill
 
     return dill
@@ -42,7 +40,7 @@ def default_pickle_module() -> Any:
 
 @dataclass(frozen=True)
 class DumpOptions:
-    """Options for writing values that are more than data.
+    """Options for writing values.
 
     Parameters
     ----------
@@ -53,11 +51,11 @@ class DumpOptions:
     digest : {"sha256"}, optional
         A digest to note for each file, beside its checksum.
     requirements : str, optional
-        What was installed when the object was saved, where that was not now.
+        Requirements at the time when the object was saved; None for the present ones.
     packages : mapping of str to str, optional
         Versions of packages, likewise.
     threads : int
-        How many write at once.
+        Number of threads that write.
     progress : Progress
         Counts the bytes that are written.
     """
@@ -81,17 +79,17 @@ class LoadOptions:
     map_location : str, torch.device, mapping, callable or None
         As in :func:`torch.load`.
     pickle_module : module
-        Used only by a load that trusts everything.
+        Only a load that trusts everything uses it.
     pickle_load_args : mapping
-        Further arguments of its Unpickler: ``encoding`` for what Python 2 wrote, say.
+        Further arguments of its Unpickler, such as ``encoding`` for pickles of Python 2.
     is_mapped : bool
-        Whether tensors share memory with the file, where the store's files can be mapped.
+        Whether tensors share memory with the file, if the store can map it.
     is_verified : bool
         Whether checksums are compared.
     checksums_known : bool
-        Whether the checksum of the whole file is compared elsewhere, so that those inside it need not be.
+        Whether the checksum of the whole file is compared elsewhere; those inside it then are not.
     threads : int
-        How many read at once.
+        Number of threads that read.
     progress : Progress
         Counts the bytes that are read.
     """
@@ -107,3 +105,11 @@ class LoadOptions:
     node: str | None = None
     file: str | None = None
     progress: Progress = NO_PROGRESS
+
+    def corrupt(self, what: str, fix: str | None = None) -> CorruptSaveError:
+        """The error for damage in the file that is read."""
+        return CorruptSaveError(what, node=self.node, file=self.file, fix=fix)
+
+    def broken_pickle(self, error: Exception) -> CorruptSaveError:
+        """The error for a pickle that Python's own machine cannot read."""
+        return self.corrupt(f"the pickle cannot be read: {type(error).__name__}: {str(error)[:200]}")

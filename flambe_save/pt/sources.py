@@ -1,6 +1,6 @@
-"""Sources: the bytes of a file that is read, kept, mapped, or read into a tensor's memory.
+"""Sources: the bytes of a file, read, mapped, or in memory, with their checksums.
 
-zip_writer.py is the other side. Checksums are taken on the way, so that nothing is read twice to be compared.
+Checksums are computed while reading, so that nothing is read twice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 import io
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from flambe_save.errors import CorruptSaveError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["FileSource", "MemorySource", "Source", "memory_of", "open_source", "pieces_of"]
 
 _SMALL = 1 << 20  # bytes; a file up to here is read at once
-_STEP = 1 << 20  # bytes that are read, and then counted into the checksum while the processor still has them at hand
+_STEP = 1 << 20  # bytes that are read at once; their checksum is computed while they are in the processor's cache
 _LEAST = 8 << 20  # bytes that are worth a thread of their own
 
 
@@ -35,11 +35,11 @@ class Source(Protocol):
     ----------
     size : int
     is_held : bool
-        Whether all bytes are there already, so that a checksum of them costs no reading.
+        Whether all bytes are in memory, so that a checksum reads no file.
     is_shared : bool
         Whether storages share the bytes.
     progress : Progress
-        The file's own. It counts the bytes that are read, and is finished by the reader that needs no more of the file.
+        Counts the bytes of this file that are read. The reader finishes it when it needs no more of them.
     """
 
     size: int
@@ -48,22 +48,19 @@ class Source(Protocol):
     progress: Progress
 
     def piece(self, start: int, stop: int) -> memoryview:
-        """Return some of the bytes: shared, where the source keeps them."""
+        """Some of the bytes, shared if the source keeps them."""
 
     def kept(self, start: int, stop: int) -> memoryview | None:
-        """Return some of the bytes where they are in memory already: the source's own, not a copy."""
+        """The source's own memory of some of the bytes; None if they are not in memory."""
 
     def read_into(self, data: memoryview, start: int) -> None:
         """Fill memory with the bytes from ``start``."""
 
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
-        """Return the CRC-32 of some of the bytes, or of all."""
+        """The CRC-32 of some of the bytes, or of all."""
 
     def set_apart(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Announce, in order, the ranges that will be asked for as storages.
-
-        All others are read now, if they need to be.
-        """
+        """Announce, in order, the ranges that will be read as storages; all others are read now."""
 
 
 class MemorySource:
@@ -75,7 +72,7 @@ class MemorySource:
         Writable.
     threads : int
     is_shared : bool
-        Whether storages share the bytes. Otherwise they are copies with memory of their own, which can be resized.
+        Whether storages share the bytes. Copies, which have memory of their own, can be resized.
     progress : Progress
     """
 
@@ -93,17 +90,13 @@ class MemorySource:
     def piece(self, start: int, stop: int) -> memoryview:
         return self._data[start:stop]
 
-    def kept(self, start: int, stop: int) -> memoryview | None:
-        return self._data[start:stop]
+    kept = piece
 
     def read_into(self, data: memoryview, start: int) -> None:
         data[:] = self._data[start : start + len(data)]
 
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
-        stop = self.size if stop is None else stop
-        parts = spans(start, stop, self._threads, _LEAST)
-        found = in_threads(self._count, parts, self._threads)
-        return _joined(found, [end - begin for begin, end in parts])
+        return _in_parts(self._count, start, self.size if stop is None else stop, self._threads)
 
     def _count(self, part: tuple[int, int]) -> int:
         checksum = 0
@@ -124,9 +117,9 @@ class FileSource:
         Stays the caller's.
     size : int
     threads : int
-        How many read at once.
+        Number of threads that read.
     is_checked : bool
-        Whether checksums are taken while reading.
+        Whether checksums are computed while reading.
     progress : Progress
     """
 
@@ -147,9 +140,9 @@ class FileSource:
         self._threads = threads
         self._is_checked = is_checked
         self.size = size
-        self._starts: list[int] = []  # where each block of bytes begins that is kept
+        self._starts: list[int] = []  # of the blocks that are kept
         self._blocks: list[memoryview] = []
-        self._known: dict[int, tuple[int, int]] = {}  # where a piece begins -> where it ends, and its checksum
+        self._known: dict[int, tuple[int, int]] = {}  # start of a piece -> its end and its checksum
 
     def piece(self, start: int, stop: int) -> memoryview:
         kept = self.kept(start, stop)
@@ -196,10 +189,8 @@ class FileSource:
             self._known[start] = stop, checksum
 
     def _read(self, data: memoryview, start: int) -> int:
-        """Fill memory from the file; return the checksum of the bytes."""
-        parts = spans(0, len(data), self._threads, _LEAST)
-        found = in_threads(lambda part: self._fill(data[part[0] : part[1]], start + part[0]), parts, self._threads)
-        return _joined(found, [end - begin for begin, end in parts])
+        """Fill memory from the file, and return the checksum."""
+        return _in_parts(lambda part: self._fill(data[slice(*part)], start + part[0]), 0, len(data), self._threads)
 
     def _fill(self, data: memoryview, start: int) -> int:
         checksum = 0
@@ -212,7 +203,7 @@ class FileSource:
         return checksum
 
     def _count(self, start: int, stop: int) -> int:
-        """Return the checksum of the bytes that are not kept."""
+        """The checksum of bytes that are not in memory."""
 
         def count(part: tuple[int, int]) -> int:
             buffer, checksum = memoryview(bytearray(min(_STEP, part[1] - part[0]))), 0
@@ -223,8 +214,7 @@ class FileSource:
                 self.progress.advance(len(chunk))
             return checksum
 
-        parts = spans(start, stop, self._threads, _LEAST)
-        return _joined(in_threads(count, parts, self._threads), [end - begin for begin, end in parts])
+        return _in_parts(count, start, stop, self._threads)
 
 
 def open_source(
@@ -236,30 +226,28 @@ def open_source(
     progress: Progress = NO_PROGRESS,
     passes: int = 1,
 ) -> Source:
-    """Return the source of an open file.
-
-    The file is read to its end only if it is small, or not a file of the system.
+    """Open the source of a file; a small one, or one that is not the system's, is read now.
 
     Parameters
     ----------
     file : file
         Open for reading, at its beginning; stays the caller's.
     mapped : bool
-        Whether storages shall share memory with the file, as far as the system can do that. What is written to them
-        never gets into the file.
+        Whether storages share memory with the file, if the system can map it. Writes to them do not change the file.
     threads : int
     is_checked : bool
-        Whether checksums will be asked for.
+        Whether checksums will be needed.
     progress : Progress
-        The file gets its share of it: what is large, or mapped, is counted while it is read, all else when that share
-        is finished.
+        The file gets its share of it. Large and mapped files count their bytes while they are read, others at the end.
     passes : int
-        How often all of it will be read.
+        Number of times that the file will be read.
     """
     try:
         descriptor = file.fileno()
     except (OSError, AttributeError):
-        if hasattr(file, "getbuffer") and not isinstance(file, io.BytesIO):  # that could not be closed any more
+        if hasattr(file, "getbuffer") and not isinstance(
+            file, io.BytesIO
+        ):  # which cannot be closed while a view is in use
             held: Any = file.getbuffer()
         else:
             held = bytearray(file.read())
@@ -287,7 +275,7 @@ def pieces_of(source: Source) -> Iterator[memoryview]:
 
 
 def memory_of(storage: torch.UntypedStorage) -> memoryview:
-    """Return the memory of a CPU storage, shared and writable; it lives as long as the storage."""
+    """The memory of a CPU storage, shared and writable, valid as long as the storage lives."""
     size = storage.nbytes()
     if not size:
         return memoryview(b"")
@@ -301,7 +289,7 @@ def _read_at(descriptor: int, data: memoryview, start: int) -> None:
     Raises
     ------
     CorruptSaveError
-        If the file ends before.
+        If the file ends too early.
     """
     while len(data):
         count = os.preadv(descriptor, [data], start)
@@ -310,8 +298,10 @@ def _read_at(descriptor: int, data: memoryview, start: int) -> None:
         data, start = data[count:], start + count
 
 
-def _joined(checksums: Sequence[int], lengths: Sequence[int]) -> int:
-    total = checksums[0]
-    for checksum, length in zip(checksums[1:], lengths[1:], strict=True):
-        total = combine(total, checksum, length)
+def _in_parts(count: Callable[[tuple[int, int]], int], start: int, stop: int, threads: int) -> int:
+    """Join the checksums of a range's parts, which threads compute."""
+    parts = spans(start, stop, threads, _LEAST)
+    total, *others = in_threads(count, parts, threads)
+    for (begin, end), checksum in zip(parts[1:], others, strict=True):
+        total = combine(total, checksum, end - begin)
     return total

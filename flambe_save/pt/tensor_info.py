@@ -35,7 +35,7 @@ def fills_storage(tensor: torch.Tensor) -> bool:
 
 
 def is_without_overlap(tensor: torch.Tensor) -> bool:
-    """Whether no two elements of a dense tensor share memory; False where that takes long to find out."""
+    """Whether no two elements of a dense tensor share memory; False if that takes long to find."""
     if tensor.is_contiguous():
         return True
     end = 1

@@ -1,7 +1,7 @@
-"""Records: the directory of a zip as torch writes it, read without trust in any of it.
+"""Records: a zip as torch writes it, read without trust in its directory.
 
-torch checks none of this: names twice, records that lie on each other or are compressed, a directory that says one
-thing and a record's own header another.
+torch does not check for names that come twice, records that overlap or are compressed, and a directory that differs
+from a record's own header.
 """
 
 from __future__ import annotations
@@ -11,22 +11,15 @@ import struct
 from typing import Any, NamedTuple
 
 from flambe_save.errors import CorruptSaveError, quote
-from flambe_save.pt.opcodes import broken_pickle, is_empty_dict, pickle_end
+from flambe_save.pt.opcodes import is_empty_dict, pickle_end
 from flambe_save.pt.options import PROTOCOL, LoadOptions
 from flambe_save.pt.sources import MemorySource, Source
-from flambe_save.pt.zip_writer import empty_dict
+from flambe_save.pt.zip_writer import END, END_64, ENTRY, HEADER, LOCATOR, MOST, empty_dict
 
 __all__ = ["ZIP_MAGIC", "Records", "check_file", "holds_nothing", "is_zip"]
 
 ZIP_MAGIC = b"PK\3\4"
-# As in zip_writer.py, but only what is read
-_HEADER = struct.Struct("<4s22x2H")  # the lengths of the name and of the extra field
-_ENTRY = struct.Struct("<4s2x3H4x3L4H6xL")
-_END = struct.Struct("<4s4H2LH")
-_END_64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR = struct.Struct("<4sLQL")
-_LONGEST_END = _END.size + 0xFFFF
-_MOST = 0xFFFFFFFF  # stands for a number in 64 bits, elsewhere
+_LONGEST_END = END.size + 0xFFFF
 _LARGE = 1 << 20  # bytes of a record from which it is read to memory of its own
 _ENCRYPTED = 1
 _NEWEST = 63  # version of the format; newer ones may mean something else
@@ -51,7 +44,7 @@ class Records:
     Raises
     ------
     CorruptSaveError
-        If the directory is damaged, or more than a zip of stored records should hold.
+        If the directory is damaged, or describes more than a zip of stored records.
     """
 
     def __init__(self, source: Source, options: LoadOptions) -> None:
@@ -73,7 +66,7 @@ class Records:
             if entry.offset < end:
                 raise self.damaged(f"its record {quote(entry.path)} lies on another")
             seen.add(lower)
-            end = entry.offset + _HEADER.size + len(entry.raw) + entry.size
+            end = entry.offset + HEADER.size + len(entry.raw) + entry.size
             self._entries[name] = entry
         if end > self._directory_at:
             raise self.damaged("its last record lies on the directory")
@@ -88,18 +81,18 @@ class Records:
         return list(self._entries)
 
     def place(self, name: str) -> tuple[int, int]:
-        """Return where a record's content begins, and its size, both in bytes."""
+        """The start and the size of a record's content, in bytes."""
         entry = self._entries.get(name)
         if entry is None:
             raise self.damaged(f"its record {quote(name)} is missing")
-        begin = entry.offset + _HEADER.size
+        begin = entry.offset + HEADER.size
         header = self._source.piece(entry.offset, begin + len(entry.raw))
-        if len(header) < _HEADER.size:
+        if len(header) < HEADER.size:
             raise self.damaged(f"its record {quote(name)} has no header")
-        magic, name_length, extra_length = _HEADER.unpack_from(header)
+        magic, *_, name_length, extra_length = HEADER.unpack_from(header)
         if magic != ZIP_MAGIC:
             raise self.damaged(f"its record {quote(name)} has no header")
-        if name_length != len(entry.raw) or bytes(header[_HEADER.size :]) != entry.raw:
+        if name_length != len(entry.raw) or bytes(header[HEADER.size :]) != entry.raw:
             raise self.damaged(f"its record {quote(name)} has another name in its own header")
         start = begin + name_length + extra_length
         if start + entry.size > self._directory_at:
@@ -119,19 +112,16 @@ class Records:
             raise self.damaged(f"its record {quote(name)} does not match its checksum")
 
     def read(self, name: str) -> bytes:
-        """Return a record's content, compared with its own checksum."""
+        """Read a record's content; it is compared with its own checksum."""
         start, size = self.place(name)
         if self._options.is_verified:
             self.check(name)
         return bytes(self._source.piece(start, start + size))
 
     def damaged(self, what: str) -> CorruptSaveError:
-        return CorruptSaveError(
-            f"this torch file cannot be read: {what}",
-            node=self._options.node,
-            file=self._options.file,
-            fix="The file was cut or changed since it was saved; take it from a copy.",
-        )
+        """The error for a damaged zip."""
+        fix = "The file was cut or changed since it was saved; take it from a copy."
+        return self._options.corrupt(f"this torch file cannot be read: {what}", fix)
 
     def _read_directory(self) -> list[_Entry]:
         source = self._source
@@ -140,16 +130,16 @@ class Records:
         end_at = tail.rfind(b"PK\5\6")
         if end_at < 0:
             raise ValueError("it has no end")
-        _, disk, first_disk, here, count, size, offset, comment = _END.unpack_from(tail, end_at)
-        if end_at + _END.size + comment != len(tail):
+        _, disk, first_disk, here, count, size, offset, comment = END.unpack_from(tail, end_at)
+        if end_at + END.size + comment != len(tail):
             raise ValueError("something comes after its end")
         end_at += tail_at
-        locator_at = end_at - _LOCATOR.size
+        locator_at = end_at - LOCATOR.size
         if locator_at >= 0 and bytes(source.piece(locator_at, locator_at + 4)) == b"PK\6\7":  # torch always has it
-            _, disk, end_at, _ = _LOCATOR.unpack(source.piece(locator_at, locator_at + _LOCATOR.size))
-            if end_at + _END_64.size != locator_at:
+            _, disk, end_at, _ = LOCATOR.unpack(source.piece(locator_at, locator_at + LOCATOR.size))
+            if end_at + END_64.size != locator_at:
                 raise ValueError("its end in 64 bits is not where it should be")
-            magic, _, _, _, disk, first_disk, here, count, size, offset = _END_64.unpack(
+            magic, _, _, _, disk, first_disk, here, count, size, offset = END_64.unpack(
                 source.piece(end_at, locator_at)
             )
             if magic != b"PK\6\6":
@@ -173,11 +163,9 @@ def is_zip(source: Source) -> bool:
 
 
 def check_file(source: Source, options: LoadOptions) -> None:
-    """Compare the records of a torch file with their checksums, and walk its pickle's opcodes.
+    """Compare a torch file's records with their checksums, and walk its pickle; nothing is run.
 
-    No opcode is run.
-
-    A file of torch before 1.6, which is not a zip, is a pickle as a whole.
+    A file of torch before 1.6 is a pickle as a whole.
 
     Raises
     ------
@@ -194,11 +182,11 @@ def check_file(source: Source, options: LoadOptions) -> None:
     try:
         pickle_end(data)
     except pickle.UnpicklingError as error:
-        raise broken_pickle(error, options.node, options.file) from error
+        raise options.broken_pickle(error) from error
 
 
 def holds_nothing(data: bytes, options: LoadOptions) -> bool:
-    """Whether a torch file, given its bytes, holds an empty dict; nothing is unpickled.
+    """Whether the bytes of a torch file hold an empty dict; nothing is unpickled.
 
     Raises
     ------
@@ -212,26 +200,14 @@ def holds_nothing(data: bytes, options: LoadOptions) -> bool:
 
 
 def _entry(directory: bytes, at: int) -> tuple[_Entry, int]:
-    (
-        magic,
-        version,
-        flags,
-        method,
-        checksum,
-        packed,
-        size,
-        name_length,
-        extra_length,
-        comment,
-        disk,
-        offset,
-    ) = _ENTRY.unpack_from(directory, at)
-    name_at = at + _ENTRY.size
+    magic, _, version, flags, method, _, _, checksum, packed, size, *rest = ENTRY.unpack_from(directory, at)
+    name_length, extra_length, comment, disk, _, _, offset = rest
+    name_at = at + ENTRY.size
     extra_at = name_at + name_length
     end = extra_at + extra_length + comment
     if magic != b"PK\1\2" or end > len(directory):
         raise ValueError("its directory is cut short")
-    if _MOST in (size, packed, offset):
+    if MOST in (size, packed, offset):
         packed, size, offset = _in_64_bits(directory[extra_at : extra_at + extra_length], packed, size, offset)
     if method or packed != size or flags & _ENCRYPTED or disk or version > _NEWEST:
         raise ValueError("a record is compressed, of a newer kind, or not in this file")
@@ -240,19 +216,16 @@ def _entry(directory: bytes, at: int) -> tuple[_Entry, int]:
 
 
 def _in_64_bits(extra: bytes, packed: int, size: int, offset: int) -> tuple[int, int, int]:
-    """Return sizes and offset, with 64-bit numbers for those that exceed 32.
-
-    They stand in this order in field 1.
-    """
+    """Replace those of the numbers that exceed 32 bits; field 1 has them with 64, in this order."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
         at += 4
         if kind == 1:
             numbers = list(struct.unpack_from(f"<{length // 8}Q", extra[: at + length], at))
-            size = numbers.pop(0) if size == _MOST else size
-            packed = numbers.pop(0) if packed == _MOST else packed
-            offset = numbers.pop(0) if offset == _MOST else offset
+            size = numbers.pop(0) if size == MOST else size
+            packed = numbers.pop(0) if packed == MOST else packed
+            offset = numbers.pop(0) if offset == MOST else offset
             return packed, size, offset
         at += length
     raise ValueError("a record's size has no 64 bits")

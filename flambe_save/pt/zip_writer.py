@@ -1,6 +1,6 @@
 """Drafts: files that are ready to write, whose tensors are not copied yet.
 
-A codec makes a draft, which is quick. The thread that writes it reads the tensors' memory then.
+A codec makes a draft quickly. Only the thread that writes it reads the tensors' memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flambe_save.support.parallel import in_threads, spans
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Draft", "Record", "ZipDraft", "empty_dict", "zip_of"]
+__all__ = ["END", "END_64", "ENTRY", "HEADER", "LOCATOR", "MOST", "Draft", "empty_dict", "zip_of"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Content: TypeAlias = "bytes | torch.UntypedStorage"
@@ -35,12 +35,12 @@ class Draft:
     ----------
     *pieces : bytes
     opaque : sequence of str
-        What in it only a trusting load will read, a sentence each.
+        A sentence for each value in it that only a trusting load reads.
 
     Attributes
     ----------
     size : int
-        How many bytes the file will have.
+        Bytes of the file.
     """
 
     def __init__(self, *pieces: bytes, opaque: Sequence[str] = ()) -> None:
@@ -50,7 +50,7 @@ class Draft:
 
     @property
     def storages(self) -> list[torch.UntypedStorage]:
-        """The memory that is read when the file is written."""
+        """The storages that are read when the file is written."""
         return []
 
     @property
@@ -59,24 +59,22 @@ class Draft:
         return self._pieces[0]
 
     def with_storages(self, change: Callable[[torch.UntypedStorage], torch.UntypedStorage]) -> Draft:
-        """Return a draft of the same file that reads other memory, as large as the storages' own."""
+        """A draft of the same file that reads other storages of the same sizes."""
         return self
 
     def chunks(self) -> Iterator[tuple[Buffer, int]]:
-        """Yield the file's bytes in order, and the CRC-32 of each piece.
+        """Yield the file's bytes in pieces, each with its CRC-32.
 
-        A piece may change when the next one is asked for.
-
-        What is on another device is brought here, one storage at a time.
+        A piece is valid until the next one. Storages on other devices are copied here one at a time.
         """
         for piece in self._pieces:
             yield piece, crc32(piece)
 
     def same_as(self, source: Source, threads: int = 1) -> int | None:
-        """Return the file's CRC-32 if a source has the same bytes; else None.
+        """The file's CRC-32 if a source has the same bytes; else None.
 
-        All bytes are compared. Checksums of large records are those that the source claims, so they are to be compared
-        with what is known of the file from elsewhere.
+        All bytes are compared. But the checksums of large records are those in the source, so the result has to be
+        compared with one that is known from elsewhere.
         """
         return _checksum_if_same(self.chunks(), source, threads)
 
@@ -86,30 +84,22 @@ class Draft:
 
 # ------------------------------------------------------------------------------------------------ zips
 
-# Of the zip format (PKWARE's APPNOTE.TXT): a record's own header, its entry in the directory, and the directory's end
-_HEADER = struct.Struct("<4s5H3L2H")
-_ENTRY = struct.Struct("<4s6H3L5H2L")
-_END = struct.Struct("<4s4H2LH")
-_END_64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR = struct.Struct("<4sLQL")
+# The zip format (PKWARE's APPNOTE.TXT): a record's own header, its entry in the directory, and the directory's end
+HEADER = struct.Struct("<4s5H3L2H")
+ENTRY = struct.Struct("<4s6H3L5H2L")
+END = struct.Struct("<4s4H2LH")
+END_64 = struct.Struct("<4sQ2H2L4Q")
+LOCATOR = struct.Struct("<4sLQL")
 _VERSION, _VERSION_64 = 20, 45
-_DATE = 33  # 1980-01-01, the earliest that a zip can say: no clock
-_LIMIT = 0xFFFFFFFF  # what is as large does not fit 32 bits; these numbers then say to look elsewhere
-_MOST, _MANY = 0xFFFFFFFF, 0xFFFF
+_DATE = 33  # 1980-01-01, the earliest in a zip: files do not depend on the clock
+MOST, _MANY = 0xFFFFFFFF, 0xFFFF  # stand for a number that is elsewhere, in 64 bits
+_LIMIT = MOST  # from which numbers need 64 bits
 _ALIGNMENT = 64  # of each record's content in the file, as torch.save has it
 _PADDING = b"FB"  # the extra field in which torch.save puts it
 
 
 class Record(NamedTuple):
-    """A record of a zip.
-
-    Attributes
-    ----------
-    name : bytes
-    content : bytes or torch.UntypedStorage
-    size : int
-        In bytes.
-    """
+    """A record of a zip; its size is in bytes."""
 
     name: bytes
     content: Content
@@ -126,17 +116,17 @@ class ZipDraft(Draft):
         here = 0
         directory = 0
         for name, _, size in records:
-            begin = here + _HEADER.size + len(name) + (20 if size >= _LIMIT else 0)
+            begin = here + HEADER.size + len(name) + (20 if size >= _LIMIT else 0)
             padding = -begin % _ALIGNMENT
             if 0 < padding < 4:  # an extra field has a header itself
                 padding += _ALIGNMENT
             self._places.append((here, padding))
-            directory += _ENTRY.size + len(name) + _extra_size(size, here)
+            directory += ENTRY.size + len(name) + _extra_size(size, here)
             here = begin + padding + size
         self._directory_at = here
         self._directory_size = directory
         self._is_large = here + self._directory_size >= _LIMIT or len(records) >= _MANY
-        ends = _END.size + (_END_64.size + _LOCATOR.size if self._is_large else 0)
+        ends = END.size + (END_64.size + LOCATOR.size if self._is_large else 0)
         self.size = here + self._directory_size + ends
 
     @property
@@ -157,7 +147,7 @@ class ZipDraft(Draft):
     def same_as(self, source: Source, threads: int = 1) -> int | None:
         if source.size != self.size:
             return None
-        at = _HEADER.size - 16  # where a header says the checksum
+        at = HEADER.size - 16  # of a header's checksum
         claimed = [bytes(source.piece(offset + at, offset + at + 4)) for offset, _ in self._places]
         return _checksum_if_same(self._chunks([int.from_bytes(raw, "little") for raw in claimed]), source, threads)
 
@@ -165,7 +155,7 @@ class ZipDraft(Draft):
         return self._chunks([None] * len(self._records))
 
     def _chunks(self, checksums: Sequence[int | None]) -> Iterator[tuple[Buffer, int]]:
-        """Yield the bytes; of records whose checksum is given, none is taken."""
+        """Yield the bytes; checksums that are given are not computed."""
         directory = bytearray()
         small = bytearray()
         records = zip(self._records, self._places, checksums, strict=True)
@@ -180,10 +170,10 @@ class ZipDraft(Draft):
             checksum = crc32(data) if known is None else known
             large = size >= _LIMIT
             extra = (struct.pack("<2H2Q", 1, 16, size, size) if large else b"") + _padding(padding)
-            short = _MOST if large else size
+            short = MOST if large else size
             version = _VERSION_64 if large else _VERSION
             common = (0, 0, 0, _DATE, checksum, short, short, len(name))
-            small += _HEADER.pack(b"PK\3\4", version, *common, len(extra)) + name + extra
+            small += HEADER.pack(b"PK\3\4", version, *common, len(extra)) + name + extra
             if size < _LARGE:
                 small += data
             else:
@@ -192,8 +182,8 @@ class ZipDraft(Draft):
                 yield data, checksum
             more = _extra(size, offset)
             version = _VERSION_64 if more else _VERSION
-            directory += _ENTRY.pack(
-                b"PK\1\2", version, version, *common, len(more), 0, 0, 0, 0, _MOST if offset >= _LIMIT else offset
+            directory += ENTRY.pack(
+                b"PK\1\2", version, version, *common, len(more), 0, 0, 0, 0, MOST if offset >= _LIMIT else offset
             )
             directory += name + more
         small += directory + self._end()
@@ -203,10 +193,10 @@ class ZipDraft(Draft):
         count, size, offset = len(self._records), self._directory_size, self._directory_at
         ends = b""
         if self._is_large:
-            ends = _END_64.pack(b"PK\6\6", _END_64.size - 12, 45, 45, 0, 0, count, count, size, offset)
-            ends += _LOCATOR.pack(b"PK\6\7", 0, offset + size, 1)
-            count, size, offset = _MANY, _MOST, _MOST
-        return ends + _END.pack(b"PK\5\6", 0, 0, count, count, size, offset, 0)
+            ends = END_64.pack(b"PK\6\6", END_64.size - 12, 45, 45, 0, 0, count, count, size, offset)
+            ends += LOCATOR.pack(b"PK\6\7", 0, offset + size, 1)
+            count, size, offset = _MANY, MOST, MOST
+        return ends + END.pack(b"PK\5\6", 0, 0, count, count, size, offset, 0)
 
 
 @functools.cache
@@ -220,7 +210,7 @@ def _extra_size(size: int, offset: int) -> int:
 
 
 def _extra(size: int, offset: int) -> bytes:
-    """Return the 64-bit field of a record's directory entry, if 32 bits are too few."""
+    """The 64-bit field of a record's directory entry, empty if 32 bits are enough."""
     numbers = ([size, size] if size >= _LIMIT else []) + ([offset] if offset >= _LIMIT else [])
     return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
 

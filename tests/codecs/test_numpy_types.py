@@ -13,7 +13,7 @@ import pytest
 
 from flambe_save import CorruptSaveError, MissingExtensionError, NeedsTrustWarning, load, save, untrusted
 from flambe_save.codecs.unpickler import DataUnpickler
-from flambe_save.trust import Trust
+from flambe_save.pt.options import LoadOptions
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 SHAPES: list[dict[str, Any]] = [{}, {"compress": True}, {"pickle_only": True}]
@@ -114,7 +114,7 @@ def test_states_that_are_none_are_refused(value: Any) -> None:
     """What numpy would believe is checked, and a stand-in never gets out."""
     data = pickle.dumps([value], 2)
     with pytest.raises(CorruptSaveError):
-        DataUnpickler(io.BytesIO(data), Trust()).unpickle()
+        DataUnpickler(io.BytesIO(data), LoadOptions()).unpickle()
 
 
 def test_types_in_types_are_nested_twenty_times_at_most() -> None:
@@ -126,6 +126,6 @@ def test_types_in_types_are_nested_twenty_times_at_most() -> None:
             dtype = np.dtype([("a", dtype)])
         return pickle.dumps([dtype])
 
-    assert DataUnpickler(io.BytesIO(nested(10)), Trust()).unpickle()
+    assert DataUnpickler(io.BytesIO(nested(10)), LoadOptions()).unpickle()
     with pytest.raises(CorruptSaveError, match="too deep"):
-        DataUnpickler(io.BytesIO(nested(30)), Trust()).unpickle()
+        DataUnpickler(io.BytesIO(nested(30)), LoadOptions()).unpickle()

@@ -57,7 +57,7 @@ sizes(
     "parameter_of_nothing",
     call("torch._utils", "_rebuild_parameter", number(5), b"\x88", b"}"),
     "arguments are checked",
-    "a parameter that is no tensor",
+    "a parameter that is not a tensor",
 )
 PRESENT = "a count is compared with what is there"
 sizes("binunicode8", b"\x8d" + struct.pack("<Q", 10_000) + b"abc", PRESENT, COUNT)
