@@ -101,9 +101,6 @@ class Placeholder(dict):  # type: ignore[type-arg]
     def __init__(self, *arguments: Any, **others: Any) -> None:
         super().__init__()
 
-    def __setstate__(self, state: Any) -> None:
-        pass
-
     def __call__(self, *arguments: Any) -> Placeholder:
         result = Placeholder()
         result.is_filled = False
@@ -112,14 +109,10 @@ class Placeholder(dict):  # type: ignore[type-arg]
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
 
-    def append(self, item: Any) -> None:
-        """Take a list's item."""
-
-    def extend(self, items: Any) -> None:
-        """Take a list's items."""
-
     def add(self, item: Any) -> None:
-        """Take a set's item."""
+        """Take a set's item; also a list's, several, or a state."""
+
+    append = extend = __setstate__ = add
 
 
 def is_placeholder_class(item: Any) -> TypeGuard[type[Placeholder]]:

@@ -95,17 +95,8 @@ def _rebuild_tensor(
     return tensor.requires_grad_() if requires_grad else tensor
 
 
-def _rebuild_tensor_v3(
-    storage: Any,
-    offset: int,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    requires_grad: bool,
-    hooks: Any,
-    dtype: torch.dtype,
-    metadata: Any = None,
-) -> torch.Tensor:
-    return _rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata, dtype=dtype)
+def _rebuild_tensor_v3(*arguments: Any) -> torch.Tensor:
+    return _rebuild_tensor(*arguments[:6], *arguments[7:], dtype=arguments[6])
 
 
 def _rebuild_parameter(data: Any, requires_grad: bool, hooks: Any) -> torch.nn.Parameter:

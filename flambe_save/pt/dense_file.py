@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from flambe_save.errors import quote
 from flambe_save.pt.dense import PlainTensor, load_plain
-from flambe_save.pt.opcodes import is_empty_dict
 from flambe_save.pt.options import LoadOptions
 from flambe_save.pt.pickled import load_pickled
 from flambe_save.pt.sources import MemorySource
@@ -62,7 +61,7 @@ class DenseFile:
             return None
         data = records.read("data.pkl")
         plain = load_plain(data)
-        tensors = {} if is_empty_dict(data) else load_pickled(data) if plain is None else plain.tensors
+        tensors = load_pickled(data) if plain is None else plain.tensors
         if tensors is None or ("byteorder" in records and records.read("byteorder") != b"little"):
             return None  # codecs/ reads it, or reports what is wrong with it
         return cls(source, records, tensors, is_verified=options.is_verified)

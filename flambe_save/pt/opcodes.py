@@ -1,4 +1,4 @@
-"""Walk the opcodes of a pickle without running one: its end, its names, whether it is empty."""
+"""Walk the opcodes of a pickle without running one: its end, and its names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pickle
 import pickletools
 from collections.abc import Iterator
 
-__all__ = ["globals_of", "is_empty_dict", "pickle_end", "present_name"]
+__all__ = ["globals_of", "pickle_end", "present_name"]
 
 
 def present_name(module: str, name: str, protocol: int) -> tuple[str, str]:
@@ -98,14 +98,3 @@ def globals_of(data: bytes) -> Iterator[str]:
                 strings.append(last)
     except ValueError:
         return  # the pickle is damaged here
-
-
-_OF_AN_EMPTY_DICT = frozenset(("PROTO", "FRAME", "MARK", "DICT", "EMPTY_DICT", "MEMOIZE", "PUT", "BINPUT", "STOP"))
-
-
-def is_empty_dict(data: bytes) -> bool:
-    """Whether a pickle holds an empty dict; nothing is run."""
-    try:
-        return all(opcode.name in _OF_AN_EMPTY_DICT for opcode, _, _ in pickletools.genops(data))
-    except ValueError:
-        return False

@@ -54,8 +54,8 @@ _TUPLES = ("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")  # by their lengths
 _OPCODES = frozenset(
     ord(opcode.code)
     for opcode in pickletools.opcodes
-    if opcode.name in (*_CONSTANTS, *_ARGUMENTS, *_TUPLES, "PROTO", "FRAME", "BINPUT", "LONG_BINPUT", "MEMOIZE")
-    or opcode.name in ("BINGET", "LONG_BINGET", "MARK", "TUPLE", "EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL")
+    if opcode.name in (*_CONSTANTS, *_ARGUMENTS, *_TUPLES, "PROTO", "FRAME", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+    or opcode.name in ("BINGET", "LONG_BINGET", "MARK", "TUPLE", "DICT", "EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL")
     or opcode.name in ("STACK_GLOBAL", "BINPERSID", "REDUCE", "BUILD", "STOP")
 )
 
@@ -77,19 +77,21 @@ def _parsed(data: bytes) -> Any:
             stack.append(argument)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if argument is None else argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
         elif name == "MARK":
             outer.append(stack)
             stack = []
-        elif name in ("TUPLE", "SETITEMS"):
+        elif name == "TUPLE":
             items, stack = stack, outer.pop()
-            if name == "TUPLE":
-                stack.append(tuple(items))
-            else:
-                _put(stack[-1], items)
+            stack.append(tuple(items))
+        elif name in ("DICT", "SETITEMS"):
+            items, stack = stack, outer.pop()
+            if name == "DICT":
+                stack.append(_Mapping())
+            _put(stack[-1], items)
         elif name in _TUPLES:
             items = [stack.pop() for _ in range(_TUPLES.index(name))]
             stack.append(tuple(reversed(items)))

@@ -262,11 +262,7 @@ def open_source(
             pass
     if size > _SMALL and hasattr(os, "preadv"):
         return FileSource(descriptor, size, threads, is_checked=is_checked, progress=progress)
-    data = bytearray(size)
-    filled = 0
-    while filled < size and (count := file.readinto(memoryview(data)[filled:])):  # type: ignore[attr-defined]
-        filled += count
-    return MemorySource(data if filled == size else data[:filled], threads, progress=progress)
+    return MemorySource(bytearray(file.read()), threads, progress=progress)
 
 
 def pieces_of(source: Source) -> Iterator[memoryview]:

@@ -11,8 +11,9 @@ import struct
 from typing import Any, NamedTuple
 
 from flambe_save.errors import CorruptSaveError, quote
-from flambe_save.pt.opcodes import is_empty_dict, pickle_end
+from flambe_save.pt.opcodes import pickle_end
 from flambe_save.pt.options import PROTOCOL, LoadOptions
+from flambe_save.pt.pickled import load_pickled
 from flambe_save.pt.sources import MemorySource, Source
 from flambe_save.pt.zip_writer import END, END_64, ENTRY, HEADER, LOCATOR, MOST, empty_dict
 
@@ -196,7 +197,7 @@ def holds_nothing(data: bytes, options: LoadOptions) -> bool:
     if data == bytes(empty_dict(PROTOCOL)):
         return True
     source = MemorySource(bytearray(data))
-    return is_empty_dict(Records(source, options).read("data.pkl") if is_zip(source) else data)
+    return load_pickled(Records(source, options).read("data.pkl") if is_zip(source) else data) == {}
 
 
 def _entry(directory: bytes, at: int) -> tuple[_Entry, int]:
