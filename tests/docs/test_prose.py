@@ -20,15 +20,15 @@ PACKAGE = Path(flambe_save.__file__).parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
-    "first line: What, How, Who, That, Where": 15,
-    "first line: over 90 characters": 217,
-    "Return what": 41,
-    "is no (for: is not a)": 44,
-    "whoever": 7,
+    "first line: What, How, Who, That, Where": 13,
+    "first line: over 90 characters": 165,
+    "Return what": 33,
+    "is no (for: is not a)": 34,
+    "whoever": 2,
     "somebody": 5,
     "nobody": 4,
-    "told, tells of": 12,
-    "to be had": 1,
+    "told, tells of": 11,
+    "to be had": 0,
     "gone into": 7,
     "page: sentence over 35 words": 1,
 }
