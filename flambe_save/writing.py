@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flambe_save.errors import FlambeSaveError, LoadError, SaveError
 from flambe_save.formats import Plan
-from flambe_save.formats.base import Base
+from flambe_save.formats.incremental import BaseSave
 from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX
 from flambe_save.registry import FORMATS
 from flambe_save.storage import cards_at, check_outside, check_replaceable, create_store, local_path, maker_of
@@ -134,7 +134,7 @@ def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO
             if target.base is None:
                 _write(plan, target, threads, progress)
             else:
-                with Base(target.base) as base:
+                with BaseSave(target.base) as base:
                     _write(plan, target, threads, progress, base)
         except FlambeSaveError:
             raise
@@ -148,7 +148,7 @@ def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO
     return target.path
 
 
-def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: Base | None = None) -> None:
+def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: BaseSave | None = None) -> None:
     progress.begin(plan.size)
     linked = base.compare(plan, threads) if base is not None else 0
     with create_store(

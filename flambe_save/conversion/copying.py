@@ -25,7 +25,7 @@ from flambe_save.errors import (
 from flambe_save.formats import Format, Plan, ReadOptions, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST, Manifest
 from flambe_save.formats.nodes import NodeReader
-from flambe_save.formats.plan import Facts, Link
+from flambe_save.formats.plan import FileStats, Link
 from flambe_save.layout import (
     ARCHIVE_SUFFIX,
     CARD_FILES,
@@ -385,7 +385,7 @@ class Folders:
         plan.digest = "sha256" if any("sha256" in manifest.files.get(name, ()) for name in names) else None
         part = self._part(manifest, top)
 
-        def seal(facts: Mapping[str, Facts]) -> tuple[str, bytes]:
+        def seal(facts: Mapping[str, FileStats]) -> tuple[str, bytes]:
             for name in filter(manifest.files.__contains__, names):
                 copied = facts[name.removeprefix(top)]
                 manifest.check_file(name, copied.checksum)

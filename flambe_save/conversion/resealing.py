@@ -21,7 +21,7 @@ from flambe_save.errors import (
 from flambe_save.formats.directory import DIRECTORY
 from flambe_save.formats.manifest import Manifest, find_ties, packages, tensor_facts
 from flambe_save.formats.nodes import NodeReader
-from flambe_save.formats.plan import Facts
+from flambe_save.formats.plan import FileStats
 from flambe_save.layout import CARD_FILES, CONFIG_FILE, MANIFEST_FILE, STASH_FILE, STATE_FILE
 from flambe_save.objects.values import BY_TAG
 from flambe_save.pt import LoadOptions, open_source, pieces_of
@@ -182,7 +182,7 @@ def _manifest_of(store: Store, names: list[str]) -> Manifest | None:
             return None
 
 
-def _facts_of(store: Store, name: str, *, is_digested: bool) -> Facts:
+def _facts_of(store: Store, name: str, *, is_digested: bool) -> FileStats:
     digest, checksum, size = hashlib.sha256(), 0, 0
     with store.reader(name) as file:
         for piece in pieces_of(open_source(file, mapped=True)):
@@ -190,7 +190,7 @@ def _facts_of(store: Store, name: str, *, is_digested: bool) -> Facts:
             size += len(piece)
             if is_digested:
                 digest.update(piece)
-    return Facts(size, checksum, digest.hexdigest() if is_digested else None)
+    return FileStats(size, checksum, digest.hexdigest() if is_digested else None)
 
 
 def _change(name: str, before: Manifest, now: Manifest) -> str | None:

@@ -19,7 +19,7 @@ from flambe_save.errors import (
 from flambe_save.formats.folders import FolderContents
 from flambe_save.formats.manifest import HAS_MANIFEST, Manifest, find_ties, packages, requirements, tensor_facts
 from flambe_save.formats.nodes import NodeReader
-from flambe_save.formats.plan import Facts, Plan
+from flambe_save.formats.plan import FileStats, Plan
 from flambe_save.formats.reading import Damage, ReadOptions, Saved
 from flambe_save.layout import (
     CARD_FILES,
@@ -92,7 +92,7 @@ class DirectoryFormat:
         manifest.packages = dict(options.packages or packages(manifest.tags.values()))
         plan.files[REQUIREMENTS_FILE] = Draft((options.requirements or requirements()).encode())
 
-        def seal(facts: Mapping[str, Facts]) -> tuple[str, bytes]:
+        def seal(facts: Mapping[str, FileStats]) -> tuple[str, bytes]:
             manifest.add_files(facts)
             return MANIFEST_FILE, manifest.to_json()
 

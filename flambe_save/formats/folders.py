@@ -149,7 +149,7 @@ class _FolderNode:
     prefix : str
     manifest : Manifest, optional
     known : dict
-        Facts of tensors by their entries in the manifest, shared by all nodes.
+        FileStats of tensors by their entries in the manifest, shared by all nodes.
     needs_trust : list of str
     """
 

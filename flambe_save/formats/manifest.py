@@ -17,7 +17,7 @@ from typing import Any
 
 from flambe_save._version import __version__
 from flambe_save.errors import CorruptSaveError, ProtocolError, quote, quote_some
-from flambe_save.formats.plan import Facts
+from flambe_save.formats.plan import FileStats
 from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
 from flambe_save.pt import TensorInfo, is_tensor
 from flambe_save.support.checksum import crc32, sha256_of
@@ -130,7 +130,7 @@ class Manifest:
             ) from error
         return manifest
 
-    def add_files(self, facts: Mapping[str, Facts]) -> None:
+    def add_files(self, facts: Mapping[str, FileStats]) -> None:
         """Note the sizes and checksums of files, and their digests where there are such."""
         for name, (size, checksum, digest) in facts.items():
             self.files[name] = {"bytes": size, "crc32": f"{checksum:08x}"}

@@ -15,13 +15,13 @@ from flambe_save.support.progress import NO_PROGRESS, Progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Facts", "Link", "Plan"]
+__all__ = ["FileStats", "Link", "Plan"]
 
 
 _LARGE = 1 << 20  # bytes of a file that is worth a thread
 
 
-class Facts(NamedTuple):
+class FileStats(NamedTuple):
     """Facts of a file that was written.
 
     Attributes
@@ -39,7 +39,7 @@ class Facts(NamedTuple):
     digest: str | None
 
 
-Link: TypeAlias = Callable[[str, Store], "Facts | None"]
+Link: TypeAlias = Callable[[str, Store], "FileStats | None"]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Plan:
     """
 
     files: dict[str, Draft] = field(default_factory=dict)
-    seal: Callable[[Mapping[str, Facts]], tuple[str, bytes]] | None = None
+    seal: Callable[[Mapping[str, FileStats]], tuple[str, bytes]] | None = None
     digest: str | None = None
     opaque: list[str] = field(default_factory=list)
     referring: list[tuple[str, bytes]] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Plan:
             Has begun already, with :attr:`size` bytes.
         """
 
-        def put(name: str) -> Facts:
+        def put(name: str) -> FileStats:
             linked = link(name, store) if link is not None else None
             if linked is None:
                 return self._write(name, store, progress)
@@ -114,7 +114,7 @@ class Plan:
             with store.writer(name, len(data)) as file:
                 file.write(data)
 
-    def _write(self, name: str, store: Store, progress: Progress) -> Facts:
+    def _write(self, name: str, store: Store, progress: Progress) -> FileStats:
         import hashlib  # which loads OpenSSL
 
         draft, checksum = self.files[name], 0
@@ -126,4 +126,4 @@ class Plan:
                 checksum = combine(checksum, piece, len(chunk)) if checksum else piece
                 if digest is not None:
                     digest.update(chunk)
-        return Facts(draft.size, checksum, digest.hexdigest() if digest is not None else None)
+        return FileStats(draft.size, checksum, digest.hexdigest() if digest is not None else None)

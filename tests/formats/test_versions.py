@@ -46,7 +46,7 @@ from flambe_save import (
 )
 from flambe_save.classes.tags import TAGS
 from flambe_save.formats.manifest import Manifest, changed_packages
-from flambe_save.formats.plan import Facts
+from flambe_save.formats.plan import FileStats
 from flambe_save.registry import MOVED
 
 SHAPES: dict[str, dict[str, bool]] = {
@@ -453,7 +453,7 @@ def test_migrate_needs_no_migration_afterwards(name: str, old: Path) -> None:
         requirements.write_text(requirements.read_text() + "some-package==1.0\n")
         data = requirements.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
-        edited.add_files({"requirements.txt": Facts(len(data), zlib.crc32(data), digest)})
+        edited.add_files({"requirements.txt": FileStats(len(data), zlib.crc32(data), digest)})
         edited.packages["torch"] = torch.__version__ + "+saved"
         manifest.write_bytes(edited.to_json())
     kept = {path: path.stat().st_mtime_ns for path in old.iterdir() if path.name != name}

@@ -7,18 +7,18 @@ from types import TracebackType
 
 from flambe_save.errors import CorruptSaveError, FlambeSaveError, SaveError
 from flambe_save.formats.manifest import Manifest
-from flambe_save.formats.plan import Facts, Plan
+from flambe_save.formats.plan import FileStats, Plan
 from flambe_save.layout import CARD_FILES, MANIFEST_FILE, STASH_FILE, STATE_FILE
 from flambe_save.pt import open_source
 from flambe_save.storage import FolderStore, Store, open_store
 from flambe_save.storage.disk import FileIdentity, identity
 
-__all__ = ["Base"]
+__all__ = ["BaseSave"]
 
 _LEAST = 4096  # bytes of a file that is worth a link: less fits the disk's smallest block
 
 
-class Base:
+class BaseSave:
     """An earlier save in a folder, for ``with``; open while files are linked to it.
 
     Only files that people do not edit by hand are linked to: an edit of one save would change the other.
@@ -37,9 +37,9 @@ class Base:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._same: dict[str, tuple[Facts, FileIdentity]] = {}
+        self._same: dict[str, tuple[FileStats, FileIdentity]] = {}
 
-    def __enter__(self) -> Base:
+    def __enter__(self) -> BaseSave:
         store = open_store(self.path)
         if not isinstance(store, FolderStore):
             raise SaveError(
@@ -102,10 +102,10 @@ class Base:
                 raise CorruptSaveError("it leads to no file", file=os.path.join(self.path, name)) from None
             if same:
                 digest = entry.get("sha256") if plan.digest is not None else None
-                self._same[name] = Facts(source.size, checksum, digest), compared
+                self._same[name] = FileStats(source.size, checksum, digest), compared
         return sum(facts.size for facts, _ in self._same.values())
 
-    def link(self, name: str, store: Store) -> Facts | None:
+    def link(self, name: str, store: Store) -> FileStats | None:
         """Link a file that is the same into a store, where possible; return its facts."""
         if name not in self._same or not isinstance(store, FolderStore):
             return None
