@@ -101,7 +101,7 @@ WATCHES = (mode._watch, mode._making)
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 NAMES = {
     "undoing",
-    "random states to give back",
+    "random states to restore",
     "deferral in force",
     "trust in force",
     "assembled",
