@@ -18,11 +18,11 @@ import torch
 
 from flambe_save import api
 from flambe_save.adapters.checking import Check, Checked, checker_of_module
+from flambe_save.adapters.collecting import get_state
 from flambe_save.adapters.migrations import check_major, has_migrations, migrate_component, numbers
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
 from flambe_save.adapters.restoring import load_state
 from flambe_save.adapters.torch import load_module, module_children, module_state
-from flambe_save.adapters.traversal import get_state
 from flambe_save.adapters.versions import check_version
 from flambe_save.classes.factories import NEEDS_TRUST, registrable_factory
 from flambe_save.classes.registrable import Registrable

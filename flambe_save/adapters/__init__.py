@@ -1,13 +1,13 @@
-"""Adapters: how each kind of object tells how it was built, and gives and takes its state. traversal.py calls them.
+"""Describe each kind of object, and read and set its state; the walk of traversal.py calls the adapters.
 
-A new kind is one class with the four methods of :class:`Adapter`, registered under the dotted path of the type it is
-for, or named by that type's own ``__flambe_adapter__``. Entry points of the group ``flambe_save.adapters`` are found
-too.
+A new kind is one class with the four methods of :class:`Adapter`. It is registered under the dotted path of its type,
+named by that type's own ``__flambe_adapter__``, or found as an entry point of the group ``flambe_save.adapters``.
 """
 
 from __future__ import annotations
 
 from flambe_save.adapters.adopted import Adoption
+from flambe_save.adapters.collecting import get_state
 from flambe_save.adapters.containers import close_cycles
 from flambe_save.adapters.protocol import (
     Adapter,
@@ -22,7 +22,7 @@ from flambe_save.adapters.protocol import (
 )
 from flambe_save.adapters.random import RandomStates
 from flambe_save.adapters.restoring import load_state
-from flambe_save.adapters.traversal import get_state, restore_ties
+from flambe_save.adapters.ties import restore_ties
 from flambe_save.adapters.unbuilt import get_unbuilt_state
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.adapters.values import ValueFilling
@@ -53,7 +53,7 @@ __all__ = [
     "restore_ties",
 ]
 
-# What is kept of each kind, the adapter that does it, and the types that it is for; docs/kinds.md is made from this
+# Kept of each kind, its adapter, and its types; docs/kinds.md is made from this
 for _note, _adapter, _types in (
     ("items in order, of exact types", "containers:SEQUENCE", "builtins.list builtins.tuple collections.deque"),
     ("items by any keys; ordered, default and counting ones too", "containers:MAPPING", "builtins.dict"),
@@ -85,7 +85,7 @@ for _note, _adapter, _types in (
     ("where it is in its stream", "random:NUMPY_GENERATOR", "numpy.random._generator.Generator"),
     ("where it is in its stream", "random:NUMPY_RANDOM_STATE", "numpy.random.mtrand.RandomState"),
     ("where it is in its stream", "random:PYTHON_RANDOM", "random.Random"),
-    # Of other libraries; nothing of these adapters is imported before the program has imported the library
+    # Of other libraries; these adapters are imported only after the program has imported the library
     ("its config, and its weights", "huggingface:MODEL", "transformers.modeling_utils.PreTrainedModel"),
     ("its plain values", "huggingface:CONFIG", "transformers.configuration_utils.PreTrainedConfig"),
     ("the base model and each adapter, in folders of their own", "peft:MODEL", "peft.peft_model.PeftModel"),

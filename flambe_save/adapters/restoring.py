@@ -1,6 +1,6 @@
-"""From a State to an object: what fits is found first, then plain values are put in place, then the walk fills all.
+"""Load a State into an object: compare the two, put plain values in place, and fill the rest in one walk.
 
-State --load_state--> object; traversal.py is the way there.
+State --load_state--> object; collecting.py is the way there.
 """
 
 from __future__ import annotations
@@ -38,29 +38,28 @@ def load_state(
     obj : object
         Changed in place; tensors are copied into the memory that the object has.
     state : State
-        Left as it is.
+        Not changed.
     strict : bool
         Whether keys that are missing or not wanted are an error; otherwise they are a warning.
     fit : Fit, optional
-        That the object's tensors first take the types and devices of the state's. It was just built: what does not fit
-        is not looked for beforehand.
+        Casts and moves the tensors of an object that was just built. Mismatches are then not looked for beforehand.
     values : ValueFilling, optional
-        The plain values that are put in place too.
+        Plain values that are put in place too.
     skips_sizes : bool
-        Whether, without ``strict``, what has another size stays as it was, with a warning; otherwise it is an error.
+        Whether, without ``strict``, tensors of other sizes stay as they were, with a warning; otherwise it is an error.
     has_overrides : bool
         Whether a caller's values were put into the config, for messages.
 
     Returns
     -------
     State
-        What was loaded: the state as migrations and hooks of the object changed it.
+        The loaded state, with the changes that the object's migrations and hooks made.
 
     Raises
     ------
     StateMismatchError
-        If keys or shapes differ; the message lists all of them. Without ``fit`` the object is as it was, as far as
-        torch's own code fills it: what a class's own hooks refuse, they refuse when other parts are filled.
+        If keys or shapes differ; the message lists all of them. Without ``fit`` the object is then unchanged, unless a
+        class's own hook refuses: by then other parts may be filled.
     VersionMismatchError
         If the major version of a class differs.
     """
@@ -98,12 +97,12 @@ def load_state(
 def _check(
     obj: Any, state: State, strict: bool, skips_sizes: bool, wants: Wants, values: ValueFilling | None
 ) -> dict[str, str]:
-    """Compare a state with an object before anything is filled; take out of it what has another size, and return it.
+    """Compare a state with an object before anything is filled; remove tensors of other sizes, and return them.
 
     Raises
     ------
     StateMismatchError
-        With ``strict``, if anything differs; if sizes do that are not to be skipped.
+        If anything differs, with ``strict``; if sizes differ, without ``skips_sizes``.
     """
     places: list[tuple[Place, Adapter]] = []
     walk_object(obj, "", lambda place, adapter: places.append((place, adapter)), wants=wants)
@@ -119,7 +118,7 @@ def _check(
     for key in found.sizes:
         del state[key]
     if found.sizes or found.errors or (values is not None and values.missing):
-        found.missing = [] if values is None else values.missing  # keys are told when all is filled
+        found.missing = [] if values is None else values.missing  # the caller lists keys when all is filled
         found.unexpected = []
         _report(obj, found, is_error=False, is_filled=True)
     if values is not None and values.refused:
@@ -128,7 +127,7 @@ def _check(
 
 
 def _hint_of_migration(mismatch: Mismatch, state: State, kinds: Mapping[str, type]) -> str:
-    """Return what to do about a class whose source changed, so that it wants other keys than the save has."""
+    """Return advice for keys that differ because the source of a class changed; ``""`` where none did."""
     for key in (*mismatch.missing, *mismatch.unexpected):
         prefix = place_key(key, {"": None, **kinds})[0]
         cls, local = kinds.get(prefix), state._metadata.get(prefix, {})
@@ -151,7 +150,7 @@ def _hint_of_migration(mismatch: Mismatch, state: State, kinds: Mapping[str, typ
 def _report(
     obj: Any, mismatch: Mismatch, *, is_error: bool, is_filled: bool, hint: str = "", has_overrides: bool = False
 ) -> None:
-    """Say what does not fit.
+    """Raise or warn of what does not fit.
 
     Raises
     ------
@@ -162,7 +161,7 @@ def _report(
     if not is_error:
         warn(text, StateMismatchWarning)
         return
-    if not is_filled:  # a load has built the object by the save's config
+    if not is_filled:  # the object was built from the save's config
         fix = "Build the object yourself, and fill it with what fits: load_state(your_model, path, strict=False)."
         if has_overrides:
             fix += " With overrides=, strict=False leaves tensors of other sizes as they were built."

@@ -1,4 +1,4 @@
-"""States for objects that the program builds itself: values and plain values, and not how anything is built."""
+"""Collect a state without saying how objects are built, for programs that build them themselves."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import types
 from typing import Any
 
 from flambe_save.adapters.arrays import ArrayAdapter, key_of
+from flambe_save.adapters.collecting import add_node
 from flambe_save.adapters.protocol import Adapter, Later, Place, ValueAdapter, adapter_for, holds_state, is_component
-from flambe_save.adapters.traversal import add_node, note_visit, walk_object
+from flambe_save.adapters.traversal import note_visit, walk_object
 from flambe_save.adapters.unchanged import Passed
 from flambe_save.classes.lookup import is_harmless
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.documents import config_text
 from flambe_save.describing.stored_tensors import Held
 from flambe_save.errors import FlambeSaveError
-from flambe_save.layout import (
-    CONFIG_KEY,
-    STASH_KEY,
-    TAGS_KEY,
-)
+from flambe_save.layout import CONFIG_KEY, STASH_KEY, TAGS_KEY
 from flambe_save.objects.assembly import PARTS, attributes_of, can_be_assembled
 from flambe_save.objects.structural import is_made_of_parts, parts_of
 from flambe_save.objects.unwrap import unwrapped
@@ -32,13 +29,13 @@ __all__ = ["get_unbuilt_state"]
 
 
 def get_unbuilt_state(obj: Any, passed: Passed | None = None) -> State:
-    """Collect the state of an object, and a config of its plain values; what is built by a class is only named.
+    """Collect an object's state, and a config of its plain values that only names other objects.
 
     Parameters
     ----------
     obj : object
     passed : Passed, optional
-        Told of the containers.
+        Receives all objects with their children.
 
     Returns
     -------
@@ -64,7 +61,7 @@ def get_unbuilt_state(obj: Any, passed: Passed | None = None) -> State:
         return adapter.get_state(place, state)
 
     walk_object(obj, "", enter, wants=_is_in_object, passed=passed)
-    if "" not in visited:  # a value of which nothing is known
+    if "" not in visited:  # it has no adapter
         _note(Place("", obj), state)
     values, stash, local = _Values(arrays).of(unwrapped(obj)), Stash(), state._metadata[""]
     local[CONFIG_KEY], local[TAGS_KEY] = config_text(values, stash, Held(arrays))
@@ -74,7 +71,7 @@ def get_unbuilt_state(obj: Any, passed: Passed | None = None) -> State:
 
 
 def _is_in_object(parent: Place, place: Place, name: str) -> bool:
-    """Whether something loose is an attribute of a plain object, whose attributes are values."""
+    """Whether a loose child is an attribute of a plain object, whose attributes are values."""
     cls: Any = type(parent.obj)
     return can_be_assembled(cls)
 
@@ -85,7 +82,7 @@ def _note(place: Place, state: State) -> None:
 
 
 class _Values:
-    """Copies of containers and plain objects in which names stand for all that is more than a value."""
+    """Copies containers and plain objects; the names of their classes stand for all that are not values."""
 
     def __init__(self, arrays: dict[int, str]) -> None:
         self._arrays = arrays
@@ -93,13 +90,13 @@ class _Values:
         self._alive: list[Any] = []
 
     def of(self, value: Any) -> Any:
-        """Return a value, or what stands for it."""
+        """Return a value, its copy, or the name of its class."""
         cls: Any = type(value)
         if cls in PLAIN or id(value) in self._arrays:
             return value
         if id(value) not in self._made:
             self._alive.append(value)
-            self._made[id(value)] = Unbuilt(cls.__name__)  # for what is inside itself
+            self._made[id(value)] = Unbuilt(cls.__name__)  # in case it is inside itself
             self._made[id(value)] = self._copy(value)
         return self._made[id(value)]
 
@@ -121,7 +118,7 @@ class _Values:
         return made if made is not value or self._is_data(value) else Unbuilt(cls.__name__)
 
     def _is_data(self, value: Any) -> bool:
-        """Whether a config can say a value, or a stash that needs no trust can hold it."""
+        """Whether a config, or a stash that needs no trust, can hold a value."""
         try:
             config_text(value, None, Held(self._arrays))
         except FlambeSaveError:

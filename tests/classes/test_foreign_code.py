@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from flambe_save import Component, FlambeSaveError, SaveError, load, recording, save
-from flambe_save.adapters import traversal
+from flambe_save.adapters import collecting
 
 
 class Raised(Exception):
@@ -250,13 +250,13 @@ def test_a_dict_that_another_thread_changes_is_saved_whole_or_refused(
 def test_what_changed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here something is added just when the config is about to be written."""
     run = {"model": nn.Linear(1, 1), "history": {"losses": [torch.zeros(1)]}}
-    write = traversal.config_text
+    write = collecting.config_text
 
     def adding(obj: Any, *rest: Any) -> Any:
         run["history"]["losses"].append(torch.ones(1))  # type: ignore[index]
         return write(obj, *rest)
 
-    monkeypatch.setattr(traversal, "config_text", adding)
+    monkeypatch.setattr(collecting, "config_text", adding)
     with pytest.raises(SaveError, match=r"(?s)'history\.losses', a list changed.*Another thread"):
         save(run, tmp_path / "save")
     assert [*tmp_path.iterdir()] == []
@@ -286,13 +286,13 @@ def test_an_object_that_gets_a_child_meanwhile_is_refused(
 ) -> None:
     """An empty container has no children to look at: its owner has one child more afterwards."""
     obj, change = make()
-    write = traversal.config_text
+    write = collecting.config_text
 
     def changing(*args: Any) -> Any:
         change()
         return write(*args)
 
-    monkeypatch.setattr(traversal, "config_text", changing)
+    monkeypatch.setattr(collecting, "config_text", changing)
     with pytest.raises(SaveError, match=rf"this {type(obj).__name__} changed while it was being saved"):
         save(obj, tmp_path / "save")
     assert [*tmp_path.iterdir()] == []

@@ -30,7 +30,7 @@ from flambe_save import (
     save,
     untrusted,
 )
-from flambe_save.adapters import get_state, traversal
+from flambe_save.adapters import collecting, get_state
 from flambe_save.config.nodes import parse
 from flambe_save.describing.building_order import link_without_order
 from flambe_save.describing.known import Known
@@ -759,7 +759,7 @@ def test_what_a_module_refers_to_stays_one(tmp_path: Path, make: Callable[[], tu
 def test_what_is_another_object_each_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A save comes to an end where each try to describe the objects finds others."""
     numbers = itertools.count()
-    monkeypatch.setattr(traversal, "_collect", lambda *args: Known(tied=frozenset([next(numbers)])))
+    monkeypatch.setattr(collecting, "_collect", lambda *args: Known(tied=frozenset([next(numbers)])))
     with pytest.raises(UnsupportedObjectError, match="are others each time"):
         get_state(nn.Linear(2, 2))
     assert next(numbers) < 100
