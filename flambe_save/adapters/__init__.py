@@ -1,4 +1,4 @@
-"""Describe each kind of object, and read and set its state; the walk of traversal.py calls the adapters.
+"""Describe each kind of object, and read and set its state. traversal.py calls the adapters.
 
 A new kind is one class with the four methods of :class:`Adapter`. It is registered under the dotted path of its type,
 named by that type's own ``__flambe_adapter__``, or found as an entry point of the group ``flambe_save.adapters``.
@@ -87,7 +87,7 @@ for _note, _adapter, _types in (
     ("where it is in its stream", "random:PYTHON_RANDOM", "random.Random"),
     # Of other libraries; these adapters are imported only after the program has imported the library
     ("its config, and its weights", "huggingface:MODEL", "transformers.modeling_utils.PreTrainedModel"),
-    ("its plain values", "huggingface:CONFIG", "transformers.configuration_utils.PreTrainedConfig"),
+    ("its plain values", "huggingface_configs:CONFIG", "transformers.configuration_utils.PreTrainedConfig"),
     ("the base model and each adapter, in folders of their own", "peft:MODEL", "peft.peft_model.PeftModel"),
     ("its plain values", "peft:CONFIG", "peft.config.PeftConfigMixin"),
     ("the name of its factory, where that builds it again, and its weights", "timm:MODEL", "timm.*"),

@@ -1,4 +1,4 @@
-"""Adopting the memory that was read from a file, in place of copying it into the memory that constructors made."""
+"""Adopt the memory of saved values, instead of copying it into a module's own."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _LEAST = 64 << 10  # bytes: copying less costs no more than finding out whether 
 
 
 class Adoption:
-    """The tensors of one load's state, of which nobody but this load knows, and the object that may take them.
+    """Lets an object take over freshly read tensors, where no other code can notice.
 
     Parameters
     ----------
     deferral : DeferredInit
-        What the object is built under: only memory that was made there, and of which it knows all, is given up.
+        Active while the object is built: only memory that was made in it, and that it fully knows, is replaced.
     trust : Trust
         The caller's.
 
     Attributes
     ----------
     assembled : dict of int to object
-        By their ids, what was made of its parts, and so holds the state's tensors already.
+        By their ids, objects that were made of their parts, and so hold the state's tensors already.
     complete : set of int
         Of these, the ids of objects that take no state though their class has a way to.
     parameters : dict of int to torch.Tensor
-        Those parameters, and buffers of copied layers, that were made of the state's tensors, by the ids of these.
+        Parameters, and buffers of copied layers, that were made of the state's tensors, by the ids of these.
     given : Given
-        What was taken out of the state while the object was built.
+        Tensors that were taken out of the state while the object was built.
     """
 
     def __init__(self, deferral: DeferredInit, trust: Trust = NO_TRUST) -> None:
@@ -56,12 +56,12 @@ class Adoption:
         self._adopted: list[torch.Tensor] = []
 
     def takes_state(self, obj: Any) -> bool:
-        """Whether an object takes the state that its class has a way to take: one made of all its attributes does not.
+        """Whether an object takes a state: one that was made of all its attributes does not.
 
         Raises
         ------
         UntrustedError
-            If it may be a copy of such a one, made by a constructor.
+            If it may be a constructor's copy of such an object.
         """
         if id(obj) in self.assembled:
             return id(obj) not in self.complete
@@ -71,32 +71,32 @@ class Adoption:
         return True
 
     def given_from(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a state that notes which of its tensors are taken out of it."""
+        """Return a view of a state that notes the tensors taken out of it."""
         return _Noting(state, self.given)
 
     def watch_given(self, stash: Mapping[str, Any]) -> None:
-        """Keep what constructors write to of the state, and of a stash."""
+        """Keep copies of the values of the state and of a stash that constructors write to."""
         self.given.is_watched, self.deferral.given = True, self.given
         for value in values_in(stash):
             self.given.add(value)
 
     def end(self) -> None:
-        """Adopt nothing more, and let go of what was adopted: somebody is about to be shown the state."""
+        """Stop adopting, and copy adopted memory: a hook or migration is about to see the state."""
         self._is_over = True
         with self.deferral.left(), torch.no_grad():
             for tensor in (*self._adopted, *self.parameters.values()):
                 tensor.data = tensor.data.clone()
         self._adopted = []
-        self.parameters.clear()  # they are other memory than the state's
+        self.parameters.clear()  # they no longer share the state's memory
 
     def is_worth_it(self, own: Mapping[str, Any]) -> bool:
-        """Whether there is anything to adopt, or to forget, for a module with these saved values."""
+        """Whether a module with these saved values has anything to adopt, or to forget."""
         return not self.deferral.is_idle or any(map(_is_worth_it, own.values()))
 
     def adopt(self, module: nn.Module, own: OrderedDict[str, Any]) -> None:
-        """Give a module's parameters and buffers the memory of their saved values, where nobody could tell.
+        """Give tensors of a module the memory of their saved values, where no code can notice.
 
-        What is adopted stands in ``own`` as the module's tensor itself afterwards, so that there is nothing to copy.
+        ``own`` then has the module's tensor itself as the value, so that nothing is copied.
         """
         if self._is_over:
             return
@@ -129,7 +129,7 @@ class Adoption:
                 own.update((name, tensor) for name in names)
 
     def _can_take(self, tensor: torch.Tensor, value: torch.Tensor, users: int) -> bool:
-        """Whether a tensor can take the memory of a value, which so many tensors of the state share."""
+        """Whether a tensor can take a value's memory, which ``users`` tensors of the state share."""
         if type(tensor) not in (nn.Parameter, nn.Buffer, torch.Tensor):
             return False
         if not torch._has_compatible_shallow_copy_type(tensor, value):  # the object may be on the meta device
@@ -148,7 +148,7 @@ class Adoption:
         )
 
     def overwrite(self, module: nn.Module, own: Mapping[str, Any]) -> None:
-        """Forget what was put off for the tensors of a module that its saved values are about to overwrite."""
+        """Forget deferred operations on tensors that saved values are about to overwrite."""
         for names, tensor in _places(module).values():
             value = own.get(names[-1])
             if isinstance(value, torch.Tensor) and value is not tensor and value.shape == tensor.shape:
@@ -156,7 +156,7 @@ class Adoption:
 
 
 class _Noting(Mapping[str, Any]):
-    """A state that notes which of its tensors are taken out of it."""
+    """A view of a state that notes the tensors taken out of it."""
 
     def __init__(self, state: Mapping[str, Any], given: Given) -> None:
         self._state = state
@@ -190,7 +190,7 @@ def _is_same(other: Any, value: torch.Tensor) -> bool:
 
 
 def _places(module: nn.Module) -> dict[int, tuple[list[str], torch.Tensor]]:
-    """Return the tensors that a ``load_state_dict`` fills, by their ids, with all their names in its order."""
+    """Return the tensors that a ``load_state_dict`` fills, by id, with their names in order."""
     found: dict[int, tuple[list[str], torch.Tensor]] = {}
     for path, inner in everywhere(module):
         begin = f"{path}." if path else ""
@@ -202,12 +202,12 @@ def _places(module: nn.Module) -> dict[int, tuple[list[str], torch.Tensor]]:
 
 
 def saved_dtype(tensor: torch.Tensor, value: torch.Tensor) -> torch.dtype:
-    """Return the type that a tensor shall have for a saved value: the value's, where the tensor can have that."""
+    """Return a tensor's type for a saved value: the value's, where the tensor can have that."""
     return value.dtype if value.is_floating_point() or value.is_complex() or not tensor.requires_grad else tensor.dtype
 
 
 def runs_torch_only(module: nn.Module, assembled: Container[int] = ()) -> bool:
-    """Whether nothing but torch's own code is run when a module is filled; what is ``assembled``, by id, is not."""
+    """Whether filling a module runs only torch's code; those ``assembled``, by id, run none."""
     if torch.__future__.get_swap_module_params_on_conversion():
         return False
     if id(module) not in assembled and not (
@@ -234,7 +234,7 @@ def _is_of_torch(function: Any) -> bool:
 
 
 def _find_use_count() -> Callable[[torch.Tensor], int] | None:
-    """Return what tells how many tensors use a tensor's memory; None where torch does not tell."""
+    """Return a function that counts the tensors on a memory; None where torch has none."""
     count: Any = getattr(torch._C, "_storage_Use_Count", None)
     if count is None:
         return None

@@ -1,4 +1,4 @@
-"""Tensors and numpy arrays that stand in containers, or alone: the state holds them, the config says where."""
+"""Tensors and numpy arrays in containers, or alone: the config has keys of the state."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, Va
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.state import State
 
-__all__ = ["ARRAY", "ArrayAdapter"]
+__all__ = ["ARRAY", "ArrayAdapter", "check_has_shape", "key_of"]
 
 _ALONE = "value"  # the key of an array that is the root itself
 
 
 class ArrayAdapter(ValueAdapter):
-    """Tensors and numpy arrays of any type, shape and layout; of a view, its own bytes only."""
+    """Tensors and numpy arrays of any type, shape and layout; of a view, only its own bytes."""
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return nothing."""
@@ -26,15 +26,12 @@ class ArrayAdapter(ValueAdapter):
 
     def get_state(self, place: Place, state: State) -> Later:
         """Put the array itself under the place's name; it is shared."""
-        if isinstance(place.obj, torch.Tensor) and torch.nn.parameter.is_lazy(place.obj):
-            raise UnsupportedObjectError(
-                "a parameter that has no shape yet", node=place.prefix, fix="Run the model once, and save it then."
-            )
+        check_has_shape(place.obj, key_of(place), place.prefix)
         state[key_of(place)] = place.obj
         return None
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        """Copy the saved values into the array, where it is not the saved one itself."""
+        """Copy the saved values into the array, unless it is the saved one itself."""
         key = key_of(place)
         if key not in state:
             mismatch.missing.append(key)
@@ -43,15 +40,14 @@ class ArrayAdapter(ValueAdapter):
         saved, here = state[key], place.obj
         if saved is here:
             return None
-        if type(saved) not in (type(here), torch.Tensor, torch.nn.Parameter) or saved.shape != here.shape:
-            mismatch.errors.append(f"{key} is {_what(saved)} in the save and {_what(here)} here")
-        elif isinstance(here, torch.Tensor):
+        is_alike = type(saved) in (type(here), torch.Tensor, torch.nn.Parameter) and saved.shape == here.shape
+        if is_alike and isinstance(here, torch.Tensor):
             try:
                 with torch.no_grad():
                     here.copy_(saved)
             except (RuntimeError, NotImplementedError) as error:  # a layout that cannot be written to
                 mismatch.errors.append(f"{key} cannot be filled: {str(error)[:200]}")
-        elif isinstance(saved, sys.modules["numpy"].ndarray):
+        elif is_alike and isinstance(saved, sys.modules["numpy"].ndarray):
             here[...] = saved
         else:
             mismatch.errors.append(f"{key} is {_what(saved)} in the save and {_what(here)} here")
@@ -61,6 +57,21 @@ class ArrayAdapter(ValueAdapter):
 def key_of(place: Place) -> str:
     """Return the state's key for an array at a place."""
     return place.prefix or _ALONE
+
+
+def check_has_shape(value: Any, key: str, node: str) -> None:
+    """Refuse a parameter of a lazy module that has not run yet.
+
+    Raises
+    ------
+    UnsupportedObjectError
+    """
+    if isinstance(value, torch.Tensor) and torch.nn.parameter.is_lazy(value):
+        raise UnsupportedObjectError(
+            f"{key!r} is a parameter of a lazy module that has no shape yet",
+            node=node,
+            fix="Run the model once, so that its lazy modules know their sizes, and save it then.",
+        )
 
 
 def _what(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""How torch.nn's own modules were built.
+"""Describe torch.nn's own modules by their arguments and later changes.
 
-A built-in module's arguments are read off its attributes and then checked against what they build on the meta device:
-what differs, but for the numbers in it, is written down beside them.
+Arguments are read off a module's attributes. A module is then built with them on the meta device, and its differences,
+apart from the values of tensors, are written beside the arguments.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Averaging", "Parametrized", "agree", "builtin_schema"]
 
 
 def builtin_schema(module: nn.Module) -> Schema | None:
-    """Return a Schema that builds a module of torch.nn again, or None where its arguments cannot be told."""
+    """Return a Schema that builds a torch.nn module again; None if its arguments are not known."""
     cls = type(module)
     if parametrize.is_parametrized(module):
         return _parametrized_schema(module)
@@ -46,29 +46,26 @@ def builtin_schema(module: nn.Module) -> Schema | None:
 
 
 def _plain_schema(module: nn.Module, owner: nn.Module) -> Schema | None:
-    """Return the Schema of a module that is as its class makes it, and whose attributes are those of another."""
+    """Return the Schema of a module without parametrizations, which ``owner`` may have."""
     cls = type(module)
-    if not cls.__module__.startswith("torch.nn.modules."):
+    if not (cls.__module__.startswith("torch.nn.modules.") and TAGS.is_open(cls)):  # the second: torch shows it
         return None
-    if not TAGS.is_open(cls):  # one that torch does not show
-        return None
+    arguments: dict[str, Any] | None
+    made: Print | None
     if cls in _CONTAINERS:
         arguments, names = _CONTAINERS[cls](module)
         made = _print_of_container(module, names)
     else:
-        known = _arguments(module)
-        if known is None:
-            return None
-        arguments, built = known, _print_of_built(cls, known)
-        if built is None:
-            return None
-        made = built
+        arguments = _arguments(module)
+        made = None if arguments is None else _print_of_built(cls, arguments)
+    if arguments is None or made is None:
+        return None
     return edited(owner, Schema(cls, **arguments), changes_since(module, made, is_exact=False))
 
 
 _UNKNOWN = object()
 
-# Containers: their arguments, and the names inside them of what these put there
+# Containers: functions that return their arguments, and the names under which a constructor puts these
 _CONTAINERS: dict[type, Callable[[Any], tuple[dict[str, Any], Collection[str]]]] = {
     nn.Sequential: lambda module: (_sequential(module), module._modules),
     nn.ModuleList: lambda module: _listed(module._modules, "modules"),
@@ -86,13 +83,13 @@ def _sequential(module: nn.Sequential) -> dict[str, Any]:
 
 
 def _listed(inside: Mapping[str, Any], argument: str) -> tuple[dict[str, Any], list[str]]:
-    """Return what is called by its number, from 0 on, as an argument; other names are somebody's."""
+    """Return the items named by their numbers, from 0 on, as an argument; and their names."""
     names = [name for name, _ in takewhile(lambda pair: pair[0] == str(pair[1]), zip(inside, count(), strict=False))]
     return {argument: [inside[name] for name in names]}, names
 
 
 def _print_of_container(module: nn.Module, names: Collection[str]) -> Print:
-    """Return the print of a container as its arguments make it: what is in it is one of these, whatever it is."""
+    """Return the print of a container as its arguments make it, with any items."""
     cls: Any = type(module)
     made = print_of(cls())
     for table in ("modules", "parameters"):
@@ -105,7 +102,7 @@ def _print_of_container(module: nn.Module, names: Collection[str]) -> Print:
 
 
 def _layer(module: Any) -> dict[str, Any]:
-    """Return the arguments that a transformer's layers, and the whole of it, have in common."""
+    """Return the arguments that a transformer and its layers have in common."""
     activations = {nn.functional.relu: "relu", nn.functional.gelu: "gelu"}
     return {
         "d_model": module.self_attn.embed_dim,
@@ -121,21 +118,27 @@ def _layer(module: Any) -> dict[str, Any]:
 
 
 def _copied(layer: Any) -> dict[str, Any]:
-    """Return the arguments of one of torch's layers of which a constructor makes copies: nothing in them is shared."""
+    """Return the arguments of a layer that torch's constructors copy: none of them is shared.
+
+    Raises
+    ------
+    AttributeError
+        If its arguments alone do not make it.
+    """
     known = _arguments(layer) if type(layer) in _LAYERS else None
     if known is not None and isinstance(known["activation"], nn.Module):
-        known["activation"] = told = builtin_schema(known["activation"])
-        if told is None or any(isinstance(item, nn.Module) for item in items_in(told)):
+        known["activation"] = activation = builtin_schema(known["activation"])
+        if activation is None or any(isinstance(item, nn.Module) for item in items_in(activation)):
             known = None
     if known is None:
-        raise AttributeError("no layer that is made by its arguments alone")
+        raise AttributeError("its arguments alone do not make this layer")
     return known
 
 
 def _stack(module: Any, layer: str) -> dict[str, Any]:
     inside = [id(inner) for _, inner in everywhere(module)]
     if len({*inside}) < len(inside):
-        raise AttributeError("the layers are no copies of one")
+        raise AttributeError("the layers are not copies of one")
     first = module.layers[0]
     return {layer: Schema(type(first), **_copied(first)), "num_layers": module.num_layers, "norm": module.norm}
 
@@ -177,26 +180,26 @@ _PARAMETERS: dict[type, tuple[str, ...]] = {
 
 
 def _arguments(module: nn.Module) -> dict[str, Any] | None:
-    """Read constructor arguments off a module's attributes of the same names; None where one is not to be found."""
+    """Read constructor arguments off attributes of the same names; None where one is missing."""
     if type(module) in _DERIVED:
         try:
             return _DERIVED[type(module)](module)
-        except (AttributeError, LookupError, TypeError):  # somebody took it apart
+        except (AttributeError, LookupError, TypeError):  # parts of it were removed or replaced
             return None
     arguments: dict[str, Any] = {}
     cls: Any = type(module)
     parameters = signature_of(cls).parameters
     for name in _PARAMETERS.get(type(module), parameters):
         if name in ("device", "dtype", "args", "kwargs") or name.startswith("_"):
-            continue  # the state tells type and device, and private arguments only fill in weights
+            continue  # the state has type and device, and private arguments only fill in weights
         value = getattr(module, name, _UNKNOWN)
         if name == "bias" and not isinstance(value, bool):
             value = any(inner.startswith(("bias", "in_proj_bias")) for inner in _tensor_names(module))
         if value is _UNKNOWN and parameters[name].default is inspect.Parameter.empty:
             return None
-        if value is not _UNKNOWN:  # else the check that follows decides whether the default was meant
+        if value is not _UNKNOWN:  # else the comparison with what is built shows whether it was the default
             arguments[name] = value
-    if cls is nn.MultiheadAttention:  # two of its arguments are told by its tensors alone
+    if cls is nn.MultiheadAttention:  # only its tensors show two of its arguments
         arguments["bias"] = module.in_proj_bias is not None
         if module.bias_k is not None:
             arguments["add_bias_kv"] = True
@@ -208,7 +211,7 @@ def _tensor_names(module: nn.Module) -> list[str]:
 
 
 def agree(recorded: Schema, now: Schema) -> bool:
-    """Whether the arguments that a module was built from, defaults included, are those that it shows now."""
+    """Whether a module's recorded arguments, with defaults, equal its present ones."""
     known = {name: value() if isinstance(value, Link) else value for name, value in recorded.keywords.items()}
     known = {**defaults_of(recorded), **known}
     for name, value in now.keywords.items():
@@ -224,16 +227,16 @@ def agree(recorded: Schema, now: Schema) -> bool:
 
 
 def _print_of_built(cls: type, arguments: dict[str, Any]) -> Print | None:
-    """Return the print of what arguments build on the meta device; None where they build nothing."""
-    # Most layers of a model are built with the same few numbers; what equal arguments mean is told by their repr
+    """Return the print of a module that arguments build on the meta device; None if they fail."""
+    # Most layers of a model are built with the same few numbers, of which the repr is enough
     key = (cls, repr(arguments)) if all(type(value) in _NUMBERS for value in arguments.values()) else None
     if key is not None and key in _built:
         return _built[key]
     try:
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it has been told when the module was made
+            warnings.simplefilter("ignore")  # the constructor warned when the module was made
             made = print_of(_build(Schema(cls, **arguments)))
-    except Exception:  # whatever a constructor refuses, these are not its arguments
+    except Exception:  # the constructor refuses these arguments
         return None
     if key is not None and len(_built) < _MOST_BUILT:
         _built[key] = made
@@ -241,7 +244,7 @@ def _print_of_built(cls: type, arguments: dict[str, Any]) -> Print | None:
 
 
 def _build(value: Any) -> Any:
-    """Return what an argument stands for: a constructor of torch's is called."""
+    """Return an argument's value; for a Schema, of a class of torch's, the built module."""
     if type(value) is not Schema:
         return value
     return value.component_subclass(**{name: _build(item) for name, item in value.keywords.items()})
@@ -254,8 +257,8 @@ _built: dict[tuple[type, str], Print] = {}  # of classes of torch.nn alone
 
 # ------------------------------------------------------------------------------------------- parametrizations
 
-# How torch's own parametrizations tell what they were made with
-_TOLD: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
+# Options of torch's own parametrizations, by their classes
+_OPTIONS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     "_WeightNorm": ("weight_norm", lambda part: {"dim": part.dim}),
     "_SpectralNorm": (
         "spectral_norm",
@@ -269,14 +272,16 @@ _TOLD: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
 
 
 class Parametrized(Registrable, tag_override="parametrized"):
-    """In a config, a module some of whose tensors are computed: ``!parametrized {module: ..., weight: [...]}``.
+    """A module with computed tensors in a config.
+
+    Written as ``!parametrized {module: ..., weight: [...]}``.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Changed in place, and what is returned.
+        Changed in place and returned.
     **parts : list
-        For each tensor, what computes it: modules, or mappings of torch's own, ``{kind: weight_norm, dim: 0}``.
+        For each tensor, its parametrizations: modules, or mappings of torch's own, ``{kind: weight_norm, dim: 0}``.
     """
 
     def __new__(cls, module: Any, /, **parts: Any) -> Any:
@@ -285,17 +290,17 @@ class Parametrized(Registrable, tag_override="parametrized"):
             for part in several:
                 if isinstance(part, nn.Module):
                     parametrize.register_parametrization(module, name, part, unsafe=True)
-                    module.parametrizations[name].unsafe = False  # it was only not to be tried now
+                    module.parametrizations[name].unsafe = False  # True only keeps torch from trying it now
                     continue
                 kind, options = part["kind"], {key: value for key, value in part.items() if key != "kind"}
-                if kind not in [told for told, _ in _TOLD.values()]:
+                if kind not in [known for known, _ in _OPTIONS.values()]:
                     raise ValueError(f"torch has no parametrization {kind!r}")
                 getattr(parametrizations, kind)(module, name, **options)
         return module
 
 
 def _parametrized_schema(module: Any) -> Schema | None:
-    """Return the Schema of the plain module with what computes its tensors, where the plain one is known."""
+    """Return the Schema of the plain module, if it is known, with its parametrizations."""
     cls: Any = parametrize.type_before_parametrizations(module)
     plain = cls.__new__(cls)
     vars(plain).update(vars(module))
@@ -316,7 +321,7 @@ def _parametrized_schema(module: Any) -> Schema | None:
             schema.keywords["changes"].pop("", None)
         if not schema.keywords["changes"]:
             schema = schema.keywords["object"]
-    parts = {name: [_told(part) for part in several] for name, several in module.parametrizations.items()}
+    parts = {name: [_described(part) for part in several] for name, several in module.parametrizations.items()}
     changes = _tied_originals(module)
     order = [*module._modules]
     if order[-1] != "parametrizations":
@@ -325,7 +330,7 @@ def _parametrized_schema(module: Any) -> Schema | None:
 
 
 def _tied_originals(module: Any) -> dict[str, dict[str, Any]]:
-    """Return what parametrizations compute from that something else refers to, as changes of what a call makes."""
+    """Return originals of parametrizations that others refer to, as changes to a call's result."""
     tied = KNOWN.get().tied
     found = {
         name: {key: value for key, value in several._parameters.items() if id(value) in tied}
@@ -334,18 +339,20 @@ def _tied_originals(module: Any) -> dict[str, dict[str, Any]]:
     return {f"parametrizations.{name}": {"parameters": tensors} for name, tensors in found.items() if tensors}
 
 
-def _told(part: nn.Module) -> Any:
+def _described(part: nn.Module) -> Any:
     if type(part).__module__ != parametrizations.__name__:
         return part
-    kind, tell = _TOLD[type(part).__name__]
-    return {"kind": kind, **tell(part)}
+    kind, options = _OPTIONS[type(part).__name__]
+    return {"kind": kind, **options(part)}
 
 
 # ------------------------------------------------------------------------------------------------- averages
 
 
 class Averaging(Registrable, tag_override="averaging"):
-    """In a config, one of torch's functions that average weights: ``!averaging {name: ema_multi_avg_fn, decay: 0.99}``.
+    """One of torch's functions that average weights, in a config.
+
+    Written as ``!averaging {name: ema_multi_avg_fn, decay: 0.99}``.
 
     Parameters
     ----------
@@ -364,14 +371,14 @@ class Averaging(Registrable, tag_override="averaging"):
 def _averaged_schema(module: Any) -> Schema:
     functions = {name: _averaging(getattr(module, name)) for name in ("avg_fn", "multi_avg_fn")}
     schema = Schema(type(module), model=module.module, **functions, use_buffers=module.use_buffers)
-    # Its constructor makes a copy: what others have of the model inside is put in the copy's place
+    # Its constructor makes a copy; where other objects share the model inside, the shared one replaces the copy
     is_shared = any(id(inner) in KNOWN.get().shared for _, inner in modules_in(module.module))
     tables = {"": {"modules": {"module": module.module}}} if is_shared else {}
     return edited(module, schema, Changes(tables, [], {}))
 
 
 def _averaging(function: Any) -> Any:
-    """Return the Schema of a function that torch made to average weights; any other as it is."""
+    """Return the Schema of a function of torch's that averages weights; any other itself."""
     made = inspect.unwrap(function) if isinstance(function, types.FunctionType) else None
     if made is None or made.__module__ != swa_utils.__name__:
         return function

@@ -1,6 +1,6 @@
-"""Comparing a state with an object before anything is filled, so that an error leaves the object as it was.
+"""Compare a state with an object before anything is filled, so that errors change nothing.
 
-Where code of a class decides what is loaded (hooks, a ``load_state_dict`` of its own), only that code can tell.
+Where code of a class decides what is loaded (hooks, a ``load_state_dict`` of its own), nothing is compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Check: TypeAlias = "Callable[[Checked], None]"
 
 @dataclass
 class Checked(Mismatch):
-    """A mismatch that was found beforehand.
+    """Differences that were found before filling.
 
     Attributes
     ----------
@@ -52,29 +52,31 @@ class Checked(Mismatch):
 
 
 def check(places: Iterable[tuple[Place, Adapter]], state: State) -> Checked:
-    """Compare a state with an object, as far as that can be done without running code of anybody's.
+    """Compare a state with an object, as far as possible without running code of classes.
 
     Parameters
     ----------
     places : iterable of (Place, Adapter)
         Everything in the object, parents first.
     state : State
-        Left as it is.
+        Not changed.
     """
     found = Checked(owners={"": False})
     checks: list[tuple[Place, Adapter, Check | None]] = []
     for place, adapter in places:
         checker = getattr(adapter, "checker", None)
         checks.append((place, adapter, checker(place, state) if checker is not None else None))
-    around: set[str] = set()  # what cannot be compared, and all that it is inside of
+    around: set[str] = set()  # objects that cannot be compared, and all around them
     for place, adapter, do in checks:
-        if do is None and not _is_value(adapter):
+        if do is None and not isinstance(adapter, ValueAdapter):
             around.update(_ancestors(place.prefix))
-    unknown = {place.prefix for place, adapter, _ in checks if place.prefix in around and not _is_value(adapter)}
+    unknown = {
+        place.prefix for place, adapter, _ in checks if place.prefix in around and not isinstance(adapter, ValueAdapter)
+    }
     for place, adapter, do in checks:
         if isinstance(adapter, ArrayAdapter):
             _check_array(place, state, found)
-        is_known = _is_value(adapter) or unknown.isdisjoint(_ancestors(place.prefix))
+        is_known = isinstance(adapter, ValueAdapter) or unknown.isdisjoint(_ancestors(place.prefix))
         found.owners[place.prefix] = not is_known
         if is_known and do is not None:
             do(found)
@@ -82,10 +84,6 @@ def check(places: Iterable[tuple[Place, Adapter]], state: State) -> Checked:
         key for key in state if key not in found.consumed and not found.owners[place_key(key, found.owners)[0]]
     ]
     return found
-
-
-def _is_value(adapter: Adapter) -> bool:
-    return isinstance(adapter, ValueAdapter)
 
 
 def _ancestors(prefix: str) -> Iterator[str]:
@@ -107,14 +105,14 @@ def _check_array(place: Place, state: State, found: Checked) -> None:
 
 
 def checker_of_module(place: Place, state: State) -> Check | None:
-    """Return what compares a module; None where code of its class, or a hook, decides what it takes."""
+    """Return a function that compares a module; None if its own code or a hook decides."""
     if place.covered or not isinstance(place.obj, nn.Module):
         return lambda found: None
     return partial(_check_module, place, state) if runs_torch_only(place.obj) else None
 
 
 def _check_module(place: Place, state: State, found: Checked) -> None:
-    """Note which keys of a module are missing or not wanted, and which sizes differ, as torch's own code would."""
+    """Note a module's missing and unwanted keys and other sizes, as torch's own code would."""
     module, begin = place.obj, place.key_prefix
     saved = {key[len(begin) :]: state[key] for key in keys_below(state, place.prefix) if key not in found.consumed}
     here = wrapped_keys(module, saved)

@@ -1,4 +1,4 @@
-"""Collect an object's State: one walk over its components, in which the adapters do the work.
+"""Collect an object's State in one walk over its components, with their adapters.
 
 object --get_state--> State; restoring.py is the way back.
 """
@@ -109,7 +109,7 @@ def get_state(
 
 
 def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passed) -> Known:
-    """Collect a state once, and return what is known after it.
+    """Collect a state once; return all that is known afterwards.
 
     Where that is more than before, the state has to be collected again, and nothing has been warned of.
     """
@@ -183,7 +183,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
 
 
 def _warn_of_left_out(obj: Any, visited: set[int]) -> None:
-    """Warn of components that the object was built from but does not hold now: their state is not saved."""
+    """Warn of components that built the object but are not in it now: they are not saved."""
     if all(id(item) in visited for item in items_in(obj) if is_component(item)):
         return  # finding the place of each item takes longer
     for trail, item in visit(obj):

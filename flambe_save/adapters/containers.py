@@ -1,4 +1,4 @@
-"""Lists, tuples, dicts and what is like them: they hold no state of their own, but what is inside may."""
+"""Containers and plain objects, which have no state of their own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Sequence(ValueAdapter):
     has_own_children = True
 
     def children(self, obj: Any) -> Iterable[Child]:
-        """Return the items by their index, or by the fields of a named tuple; plain values are left out."""
+        """Return the items by index, or by a named tuple's fields; plain values are left out."""
         fields, items = static_of(type(obj), "_fields"), held_items(obj) or []
         names = fields if type(fields) is tuple and len(fields) == len(items) else map(str, range(len(items)))
         return (Child(name, item) for name, item in zip(names, items, strict=True) if type(item) not in PLAIN)
@@ -50,7 +50,7 @@ class _Mapping(ValueAdapter):
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the values by their key as text; plain ones are left out."""
         pairs = held_pairs(obj) or []
-        _check_nameless((key for key, _ in pairs), "a dict's keys")
+        _check_no_state((key for key, _ in pairs), "a dict's keys")
         return (Child(join_key([str(key)]), item) for key, item in pairs if type(item) not in PLAIN)
 
 
@@ -61,14 +61,14 @@ class _Set(ValueAdapter):
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return nothing: items that hold a state would have no name to find it by."""
-        _check_nameless(held_items(obj) or (), "a set's items")
+        _check_no_state(held_items(obj) or (), "a set's items")
         return ()
 
 
 class _Parts(ValueAdapter):
-    """Objects that are the sum of their parts: neither constructor nor ``__post_init__`` is run by a load.
+    """Objects that are the sum of their parts: a load runs no code of their classes.
 
-    A record whose class does more when it is used, as one that can be indexed, is a plain object of its attributes.
+    A record whose class does more, as one that can be indexed, is a plain object of its attributes.
     """
 
     def describe(self, obj: Any) -> Schema | None:
@@ -76,7 +76,7 @@ class _Parts(ValueAdapter):
         if not _is_more_than_parts(type(obj)):
             return super().describe(obj)
         found = form_of(obj)
-        return None if found is None or lost_of(found) else found  # a pickle may hold what is lost otherwise
+        return None if found is None or lost_of(found) else found  # a pickle may hold what a Schema cannot
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the parts, or the attributes."""
@@ -88,7 +88,7 @@ def _is_more_than_parts(cls: Any) -> bool:
 
 
 class _Object(ValueAdapter):
-    """Plain objects of any class: their attributes; what in these holds a state is someone else's."""
+    """Plain objects of any class, by their attributes; those with a state are borrowed."""
 
     has_own_children = True
 
@@ -99,8 +99,8 @@ class _Object(ValueAdapter):
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the attributes that are more than plain values.
 
-        An object whose class says itself what copies hold may be a pickle, with copies of what is elsewhere: of such a
-        one a load looks for what the state has, and for no more.
+        They are loose if the object's class defines ``__getstate__``: the object may be a pickle, with copies of
+        objects from elsewhere, and a load then looks only for those that the state has.
         """
         cls: Any = type(obj)
         may_be_pickled = "__getstate__" in special_names(cls)
@@ -111,7 +111,7 @@ class _Object(ValueAdapter):
         )
 
 
-def _check_nameless(items: Iterable[Any], what: str) -> None:
+def _check_no_state(items: Iterable[Any], what: str) -> None:
     for item in items:
         adapter = adapter_for(item) if type(item) not in PLAIN else None
         if adapter is not None and not isinstance(adapter, ValueAdapter):
@@ -129,20 +129,20 @@ OBJECT = _Object()
 
 
 def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
-    """Put containers and other objects where links to them stand; return the root.
+    """Replace links to containers and other objects by these; return the root.
 
     Parameters
     ----------
     root : object
     known : iterable of BackLink
-        All that there are.
+        All links that must be found.
 
     Raises
     ------
     LinkError
         If a link leads to no container, or stands where none can be put.
     CompilationError
-        If one leads to what cannot be put there, or has a module inside itself.
+        If its target cannot be put there, or a module would be inside itself.
     """
     if isinstance(root, BackLink):
         raise LinkError(f"{root!r} stands in no container", fix="Correct the config.")
@@ -190,16 +190,16 @@ def close_cycles(root: Any, known: Iterable[BackLink] = ()) -> Any:
 
 
 def _containers_at(root: Any, keys: set[str]) -> dict[str, Any]:
-    """Return the containers that keys lead to; only along the way to them anything is looked at."""
+    """Return the containers at some keys; nothing off the way to them is looked at."""
     found: dict[str, Any] = {}
-    wanted: dict[str, Any] = {}  # a tree of the parts of keys; under "" what ends there, which is no part
+    wanted: dict[str, Any] = {}  # a tree of the parts of keys; under "", which is not a part, the key that ends there
     for key in keys:
         branch = wanted
         for part in key.split(".") if key else ():
             branch = branch.setdefault(part, {})
         branch[""] = key
     waiting: list[tuple[Any, dict[str, Any]]] = [(root, wanted)]
-    seen: dict[tuple[int, int], Any] = {}  # with the holders, for adapters may make what stands for parts anew
+    seen: dict[tuple[int, int], Any] = {}  # it keeps the holders alive, which adapters may make anew
     while waiting:
         holder, branch = waiting.pop()
         if (id(holder), id(branch)) in seen:
@@ -210,7 +210,7 @@ def _containers_at(root: Any, keys: set[str]) -> dict[str, Any]:
             found[branch[""]] = holder
         names = branch.keys() - {""}
         inside = {child.name: child.obj for child in _values(holder) if child.name in names}
-        if adapter is not None and names - inside.keys():  # a part that is called otherwise in keys, as peft's are
+        if adapter is not None and names - inside.keys():  # a part that has another name in keys, as peft's have
             inside |= {child.name: child.obj for child in adapter.children(holder) if child.name in names}
         waiting.extend((item, branch[name]) for name, item in inside.items())
     return found
@@ -228,10 +228,10 @@ def _values(holder: Any) -> Iterator[Child]:
 
 
 def _put(holder: Any, name: str, value: Any) -> None:
-    """Fill the place of a link."""
+    """Put a value in the place of a link; no method of a derived class is called."""
     if isinstance(holder, (list, deque)):
         kind: Any = list if isinstance(holder, list) else deque
-        kind.__setitem__(holder, int(name), value)  # not as a class that is derived from it may set one
+        kind.__setitem__(holder, int(name), value)
     elif isinstance(holder, dict):
         keys = (key for key, _ in held_pairs(holder) or ())
         dict.__setitem__(holder, next(key for key in keys if str(key) == name), value)

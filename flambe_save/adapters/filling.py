@@ -1,7 +1,7 @@
-"""Filling modules: torch's ``load_state_dict``, in a time that grows with the number of keys and not with its square.
+"""Fill modules as torch's ``load_state_dict`` does, in linear and not in quadratic time.
 
-torch goes through all keys of a module once for each module inside it. The calls, their order and what they are given
-are the same here, so hooks and modules with a ``_load_from_state_dict`` of their own see no difference.
+torch goes through all keys of a module once for each module inside it. The calls, their order and their arguments are
+the same here, so hooks and modules with a ``_load_from_state_dict`` of their own see no difference.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _LOAD = nn.Module.load_state_dict
 def fill(
     module: nn.Module, own: Mapping[str, Any], assembled: Mapping[int, Any] = MappingProxyType({})
 ) -> tuple[list[str], list[str]]:
-    """Load a ``state_dict`` into a module, as ``module.load_state_dict(own, strict=False)`` does.
+    """Load a ``state_dict`` as ``module.load_state_dict(own, strict=False)`` does.
 
     Parameters
     ----------
     module : torch.nn.Module
         Changed in place. A ``load_state_dict`` of its own is called.
     own : mapping of str to object
-        Copied; its ``_metadata``, where it has one, tells each module's version.
+        Copied; its ``_metadata``, if it has one, has each module's version.
     assembled : mapping of int to object
-        By their ids, modules that are left as they are, so that no code of their classes is run; what is in them is
+        By their ids, modules that are not changed, so that no code of their classes is run; the modules inside them are
         filled.
 
     Returns
@@ -43,7 +43,7 @@ def fill(
     Raises
     ------
     RuntimeError
-        If shapes differ, or a value cannot be copied; the message lists all of it.
+        If shapes differ, or a value cannot be copied; the message lists all of them.
     """
     if id(module) not in assembled and getattr(module.load_state_dict, "__func__", None) is not _LOAD:
         missing, unexpected = module.load_state_dict(own, strict=False)
@@ -61,7 +61,7 @@ def fill(
         if is_filled:
             names = {*inner._modules, "_extra_state", *(others if isinstance(others, list) else ())}
             found.unexpected_keys.extend(key for key in local if key[len(prefix) :].partition(".")[0] not in names)
-        elif type(inner) in kinds:  # a copy of what is assembled
+        elif type(inner) in kinds:  # a copy of an assembled module
             nn.Module._load_from_state_dict(inner, local, prefix, metadata.get(prefix[:-1], {}), True, *found, errors)
         else:
             inner._load_from_state_dict(local, prefix, metadata.get(prefix[:-1], {}), True, *found, errors)
@@ -82,12 +82,12 @@ def fill(
 
 
 def kinds_of(assembled: Mapping[int, Any]) -> set[type]:
-    """Return the classes of what is assembled whose own code is not run; torch's own may be."""
+    """Return the classes of assembled objects whose own code is not run; torch's own may be."""
     return {kind for kind in map(type, assembled.values()) if kind.__module__.partition(".")[0] != "torch"}
 
 
 def _split(local: Mapping[str, Any], prefix: str, children: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return, by the names of children, what of a module's ``state_dict`` is theirs; keys stay as they are."""
+    """Return each child's part of a ``state_dict``, by the child's name, with unchanged keys."""
     parts: dict[str, dict[str, Any]] = {}
     if children:
         begin = len(prefix)
@@ -95,6 +95,6 @@ def _split(local: Mapping[str, Any], prefix: str, children: Mapping[str, Any]) -
             if "." in key[begin:] and key.startswith(prefix):
                 parts.setdefault(key[begin : key.index(".", begin)], {})[key] = value
     for name in children:
-        if "." in name:  # add_module refuses it, and yet it can be done
+        if "." in name:  # add_module refuses such a name, but the table can be set
             parts[name] = {key: value for key, value in local.items() if key.startswith(f"{prefix}{name}.")}
     return parts

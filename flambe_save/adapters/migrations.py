@@ -1,7 +1,7 @@
-"""Migrations: what a class declares to carry states of its older versions forward; loads apply it, and migrate().
+"""Migrations: functions of a class that update states of its older versions.
 
-component.py calls :func:`migrate_component` for each component that is loaded, api.py :func:`migrate_state` for all of
-a save at once.
+component.py calls :func:`migrate_component` for each component that is loaded, and api.py calls :func:`migrate_state`
+for a whole save.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from flambe_save.tree import join_prefix
 __all__ = ["Migrated", "check_major", "has_migrations", "migrate_component", "migrate_state", "migration", "numbers"]
 
 _MARK = "_flambe_migrations"
-_IN_A_TAG = "-;/?:@&=+$,_.~*'()[]"  # what YAML writes in a tag as it is
+_IN_A_TAG = "-;/?:@&=+$,_.~*'()[]"  # characters that YAML does not escape in a tag
 
 
 class Migrated(NamedTuple):
@@ -48,7 +48,7 @@ class Migrated(NamedTuple):
     node : str
         Its dotted prefix; ``""`` is the root.
     class_name : str
-        What its class is called now.
+        Present name of its class.
     before, after : str
         The versions. They are equal where only names of classes changed, its own or others in its config.
     """
@@ -67,13 +67,13 @@ class _Step(NamedTuple):
 
 
 def migration(since: str, until: str) -> Callable[[Callable[[State], State]], Any]:
-    """Decorate a function in the body of a Component class that carries a state from one version to a later one.
+    """Decorate a function of a Component class that updates a state to a later version.
 
-    The function takes no ``self``: it becomes a static method. It is given a State of the component alone, with the
-    components inside it: keys and ``_metadata`` are relative to the component, whose own entry is ``""``. It returns
-    that State, changed, or a new one; a new one that has no metadata gets that of the old. Values are shared with the
-    save that is loaded: replace tensors, and do not write into them. A subclass inherits migrations, and overrides
-    one by its name, so each has a name of its own.
+    Define the function in the body of the class, without ``self``: it becomes a static method. It gets a State of the
+    component and the components inside it: keys and ``_metadata`` are relative to the component, whose own entry is
+    ``""``. It returns that State, changed, or a new one; a new one without metadata gets that of the old. Values are
+    shared with the save that is loaded: replace tensors, and do not write into them. A subclass inherits migrations,
+    and overrides one by its name, so each has a name of its own.
 
     Parameters
     ----------
@@ -81,12 +81,12 @@ def migration(since: str, until: str) -> Callable[[Callable[[State], State]], An
         The ``_flambe_version`` that was saved, exactly; ``"0.0.0"`` is that of a class without one. Several
         decorators may be stacked.
     until : str
-        The version that the result is of.
+        The version of the result.
 
     Raises
     ------
     RegistrationError
-        If these are no versions, or ``until`` is not the later one.
+        If either is not a version, or ``until`` is not the later one.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def migration(since: str, until: str) -> Callable[[Callable[[State], State]], An
 
 
 def numbers(version: Any) -> tuple[int, ...] | None:
-    """Return a version's first three numbers, or None where it is none; what it leaves out is 0."""
+    """Return a version's first three numbers, missing ones as 0; None for other texts."""
     return _numbers(version) if isinstance(version, str) and len(version) < 100 else None
 
 
@@ -132,15 +132,15 @@ def has_migrations(cls: type) -> bool:
 
 
 def migrate_component(cls: type, state: State, prefix: str) -> str:
-    """Apply a class's migrations to the state of a component, in place; return the version that was saved.
+    """Apply a class's migrations to a component's state, in place; return the saved version.
 
-    They begin with the version that is saved and go on from the one that is reached, as far as the class's own. Where
-    several begin at a version, the one that goes furthest is taken.
+    They start at the saved version, and each at the version that the one before reached, up to the class's own. Where
+    several start at a version, the one that goes furthest is applied.
 
     Raises
     ------
     LoadError
-        If a migration raises, or returns no State.
+        If a migration raises, or does not return a State.
     """
     local = state._metadata.get(prefix, {})
     saved = str(local.get(VERSION_KEY, NO_VERSION))
@@ -154,12 +154,12 @@ def migrate_component(cls: type, state: State, prefix: str) -> str:
 
 
 def check_major(cls: Any, saved: str, reached: str, prefix: str) -> str:
-    """Compare major versions; return a sentence about versions for whoever compares them further.
+    """Compare major versions; return a sentence on both versions, for a message.
 
     Raises
     ------
     VersionMismatchError
-        If they differ.
+        If the major versions differ.
     """
     here, there = numbers(cls._flambe_version) or (0, 0, 0), numbers(reached) or (0, 0, 0)
     carried = f", which migrations carry to {reached}," if reached != saved else ""
@@ -187,7 +187,7 @@ def _chain(cls: type, saved: str) -> Iterator[_Step]:
 
 
 def _declared(cls: type) -> Iterator[_Step]:
-    """Yield a class's migrations, those of the most derived class first; a name that is overridden counts once."""
+    """Yield a class's migrations, the most derived class's first, without overridden ones."""
     seen: set[str] = set()
     for base in cls.__mro__:
         for name, member in vars(base).items():
@@ -207,7 +207,7 @@ def _apply(step: _Step, cls: type, part: State, prefix: str) -> State:
         raise LoadError(f"{what} raised {type(error).__name__}: {str(error)[:200]}", node=prefix, fix=fix) from error
     if not isinstance(result, State) or not all(isinstance(key, str) for key in result):
         raise LoadError(
-            f"{what} returned a {type(result).__name__}, and no State of texts to values", node=prefix, fix=fix
+            f"{what} returned a {type(result).__name__}, and not a State of texts to values", node=prefix, fix=fix
         )
     if not result._metadata.get(DIRECTORIES_KEY):
         result._metadata = metadata
@@ -243,7 +243,7 @@ def _put(part: State, state: State, prefix: str) -> None:
 
 
 def _names_below(state: State, prefix: str) -> list[str]:
-    """Return the prefixes of a component and of what is inside it of which the metadata knows."""
+    """Return the prefixes in the metadata of a component and of all inside it."""
     names = dict.fromkeys([prefix, *keys_below(state._metadata, prefix)])
     return [name for name in names if name in state._metadata and name not in (DIRECTORIES_KEY, KEEP_VARS_KEY)]
 
@@ -252,14 +252,14 @@ def _names_below(state: State, prefix: str) -> list[str]:
 
 
 def migrate_state(state: State, tags: Mapping[str, str]) -> list[Migrated]:
-    """Bring a state up to date, in place: migrations, parents first, and the present names of classes that moved.
+    """Update a state, in place: apply migrations, parents first, and rename moved classes.
 
     Parameters
     ----------
     state : State
-        Components whose config names no imported class, or that have no config, stay as they are.
+        Components whose config names no imported class, or that have no config, are not changed.
     tags : mapping of str to str
-        What the save recorded for its tags: tag -> dotted path.
+        The save's record of its tags: tag -> dotted path.
 
     Returns
     -------
@@ -297,7 +297,7 @@ def migrate_state(state: State, tags: Mapping[str, str]) -> list[Migrated]:
 def _migrate_node(
     state: State, prefix: str, tags: Mapping[str, str], names: dict[str, tuple[str, str]]
 ) -> Iterator[Migrated]:
-    """Yield the row of one component, if it changes; add to ``names`` what its config says that has moved."""
+    """Yield a component's row, if it changes; add moved classes in its config to ``names``."""
     try:
         _, document = split_documents(parse(state._metadata[prefix][CONFIG_KEY]))
     except FlambeSaveError as error:
@@ -328,13 +328,13 @@ def _migrate_node(
 
 
 def _names_in(document: Document) -> Iterator[str]:
-    """Yield what a config calls classes: its tags, and the texts under ``!type``."""
+    """Yield the class names in a config: its tags, and the texts under ``!type``."""
     yield from document.tags
     yield from (str(node.value) for node in document.nodes if node.tag == "!type")
 
 
 def _present(tag: str, tags: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the tag and dotted path to write for a class that has moved, or None."""
+    """Return the tag and dotted path to write for a moved class; None for any other."""
     new, path = present_name(tag, tags.get(tag))
     if (new, path) == (tag, tags.get(tag)) or path is None:
         return None
@@ -345,7 +345,7 @@ def _present(tag: str, tags: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _renamed(text: str, names: Mapping[str, str]) -> str:
-    """Return a config with other tags; all else of its text stays as it is."""
+    """Return a config with other tags; the rest of its text is not changed."""
     pieces, here, under_type = [], 0, False
     for token in pyyaml.scan(text, Loader=Loader) if names else ():
         new = None

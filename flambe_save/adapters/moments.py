@@ -1,4 +1,4 @@
-"""What a save holds of an optimizer, and how it comes into one that is there: by torch's own way, or just as it was."""
+"""Put an optimizer's saved state into one, directly or by its ``load_state_dict``."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ __all__ = [
 
 GROUPS = "param_groups"
 STATE = "state"
-WHOLE = ""  # the entry of what is kept for a parameter, where it is no dict of names
-_STEP = "step"  # torch keeps it where it was; other entries go to where their parameters are
+WHOLE = ""  # the entry of a parameter's state that is not a dict of names
+_STEP = "step"  # torch keeps it on its device; other entries go to their parameters' devices
 
 Kept: TypeAlias = "dict[str, dict[str, tuple[str, Any]]]"  # name of a parameter -> entry -> (key, value)
 
 
 class SavedState(NamedTuple):
-    """What a save holds of an optimizer, to be put into one that is there.
+    """The saved state of an optimizer, to be put into an existing one.
 
     Attributes
     ----------
     groups : list of dict
         With the names of parameters.
     kept : dict
+        The state of each parameter.
     shared : dict
-        What is kept under other keys than parameters.
+        Entries under other keys than parameters.
     named : dict of str to torch.Tensor
-        The parameters of the optimizer that is there, by the names that they have in the save.
+        The parameters of the existing optimizer, by their names in the save.
     is_last : bool
         Whether the parameters were the last entry of the groups.
     """
@@ -55,7 +56,7 @@ class SavedState(NamedTuple):
     is_last: bool
 
     def fill(self, obj: Any) -> None:
-        """Put all of it into the optimizer as it is; no code of its class is run."""
+        """Put the saved state into the optimizer unchanged; no code of its class is run."""
         own = obj.__dict__
         devices: dict[int, bool] = {}
         for group, filled in zip(own.get(GROUPS) or (), self._groups_for(obj), strict=True):
@@ -74,7 +75,7 @@ class SavedState(NamedTuple):
         own[STATE].update({**kept, **self.shared})
 
     def give(self, obj: Optimizer, more: dict[str, Any], dtypes: Any) -> None:
-        """Give the optimizer's ``load_state_dict`` all of it, in torch's form.
+        """Give the optimizer's ``load_state_dict`` the saved state, in torch's form.
 
         Parameters
         ----------
@@ -82,7 +83,7 @@ class SavedState(NamedTuple):
         more : dict
             Entries of a ``state_dict`` that torch does not know.
         dtypes : dict of str to str or None
-            The types of parameters for which something of another type is kept, which torch would round.
+            The types of parameters whose state has tensors of another type, which torch would round.
         """
         numbers = {id(tensor): number for number, tensor in enumerate(self.named.values())}
         groups = [
@@ -99,7 +100,7 @@ class SavedState(NamedTuple):
                 **more,
             }
         )
-        obj.defaults.clear()  # to which torch adds
+        obj.defaults.clear()  # torch adds to them
         obj.defaults.update(defaults)
         is_torchs = type(obj).load_state_dict is Optimizer.load_state_dict
         for name in kept:
@@ -109,7 +110,7 @@ class SavedState(NamedTuple):
                 obj.state[tensor] = self._kept_for(name, _follows(obj, tensor))
 
     def _groups_for(self, obj: Any) -> list[dict[str, Any]]:
-        """Return the optimizer's groups, each with the options of the saved group that has most of its parameters."""
+        """Return the optimizer's groups, each with the options of the saved group most like it."""
         called = {id(tensor): name for name, tensor in self.named.items()}
         return [
             _filled_group(number, group, {called[id(item)] for item in group["params"]}, self.groups, self.is_last)
@@ -117,7 +118,7 @@ class SavedState(NamedTuple):
         ]
 
     def _kept_for(self, name: str, follows: bool | None) -> Any:
-        """Return what is kept for a parameter, on its device; as it is where ``follows`` is None."""
+        """Return a parameter's state on its device; not moved where ``follows`` is None."""
         tensor = self.named[name]
         entries = {entry: with_parameters(value, self.named) for entry, (_, value) in self.kept[name].items()}
         if follows is not None:
@@ -129,7 +130,7 @@ class SavedState(NamedTuple):
 
 
 def _has_texts(value: Any) -> bool:
-    """Whether there are texts in what is kept, which torch would make others of."""
+    """Whether a parameter's state has texts, which torch would change."""
     items = value.values() if isinstance(value, dict) else value
     return isinstance(value, str) or (type(value) in (list, tuple, dict) and any(map(_has_texts, items)))
 
@@ -138,7 +139,7 @@ _MARK = "!parameter"
 
 
 def with_names(value: Any, name_of: Callable[[torch.Tensor], str | None]) -> Any:
-    """Return a value with marks in place of the parameters in its containers; itself where there are none."""
+    """Replace parameters in containers by marks with their names; no copy where none are."""
 
     def marked(item: Any) -> Any:
         name = name_of(item) if isinstance(item, torch.nn.Parameter) else None
@@ -148,7 +149,7 @@ def with_names(value: Any, name_of: Callable[[torch.Tensor], str | None]) -> Any
 
 
 def with_parameters(value: Any, named: Mapping[str, torch.Tensor]) -> Any:
-    """Return a value with parameters in place of the marks that stand for them. Inverse of :func:`with_names`."""
+    """Replace marks by the parameters that they name. Inverse of :func:`with_names`."""
 
     def found(item: Any) -> Any:
         is_mark = type(item) is tuple and len(item) == 2 and item[0] == _MARK and isinstance(item[1], str)
@@ -158,7 +159,7 @@ def with_parameters(value: Any, named: Mapping[str, torch.Tensor]) -> Any:
 
 
 def _replaced(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a value in which ``change`` was asked of everything, keys too; itself where nothing changes."""
+    """Apply ``change`` to a value and all in it, keys too; no copy where nothing changes."""
     changed = change(value)
     kind: Any = type(value)
     if changed is not value or kind not in (list, tuple, dict):
@@ -171,33 +172,29 @@ def _replaced(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _follows(obj: Optimizer, tensor: torch.Tensor) -> bool:
-    """Whether the count of steps is where the parameter is."""
+    """Whether the count of steps is on the parameter's device."""
     groups = (group for group in obj.param_groups if any(item is tensor for item in group["params"]))
     return any(group.get("capturable") or group.get("fused") for group in groups)
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """Return a value with the tensors in it on a device; itself where they are there."""
+    """Move the tensors in a value to a device; the value itself where they are there."""
     if isinstance(value, torch.Tensor):
         return value if value.device == device else value.to(device)
     kind: Any = type(value)
-    if kind in (list, tuple, dict, deque):
-        items = [*(value.values() if kind is dict else value)]
-        moved = [_moved(item, device) for item in items]
-        if all(map(operator.is_, items, moved)):
-            return value
-        return (
-            dict(zip(value, moved, strict=True))
-            if kind is dict
-            else deque(moved, value.maxlen)
-            if kind is deque
-            else kind(moved)
-        )
-    return value
+    if kind not in (list, tuple, dict, deque):
+        return value
+    items = [*(value.values() if kind is dict else value)]
+    moved = [_moved(item, device) for item in items]
+    if all(map(operator.is_, items, moved)):
+        return value
+    if kind is deque:
+        return deque(moved, value.maxlen)
+    return dict(zip(value, moved, strict=True)) if kind is dict else kind(moved)
 
 
 def would_be_rounded(parameter: torch.Tensor, kept: Any) -> bool:
-    """Whether torch would give something that is kept for a parameter another type, to be that of the parameter."""
+    """Whether torch would cast a tensor of a parameter's state to the parameter's type."""
     waiting, is_float = [kept], parameter.is_floating_point()
     while waiting and is_float:
         item = waiting.pop()
@@ -212,17 +209,17 @@ def would_be_rounded(parameter: torch.Tensor, kept: Any) -> bool:
 
 
 def know_old_versions(obj: Optimizer) -> None:
-    """Let one of torch's own optimizers change what an older torch kept otherwise."""
+    """Let one of torch's own optimizers update a state from an older torch."""
     defaults = dict(obj.defaults)
     obj.__setstate__({STATE: obj.state, GROUPS: obj.param_groups})
-    obj.defaults.clear()  # to which torch adds
+    obj.defaults.clear()  # torch adds to them
     obj.defaults.update(defaults)
 
 
 def _filled_group(
     number: int, group: dict[str, Any], mine: set[str], saved: list[dict[str, Any]], is_last: bool
 ) -> dict[str, Any]:
-    """Return a group of the optimizer with the options of the saved group that has most of its parameters."""
+    """Return a group with the options of the saved group that shares most parameters with it."""
     shared = [len(mine & set(other["params"])) for other in saved]
     is_empty = not mine and number < len(saved) and not saved[number]["params"]
     if not any(shared) and not is_empty:

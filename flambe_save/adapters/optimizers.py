@@ -1,7 +1,7 @@
-"""Optimizers: what they are, and their state by the names of the parameters that it belongs to.
+"""Optimizers: how they are built, and their state by the names of its parameters.
 
-An optimizer is built on the parameters of the module that the same config builds, so what it moves is the model. They
-are visited after everything else, when the parameters are what they will be.
+An optimizer is built on the parameters of the module that the same config builds, so it updates that model. Optimizers
+are visited after everything else, when parameters have their final types and devices.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from flambe_save.adapters.moments import (
     would_be_rounded,
 )
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
+from flambe_save.adapters.stateful import in_parts, noting_failure
 from flambe_save.describing.describe import assembled, describe_as, described, with_lost
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import DTYPES_KEY, ENTRIES_KEY, PARAMS_LAST_KEY, SHAPES_KEY, STEPPED_KEY
@@ -37,46 +38,41 @@ from flambe_save.state import State, join_key, keys_below, split_key
 
 __all__ = ["OPTIMIZER"]
 
-_SHARED = "shared_state"  # what an optimizer keeps under other keys than its parameters
+_SHARED = "shared_state"  # entries of an optimizer's state under other keys than its parameters
 _CACHES = frozenset(("_numel_cache",))  # attributes that torch's own optimizers make again when they need them
 
 
 class OptimizerAdapter:
-    """Optimizers, by parameter name: reordering groups or freezing layers does not shift moments."""
+    """Optimizers by parameter names: reordering groups or freezing layers shifts no moments."""
 
     comes_last = True
     stands_alone = False
 
     def describe(self, obj: Optimizer) -> Schema:
-        """Return the call of one of torch's own classes that makes just this optimizer; otherwise its parts.
+        """Return the call that makes just this optimizer, if it is torch's own; else its parts.
 
         Raises
         ------
         UnsupportedObjectError
-            If its class says itself how it is pickled, or its groups are no lists of dicts.
+            If its class defines how it is pickled, or it knows its parameters by their ids.
         """
         sharing = [item for item in described(Optimizer) if _have_groups_in_common(obj, item)]
         call = _call_of(obj) if _is_of_torch(obj) and not sharing else None
         if call is not None:
             return with_lost(call, hooks_of(obj) + (["step"] if "step" in attributes_of(obj) else []))
         _check_ids(obj)
-        parts = assembled(obj)
-        if parts is None:
-            raise UnsupportedObjectError(
-                f"a {type(obj).__qualname__} is more than its attributes, which its class says itself how to pickle",
-                fix="register_adapter() for its class, or leave it out.",
-            )
+        parts = in_parts(obj)
         inside = (item for item in attributes_of(obj).values() if isinstance(item, Optimizer))
         for other in (*sharing, *(item for item in inside if _have_groups_in_common(obj, item))):
             describe_as(other, assembled(other))  # no call would give it the groups of another
         return parts
 
     def children(self, obj: Optimizer) -> Iterable[Child]:
-        """Return what its attributes hold; the parameters are the model's."""
+        """Return its attributes; the parameters are the model's."""
         return attributes_as_children(obj, _aliases(obj))
 
     def get_state(self, place: Place, state: State) -> Later:
-        """Add the groups, their parameters by name, and what is kept for each parameter under its name."""
+        """Add the groups, with parameters by name, and each parameter's state under its name."""
         own, before, begin = place.obj.__dict__, set(state), place.key_prefix
         tensors = parameters_of(place.obj)
         names = _names_of(place, tensors)
@@ -118,7 +114,7 @@ class OptimizerAdapter:
         return None
 
     def checker(self, place: Place, state: State) -> Check:
-        """Return what finds groups and parameters that do not go together."""
+        """Return a function that notes groups and parameters that do not match the saved ones."""
 
         def note(found: Checked) -> None:
             _match(place, state, found)
@@ -127,7 +123,7 @@ class OptimizerAdapter:
         return note
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        """Give each parameter what was kept for the one of its name; by position where names are not known."""
+        """Give each parameter the state saved under its name, or else under its position."""
         matched = _match(place, state, mismatch)
         if matched is None:
             return None
@@ -155,7 +151,7 @@ class OptimizerAdapter:
         mismatch.consumed.update(begin + name for name in others)
         is_put_together = fit is not None and fit.adoption is not None and id(obj) in fit.adoption.assembled
         is_torchs_new = fit is not None and _is_of_torch(obj)
-        try:
+        with noting_failure(place, mismatch):
             if is_put_together or is_torchs_new or (type(obj).state_dict is not Optimizer.state_dict and not others):
                 saved_state.fill(obj)
                 if is_torchs_new and not is_put_together:
@@ -163,11 +159,6 @@ class OptimizerAdapter:
             else:
                 more = {split_key(name)[0]: state[begin + name] for name in others}
                 saved_state.give(obj, more, local.get(DTYPES_KEY))
-        except Exception as error:  # whatever a class raises when it is given what is in the save
-            mismatch.errors.append(
-                f"{place.prefix or 'the root'}: {type(obj).__qualname__}.load_state_dict raised "
-                f"{type(error).__name__}: {str(error)[:200]}"
-            )
         if fit is not None and local.get(STEPPED_KEY) is True:
             obj.__dict__["_opt_called"] = True
         return None
@@ -190,7 +181,7 @@ def _have_groups_in_common(obj: Any, inner: Any) -> bool:
 
 
 def _check_ids(obj: Any) -> None:
-    """Refuse an optimizer that knows its parameters by their ids, which are others in the next process."""
+    """Refuse an optimizer that knows its parameters by ids, which differ in another process."""
     attributes = attributes_of(obj)
     optimizers = (obj, *(value for value in attributes.values() if isinstance(value, Optimizer)))
     ids = {id(tensor) for optimizer in optimizers for tensor in parameters_of(optimizer)}
@@ -211,7 +202,7 @@ def _aliases(obj: Any) -> set[int]:
 
 
 def _call_of(obj: Optimizer) -> Schema | None:
-    """Return the call that makes an optimizer of torch's own, but for its state; None where none does."""
+    """Return the call that makes one of torch's own optimizers, without its state; else None."""
     own, recorded = obj.__dict__, schema_of(obj)
     groups = own[GROUPS]
     known = {} if recorded is None else recorded.keywords
@@ -227,13 +218,13 @@ def _call_of(obj: Optimizer) -> Schema | None:
         made = type(obj)([_like(group) for group in groups], **values)
         if not _is_as_made(obj, made):
             return None
-    except Exception:  # whatever the constructor says of what its optimizer has become
+    except Exception:  # the constructor refuses what its optimizer has become
         return None
     return Schema(type(obj), params=_described_groups(obj), **arguments)
 
 
 def _like(group: dict[str, Any]) -> dict[str, Any]:
-    """Return a group of one small tensor, of the kind that another group has: no constructor wants to know more."""
+    """Return a group with one small tensor, like another group: no constructor looks at more."""
     tensors = [torch.empty([1] * item.ndim, dtype=item.dtype, device=item.device) for item in group["params"][:1]]
     names = group.get("param_names")
     return {"params": [*zip(names[:1], tensors, strict=True)] if names else tensors}
@@ -260,7 +251,7 @@ def _is_as_made(obj: Optimizer, made: Optimizer) -> bool:
 
 
 def _are_alike(value: Any, obj: Optimizer, other: Any, made: Optimizer) -> bool:
-    """Whether an attribute is what the constructor makes: a list of the groups', or an equal value."""
+    """Whether an attribute is as the constructor makes it: the groups' list, or an equal value."""
     for one, two in zip(obj.param_groups, made.param_groups, strict=True):
         if other is two["params"]:
             return value is one["params"]
@@ -284,7 +275,7 @@ def _described_groups(obj: Optimizer) -> list[Any]:
     for group in obj.param_groups:
         links = [ParameterLink("", tensor) for tensor in group["params"]]
         named = group.get("param_names")
-        # Options are part of the state; names that somebody gave decide how the constructor reads the list
+        # Options are part of the state; given names decide how the constructor reads the list
         groups.append({"params": list(zip(named, links, strict=True)) if named else links})
     return groups if len(groups) != 1 else groups[0]["params"]
 
@@ -293,13 +284,13 @@ def _described_groups(obj: Optimizer) -> list[Any]:
 
 
 def _names_of(place: Place, tensors: list[torch.Tensor]) -> list[str]:
-    """Return what the parameters of an optimizer are called: in the tree, else as it was told, else by position."""
-    told = {
+    """Return names of parameters: from the tree, else from the groups, else their positions."""
+    given = {
         id(tensor): name
         for group in place.obj.__dict__.get(GROUPS) or ()
         for tensor, name in zip(group["params"], group.get("param_names") or (), strict=False)
     }
-    return [place.name_of(item) or told.get(id(item)) or str(number) for number, item in enumerate(tensors)]
+    return [place.name_of(item) or given.get(id(item)) or str(number) for number, item in enumerate(tensors)]
 
 
 def _saved_names(groups: list[dict[str, Any]], local: Mapping[str, Any]) -> list[str]:
@@ -309,7 +300,7 @@ def _saved_names(groups: list[dict[str, Any]], local: Mapping[str, Any]) -> list
 
 
 class _Matched(NamedTuple):
-    """The parameters of an optimizer and of its save, as far as they go together."""
+    """The parameters of an optimizer and of its save."""
 
     groups: list[dict[str, Any]]
     tensors: list[torch.Tensor]
@@ -319,7 +310,7 @@ class _Matched(NamedTuple):
 
 
 def _match(place: Place, state: State, mismatch: Mismatch) -> _Matched | None:
-    """Return what an optimizer is filled with; None, and why, where that does not fit. Nothing is changed."""
+    """Match an optimizer with its save; None where they do not fit. Nothing is changed."""
     begin = place.key_prefix
     groups_here = place.obj.__dict__.get(GROUPS)
     local = state._metadata.get(place.prefix, {})
@@ -345,15 +336,15 @@ def _match(place: Place, state: State, mismatch: Mismatch) -> _Matched | None:
     if is_by_position and next(sizes) != next(sizes):
         mismatch.errors.append(
             f"{place.prefix or 'the optimizer'} has {len(saved)} parameters in the save ({quote_some(saved)}), "
-            f"and {len(here)} others here ({quote_some(here)}): fill it together with its model, in a "
-            "dict as the one that was saved"
+            f"and {len(here)} others here ({quote_some(here)}): fill it together with its model, in a dict like the "
+            "one that was saved"
         )
         return None
     return _Matched(groups, tensors, here, saved, is_by_position)
 
 
 def _called_alike(here: list[str], saved: list[str]) -> list[str]:
-    """Return the saved names for parameters, where one is the end of the other: the model was in a dict, or is."""
+    """Return saved names where one name ends with the other: the model was in a dict, or is."""
     if set(here) & set(saved):
         return here
     found = []
@@ -373,7 +364,7 @@ def _are_groups(groups: Any) -> bool:
 
 
 def _entries(place: Place, state: State, names: list[str]) -> Kept:
-    """Return what is kept for each parameter."""
+    """Return the saved state of each parameter."""
     begin = f"{place.key_prefix}{STATE}."
     known = set(names)
     found: Kept = {}
@@ -392,7 +383,7 @@ def _leave_out(
     shapes: Any,
     mismatch: Mismatch,
 ) -> None:
-    """Take out what was kept for parameters that are not here, or have another shape, and say so."""
+    """Drop saved states of parameters that are missing or have another shape, and warn."""
     mismatch.consumed.update(key for entries in kept.values() for key, _ in entries.values())
     reshaped = []
     for name, tensor in named.items():

@@ -1,7 +1,7 @@
-"""Parametrized modules (``torch.nn.utils.parametrize``: weight_norm and its like), to and from plain ones.
+"""Convert modules of ``torch.nn.utils.parametrize``, as of weight_norm, to plain and back.
 
-What a parametrization computes is saved beside what it computes it from, so that a plain module can take it; and a
-plain module's tensor can be given to a parametrized one, which turns it into its own.
+A save holds the tensor that a parametrization computes beside its originals, so a plain module can take it. A plain
+module's tensor can be given to a parametrized one, which turns it into its originals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ORIGINAL = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\
 
 
 def _parametrized(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield the key of each tensor that is computed, the module that it is of, and its name there."""
+    """Yield the key of each computed tensor, its module, and its name there."""
     for path, inner in modules_in(module):
         if "parametrizations" in inner._modules and parametrize.is_parametrized(inner):
             for name in inner._modules["parametrizations"]:  # type: ignore[union-attr]
@@ -34,14 +34,14 @@ def _parametrized(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 def effective(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors that parametrizations inside a module compute, by their keys; nothing is changed."""
+    """Compute the tensors of a module's parametrizations, by their keys; nothing is changed."""
     found = {}
     for key, inner, name in _parametrized(module):
         parts = list(inner.parametrizations[name].modules())  # type: ignore[union-attr,index]
         modes = [part.training for part in parts]
         try:
             for part in parts:
-                part.training = False  # some take a step of an iteration each time they are asked in training
+                part.training = False  # in training, some take a step of an iteration at each access
             with torch.no_grad():
                 found[key] = getattr(inner, name).detach()
         finally:
@@ -51,19 +51,19 @@ def effective(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def split_effective(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """Return the keys that a module has no use for, and the tensors that its parametrizations are to be given.
+    """Return the keys that a module does not need, and the tensors to give its parametrizations.
 
     Parameters
     ----------
     module : torch.nn.Module
     own : mapping of str to object
-        What was saved of it.
+        Its saved values.
     """
     here = {key: (inner, name) for key, inner, name in _parametrized(module)}
     originals: dict[str, list[str]] = {}
     for key in own:
         match = _ORIGINAL.fullmatch(key) if "parametrizations." in key else None
-        if match is not None and module_at(module, match["module"][:-1]) is not None:  # an attribute's are its own
+        if match is not None and module_at(module, match["module"][:-1]) is not None:  # not of an attribute
             originals.setdefault(match["module"] + match["name"], []).append(key)
     unused = [key for key in here if key in own and key in originals]
     unused += [key for target, keys in originals.items() if target in own and target not in here for key in keys]
@@ -71,7 +71,7 @@ def split_effective(module: nn.Module, own: Mapping[str, Any]) -> tuple[list[str
 
 
 def give_effective(module: nn.Module, values: Mapping[str, Any], mismatch: Mismatch) -> set[str]:
-    """Let parametrizations turn tensors into their own; return the keys of what these hold."""
+    """Let parametrizations turn tensors into their originals; return the keys of these."""
     filled: set[str] = set()
     if not values:
         return filled
@@ -80,7 +80,7 @@ def give_effective(module: nn.Module, values: Mapping[str, Any], mismatch: Misma
         if key not in values:
             continue
         try:
-            if values[key].shape != now[key].shape:  # some parametrizations would take it all the same
+            if values[key].shape != now[key].shape:  # some parametrizations would accept it
                 raise ValueError(f"its shape is {tuple(values[key].shape)}, not {tuple(now[key].shape)}")
             with torch.no_grad():
                 setattr(inner, name, values[key].to(now[key]))

@@ -1,6 +1,6 @@
-"""peft models: the base model in a folder of its own, as plain as it was, and each adapter's weights in another.
+"""Save peft models as the plain base model and each adapter, in folders of their own.
 
-Nothing here imports peft: what is asked about are its objects, so the program has.
+Nothing here imports peft: the program has, since it has objects of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, is_component
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, StatelessAdapter, is_component
 from flambe_save.adapters.rebuilt import built_again, written_beside
 from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
@@ -36,10 +36,10 @@ __all__ = ["CONFIG", "MODEL", "public_class"]
 
 _MODEL, _ADAPTERS = "model", "adapters"  # arguments of our Schemas, and the keys of the folders
 
-# Kinds that inject layers, and whose configs hold no more than numbers and names of layers
+# Kinds that inject layers, and whose configs hold only numbers and names of layers
 _KINDS = ("IA3Config", "LoHaConfig", "LoKrConfig", "LoraConfig")
 
-# How an adapter's weights are begun with, which no longer matters, or where the model and the library came from
+# Fields on initial weights, which are overwritten, and on the sources of the model and the library
 _NOT_KEPT = frozenset(
     [
         "auto_mapping",
@@ -54,7 +54,7 @@ _NOT_KEPT = frozenset(
         "runtime_config",
     ]
 )
-_BEGINNINGS = ("corda", "eva", "loftq", "lora_ga")  # of init_lora_weights; they need what is not kept
+_BEGINNINGS = ("corda", "eva", "loftq", "lora_ga")  # of init_lora_weights; they need fields that are not kept
 
 # Fields that import modules, read files or pass arguments on
 _REACHING = frozenset(["arrow_config", "megatron_config", "megatron_core", "monteclora_config", "velora_config"])
@@ -65,7 +65,7 @@ _OF_BUILDING = frozenset(["kwargs"])  # of a layer with adapters: the options of
 
 
 def public_class(name: str) -> type | None:
-    """Return the model class, or the config class of a known kind, of a name in a peft that is imported; else None."""
+    """Return peft's model class, or known config class, of a name; None if it is not imported."""
     library: Any = sys.modules.get("peft")
     found = vars(library).get(name) if library is not None and not name.startswith("_") else None
     is_model = isinstance(found, type) and issubclass(found, library.PeftModel)
@@ -75,11 +75,11 @@ def public_class(name: str) -> type | None:
 # ------------------------------------------------------------------------------------------------ configs
 
 
-class _ConfigAdapter:
-    """A ``PeftConfig``: the values that its class does not have anyway."""
+class _ConfigAdapter(StatelessAdapter):
+    """A ``PeftConfig``: the values that differ from its class's own."""
 
     def describe(self, obj: Any) -> Schema:
-        """Return a Schema that builds the config again, but for where the base model came from."""
+        """Return a Schema that builds the config again, without the source of the base model."""
         arguments = {}
         for field in dataclasses.fields(obj):
             value = _plain(getattr(obj, field.name))
@@ -92,18 +92,11 @@ class _ConfigAdapter:
                 arguments[field.name] = value
         return Schema(type(obj), **arguments)
 
-    def children(self, obj: Any) -> Iterable[Child]:
-        """A config has no parts with a state."""
-        return ()
-
-    def get_state(self, place: Place, state: State) -> None:
-        """A config has none."""
-
-    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
-        """A config has none."""
-
     def asks(self, cls: type, arguments: Mapping[str, Any]) -> Iterator[str]:
-        """Yield fields that import modules, read files or name repositories, and what is more than a plain value."""
+        """Yield the fields that need trust.
+
+        They import modules, read files or name repositories, or hold more than a plain value.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         for name, value in arguments.items():
             if isinstance(value, Reference) or value is None:
@@ -124,7 +117,7 @@ CONFIG = _ConfigAdapter()
 
 
 def _plain(value: Any) -> Any:
-    """Return what a config's class takes for a value: text for an enum, a sorted list for a set of names."""
+    """Return a value as a config's class takes it: an enum as text, a set as a sorted list."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (set, frozenset)):
@@ -151,7 +144,7 @@ class _ModelAdapter:
     """A ``PeftModel``: its base model, and adapters by name."""
 
     def describe(self, obj: Any) -> Schema:
-        """Return a Schema of the base model without its adapters, their configs, and which of them are active.
+        """Return a Schema of the plain base model, the adapters' configs and the active adapters.
 
         Raises
         ------
@@ -182,7 +175,7 @@ class _ModelAdapter:
             return
         base = obj.get_base_model()
         for inner in base.modules():
-            if is_component(inner):  # adapters are in it, which are no change of its own
+            if is_component(inner):  # the adapters in it are not changes of its own
                 describe_as(inner, schema_of(inner))
         yield Child(_MODEL, base if is_component(base) else _Part(base, obj), covered=True)
         for name, config in obj.peft_config.items():
@@ -208,7 +201,7 @@ class _ModelAdapter:
                 state._metadata[begin + modules[raw]] = local
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        """Give the tensors the keys that the module knows them by, and load them."""
+        """Rename the tensors to the module's own keys, and load them."""
         begin = place.key_prefix
         for raw, saved in _names(place.obj).items():
             if begin + saved in state:
@@ -223,12 +216,12 @@ class _ModelAdapter:
         for key in keys_below(state, place.prefix):
             local = key[len(begin) :]
             owner = next((name for name in _owners_of(local) if name in modules), None)
-            if owner is not None and local not in own:  # what a component of the base model adds
+            if owner is not None and local not in own:  # a component of the base model added it
                 state[begin + modules[owner] + local[len(owner) :]] = state.pop(key)
         return None if place.covered else lambda: load_module(place, state, mismatch, fit)
 
     def asks(self, cls: type, arguments: Mapping[str, Any]) -> Iterator[str]:
-        """Yield what is no base model, no config of a known kind, or no argument of ours."""
+        """Yield arguments that need trust: all but base models, known configs and names."""
         for name, value in arguments.items():
             if isinstance(value, Reference):
                 continue
@@ -247,7 +240,7 @@ class _ModelAdapter:
                 if _may_answer_itself(value):
                     yield f"a base model, or a config of it, that is put together of its parts: a {_name_of(value)}"
             else:
-                yield f"{quote(name)}, which is no argument of it"
+                yield f"{quote(name)}, which is not an argument of it"
 
     def build(self, cls: type, arguments: Mapping[str, Any]) -> Any:
         """Build a peft model around the base model, with fresh adapters."""
@@ -256,7 +249,7 @@ class _ModelAdapter:
         for name, config in adapters.items():
             beginning = copy.deepcopy(config)
             if not isinstance(getattr(beginning, "init_lora_weights", True), bool):
-                beginning.init_lora_weights = True  # some of the others take long, and all are overwritten
+                beginning.init_lora_weights = True  # some other values take long, and all weights are overwritten
             if model is None:
                 model = cls(arguments[_MODEL], beginning, name)
             else:
@@ -273,7 +266,7 @@ MODEL = _ModelAdapter()
 
 
 def _may_answer_itself(model: Any) -> bool:
-    """Whether a load has put together a base model, or its config, of parts: peft calls methods of both."""
+    """Whether a load put together the base model or its config: peft calls methods of both."""
     if isinstance(model, Schema):
         return model.factory_method == PARTS
     config = vars(model).get("config") if isinstance(model, nn.Module) else None
@@ -290,13 +283,11 @@ def _is_by_parts(model: Any) -> bool:
     return schema is not None and schema.factory_method == PARTS
 
 
-class _PartAdapter:
-    """The base model or an adapter of a peft model: their tensors are the peft model's, their config their own."""
+class _PartAdapter(StatelessAdapter):
+    """The base model or an adapter of a peft model: it has a config, but no own tensors."""
 
     def describe(self, obj: _Part) -> Schema | None:
-        if not obj.is_base:
-            return describe(obj.obj)
-        return describe(_plain_base(obj.owner))
+        return describe(_plain_base(obj.owner) if obj.is_base else obj.obj)
 
     def children(self, obj: _Part) -> Iterable[Child]:
         return module_children(obj.obj) if obj.is_base else ()
@@ -305,12 +296,9 @@ class _PartAdapter:
         kind = type(place.obj.obj)
         state._metadata[place.prefix] |= {CLASS_KEY: kind.__name__, SOURCE_KEY: source_of(kind)}
 
-    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
-        pass
-
 
 class _Part:
-    """Makes a folder of its own for what is a part of a peft model."""
+    """A part of a peft model that gets a folder of its own."""
 
     __flambe_adapter__ = _PartAdapter()
 
@@ -335,7 +323,7 @@ def _check(model: Any) -> None:
 
 
 def _plain_base(model: Any) -> Any:
-    """Return the base model as it was before adapters were put into it: a copy on the meta device.
+    """Return a copy of the base model on the meta device, without its adapters.
 
     Raises
     ------
@@ -343,10 +331,10 @@ def _plain_base(model: Any) -> Any:
         If it is not known how it was built.
     """
     memo: dict[int, Any] = {}
-    kept = (
-        tensor for module in model.modules() for tensor in tensors_in(*vars(module).values())
-    )  # as what ties layers
-    others = {id(tensor) for tensor in _not_persistent(model)}  # their values tell whether they were changed
+    kept = (tensor for module in model.modules() for tensor in tensors_in(*vars(module).values()))  # as in tied layers
+    others = {  # not persistent: their values show whether they were changed
+        id(module._buffers[name]) for module in model.modules() for name in module._non_persistent_buffers_set
+    }
     for tensor in (*model.parameters(), *model.buffers(), *(value for value in kept if not value.is_leaf)):
         if id(tensor) not in others:
             empty = torch.empty_like(tensor, device="meta")
@@ -359,13 +347,6 @@ def _plain_base(model: Any) -> Any:
             fix="Make its class a Component, or save the model's state_dict() alone with save_state_to_file.",
         )
     return base
-
-
-def _not_persistent(model: Any) -> Iterator[torch.Tensor]:
-    for module in model.modules():
-        for name in module._non_persistent_buffers_set:
-            if module._buffers[name] is not None:
-                yield module._buffers[name]
 
 
 def _is_more_than_a_call(model: Any, schema: Schema) -> bool:
@@ -388,7 +369,7 @@ def _is_more_than_a_call(model: Any, schema: Schema) -> bool:
 
 
 def _owners_of(key: str) -> Iterator[str]:
-    """Yield what may be the name of the module that a key is of, longest first."""
+    """Yield the possible names of the module that a key belongs to, longest first."""
     while "." in key:
         key = key.rpartition(".")[0]
         yield key
@@ -400,7 +381,7 @@ def _is_wrapper(module: nn.Module) -> bool:
 
 
 def _module_names(model: Any) -> dict[str, str]:
-    """Return the names of the base model's modules as they are inside the peft model, and where they are saved."""
+    """Map the base model's modules from their names in the peft model to those in the save."""
     begin = ["base_model", "model"]
     wrappers = {name for name, module in model.named_modules() if _is_wrapper(module)}
     found = {}
@@ -420,7 +401,7 @@ def _module_names(model: Any) -> dict[str, str]:
 
 
 def _names(model: Any) -> dict[str, str]:
-    """Return the keys of a peft model's state, and the ones that they are saved by."""
+    """Map the keys of a peft model's state to those in the save."""
     library: Any = sys.modules["peft"]
     raw = model.state_dict()
     keys = {id(value): key for key, value in raw.items()}

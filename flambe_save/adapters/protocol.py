@@ -1,4 +1,4 @@
-"""The Adapter protocol, and what adapters and the traversal tell each other."""
+"""The Adapter protocol, and the types that adapters and the walk exchange."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ __all__ = [
     "Later",
     "Mismatch",
     "Place",
+    "StatelessAdapter",
     "ValueAdapter",
     "adapter_for",
     "attribute_children",
@@ -53,11 +54,11 @@ class Child(NamedTuple):
     covered : bool
         Whether the parent's own state holds the child's already, as a module's holds its submodules'.
     is_borrowed : bool
-        Whether the child is someone else's, as a scheduler's optimizer: it is gone into only where nothing else in the
-        tree leads to it.
+        Whether the child belongs to another object, as a scheduler's optimizer: it is visited only where nothing else
+        in the tree leads to it.
     is_loose : bool
-        Whether it is what a plain attribute holds: tensors, modules of which torch does not know. It is saved only
-        where the config has the attribute, and comes after all that is not loose.
+        Whether a plain attribute holds it, such as a tensor or module that torch does not know of. It is saved only
+        where the config has the attribute, after all children that are not loose.
     """
 
     name: str
@@ -77,13 +78,13 @@ class Place(NamedTuple):
     covered : bool
         As in :class:`Child`.
     is_open : bool
-        Whether there is nothing around it but values: what it is then stands in the config of the root.
+        Whether only values are around it: the config of the root describes those.
     keep_vars : bool
         Whether parameters themselves are wanted, and not tensors detached from them.
     name_of : callable
-        Tells what a parameter or buffer is called in the whole tree: its key in the state, or None.
+        Returns the key of a parameter or buffer in the whole state, or None.
     is_loose : bool
-        Whether this is, or is in, what a plain attribute holds, as in :class:`Child`.
+        Whether this, or an object around it, is loose, as in :class:`Child`.
     """
 
     prefix: str
@@ -96,20 +97,21 @@ class Place(NamedTuple):
 
     @property
     def key_prefix(self) -> str:
-        """What keys of this place begin with: the prefix and a dot, or nothing at the root."""
+        """Start of this place's keys: the prefix and a dot, or nothing at the root."""
         return f"{self.prefix}." if self.prefix else ""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """That tensors shall take the types and devices that the state's have, and where those go that it does not hold.
+    """Cast and move an object's tensors to match the saved ones before these are copied.
 
     Attributes
     ----------
     map_location : str, torch.device, mapping, callable or None
-        As in :func:`torch.load`. None: to where the state's are, if that is one device.
+        Device of the tensors that the state does not hold, as in :func:`torch.load`. None: that of the state's tensors,
+        if they are on one device.
     adoption : Adoption, optional
-        That the object may take the memory of the state's tensors.
+        Lets the object take the memory of the state's tensors.
     """
 
     map_location: MapLocation = None
@@ -118,18 +120,18 @@ class Fit:
 
 @dataclass
 class Mismatch:
-    """What did not fit while a state was loaded; all of it is reported at once.
+    """Differences between a state and the object to load it into, reported at once.
 
     Attributes
     ----------
     missing : list of str
         Keys that the object wants and the state lacks.
     unexpected : list of str
-        Keys that the state holds and nothing wants.
+        Keys of the state that no part of the object wants.
     errors : list of str
         Sentences: shapes that differ, hooks that failed.
     consumed : set of str
-        Keys that some adapter has taken.
+        Keys that an adapter has taken.
     owners : dict of str to bool
         Every prefix that was visited, and whether the object there takes keys that it alone knows.
     """
@@ -155,9 +157,9 @@ class Mismatch:
 class Adapter(Protocol):
     """One kind of object.
 
-    Saving and loading both visit an object before its children: ``get_state`` or ``load_state`` of the object, then
-    all of the same for each of ``children``, then what the object's own call returned, where it returned something
-    to do.
+    Saving and loading both visit an object before its children. They call ``get_state`` or ``load_state`` of the
+    object, then do the same for each of ``children``, and then call the function that the object's own call returned,
+    if it returned one.
 
     An adapter may also have these attributes and methods:
 
@@ -166,13 +168,13 @@ class Adapter(Protocol):
     - ``knows_others = True``: its objects are described when all places in the save are known.
     - ``has_own_children = True``: ``children`` returns objects that the parent holds, the same ones at each call. A
       save refuses a parent whose children change meanwhile.
-    - ``build`` and ``asks``: how its objects are built (objects/builders.py).
-    - ``checker(place, state)``: returns a function that notes, before anything is filled, what will not fit; None where
-      only the object's own code can tell (checking.py).
+    - ``build`` and ``asks``: builds its objects, and lists what their arguments need trust for (objects/builders.py).
+    - ``checker(place, state)``: returns a function that notes mismatches before anything is filled; None where only
+      running the object's own code would show them (checking.py).
     """
 
     def describe(self, obj: Any) -> Schema | None:
-        """Return the Schema that builds the object again, or None where that is not known."""
+        """Return the Schema that builds the object again, or None where it is not known."""
 
     def children(self, obj: Any) -> Iterable[Child]:
         """Return the parts that may hold state or components."""
@@ -187,29 +189,15 @@ class Adapter(Protocol):
         """
 
 
-class ValueAdapter:
-    """What adapters of values inherit: of what the config of whoever holds it describes, and no folder of its own.
-
-    Attributes
-    ----------
-    is_everywhere : bool
-        Whether such a value is gone into wherever it is, to find the components in it; else only where nothing but
-        values is around it.
-    """
-
-    is_everywhere = False
-
-    def describe(self, obj: Any) -> Schema | None:
-        """Return a Schema of the object's parts, where it is no more than their sum."""
-        parts = parts_of(obj)
-        return None if parts is None else Schema(type(obj), **parts)
+class StatelessAdapter:
+    """Base of adapters whose objects have no state: a config holds all of them."""
 
     def children(self, obj: Any) -> Iterable[Child]:
-        """Return the parts."""
-        return (Child(join_key([name]), part) for name, part in (parts_of(obj) or {}).items())
+        """Return nothing."""
+        return ()
 
     def get_state(self, place: Place, state: State) -> Later:
-        """Add nothing: values are in the config."""
+        """Add nothing."""
         return None
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
@@ -217,31 +205,50 @@ class ValueAdapter:
         return None
 
 
+class ValueAdapter(StatelessAdapter):
+    """Base of adapters of values, which have no folder: the config around one describes it.
+
+    Attributes
+    ----------
+    is_everywhere : bool
+        Whether such a value is searched for components wherever it is; else only where just values are around it.
+    """
+
+    is_everywhere = False
+
+    def describe(self, obj: Any) -> Schema | None:
+        """Return a Schema of the object's parts; None where it is more than their sum."""
+        parts = parts_of(obj)
+        return None if parts is None else Schema(type(obj), **parts)
+
+    def children(self, obj: Any) -> Iterable[Child]:
+        """Return the parts."""
+        return (Child(join_key([name]), part) for name, part in (parts_of(obj) or {}).items())
+
+
 _PLUMBING = frozenset(("_schema", "_registered_attributes", "_created_with_tag", *vars(torch.nn.Module())))
 
 
 def plumbing_of(cls: type) -> frozenset[str]:
-    """Return the names of attributes that hold no parts of a class's objects.
+    """Return the names of a class's attributes that hold no parts of its objects.
 
-    They are this package's, nn.Module's own tables, and what a base class makes again.
+    They are this package's, nn.Module's own tables, and those that a base class makes again.
     """
     others = left_out(cls)
     return _PLUMBING | others if others else _PLUMBING
 
 
 def adapter_for(obj: Any) -> Adapter | None:
-    """Return the adapter of an object's type, or None where it is of no known kind."""
+    """Return the adapter of an object's type, or None where none is known."""
     found: Adapter | None = find_adapter(obj)
     return found
 
 
 def holds(value: Any, wanted: Callable[[Any], bool], *, in_parts: bool = False) -> bool:
-    """Whether a value is what is wanted, or a sequence or mapping with one in it, however deep.
+    """Whether a value is wanted, or is a sequence or mapping with a wanted one inside.
 
-    With ``in_parts``, objects that are the sum of their parts, such as dataclasses, are gone into too.
+    With ``in_parts``, objects that are the sum of their parts, such as dataclasses, are searched too.
     """
-    if type(value) in PLAIN:
-        return False
     seen: dict[int, Any] = {}
     waiting = [value]
     while waiting:
@@ -259,7 +266,10 @@ _CONTAINERS = (list, tuple, dict)
 
 
 def _items_of(value: Any, in_parts: bool) -> Iterable[Any]:
-    """Return what is in a container; nothing of a set, whose items have no names, and of what only points."""
+    """Return a container's items.
+
+    A set has none here, since its items have no names, nor has a pointer such as a weakref.
+    """
     kind: Any = type(value)
     if kind in (list, tuple):
         return cast(Iterable[Any], value)
@@ -277,13 +287,13 @@ def _items_of(value: Any, in_parts: bool) -> Iterable[Any]:
 
 
 def holds_state(value: Any) -> bool:
-    """Whether an object is of a kind that holds a state of its own, as values do not."""
+    """Whether an object is of a kind that holds a state of its own, unlike values."""
     adapter = adapter_for(value)
     return adapter is not None and not isinstance(adapter, ValueAdapter)
 
 
 def attribute_children(obj: Any) -> Iterator[Child]:
-    """Yield the attributes of an object that hold a state, or are containers with such an object in them."""
+    """Yield attributes that hold a state, or are containers of objects that do."""
     plumbing = plumbing_of(type(obj))
     for name, value in list(getattr(obj, "__dict__", {}).items()):
         if name in plumbing or type(value) in PLAIN:
@@ -295,9 +305,9 @@ def attribute_children(obj: Any) -> Iterator[Child]:
 
 
 def attributes_as_children(obj: Any, apart: Container[int] = ()) -> Iterator[Child]:
-    """Yield what the attributes of an object written as its parts hold: what has a state is someone else's.
+    """Yield the attributes of an object written as its parts; those with a state are borrowed.
 
-    Attributes with an id in ``apart`` are left out.
+    Values with an id in ``apart`` are left out.
     """
     for name, value in attributes_of(obj).items():
         if type(value) not in PLAIN and id(value) not in apart:
@@ -305,12 +315,12 @@ def attributes_as_children(obj: Any, apart: Container[int] = ()) -> Iterator[Chi
 
 
 def is_component(obj: Any) -> bool:
-    """Whether an object's class brings its own adapter, as every Component's does: then it has a folder of its own."""
+    """Whether an object's class has its own adapter, so that the object gets a folder."""
     return has_static(type(obj), "__flambe_adapter__")
 
 
 def register_adapter(kind: type | str, adapter: Adapter | str, *, hint: str = "", note: str = "") -> None:
-    """Register an adapter for a type, given itself or by its dotted path, and for its subclasses.
+    """Register an adapter, or its dotted path, for a type and its subclasses.
 
     Parameters
     ----------
@@ -321,7 +331,7 @@ def register_adapter(kind: type | str, adapter: Adapter | str, *, hint: str = ""
     hint : str
         The pip line to show when that import fails.
     note : str
-        What is kept of this kind, for a table of kinds.
+        Kept of this kind, for a table of kinds.
     """
     name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
     ADAPTERS.add(name, adapter, hint=hint, note=note)

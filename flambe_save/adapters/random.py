@@ -1,7 +1,7 @@
-"""Random states: the generators of torch, numpy and Python, and :class:`RandomStates`, which stands for the process's.
+"""Random generators of torch, numpy and Python, and the process's :class:`RandomStates`.
 
-All of it is saved as plain data and tensors of bytes. What is loaded is checked first: the libraries believe positions
-in a state, and would read memory beyond its end.
+States are saved as plain data and tensors of bytes. A load checks them first: the libraries trust positions in a state,
+and would read memory beyond its end.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["NUMPY_GENERATOR", "NUMPY_RANDOM_STATE", "PYTHON_RANDOM", "TORCH_GENE
 class _Part(NamedTuple):
     """One value of a random state.
 
-    ``check`` returns what ``write`` takes, or None where there is nothing to set; it raises ValueError for what is no
-    such value.
+    ``check`` returns the argument of ``write``, or None where there is nothing to set; it raises ValueError for any
+    other value.
     """
 
     read: Callable[[], Any]
@@ -38,7 +38,7 @@ class _Part(NamedTuple):
 
 
 class _RandomAdapter:
-    """What has a state of some parts, by name, and is built by a Schema."""
+    """Objects that are built by a Schema, and whose state has named parts."""
 
     def __init__(self, describe: Callable[[Any], Schema | None], parts: Callable[[Any], Mapping[str, _Part]]) -> None:
         self._describe = describe
@@ -65,7 +65,7 @@ class _RandomAdapter:
             mismatch.consumed.add(key)
             try:
                 ready.append((key, part, part.check(state[key])))
-            except Exception as error:  # it is given what is in the save, which may be anything
+            except Exception as error:  # a save may hold anything
                 errors.append(_refusal(key, error))
         for key, part, value in [] if errors else ready:
             if value is not None:
@@ -78,11 +78,11 @@ class _RandomAdapter:
 
 def _refusal(key: str, error: Exception) -> str:
     what = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-    return f"{quote(key)} is no random state that can be set here: {what[:200]}"
+    return f"{quote(key)} is not a random state that can be set here: {what[:200]}"
 
 
 def _is_count(value: Any, most: int) -> bool:
-    """Whether a value is an int, and no bool, of 0 to ``most``."""
+    """Whether a value is an int from 0 to ``most``, and not a bool."""
     return type(value) is int and 0 <= value <= most
 
 
@@ -100,7 +100,7 @@ def _torch_parts(generator: torch.Generator) -> dict[str, _Part]:
 
 
 def _checked_bytes(saved: Any, now: torch.Tensor) -> torch.Tensor | None:
-    """Return a state that torch may be given; None on the meta device, where there is nothing in it."""
+    """Check a state for torch and return it; None on the meta device, where it is empty."""
     fits = isinstance(saved, torch.Tensor) and (saved.dtype, saved.layout) == (torch.uint8, torch.strided)
     if not fits or saved.shape != now.shape:
         raise ValueError(f"it is not {now.numel()} bytes in a tensor")
@@ -108,7 +108,7 @@ def _checked_bytes(saved: Any, now: torch.Tensor) -> torch.Tensor | None:
         return None
     state: torch.Tensor = saved.detach().cpu().contiguous()
     if len(state) == _TWISTER_BYTES:
-        # torch checks these two each by itself, and draws as many words as are left, from the next one on
+        # torch checks each of these two alone, and draws as many words as are left, from the next one on
         left, following = struct.unpack("=i4xQ", bytes(state[8:24].tolist()))
         if not (left > 0 and following + left <= _TWISTER_WORDS + 1):
             raise ValueError(f"{left} words left after the first {following} of {_TWISTER_WORDS}")
@@ -126,19 +126,19 @@ TORCH_GENERATOR = _RandomAdapter(
 
 def _python_parts(source: Any) -> dict[str, _Part]:
     if type(source).getstate is not random.Random.getstate:
-        return {}  # SystemRandom has no state, and what other subclasses return may be anything
+        return {}  # SystemRandom has no state, and other subclasses may return anything
     return {"state": _Part(source.getstate, lambda saved: _checked_words(saved, source.getstate()), source.setstate)}
 
 
 def _checked_words(saved: Any, now: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return a state that a ``random.Random`` may be given: the version, words and a position in them, a number."""
+    """Check a state for ``random.Random``: version, words with a position in them, and a number."""
     if type(saved) is not tuple or len(saved) != 3 or type(saved[0]) is not int or saved[0] != now[0]:
-        raise ValueError(f"it is no tuple of {now[0]}, {len(now[1])} words and a number")
+        raise ValueError(f"it is not a tuple of {now[0]}, {len(now[1])} words and a number")
     _, words, gauss = saved
     if type(words) is not tuple or len(words) != len(now[1]) or not all(_is_count(word, 2**32 - 1) for word in words):
         raise ValueError(f"it does not hold {len(now[1])} words")
     if words[-1] > len(words) - 1 or type(gauss) not in (float, type(None)):
-        raise ValueError("it holds a position or a number that is none")
+        raise ValueError("its position is not one of a word, or its number is not a float")
     return saved
 
 
@@ -192,7 +192,7 @@ def _generator_parts(obj: Any) -> dict[str, _Part]:
         bits.state = value
 
     def check_seed(saved: Any) -> Any:
-        is_kept = isinstance(bits.__getstate__(), tuple)  # not by numpy before 1.25
+        is_kept = isinstance(bits.__getstate__(), tuple)  # numpy before 1.25 does not keep it
         return _numpy_random().SeedSequence(**_checked_seed(saved)) if is_kept and saved is not None else None
 
     return {
@@ -206,7 +206,7 @@ def _random_state_parts(obj: Any) -> dict[str, _Part]:
 
 
 def _numpy_part(source: Any) -> _Part:
-    """Make the part of a RandomState, or of the module that has numpy's global one."""
+    """Make the part of a RandomState, or of the module ``numpy.random`` with its global one."""
     return _Part(
         lambda: _plain(source.get_state(legacy=False)),
         lambda saved: _checked_like(saved, source.get_state(legacy=False)),
@@ -215,23 +215,23 @@ def _numpy_part(source: Any) -> _Part:
 
 
 def _plain(value: Any) -> Any:
-    """Return a state of numpy's with its arrays as lists, so that it can be read without numpy."""
+    """Turn a numpy state's arrays into lists, so that it can be read without numpy."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _checked_like(saved: Any, now: Any, name: str = "") -> Any:
-    """Return what :func:`_plain` made as numpy wants it, if it is of the same kind as the state that is there now."""
+    """Check a state that :func:`_plain` made by the present one, and return it as numpy's."""
     if isinstance(now, dict):
         if type(saved) is not dict or saved.keys() != now.keys():
-            raise ValueError(f"it is no dict of {', '.join(now)}")
+            raise ValueError(f"it is not a dict of {', '.join(now)}")
         return {key: _checked_like(saved[key], item, key) for key, item in now.items()}
     if hasattr(now, "tolist"):
         if type(saved) is not list or len(saved) != len(now):
-            raise ValueError(f"{name} is no list of {len(now)} numbers")
+            raise ValueError(f"{name} is not a list of {len(now)} numbers")
         if not all(_is_count(item, 2 ** (8 * now.itemsize) - 1) for item in saved):
-            raise ValueError(f"{name} holds what is no number of {8 * now.itemsize} bits")
+            raise ValueError(f"{name} is not a list of numbers of {8 * now.itemsize} bits")
         made = now.copy()
         made[:] = saved
         return made
@@ -243,7 +243,7 @@ def _checked_like(saved: Any, now: Any, name: str = "") -> Any:
 
 
 def _seed_of(bit_generator: Any) -> dict[str, Any] | None:
-    """Return what new generators are spawned from, where it is numpy's own and of a usual size; it draws no numbers."""
+    """Return the seed sequence for new generators, if it is numpy's own and not too long."""
     kept = bit_generator.__getstate__()
     seed: Any = kept[1] if isinstance(kept, tuple) else None
     if type(seed).__name__ != "SeedSequence":
@@ -262,14 +262,14 @@ def _seed_of(bit_generator: Any) -> dict[str, Any] | None:
 def _checked_seed(saved: Any) -> dict[str, Any]:
     names = ("entropy", "spawn_key", "pool_size", "n_children_spawned")
     if type(saved) is not dict or set(saved) != set(names):
-        raise ValueError(f"it is no dict of {', '.join(names)}")
+        raise ValueError(f"it is not a dict of {', '.join(names)}")
     entropy = saved["entropy"] if type(saved["entropy"]) is list else [saved["entropy"]]
     for numbers in (entropy, saved["spawn_key"]):
         is_short = type(numbers) is list and len(numbers) <= _MOST_ENTROPY
         if not is_short or not all(_is_count(item, 2**_MOST_ENTROPY - 1) for item in numbers):
-            raise ValueError("its entropy or spawn_key is no list of numbers, or too long")
+            raise ValueError("its entropy or spawn_key is not a list of numbers, or too long")
     if not _is_count(saved["pool_size"], _MOST_POOL) or not _is_count(saved["n_children_spawned"], 2**32 - 1):
-        raise ValueError("its pool_size or n_children_spawned is none")
+        raise ValueError("its pool_size or n_children_spawned is not a number in range")
     return saved
 
 
@@ -281,14 +281,15 @@ NUMPY_RANDOM_STATE = _RandomAdapter(_describe_random_state, _random_state_parts)
 
 
 class _ProcessAdapter(_RandomAdapter):
-    comes_last = True  # hooks of what else is loaded may draw numbers
+    comes_last = True  # hooks of other objects may draw numbers while they are loaded
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
         if fit is not None:
-            restore_random_states()  # else the end of the load would do so
+            restore_random_states()  # now, since the end of the load would overwrite the loaded ones
         super().load_state(place, state, mismatch, fit)
 
 
+# The source of this class is in saves: tests/test_golden.py compares its bytes
 class RandomStates(Registrable):
     """Stands for the random states of the whole process: saving one reads them, and loading it sets them.
 
@@ -340,7 +341,7 @@ def _read_cuda() -> list[torch.Tensor]:
 
 def _check_cuda(saved: Any) -> list[torch.Tensor | None]:
     if type(saved) is not list:
-        raise ValueError("it is no list of a state for each device")
+        raise ValueError("it is not a list of a state for each device")
     here = _read_cuda() if saved else []
     if len(saved) > len(here):
         _warn_of_left_out(f"{len(saved)} CUDA devices", f"has {len(here)}")

@@ -1,4 +1,4 @@
-"""Models of libraries beside what their arguments build: what somebody changed since is written down beside these."""
+"""Compare libraries' models with fresh ones of the same arguments, to describe changes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["built_again", "outline", "written_beside"]
 
 
 def built_again(build: Callable[[], Any]) -> Any:
-    """Return what a library's function builds, with no random number drawn: what is no weight has its true values."""
+    """Build an object by a library's function with no random numbers: weights have no values."""
     with torch.random.fork_rng(devices=[]), DeferredInit(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a library has to say, it said when the model was made
+        warnings.simplefilter("ignore")  # the library warned when the model was made
         return build()
 
 
 def outline(module: nn.Module) -> dict[str, tuple[int, ...] | None]:
-    """Return the names and shapes of what a module's state holds; None for a shape that is not known yet."""
+    """Map names of a module's saved tensors to shapes; None for a shape not known yet."""
     return {
         name: None if nn.parameter.is_lazy(value) else tuple(value.shape)
         for name, value in module.state_dict().items()
@@ -35,7 +35,7 @@ def outline(module: nn.Module) -> dict[str, tuple[int, ...] | None]:
 
 
 def written_beside(schema: Schema, model: nn.Module, fresh: nn.Module, *, apart_from: frozenset[str]) -> Schema:
-    """Return the Schema of a model as a call builds it, but for what differs from a fresh one.
+    """Return the Schema of a model as a call builds it, with the changes from a fresh one.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def written_beside(schema: Schema, model: nn.Module, fresh: nn.Module, *, apart_
         The call.
     model, fresh : torch.nn.Module
     apart_from : frozenset of str
-        Attributes that the call tells of, or that mean nothing.
+        Attributes that are not compared, since the call determines them or they mean nothing.
     """
     made = print_of(fresh, is_short_lived=True)
     return edited(model, schema, changes_since(model, made, is_exact=False, apart_from=apart_from))

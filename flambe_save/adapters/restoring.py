@@ -1,4 +1,4 @@
-"""Load a State into an object: compare the two, put plain values in place, and fill the rest in one walk.
+"""Load a State into an object: compare the two, set plain values, and fill the rest.
 
 State --load_state--> object; collecting.py is the way there.
 """
@@ -97,7 +97,7 @@ def load_state(
 def _check(
     obj: Any, state: State, strict: bool, skips_sizes: bool, wants: Wants, values: ValueFilling | None
 ) -> dict[str, str]:
-    """Compare a state with an object before anything is filled; remove tensors of other sizes, and return them.
+    """Compare a state with an object before filling it; remove and return other sizes.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def _check(
 
 
 def _hint_of_migration(mismatch: Mismatch, state: State, kinds: Mapping[str, type]) -> str:
-    """Return advice for keys that differ because the source of a class changed; ``""`` where none did."""
+    """Return advice where keys differ since a class's source changed; else ``""``."""
     for key in (*mismatch.missing, *mismatch.unexpected):
         prefix = place_key(key, {"": None, **kinds})[0]
         cls, local = kinds.get(prefix), state._metadata.get(prefix, {})

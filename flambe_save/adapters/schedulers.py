@@ -12,11 +12,10 @@ import torch
 from torch.optim import Optimizer
 
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
-from flambe_save.adapters.stateful import StatefulAdapter, add_entries, take_entries
+from flambe_save.adapters.stateful import StatefulAdapter, add_entries, in_parts, take_entries
 from flambe_save.classes.well_known import torch_class
 from flambe_save.describing.changes import Changes
-from flambe_save.describing.describe import assembled, edited, is_by_parts
-from flambe_save.errors import UnsupportedObjectError
+from flambe_save.describing.describe import edited, is_by_parts
 from flambe_save.layout import ENTRIES_KEY
 from flambe_save.objects.optimizers import is_data
 from flambe_save.objects.special import is_used_by_torch
@@ -34,36 +33,30 @@ class SchedulerAdapter(StatefulAdapter):
     stands_alone = False
 
     def describe(self, obj: Any) -> Schema:
-        """Return the call of one of torch's own classes that makes just this scheduler; otherwise its parts.
+        """Return the call that makes just this scheduler, if it is torch's own; else its parts.
 
-        Its parts, too, where the constructor would run code of what it is given.
+        It is also written as its parts where the constructor would run code of its arguments.
 
         Raises
         ------
         UnsupportedObjectError
-            If its class says itself how it is pickled.
+            If its class defines how it is pickled.
         """
         own = obj.__dict__
         given: list[Any] = [type(item) for item in (own.get("optimizer"), *(own.get("_schedulers") or ()))]
         is_call = torch_class(type(obj).__name__) is type(obj) and not any(map(is_used_by_torch, given))
         call = _call_of(obj) if is_call else None
-        found = assembled(obj) if call is None else call
-        if found is None:
-            raise UnsupportedObjectError(
-                f"a {type(obj).__qualname__} is more than its attributes, which its class says itself how to pickle",
-                fix="register_adapter() for its class, or leave it out.",
-            )
-        return found
+        return in_parts(obj) if call is None else call
 
     def children(self, obj: Any) -> Iterable[Child]:
-        """Return the optimizer, which is gone into here only where nothing else leads to it, and what others hold."""
+        """Return the optimizer, which belongs to another object, and the other attributes."""
         optimizer = obj.__dict__.get("optimizer")
         if optimizer is not None:
             yield Child("optimizer", optimizer, is_borrowed=True)
         yield from attributes_as_children(obj, {id(optimizer)})
 
     def get_state(self, place: Place, state: State) -> Later:
-        """Add the entries of the ``state_dict``, but functions and what the config holds as an attribute."""
+        """Add entries of the ``state_dict``, without functions and attributes in the config."""
         own, is_parts = place.obj.__dict__, is_by_parts(place.obj)
         entries = {
             name: value
@@ -74,9 +67,9 @@ class SchedulerAdapter(StatefulAdapter):
         return None
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        """Give the scheduler its entries, and none by other names: its ``load_state_dict`` sets them as attributes.
+        """Give the scheduler its entries; a scheduler that this load put together has them already.
 
-        One that this load has put together has them already.
+        Entries of other names are an error, because ``load_state_dict`` would set them as attributes.
         """
         if fit is not None and fit.adoption is not None and id(place.obj) in fit.adoption.assembled:
             take_entries(place, state, mismatch)
@@ -93,7 +86,7 @@ class SchedulerAdapter(StatefulAdapter):
 
 
 def _call_of(obj: Any) -> Schema | None:
-    """Return the call that makes a scheduler of torch's own, but for its state; None where none does."""
+    """Return the call that makes one of torch's own schedulers, without its state; else None."""
     try:
         arguments = _arguments_of(obj)
         made = _made_on(obj, _stand_in(obj.optimizer))
@@ -103,13 +96,13 @@ def _call_of(obj: Any) -> Schema | None:
             for name, value in own.items()
             if inspect.isroutine(value)
         )
-    except Exception:  # whatever the constructor says of what its scheduler has become
+    except Exception:  # the constructor refuses what its scheduler has become
         return None
     return Schema(type(obj), optimizer=obj.optimizer, **arguments) if is_same else None
 
 
 def _arguments_of(obj: Any) -> dict[str, Any]:
-    """Return the arguments of one of torch's own, as its attributes show them; what these set is in its state too."""
+    """Return the arguments of one of torch's own schedulers, read off its attributes."""
     read = _FIXED.get(type(obj).__name__)
     if read is not None:
         return read(obj)
@@ -118,7 +111,7 @@ def _arguments_of(obj: Any) -> dict[str, Any]:
 
 
 def _stand_in(optimizer: Any) -> Optimizer:
-    """Return an optimizer with groups like those of another, whose rates a scheduler may change."""
+    """Return an optimizer with groups like another's, so that a scheduler can change its rates."""
 
     def alike(group: dict[str, Any]) -> dict[str, Any]:
         options = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in group.items()}
@@ -128,7 +121,7 @@ def _stand_in(optimizer: Any) -> Optimizer:
 
 
 def _made_on(obj: Any, optimizer: Optimizer) -> Any:
-    """Return what the call makes that describes a scheduler, on another optimizer; schedulers inside it too."""
+    """Make a scheduler, and those inside it, by its call, on another optimizer."""
     arguments = _arguments_of(obj)
     if "schedulers" in arguments:
         arguments["schedulers"] = [_made_on(inner, optimizer) for inner in arguments["schedulers"]]

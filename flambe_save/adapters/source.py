@@ -1,4 +1,4 @@
-"""The source code of a class, for people to read beside its weights. Looking for it never makes a save fail."""
+"""Find a class's source code, to read beside its weights; a save never fails for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import inspect
 import linecache
 import types
 import weakref
-from collections.abc import Callable
 
 __all__ = ["source_of"]
 
@@ -15,13 +14,13 @@ _cache: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
 def source_of(cls: type) -> str:
-    """Return a class's source: from its file, dill's memory of the session, or its notebook cell; else ``""``."""
+    """Return a class's source: from its file, dill or its notebook cell; else ``""``."""
     if cls not in _cache:
         _cache[cls] = ""
         for find in (inspect.getsource, _from_dill, _from_cell):
             try:
                 source = find(cls)
-            except Exception:  # whatever a finder trips over, the next one may not
+            except Exception:  # where one finder fails, the next one may not
                 continue
             if source:
                 _cache[cls] = source
@@ -36,12 +35,9 @@ def _from_dill(cls: type) -> str:
 
 
 def _from_cell(cls: type) -> str:
-    """Find a class in the text that its methods were compiled from, as notebooks keep it in linecache."""
-    files = {
-        method.__code__.co_filename
-        for method in map(_function, vars(cls).values())
-        if isinstance(method, types.FunctionType)
-    }
+    """Find a class in the text of its methods' files, which notebooks keep in linecache."""
+    methods = (getattr(member, "__func__", member) for member in vars(cls).values())
+    files = {method.__code__.co_filename for method in methods if isinstance(method, types.FunctionType)}
     for file in files:
         lines = linecache.getlines(file)
         for node in ast.walk(ast.parse("".join(lines))):
@@ -49,7 +45,3 @@ def _from_cell(cls: type) -> str:
                 first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
                 return "".join(lines[first - 1 : node.end_lineno])
     return ""
-
-
-def _function(member: object) -> object | Callable[..., object]:
-    return getattr(member, "__func__", member)

@@ -1,32 +1,33 @@
-"""Anything with ``state_dict`` and ``load_state_dict``: samplers, loaders, metrics, whatever follows that protocol."""
+"""Objects with ``state_dict`` and ``load_state_dict``, such as loaders and metrics."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from flambe_save.adapters.checking import Check
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
-from flambe_save.describing.describe import recorded_form, stateful_form
-from flambe_save.errors import SaveError
+from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, StatelessAdapter, attribute_children
+from flambe_save.describing.describe import assembled, recorded_form, stateful_form
+from flambe_save.errors import SaveError, UnsupportedObjectError
 from flambe_save.layout import ENTRIES_ATTRIBUTES_KEY, ENTRIES_KEY
 from flambe_save.schema.schema import Schema
 from flambe_save.state import State, join_key
 
-__all__ = ["RECORDED", "STATEFUL", "StatefulAdapter"]
+__all__ = ["RECORDED", "STATEFUL", "StatefulAdapter", "add_entries", "in_parts", "noting_failure", "take_entries"]
 
-_WHOLE = "state"  # the key of a state_dict that is no mapping of names
+_WHOLE = "state"  # the key of a state_dict that is not a mapping of names
 
 
 class StatefulAdapter:
-    """Anything else with ``state_dict`` and ``load_state_dict``, by the names of its entries."""
+    """Objects of no other kind with ``state_dict`` and ``load_state_dict``, entry by entry."""
 
     comes_last = False
     knows_others = True
 
     def describe(self, obj: Any) -> Schema | None:
-        """Return the Schema that the object was built from, where that is known; else of its class and its data."""
+        """Return the Schema of the recorded call; where it is not known, of the class and its data."""
         return stateful_form(obj)
 
     def children(self, obj: Any) -> Iterable[Child]:
@@ -34,12 +35,18 @@ class StatefulAdapter:
         return ()
 
     def get_state(self, place: Place, state: State) -> Later:
-        """Add each entry of the ``state_dict``, or all of it where it is no mapping of names."""
+        """Add each entry of the ``state_dict``, or all of it where it is not a mapping of names."""
         add_entries(place, self.state_dict_of(place), state)
         return None
 
     def state_dict_of(self, place: Place) -> Any:
-        """Return the object's ``state_dict``; what that raises is an error of ours, which names the place."""
+        """Return the object's ``state_dict``.
+
+        Raises
+        ------
+        SaveError
+            If the object raises anything; it names the place.
+        """
         try:
             return place.obj.state_dict()
         except Exception as error:
@@ -50,26 +57,45 @@ class StatefulAdapter:
             ) from error
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        """Give the object a ``state_dict`` of the saved entries; one that was made of all its attributes has them."""
+        """Give the object its saved ``state_dict``, unless it was made of all its attributes."""
         own = take_entries(place, state, mismatch)
         if own is not None and (fit is None or fit.adoption is None or fit.adoption.takes_state(place.obj)):
-            give_state_dict(place, own, mismatch)
+            with noting_failure(place, mismatch):
+                place.obj.load_state_dict(own)
         return None
 
     def checker(self, place: Place, state: State) -> Check:
-        """Return what finds entries that are missing."""
+        """Return a function that notes missing entries."""
         return lambda found: take_entries(place, state, found)
 
 
-def give_state_dict(place: Place, own: Any, mismatch: Mismatch) -> None:
-    """Call an object's ``load_state_dict``; what it raises is noted, for it is given what is in the save."""
+@contextmanager
+def noting_failure(place: Place, mismatch: Mismatch) -> Iterator[None]:
+    """Note any exception of an object's ``load_state_dict``, which gets whatever is in the save."""
     try:
-        place.obj.load_state_dict(own)
+        yield
     except Exception as error:
         mismatch.errors.append(
             f"{place.prefix or 'the root'}: {type(place.obj).__qualname__}.load_state_dict raised "
             f"{type(error).__name__}: {str(error)[:200]}"
         )
+
+
+def in_parts(obj: Any) -> Schema:
+    """Return the Schema of an object's parts.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If its class defines how it is pickled.
+    """
+    found = assembled(obj)
+    if found is None:
+        raise UnsupportedObjectError(
+            f"a {type(obj).__qualname__} is more than its attributes, for its class defines how it is pickled",
+            fix="register_adapter() for its class, or leave it out.",
+        )
+    return found
 
 
 def add_entries(place: Place, own: Any, state: State) -> None:
@@ -88,7 +114,7 @@ def add_entries(place: Place, own: Any, state: State) -> None:
 
 
 def take_entries(place: Place, state: State, mismatch: Mismatch) -> Any:
-    """Return the ``state_dict`` that :func:`add_entries` added; None, and the keys noted, where entries are missing."""
+    """Return the ``state_dict`` that :func:`add_entries` added; None if entries are missing."""
     local = state._metadata.get(place.prefix, {})
     names = local.get(ENTRIES_KEY)
     expected = [_WHOLE] if not isinstance(names, list) else [str(name) for name in names]
@@ -115,24 +141,16 @@ def take_entries(place: Place, state: State, mismatch: Mismatch) -> Any:
 STATEFUL = StatefulAdapter()
 
 
-class _RecordedAdapter:
-    """Objects of a decorated class that is nothing else: as Components, but for what these register themselves."""
+class _RecordedAdapter(StatelessAdapter):
+    """Recorded objects of no other kind: their arguments, and attributes with a state."""
 
     def describe(self, obj: Any) -> Schema | None:
         """Return the Schema of the arguments."""
         return recorded_form(obj)
 
     def children(self, obj: Any) -> Iterable[Child]:
-        """Return what holds a state in the attributes."""
+        """Return the attributes that hold a state."""
         return attribute_children(obj)
-
-    def get_state(self, place: Place, state: State) -> Later:
-        """Add nothing: the object itself is its arguments."""
-        return None
-
-    def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        """Take nothing."""
-        return None
 
 
 RECORDED = _RecordedAdapter()

@@ -1,6 +1,6 @@
-"""timm's models: built again by the name of their architecture, which every timm model knows, and never from the hub.
+"""timm's models, built again by the name of their architecture, and never from the hub.
 
-Nothing here imports timm: what is asked about are its objects, so the program has.
+Nothing here imports timm: the program has, since it has objects of it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _COUNTS = ("num_classes", "in_chans")  # arguments of create_model
 
 
 def public_class(name: str) -> type | None:
-    """Return the model class of a name, of a timm that the program has imported; else None."""
+    """Return timm's model class of a name; None where the program has not imported it."""
     models: Any = sys.modules.get("timm.models")
     found = vars(models).get(name) if models is not None and not name.startswith("_") else None
     return found if isinstance(found, type) and issubclass(found, nn.Module) else None
 
 
 class _TimmAdapter(ModuleAdapter):
-    """A model that ``timm.create_model`` made: its architecture, and how many classes and channels it has."""
+    """A model of ``timm.create_model``: its architecture, and numbers of classes and channels."""
 
     def describe(self, obj: Any) -> Schema | None:
-        """Return a Schema of the architecture, and what differs from what that builds; else of its parts."""
+        """Return a Schema of the architecture and of the changes since; else of its parts."""
         cls = type(obj)
         if public_class(cls.__name__) is not cls:
             return super().describe(obj)
@@ -52,14 +52,14 @@ class _TimmAdapter(ModuleAdapter):
             return assembled(obj)
         try:
             again = built_again(lambda: self.build(cls, arguments))
-        except Exception:  # whatever a factory refuses, these are not its arguments
+        except Exception:  # the factory refuses these arguments
             return assembled(obj)
         if not outline(again).keys() & outline(obj).keys():
             return assembled(obj)
         return written_beside(Schema(cls, **arguments), obj, again, apart_from=frozenset(arguments))
 
     def children(self, obj: Any) -> Iterable[Child]:
-        """Return the submodules; what of timm is no module has no parts."""
+        """Return the submodules; timm's objects that are not modules have none."""
         return super().children(obj) if isinstance(obj, nn.Module) else ()
 
     def get_state(self, place: Place, state: State) -> None:
@@ -72,13 +72,13 @@ class _TimmAdapter(ModuleAdapter):
         return super().load_state(place, state, mismatch, fit) if isinstance(place.obj, nn.Module) else None
 
     def asks(self, cls: type, arguments: Mapping[str, Any]) -> Iterator[str]:
-        """Yield a name that is none of timm's own architectures, which may be downloaded, and other arguments."""
+        """Yield arguments that need trust, as unknown architectures, which may be downloaded."""
         for name, value in arguments.items():
             if isinstance(value, Reference):
                 continue
             if name == "architecture":
                 if not isinstance(value, str) or not sys.modules["timm"].is_model(value):
-                    yield f"architecture={quote(shown(value)[:80])}, which is none of timm's own"
+                    yield f"architecture={quote(shown(value)[:80])}, which is not timm's own"
             elif name not in _COUNTS or type(value) is not int:
                 yield f"{quote(name)}={quote(shown(value)[:80])}"
 
@@ -102,6 +102,6 @@ MODEL = _TimmAdapter()
 
 
 def _channels(model: nn.Module) -> int | None:
-    """Return how many channels an image must have: what the first convolution takes."""
+    """Return the number of channels of an image: those that the first convolution takes."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     return None if first is None else first.in_channels

@@ -1,4 +1,4 @@
-"""torch.nn modules: their state is their ``state_dict``; builtins.py knows how those of torch.nn itself were built."""
+"""Save and load modules by their ``state_dict``; builtins.py describes torch.nn's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flambe_save.adapters.adopted import runs_torch_only, saved_dtype
-from flambe_save.adapters.arrays import ArrayAdapter
+from flambe_save.adapters.arrays import ArrayAdapter, check_has_shape
 from flambe_save.adapters.builtins import agree, builtin_schema
 from flambe_save.adapters.checking import Check, checker_of_module
 from flambe_save.adapters.containers import OBJECT
@@ -34,7 +34,7 @@ from flambe_save.codecs.data import tie_key
 from flambe_save.codecs.placement import Placer
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.describe import form_of, lost_of
-from flambe_save.errors import FlambeSaveError, LimitError, UnsupportedObjectError
+from flambe_save.errors import FlambeSaveError, LimitError
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.objects.unwrap import plain_keys, wrapped_keys
 from flambe_save.objects.walks import everywhere, module_at, modules_in, named_tensors
@@ -53,9 +53,9 @@ class ModuleAdapter:
     has_own_children = True
 
     def describe(self, obj: nn.Module) -> Schema | None:
-        """Return a Schema of a torch.nn built-in, or of what built a module, or of its parts; None where none tells it.
+        """Return a Schema of the arguments now, of the recorded call, or of the parts; else None.
 
-        What a built-in is now wins over what it was built from; where they agree, the record may know of links.
+        The present arguments of a built-in win over its recorded call. Where they agree, the record may have links.
         """
         now = builtin_schema(obj)
         recorded = schema_of(obj)
@@ -75,11 +75,11 @@ class ModuleAdapter:
             module_state(place, state)
 
     def load_state(self, place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> Later:
-        """Return the loading of the ``state_dict``: it comes after the hooks of components inside."""
+        """Return a function that loads the ``state_dict``, to call after hooks of components inside."""
         return None if place.covered else lambda: load_module(place, state, mismatch, fit)
 
     def checker(self, place: Place, state: State) -> Check | None:
-        """Return what compares keys and sizes."""
+        """Return a function that notes keys and sizes that differ."""
         return checker_of_module(place, state)
 
 
@@ -87,9 +87,9 @@ MODULE = ModuleAdapter()
 
 
 def module_children(module: nn.Module) -> Iterator[Child]:
-    """Yield submodules as covered, then components and other known kinds in plain attributes or containers there.
+    """Yield submodules as covered, then components and other known kinds in plain attributes.
 
-    What else an attribute holds is loose: it is saved where the module is written as its parts.
+    Any other attribute is loose: it is saved where the module is written as its parts.
     """
     for name, child in module._modules.items():
         if child is not None:
@@ -123,24 +123,19 @@ def module_state(place: Place, state: State) -> None:
     metadata = getattr(own, "_metadata", {})
     plain, begin = plain_keys(place.obj, [*own, *metadata]), place.key_prefix
     for key, value in {**own, **effective(place.obj)}.items():
-        if nn.parameter.is_lazy(value):
-            raise UnsupportedObjectError(
-                f"{key!r} is a parameter of a lazy module that has no shape yet",
-                node=place.prefix,
-                fix="Run the model once, so that its lazy modules know their sizes, and save it then.",
-            )
+        check_has_shape(value, key, place.prefix)
         state[begin + plain.get(key, key)] = value
     for prefix, local in metadata.items():
         full = begin + plain[prefix] if plain[prefix] else place.prefix
         if full in (DIRECTORIES_KEY, KEEP_VARS_KEY):
-            continue  # a submodule of that name: torch's version of it has no place
+            continue  # a submodule of that name: its version cannot be kept
         state._metadata[full] = {**local, **state._metadata.get(full, {})}
     inside = modules_in(place.obj)
     state._metadata.setdefault(place.prefix, {})[MODES_KEY] = _modes(place.obj, inside)
 
 
 def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, Any]:
-    """Return what parameters are frozen, and which modules are in training mode, by plain keys."""
+    """Return the frozen parameters and the modules in training mode, by plain keys."""
     frozen: dict[int, str] = {}  # a parameter that is tied has the first of its names
     for path, inner in inside:
         for name, value in inner._parameters.items():
@@ -159,17 +154,17 @@ def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, 
 
 
 def _is_on(training: Any) -> bool:
-    """Return whether a module that has this as its ``training`` is in training mode."""
+    """Whether a module with this value of ``training`` is in training mode."""
     return bool(training) if type(training) in PLAIN or isinstance(training, np.generic) else True
 
 
 def _is_special(training: Any) -> bool:
-    """Return whether the ``training`` of a module is a plain value other than True and False."""
+    """Whether the ``training`` of a module is a plain value other than True and False."""
     return type(training) in PLAIN and type(training) is not bool
 
 
 def _set_modes(module: nn.Module, modes: Any, assembled: Mapping[int, Any]) -> None:
-    """Freeze parameters and set modules to training as they were; saves by others do not say."""
+    """Freeze parameters and set training modes as saved; other programs' saves lack them."""
     if not isinstance(modes, dict) or not isinstance(modes.get("training"), bool):
         return
     frozen, others = (
@@ -192,13 +187,13 @@ def _set_modes(module: nn.Module, modes: Any, assembled: Mapping[int, Any]) -> N
         training = values.get(plain[path], modes["training"] is not (plain[path] in others))
         if inner.__dict__.get("training") is not training:  # setting an attribute of a module takes time
             if type(inner) in kinds:
-                inner.__dict__["training"] = training  # with no setter of its class
+                inner.__dict__["training"] = training  # runs no setter of its class
             else:
                 inner.training = training
 
 
 def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None) -> None:
-    """Load what lies under the place's prefix with the module's own ``load_state_dict``."""
+    """Load the values under the place's prefix with the module's own ``load_state_dict``."""
     begin = place.key_prefix
     saved = {key[len(begin) :]: state[key] for key in keys_below(state, place.prefix) if key not in mismatch.consumed}
     inside = {
@@ -217,10 +212,10 @@ def load_module(place: Place, state: State, mismatch: Mismatch, fit: Fit | None)
     for name in (*replaced, *effective_values):
         del own[name]
     for prefix, local in own._metadata.items():  # type: ignore[attr-defined]
-        version = local.get("version", 1)  # a class may have a text, which only itself understands
+        version = local.get("version", 1)  # a class may have a text, which only it can read
         is_its_own = type(version) is str and static_of(type(module_at(place.obj, prefix)), "_version") == version
         if type(version) not in (int, type(None)) and not is_its_own:
-            mismatch.errors.append(f"{place.prefix!r}: a module's version is no number")
+            mismatch.errors.append(f"{place.prefix!r}: a module's version is not a number")
             return
     adoption = fit.adoption if fit is not None else None
     deferral = adoption.deferral if adoption is not None else None
@@ -266,11 +261,11 @@ def _take_own(
     taken: Mapping[int, torch.Tensor],
     mismatch: Mismatch,
 ) -> list[str]:
-    """Take out of a module's saved values what its ``load_state_dict`` does not take, and return the names.
+    """Remove values that a module's ``load_state_dict`` does not take; return their names.
 
-    What an assembled module holds is in it already. Buffers that are not persistent, where they are saved at all, are
-    there too if this load has built the object; in any other they are filled. ``taken`` are the tensors made of the
-    state's, by the ids of these.
+    An assembled module has its values already. Saved buffers that are not persistent are there too if this load has
+    built the object; otherwise they are filled here. ``taken`` are the tensors made of the state's, by the ids of
+    these.
     """
     done = []
     for path, inner in everywhere(module):
@@ -282,22 +277,23 @@ def _take_own(
                     continue
                 value = own[key]
                 if tensor is None:
-                    continue  # it is not wanted
+                    continue  # load_state_dict reports the key
                 del own[key]
                 done.append(key)
                 if value is tensor or taken.get(id(value)) is tensor:
                     continue
-                if isinstance(value, torch.Tensor) and _are_one(value, tensor):
-                    continue
                 if not isinstance(value, torch.Tensor):
                     mismatch.errors.append(f"{key} is a {type(value).__qualname__} in the save, and a tensor here")
                     continue
+                if _are_one(value, tensor):
+                    continue
                 if value.shape != tensor.shape:
-                    mismatch.errors.append(f"size mismatch for {key}: {_shapes(value, tensor)}")
+                    sizes = f"{tuple(value.shape)} in the save, {tuple(tensor.shape)} here"
+                    mismatch.errors.append(f"size mismatch for {key}: {sizes}")
                     continue
                 try:
                     if is_filled and (value.dtype, value.device) != (tensor.dtype, tensor.device):
-                        tensor.data = value.clone()  # a constructor has put another in the place of what it was given
+                        tensor.data = value.clone()  # a constructor has replaced the tensor that it was given
                         continue
                     with torch.no_grad():
                         torch.Tensor.copy_(tensor, value)
@@ -312,28 +308,22 @@ def _are_one(value: torch.Tensor, tensor: torch.Tensor) -> bool:
     return value.numel() == 0 or tie_key(value) == tie_key(tensor)
 
 
-def _shapes(value: torch.Tensor, tensor: torch.Tensor) -> str:
-    return f"{tuple(value.shape)} in the save, {tuple(tensor.shape)} here"
-
-
 def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit, assembled: Container[int] = ()) -> None:
-    """Give parameters and buffers the types and devices of their saved values, so that nothing is rounded or left
-    behind.
+    """Cast and move parameters and buffers like their saved values, so that none is rounded.
 
-    They stay the objects they are, so that whatever refers to them still does.
+    They stay the same objects, so that references to them stay valid.
     """
     named = [*named_tensors(module)]
     saved = {id(tensor): own[name] for name, tensor in named if isinstance(own.get(name), torch.Tensor)}
     deferral = fit.adoption.deferral if fit.adoption is not None else None
     if deferral is not None and callable(fit.map_location):
-        deferral.run()  # it is given storages, which it may read
+        deferral.run()  # map_location gets storages, which it may read
     devices = {tensor.device for tensor in saved.values()}
     place = Placer(devices.pop() if fit.map_location is None and len(devices) == 1 else fit.map_location)
     with deferral.left() if deferral is not None else nullcontext():
         wanted = {id(tensor): _wanted(tensor, saved.get(id(tensor)), place) for _, tensor in named}
     if deferral is not None and any(target is not None and key not in saved for key, target in wanted.items()):
-        deferral.run()  # what is moved is read
-
+        deferral.run()  # moving a tensor reads it
     if all(target is None for target in wanted.values()):
         return
 
@@ -349,7 +339,7 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit, assembled: Con
             else torch.empty_like(tensor, dtype=target.dtype, device=target.device)
         )
 
-    whole: set[int] = set()  # what is in a module that goes through it itself
+    whole: set[int] = set()  # modules that an _apply of their own has visited
     for _, inner in modules_in(module):
         if id(inner) in assembled or id(inner) in whole:
             continue
@@ -369,7 +359,7 @@ def _fit(module: nn.Module, own: OrderedDict[str, Any], fit: Fit, assembled: Con
 
 
 class _Target(NamedTuple):
-    """What a tensor shall be like; its strides where they are those of the saved value."""
+    """Type and device to give a tensor, and the saved value's strides where they fit."""
 
     dtype: torch.dtype
     device: torch.device
@@ -379,10 +369,8 @@ class _Target(NamedTuple):
 def _wanted(
     tensor: torch.Tensor, value: torch.Tensor | None, place: Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
 ) -> _Target | None:
-    """Return what a tensor shall be like for its saved value, or where ``map_location`` wants it; None for as it is."""
-    if nn.parameter.is_lazy(tensor):
-        return None
-    if value is tensor:  # a buffer that the config took from the state
+    """Return a tensor's target, by its saved value or ``map_location``; None to keep it."""
+    if nn.parameter.is_lazy(tensor) or value is tensor:  # the second: a buffer that the config took from the state
         return None
     if value is None:
         storage = tensor.untyped_storage()

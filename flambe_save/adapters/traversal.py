@@ -1,4 +1,4 @@
-"""Walk an object and all that it holds: parents first, each at every place that it has in the tree.
+"""Walk an object and all that it holds, parents first, at each place in the tree.
 
 collecting.py, restoring.py, ties.py and unbuilt.py do their work in this walk.
 """

@@ -1,4 +1,4 @@
-"""Collect a state without saying how objects are built, for programs that build them themselves."""
+"""Collect the state of objects that the program builds itself."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _note(place: Place, state: State) -> None:
 
 
 class _Values:
-    """Copies containers and plain objects; the names of their classes stand for all that are not values."""
+    """Copies containers and plain objects, with class names in place of other objects."""
 
     def __init__(self, arrays: dict[int, str]) -> None:
         self._arrays = arrays

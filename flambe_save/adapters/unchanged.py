@@ -1,4 +1,4 @@
-"""Refuse objects that change while they are saved: other threads go on, and objects run code of their own."""
+"""Refuse objects that change while they are saved, by other threads or by their own code."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Passed:
         self._parents = []
 
     def note(self, place: Place, adapter: Adapter, children: list[Child]) -> None:
-        """Remember the children of an object, where its adapter returns the same ones each time."""
+        """Remember an object's children, if its adapter returns the same ones each time."""
         if getattr(adapter, "has_own_children", False):
             self._parents.append((place, adapter, children))
 
     def check(self) -> None:
-        """Refuse an object that has other children than before: its config and its state would not fit each other.
+        """Refuse an object that has other children now: its config and state would not match.
 
         Raises
         ------
@@ -52,7 +52,7 @@ def _changed(what: str, place: Place) -> SaveError:
 
 
 def cannot_save(place: Place, error: Exception) -> SaveError:
-    """Make the error for what code of an object raises while the object is looked at."""
+    """Make the error for an exception of an object's own code while it is saved."""
     if isinstance(error, RuntimeError) and "during iteration" in str(error):
         return _changed(f"something in this {type(place.obj).__qualname__}", place)
     return SaveError(

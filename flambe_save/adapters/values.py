@@ -1,7 +1,7 @@
-"""Filling what a config holds: plain values in dicts, lists, dataclasses and plain objects that are there already.
+"""Fill existing dicts, lists, dataclasses and plain objects with a config's plain values.
 
-The state has the tensors; numbers, texts and the like stand in the config. All is planned first and put in place later,
-so that a save that does not fit changes nothing.
+The state has the tensors; the config has numbers, texts and the like. All changes are planned first and made later, so
+that a save that does not fit changes nothing.
 """
 
 from __future__ import annotations
@@ -36,38 +36,38 @@ from flambe_save.trust import Trust
 __all__ = ["ValueFilling"]
 
 _ABSENT = object()
-# To what the object has already
+# Tags of references to objects that exist already
 _REFERENCES = ("!@", "!link", "!call", "!parameter", "!module", "!back", "!builtins.method", "!weakref.ReferenceType")
 
 Put = Callable[[Any], Any]
 
 
 class ValueFilling:
-    """The plain values of a config, for an object of the same build.
+    """The plain values of a config, for an object of the same structure.
 
     Parameters
     ----------
     document : Document
         The config.
     names : list of str
-        What leads to the object in it, from the root.
+        Path of the object in it, from the root.
     recorded : mapping of str to str
         Tag -> dotted path of its class.
     sources : Sources
         The stash, and the state of the whole save.
     state : State
-        That of the object.
+        The object's own.
     trust : Trust
-        What may be built in place of a value that cannot be changed in place.
+        Decides what may be built to replace a value that cannot be changed in place.
 
     Attributes
     ----------
     problems : list of str
         Sentences: values that cannot be put where they belong.
     missing : list of str
-        What the object holds and the save does not.
+        Names that the object holds and the save does not.
     refused : list of str
-        Sentences: what stays as it was because it needs trust, or stands for something outside of the object.
+        Sentences: values that are not filled, because they need trust or refer to something outside of the object.
     taken : set of str
         Keys of the state whose values are put in place.
     """
@@ -97,7 +97,7 @@ class ValueFilling:
                 self._around.add(prefix)
         self._nodes = self._component_nodes()
         self._sharing: set[int] = set()  # nodes with such a node in them
-        self._referring: set[int] = set()  # those with a tensor of the state, or what refers to the object's own
+        self._referring: set[int] = set()  # nodes with a tensor of the state, or a reference to the object's own
         for node in part_of(self._root).nodes if self._root is not None else ():  # children first
             inside = children_of(node)
             if id(node) in self._nodes or any(id(child) in self._sharing for child in inside):
@@ -105,7 +105,7 @@ class ValueFilling:
             if node.tag in (*STORED, *_REFERENCES) or any(id(child) in self._referring for child in inside):
                 self._referring.add(id(node))
         self._seen: set[int] = set()
-        self._wanted: list[tuple[Put, Any, Put]] = []  # what takes an error, a node, and what takes its value
+        self._wanted: list[tuple[Put, Any, Put]] = []  # a call for an error, a node, a call for its value
         self._actions: list[Callable[[], Any]] = []
 
     @property
@@ -114,7 +114,7 @@ class ValueFilling:
         return self._root is None
 
     def plan(self, obj: Any) -> None:
-        """Find all that is to be put into an object; nothing is changed yet."""
+        """Find all values to put into an object; nothing is changed yet."""
         if self._root is None or not isinstance(adapter_for(obj), ValueAdapter | None):
             return
         if isinstance(adapter_for(obj), ArrayAdapter):
@@ -127,14 +127,14 @@ class ValueFilling:
                 take(value)
 
     def apply(self) -> None:
-        """Put all of it in place."""
+        """Put all planned values in place."""
         for action in self._actions:
             action()
 
     # -------------------------------------------------------------------------------------------- planning
 
     def _component_nodes(self) -> set[int]:
-        """Return the ids of the nodes that describe components: what refers to one of these is no value."""
+        """Return the ids of nodes that describe components: references to these are not values."""
         found: set[int] = set()
         stack = [("", self._root)] if self._root is not None else []
         while stack:
@@ -147,7 +147,7 @@ class ValueFilling:
         return found
 
     def _visit(self, here: Any, node: Any, path: str, put: Put | None) -> None:
-        """Plan what an object at a place becomes; ``put`` puts another one there, where that is possible."""
+        """Plan the values of an object at a place; ``put``, if there is one, replaces the object."""
         stack = [(here, node, path, put)]
         while stack:
             here, node, path, put = stack.pop()
@@ -184,9 +184,9 @@ class ValueFilling:
     def _inside(
         self, here: Any, slots: Mapping[str, Any], entries: Mapping[str, Entry], path: str
     ) -> list[tuple[Any, Any, str, Put | None]]:
-        """Return what is in a container that stays, beside what the save has for it."""
+        """Pair the items of a container that stays with their nodes, paths and setters."""
         cls: Any = type(here)
-        if not can_be_assembled(cls):  # of a plain object, what is no data was named when it was saved
+        if not can_be_assembled(cls):  # a save of a plain object has warned of attributes that are not data
             for name in slots.keys() - entries.keys():
                 if not holds_state(slots[name]) and not isinstance(adapter_for(slots[name]), ArrayAdapter):
                     self.missing.append(join_prefix(path, name))
@@ -197,13 +197,13 @@ class ValueFilling:
         return found
 
     def _is_kept(self, here: Any, slots: Mapping[str, Any], entries: Mapping[str, Entry], node: Any, path: str) -> bool:
-        """Whether a container stays and its entries are filled one by one; else the saved value takes its place."""
+        """Whether a container's entries are filled one by one; else the saved value replaces it."""
         if isinstance(here, (tuple, list, deque)) or (isinstance(here, dict) and path):
-            return slots.keys() == entries.keys() and id(node) in self._referring  # else it is made anew
+            return slots.keys() == entries.keys() and id(node) in self._referring
         return not path or _setter(here, "") is not None
 
     def _is_alike(self, here: Any, node: Any) -> bool:
-        """Whether a node describes an object of the kind that is here, so that its entries belong there."""
+        """Whether a node describes an object of the same kind, so that its entries belong there."""
         name = class_name(node, self._recorded)
         if type(here) in (dict, list):
             return name == ""
@@ -218,10 +218,10 @@ class ValueFilling:
         return is_filled and name not in ("", type(here).__name__) and entries_of(node) is not None
 
     def _want(self, here: Any, part: Document, path: str, put: Put | None) -> None:
-        """Plan that a value is read, and put in the place of the one that is here, or into it."""
+        """Plan to read a value, and to put it into the present one or in its place."""
 
         def refuse(error: FlambeSaveError) -> None:
-            if here is not _ABSENT:  # what nobody asked for may stay away
+            if here is not _ABSENT:  # else the object does not need it
                 fix = f" (it needs {', '.join(row.argument for row in error.rows)})" if error.rows else ""
                 self.refused.append(f"{path or 'it'}: {error.message}{fix}")
 
@@ -246,12 +246,12 @@ class ValueFilling:
     # -------------------------------------------------------------------------------------------- values
 
     def _built(self) -> list[Any]:
-        """Return the values that are wanted, in order; in the place of one that cannot be read, its error."""
+        """Return the wanted values in order; an error in the place of one that cannot be read."""
         nodes = [node for _, node, _ in self._wanted]
         if not nodes:
             return []
-        try:  # all at once, so that what is one object in several of them stays one
-            values = self._read(nodes)
+        try:  # all at once, so that an object in several of them stays one
+            return self._read(nodes)
         except FlambeSaveError:
             values = []
             for node in nodes:
@@ -259,7 +259,7 @@ class ValueFilling:
                     values += self._read([node])
                 except FlambeSaveError as error:
                     values.append(error)
-        return values
+            return values
 
     def _read(self, nodes: list[Any]) -> list[Any]:
         document = part_of(*nodes)
@@ -268,14 +268,14 @@ class ValueFilling:
             if isinstance(item, Schema) and not is_value(item):
                 raise ConfigError(f"it holds a {item.component_subclass.__qualname__}, which load_state does not build")
             if isinstance(item, Reference) and item.is_for_containers:
-                raise ConfigError("it holds what it is inside of")
+                raise ConfigError("it holds a container that it is in")
         with self._trust.in_force():
             made = build(config, self._sources)
         return list(made) if len(nodes) > 1 else [made]
 
 
 class _Copies(Mapping[str, Any]):
-    """A state whose tensors have memory of their own: what is put in place outlives the file that it was read from."""
+    """A view of a state that copies tensors, so that they outlive the file they were read from."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self._state = state
@@ -302,7 +302,7 @@ class _Copies(Mapping[str, Any]):
 
 
 def _slots_of(here: Any) -> dict[str, Any] | None:
-    """Return what an object holds, by names as keys of the state have them; None for what is no container."""
+    """Return an object's items by their names in keys of the state; None if not a container."""
     cls: Any = type(here)
     if isinstance(here, dict):
         return {join_key([str(key)]): value for key, value in here.items()}
@@ -322,7 +322,7 @@ def _has_fields(here: Any) -> bool:
 
 
 def _setter(here: Any, key: Any) -> Put | None:
-    """Return what sets an entry of a container; None where it cannot be set."""
+    """Return a function that sets an entry of a container; None where it cannot be set."""
     cls: Any = type(here)
     if isinstance(here, dict) or (isinstance(here, (list, deque)) and key < len(here)):
         return partial(here.__setitem__, key)
@@ -335,7 +335,7 @@ def _setter(here: Any, key: Any) -> Put | None:
 
 
 def _replacing(here: Any, value: Any) -> Callable[[], Any] | None:
-    """Return what gives a container the content of another; None where it cannot have that."""
+    """Return a function that gives a container another's content; None if it cannot have that."""
     if type(here) is not type(value) or here is value:
         return None
     if type(here) is list:
@@ -355,10 +355,10 @@ def _refill(here: Any, add: Callable[[Any], Any], value: Iterable[Any]) -> None:
 
 
 def _is_same(here: Any, value: Any) -> bool:
-    """Whether two values are equal, as far as they can say so."""
+    """Whether two values are equal; False where comparing them raises, as arrays do."""
     try:
         return type(here) is type(value) and bool(here == value)
-    except Exception:  # arrays, and whatever compares by a rule of its own
+    except Exception:
         return False
 
 

@@ -1,4 +1,4 @@
-"""Versions: a class compared with what a save says of it, by number where it has some, else by its source."""
+"""Compare a class with its save, by version number where it has one, else by source."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _MAX_SHOWN = 100_000  # characters of source code
 
 
 def check_version(cls: Any, local: Mapping[str, Any], prefix: str, saved: str) -> None:
-    """Compare a class with what the save says of it: by version where it opted in to that, else by source.
+    """Warn where a class differs from its save: in version if it has one, else in source.
 
     Parameters
     ----------
     cls : type
         A Component.
     local : mapping
-        What the save says of the node.
+        The save's metadata of the node.
     prefix : str
     saved : str
-        The version before migrations, which ``local`` tells no more.
+        The version before migrations, which replaced it in ``local``.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def check_version(cls: Any, local: Mapping[str, Any], prefix: str, saved: str) -
     before, now = dedent(local.get(SOURCE_KEY, "")), dedent(source_of(cls))
     if before and now and _without_moves(before, cls, before_names) != _without_moves(now, cls, before_names):
         diff = ["(too long to be shown)"]
-        if max(len(before), len(now)) < _MAX_SHOWN:  # finding the differences takes the square of that
+        if max(len(before), len(now)) < _MAX_SHOWN:  # a diff takes quadratic time
             diff = [*unified_diff(before.splitlines(), now.splitlines(), "in the save", "here", lineterm="")]
         warn(
             f"the source of {cls.__qualname__} changed since it was saved (node {prefix!r}):\n" + "\n".join(diff),
@@ -71,7 +71,7 @@ def check_version(cls: Any, local: Mapping[str, Any], prefix: str, saved: str) -
 
 
 def _without_moves(source: str, cls: type, old: set[str]) -> str:
-    """Return a source as it would be had the class never moved: that alone is no change worth a warning."""
+    """Return a source without a change of the class's name, which alone is not worth a warning."""
     source = re.sub(r"^@(\w+\.)*moved_from\(.*\)\n", "", source, flags=re.MULTILINE)
     names = "|".join(map(re.escape, old)) or "(?!)"
     return re.sub(rf"^class ({names})\b", f"class {cls.__name__}", source, count=1, flags=re.MULTILINE)

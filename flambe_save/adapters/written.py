@@ -1,4 +1,7 @@
-"""What configs will say of objects' own parts: it decides what of these the state must hold. traversal.py asks here."""
+"""Find the parts of objects that configs will refer to, so that the state must hold them.
+
+collecting.py notes each object here while it walks the tree.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from flambe_save.adapters.arrays import check_has_shape
 from flambe_save.adapters.protocol import Place, holds, is_component, plumbing_of
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.codecs.data import tie_key
@@ -34,7 +38,13 @@ __all__ = ["InsideComponent", "WrittenParts", "outside_component", "shared_modul
 
 
 class WrittenParts:
-    """What configs will say of modules' own parts, so that the state must hold it."""
+    """Parts of modules that configs will refer to; their tensors are added to the state.
+
+    Attributes
+    ----------
+    lost : set of (int, str)
+        Ids of objects, and names of their attributes that no config can hold.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -43,21 +53,21 @@ class WrittenParts:
         self._attributes: dict[int, set[str]] = {}  # by the ids of modules, those that are written
         self._buffers: dict[int, set[str]] = {}
         self._keys: dict[int, list[str]] = {}  # by the ids of modules' tensors
-        self._of_calls: set[int] = set()  # the ids of those that a module gets in a call
+        self._of_calls: set[int] = set()  # the ids of those that a module's call makes
         self._unheld: set[int] = set()  # of these, those of buffers that the state does not hold for it
-        self._told: set[int] = set()  # the ids of those that a module gets from the state
-        self._owners: dict[int, set[tuple[int, str]]] = {}  # by the ids of these, modules' ids and names in them
-        self._to_name: list[tuple[int, str, str]] = []  # an object's id, its place, and what is lost in it
-        self.lost: set[tuple[int, str]] = set()  # the ids of objects, and the names of lost attributes
+        self._from_state: set[int] = set()  # the ids of those that a module gets from the state
+        self._owners: dict[int, set[tuple[int, str]]] = {}  # by the ids of tensors, modules' ids and names in them
+        self._to_name: list[tuple[int, str, str]] = []  # an object's id, its place, and a lost attribute
+        self.lost: set[tuple[int, str]] = set()
         self._modules: set[int] = set()
         self._places: dict[str, Any] = {}  # modules written as their parts, by their prefixes
         self._memory: dict[int, torch.Tensor] = {}
-        self._attributes_to_see: list[tuple[str, Any]] = []  # what modules hold, and what it is called
+        self._attributes_to_see: list[tuple[str, Any]] = []  # keys and values of modules' attributes
         self._waiting_for_others = True
-        self._is_waited_for = False  # whether anything is left for then
+        self._is_waited_for = False  # whether note_others has anything to do
 
     def note_others(self, nodes: Iterable[Place]) -> None:
-        """Note what could not be described before all that has a place in the save was known."""
+        """Note the objects that could not be described before all places in the save were known."""
         self._waiting_for_others = False
         if not self._is_waited_for:
             return
@@ -66,7 +76,7 @@ class WrittenParts:
             self.note(place.obj, place.prefix)
 
     def note(self, obj: Any, prefix: str) -> None:
-        """Note what the config of an object that gets a folder will say, however deep."""
+        """Note all objects in the config of one that gets a folder, however deep."""
         waiting: list[tuple[Any, str]] = [(obj, prefix)]
         while waiting:
             item, path = waiting.pop()
@@ -75,9 +85,8 @@ class WrittenParts:
                 continue
             self._noted[id(item)] = item
             if type(item) in (list, tuple, dict):
-                pairs = (
-                    [*item.items()] if isinstance(item, dict) else [*enumerate(item)]
-                )  # another thread may change it
+                # A list, since another thread may change the container
+                pairs = [*item.items()] if isinstance(item, dict) else [*enumerate(item)]
                 waiting.extend((value, join_prefix(path, str(key))) for key, value in pairs)
                 continue
             if isinstance(item, (torch.Tensor, Reference)):
@@ -119,7 +128,7 @@ class WrittenParts:
                 self._buffers.setdefault(id(inner), set()).update(names)
 
     def add_own(self, place: Place) -> None:
-        """Add to the state the tensors of a module that configs link to, and that its ``state_dict`` does not hold."""
+        """Add tensors of a module that configs refer to and its ``state_dict`` does not hold."""
         module, own, number = place.obj, place.obj.__dict__, id(place.obj)
         self._modules.add(number)
         begin, plumbing = place.key_prefix, plumbing_of(type(module))
@@ -137,8 +146,8 @@ class WrittenParts:
                 self._keys.setdefault(id(value), []).append(key)
                 self._owners.setdefault(id(value), set()).add((id(module), name))
                 if is_assembled or name in names:
-                    self._told.add(id(value))
-                    self._add(key, value, place.keep_vars)
+                    self._from_state.add(id(value))
+                    self._add(key, value, place)
                 else:
                     self._of_calls.add(id(value))
                     if name in own["_non_persistent_buffers_set"]:
@@ -146,7 +155,7 @@ class WrittenParts:
                 self.keep_apart(key, value)
 
     def keep_apart(self, key: str, value: torch.Tensor) -> None:
-        """Copy the value of a parameter that shares its memory with another: they are two, and would become one."""
+        """Copy a parameter's value if another shares its memory: a load would make them one."""
         if value.layout != torch.strided or value.is_meta or not value.numel() or nn.parameter.is_lazy(value):
             return
         owner = self._memory.setdefault(value.data_ptr(), value)
@@ -158,16 +167,12 @@ class WrittenParts:
         elif type(held) is nn.Parameter:
             self._state[key] = nn.Parameter(held.detach().clone(), held.requires_grad)
 
-    def _add(self, key: str, value: torch.Tensor, keep_vars: bool) -> None:
-        if nn.parameter.is_lazy(value):
-            raise UnsupportedObjectError(
-                f"{key!r} is a parameter of a lazy module that has no shape yet",
-                fix="Run the model once, so that its lazy modules know their sizes, and save it then.",
-            )
+    def _add(self, key: str, value: torch.Tensor, place: Place) -> None:
+        check_has_shape(value, key, place.prefix)
         held = self._state.get(key)
         if type(held) is torch.Tensor and not held.__dict__ and tie_key(held) == tie_key(value) is not None:
             return
-        if keep_vars:
+        if place.keep_vars:
             self._state[key] = value
             return
         plain = value.detach()
@@ -177,18 +182,18 @@ class WrittenParts:
         self._state[key] = plain
 
     def wants(self, parent: Place, place: Place, name: str) -> bool:
-        """Whether what a plain attribute holds is saved."""
+        """Whether the value of a plain attribute is saved."""
         if isinstance(parent.obj, torch.nn.Module):
             return name in self._attributes.get(id(parent.obj), ()) or holds(place.obj, is_component, in_parts=True)
         if isinstance(parent.obj, TRAINING) and not is_by_parts(parent.obj):
-            return False  # it makes its parts itself
+            return False  # its constructor makes its parts
         cls: Any = type(parent.obj)
         if can_be_assembled(cls) and describe(parent.obj) is None:
-            return False  # a pickle holds it, or nothing does
+            return False  # a pickle holds all of it, or it is not saved
         return not (isinstance(place.obj, torch.Tensor) and id(place.obj) in self._keys)
 
     def keys_below(self, prefix: str) -> Callable[[torch.Tensor], str | None]:
-        """Return what tells the key of a module's tensor, as it is called in a component."""
+        """Return a function for the key of a module's tensor inside a component, or None."""
         begin = f"{prefix}." if prefix else ""
 
         def key_of_tensor(tensor: torch.Tensor) -> str | None:
@@ -199,7 +204,7 @@ class WrittenParts:
         return key_of_tensor
 
     def note_other_keys(self) -> None:
-        """Note keys that a module's ``state_dict`` has beside its tensors: a load has no use for them."""
+        """Note keys of a module's ``state_dict`` that are not its tensors: a load ignores them."""
         for key in [*self._state] if self._places else ():
             outer, _, name = key.rpartition(".")
             module = self._places.get(outer)
@@ -207,21 +212,21 @@ class WrittenParts:
                 continue
             is_assembled = id(module) in self._assembled
             if not is_assembled and (isinstance(self._state[key], torch.Tensor) or name == "_extra_state"):
-                continue  # torch's own modules take these: what a parametrization computes, say
+                continue  # torch's own modules take these, such as the tensor that a parametrization computes
             if is_assembled and self._is_in_config(module, self._state[key]):
-                del self._state[key]  # it would be pickled here
+                del self._state[key]  # the state would pickle it
             elif name not in self._attributes.get(id(module), ()):
                 self._state._metadata.setdefault(outer, {}).setdefault(OTHERS_KEY, []).append(name)
 
     def _is_in_config(self, module: Any, value: Any) -> bool:
-        """Whether a value is an attribute of a module that its config says, and no data by itself."""
+        """Whether a value is an attribute of a module in its config, and is not data."""
         own = module.__dict__
         lost = {name for number, name in self.lost if number == id(module)}
         is_own = type(value) not in PLAIN and any(value is own[name] for name in attributes_of(module).keys() - lost)
         return is_own and bool(CODECS["pt"].dump({"": value}, DumpOptions()).opaque)
 
     def warn_of_hidden(self) -> None:
-        """Warn of modules in plain lists, dicts and the like of a module that have no place in the save."""
+        """Warn of modules in a module's plain lists, dicts and the like: they are not saved."""
         hidden = [name for name, value in self._attributes_to_see if holds(value, self._is_hidden, in_parts=True)]
         if hidden:
             warn(
@@ -237,21 +242,22 @@ class WrittenParts:
         return hides and next(value.parameters(), None) is not None
 
     def of_modules(self, tensors: Set[int]) -> Set[int]:
-        """Return those of tensors, by their ids, that are a module's parameters and buffers."""
+        """Return the tensors that are a module's parameters or buffers, all by their ids."""
         return tensors & self._owners.keys()
 
     def tied(self, referred: Container[int], keyed: Set[int]) -> Set[int]:
-        """Return the ids of tensors that modules have to take from the state, since others do.
+        """Return the ids of tensors that modules have to take from the state, because others do.
 
-        Those are referred to by their keys, or are in several modules: which of these keeps the tensor that it is built
-        with, a reference cannot know. And what a call makes and the state does not hold cannot be made one afterwards
-        with what another module has from there.
+        - Tensors that configs refer to by key.
+        - Tensors of several modules that configs refer to: only one module keeps the tensor that it is built with.
+        - Tensors that one module's call makes, that another module takes from the state, and that the state does not
+          hold for the first one: these cannot be tied after the build.
         """
         several = {number for number, owners in self._owners.items() if len(owners) > 1 and number in referred}
-        return (several | keyed | (self._unheld & self._told)) & self._of_calls
+        return (several | keyed | (self._unheld & self._from_state)) & self._of_calls
 
     def warn_of_lost(self, places: Mapping[int, str]) -> None:
-        """Say what no config can hold, by the places of objects."""
+        """Warn of attributes that no config can hold, by the places of objects."""
         lost = [*dict.fromkeys(join_prefix(places.get(number, path), name) for number, path, name in self._to_name)]
         if lost:
             warn(
@@ -262,7 +268,7 @@ class WrittenParts:
 
 
 def shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
-    """Return the ids of modules that are in several places, of which the calls of different objects make some."""
+    """Return the ids of modules in several places that different objects' calls make."""
     places: dict[int, list[str]] = {}
     for path, item in visited.items():
         if isinstance(item, nn.Module):
@@ -273,14 +279,14 @@ def shared_modules(visited: Mapping[str, Any]) -> frozenset[int]:
 
 
 class _Makers:
-    """Which object's call makes what is at a place; None where the config says itself what is there."""
+    """Finds the object whose call makes the object at a place."""
 
     def __init__(self, visited: Mapping[str, Any]) -> None:
         self._visited = visited
         self._given: dict[int, set[int]] = {}  # by the ids of objects, those of all that their calls are given
 
     def of(self, path: str) -> int | None:
-        """Return the id of the object whose call makes what is at a path."""
+        """Return the id of the object whose call makes the one at a path; None if its config does."""
         chain = [self._visited[path]]
         while path:
             path = path.rpartition(".")[0]
@@ -294,27 +300,27 @@ class _Makers:
         return None if maker is None else id(maker)
 
     def _makes(self, obj: Any, inner: Any) -> bool:
-        """Whether the call that makes an object makes what is in it, too."""
+        """Whether the call that makes an object also makes one inside it."""
         schema = None if isinstance(obj, (*KEEPERS, dict)) else describe(obj)
         if schema is None or schema.factory_method == PARTS:
             return False
         if schema.component_subclass is Edited:
             return id(inner) in schema.__dict__["_kept"]
         if id(obj) not in self._given:
-            is_copied = schema.component_subclass is AveragedModel  # what it is given is no part of it
+            is_copied = schema.component_subclass is AveragedModel  # its argument is not a part of it
             self._given[id(obj)] = set() if is_copied else {*map(id, items_in(schema))}
         return id(inner) not in self._given[id(obj)]
 
 
 class InsideComponent(Mapping[int, str]):
-    """What the objects inside a component are called in it, by their ids; looked up when it is asked for.
+    """Lazy mapping from objects' ids to their paths inside a component.
 
     Parameters
     ----------
     prefix : str
         The component's.
     places : mapping of int to list of str
-        What all objects are called in the whole.
+        Paths of all objects in the whole, by their ids.
     """
 
     def __init__(self, prefix: str, places: Mapping[int, Sequence[str]]) -> None:
@@ -335,7 +341,7 @@ class InsideComponent(Mapping[int, str]):
 
 
 def outside_component(prefix: str, places: Mapping[int, list[str]]) -> Callable[[Any], bool]:
-    """Return what tells whether an object has places in the save, and none in a component."""
+    """Return a test for whether an object has places in the save, but none in a component."""
 
     def is_outside(value: Any) -> bool:
         known = places.get(id(value))

@@ -456,7 +456,7 @@ def refused(source: Any, key: str, value: Any) -> None:
     before = get_state(source)
     state = before.copy()
     state[key] = value
-    with pytest.raises(StateMismatchError, match=rf"'{key}' is no random state that can be set here: \S"):
+    with pytest.raises(StateMismatchError, match=rf"'{key}' is not a random state that can be set here: \S"):
         load_state(source, state, strict=False)
     assert same(get_state(source), before)
 

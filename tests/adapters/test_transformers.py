@@ -24,6 +24,7 @@ from flambe_save import (
     save,
     untrusted,
 )
+from flambe_save.adapters import huggingface_configs
 from flambe_save.adapters.huggingface import MODEL, public_class
 from flambe_save.classes.tags import TAGS
 from flambe_save.errors import MissingExtensionError, RegistrationError
@@ -412,7 +413,7 @@ def test_kinds_that_download_are_refused() -> None:
     asks = [
         name
         for name in ("MraConfig", "YosoConfig", "RwkvConfig", "TimmBackboneConfig", "TimmWrapperConfig", "BertConfig")
-        if list(flambe_save.adapters.huggingface.CONFIG.asks(public_class(name), {}))  # type: ignore[arg-type]
+        if list(huggingface_configs.CONFIG.asks(public_class(name), {}))  # type: ignore[arg-type]
     ]
     assert asks == ["MraConfig", "YosoConfig", "RwkvConfig", "TimmBackboneConfig", "TimmWrapperConfig"]
 
