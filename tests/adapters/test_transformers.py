@@ -395,7 +395,7 @@ def test_a_config_reaches_nothing(line: str, round_trips: Any, tmp_path: Path) -
         ),
         ("config:", "generation_config: 3\nconfig:", "a generation_config that is a int"),
         ("config:", "experts_implementation: someone/kernel\nconfig:", "may download a kernel"),
-        ("config:", "cast_to: load\nconfig:", "which is no dtype"),
+        ("config:", "cast_to: load\nconfig:", "which is not a dtype"),
         ("!transformers.BertConfig", "!torch.Linear", "a config that is a Schema"),
     ],
 )
