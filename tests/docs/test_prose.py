@@ -20,16 +20,16 @@ PACKAGE = Path(flambe_save.__file__).parent
 PAGES = sorted((*(ROOT / "docs").glob("**/*.md"), ROOT / "README.md"))
 
 MOST = {
-    "first line: What, How, Who, That, Where": 13,
-    "first line: over 90 characters": 165,
-    "Return what": 33,
-    "is no (for: is not a)": 34,
-    "whoever": 2,
-    "somebody": 5,
-    "nobody": 4,
-    "told, tells of": 11,
+    "first line: What, How, Who, That, Where": 0,
+    "first line: over 90 characters": 5,
+    "Return what": 0,
+    "is no (for: is not a)": 0,
+    "whoever": 0,
+    "somebody": 0,
+    "nobody": 0,
+    "told, tells of": 0,
     "to be had": 0,
-    "gone into": 7,
+    "gone into": 0,
     "page: sentence over 35 words": 1,
 }
 
