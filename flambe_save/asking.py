@@ -51,13 +51,7 @@ __all__ = [
 def ask_of_config(
     config: str, tags: Mapping[str, str], trust: Trust, node: str, sources: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[dict[str, str], Document]:
-    """Parse a config and ask for what it needs; parameters and errors as :func:`ask`.
-
-    Returns
-    -------
-    extensions : dict of str to str
-        Module -> requirement.
-    document : Document
+    """Parse a config and ask for all that it needs, as :func:`ask`.
 
     Raises
     ------
@@ -86,14 +80,8 @@ def ask(
 
     Parameters
     ----------
-    extensions : mapping of str to str
-        Module -> requirement.
-    document : Document
-    tags : mapping of str to str
-        Tags that the save recorded: tag -> dotted path.
-    trust : Trust
-    node : str
-        Prefix of the component, for messages.
+    extensions, tags : mapping of str to str
+        Module -> requirement; tag -> dotted path that the save recorded.
     sources : mapping of str to str
         Source code by the names of classes, for classes that no imported module has.
 

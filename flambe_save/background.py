@@ -21,7 +21,7 @@ from flambe_save.support.parallel import in_threads, spans
 __all__ = ["start"]
 
 _MOST = 2  # saves that are in the background at a time
-_LEAST = 8 << 20  # bytes that are worth a thread of their own
+_LEAST = 8 << 20  # bytes worth a thread
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
         If there is not enough memory for the copy.
     """
     target = saving.target
-    # Wherever the program is when it is written
+    # The program may change its working directory meanwhile
     here = os.path.abspath(target.path) if target.is_local else target.path
     saving.target = replace(target, path=here, base=target.base and os.path.abspath(target.base))
     place = os.path.realpath(here)
-    base = running.save_to(saving.target.base)  # only one that was started before, so that no two wait for each other
+    base = running.save_to(saving.target.base)  # one that started before: two saves never wait for each other
     result: Future[str] = Future()
-    while True:  # an earlier save to the same path is finished first, and any where copies would pile up
+    while True:  # wait for an earlier save to the same path, and where too many copies would be in memory
         with running.LOCK:
             others = running.RUNNING
             earlier = others.get(place) or (next(iter(others.values())) if len(others) >= _MOST else None)
@@ -50,7 +50,7 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
                 break
         earlier.exception()
     try:
-        snapshot = _Snapshot(saving.threads)
+        snapshot = _Snapshot(saving.options.threads)
         saving.plan = saving.plan.with_storages(snapshot.take)
         snapshot.copy()
     except BaseException as error:
@@ -79,9 +79,8 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
         with running.LOCK:
             del running.RUNNING[place]
         if isinstance(outcome, BaseException):
-            logger.error(
-                "the save to %s in the background failed: %s", here, outcome
-            )  # the result may never be asked for
+            # The caller may never ask for the result
+            logger.error("the save to %s in the background failed: %s", here, outcome)
             result.set_exception(outcome)
         else:
             result.set_result(outcome)
@@ -99,7 +98,7 @@ def start(saving: Saving, *, keep_memory: bool) -> Future[str]:
 
 
 class _Spare:
-    """Memory of written copies, kept for the next ones: touched memory is faster to copy into."""
+    """Memory of a written copy, kept for the next: memory in use is faster to copy into."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -116,7 +115,7 @@ class _Spare:
         return new_storage(size)
 
     def keep(self, storages: list[torch.UntypedStorage]) -> None:
-        """Keep the memory of a copy, and that of none before it."""
+        """Keep the memory of this copy alone."""
         kept: dict[tuple[int, bool], list[torch.UntypedStorage]] = {}
         for storage in storages:
             is_pinned = torch.cuda.is_available() and bool(storage.is_pinned())
@@ -129,17 +128,7 @@ _spare = _Spare()
 
 
 class _Snapshot:
-    """A copy of storages: each once, whatever shares it.
-
-    Parameters
-    ----------
-    threads : int
-
-    Attributes
-    ----------
-    copies : list of torch.UntypedStorage
-        The memory that the copy is in.
-    """
+    """A copy of storages, each once, however many tensors share it; ``copies`` is its memory."""
 
     def __init__(self, threads: int) -> None:
         self.copies: list[torch.UntypedStorage] = []
@@ -156,11 +145,10 @@ class _Snapshot:
         return self._pairs[storage._cdata][1]
 
     def copy(self) -> None:
-        """Copy all storages. Copies from a GPU are still under way when this returns.
+        """Copy all storages.
 
-        The GPU changes no storage before its copy is made.
-
-        The reader of a copy calls :meth:`wait` first.
+        Copies from a GPU are still under way when this returns, so a reader calls :meth:`wait` first. The GPU changes
+        no storage before its copy is made.
         """
         pairs = list(self._pairs.values())
         here = [pair for pair in pairs if pair[0].device.type == "cpu"]
@@ -173,7 +161,7 @@ class _Snapshot:
                     if original.device == device:
                         copy.copy_(original, non_blocking=True)
             event = stream.record_event()
-            torch.cuda.current_stream(device).wait_event(event)  # what comes next there may change the originals
+            torch.cuda.current_stream(device).wait_event(event)  # later operations may change the originals
             self._events.append(event)
         for original, copy in there:
             if original.device.type != "cuda":
@@ -185,7 +173,7 @@ class _Snapshot:
         ]
         in_threads(lambda place: ctypes.memmove(*place), work, self._threads)
         self.copies = [copy for _, copy in self._pairs.values()]
-        self._pairs = {}  # the originals live no longer than their owner wants, or than a GPU reads them
+        self._pairs = {}  # keep no original alive that a GPU does not read
         self._read = [original for original, _ in there]
 
     def wait(self) -> None:

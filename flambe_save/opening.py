@@ -18,7 +18,7 @@ from flambe_save.trust import NO_TRUST
 
 __all__ = ["Needs", "is_news", "needs_of"]
 
-_READ = 16 << 20  # bytes of a file; of a larger one the names in its pickle are listed, and it is not gone through
+_READ = 16 << 20  # bytes of a file; of a larger one only the names in its pickle are listed
 
 _warned: set[tuple[str, ...]] = set()  # causes of warnings in this process
 
@@ -54,8 +54,7 @@ def needs_of(config: str, tags: dict[str, str], plan: Plan) -> Needs:
     config : str
         Of the root.
     tags : dict of str to str
-        Its tags: tag -> dotted path.
-    plan : Plan
+        Tag -> dotted path.
 
     Raises
     ------

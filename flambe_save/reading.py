@@ -55,8 +55,8 @@ def read(path: str | os.PathLike[str], node: str, options: LoadOptions) -> Saved
                 saved = DIRECTORY.read_folder(store, folder, wanted)
                 if saved is not None:
                     return saved
-        with opened(path, wanted) as (store, told):
-            return format_of(store, where).read(store, told)
+        with opened(path, wanted) as (store, wanted):
+            return format_of(store, where).read(store, wanted)
 
     return reading(attempt, where)
 
@@ -74,9 +74,9 @@ def opened(path: str | os.PathLike[str], options: ReadOptions) -> Iterator[tuple
 def read_around(
     path: str | os.PathLike[str], node: str, options: LoadOptions, *, is_inside: bool = False
 ) -> tuple[Saved, str]:
-    """Read a component, or the one around a key without a folder; return the rest of the key.
+    """Read the component at a key, or the nearest one around it; return the rest of the key.
 
-    With ``is_inside`` it is known to have none, and is not looked for.
+    With ``is_inside`` the key is known to have no folder, and is not tried.
     """
     outer = node.rpartition(".")[0] if is_inside else node
     while True:
@@ -90,7 +90,7 @@ def read_around(
 
 @contextlib.contextmanager
 def errors_of(path: str | os.PathLike[str], name: str = "load") -> Iterator[None]:
-    """Add the save to errors, and how the function of that name would allow what was refused."""
+    """Add the path to errors, and name the caller's function in their advice."""
     try:
         yield
     except FlambeSaveError as error:
@@ -118,14 +118,14 @@ def shape_of(path: str | os.PathLike[str], limits: Limits | None) -> tuple[bool,
 def verify(
     path: str | os.PathLike[str], *, limits: Limits | None = None, progress: ShowProgress = False
 ) -> list[Damage]:
-    """Read a whole save and list all that is damaged; nothing is unpickled or built.
+    """Read a whole save and list its damage; nothing is unpickled or built.
 
     Parameters
     ----------
     path, limits
         As :func:`load`. Of a folder inside a save, that folder is read.
     progress : bool or callable
-        As :func:`load`. What is compared with two or three checksums is read as often, and its bytes count in parts.
+        As :func:`load`. A file with two or three checksums is read as often; its bytes count in parts.
 
     Returns
     -------
@@ -143,13 +143,13 @@ def verify(
 
     def attempt() -> list[Damage]:
         try:
-            with opened(path, options) as (store, told):
-                found = list(format_of(store, where).inspect(store, told).verify())
+            with opened(path, options) as (store, wanted):
+                found = list(format_of(store, where).inspect(store, wanted).verify())
                 if found:
-                    raise _Found(found)  # a store that was replaced meanwhile says so when an error leaves it
+                    raise _Found(found)  # an error makes the store check whether it was replaced meanwhile
         except _Found as damage:
             return damage.rows
-        except CorruptSaveError as error:  # an archive that cannot be taken apart
+        except CorruptSaveError as error:  # a damaged archive
             return [Damage(error.node, error.file, error.message)]
         return []
 

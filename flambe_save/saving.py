@@ -40,17 +40,11 @@ class Saving:
 
     Parameters
     ----------
-    state : State or mapping
-    target : Target
-    options : DumpOptions
     is_built : bool
         Whether the save says how the object is built. If not, it holds data alone.
 
     Attributes
     ----------
-    threads : int
-    progress : Progress
-        As the options have it.
     plan : Plan
         May be replaced by one that reads other memory.
 
@@ -63,9 +57,7 @@ class Saving:
     def __init__(
         self, state: Mapping[str, Any], target: Target, options: DumpOptions, *, is_built: bool = True
     ) -> None:
-        self.target = target
-        self.threads = options.threads
-        self.progress = options.progress
+        self.target, self.options = target, options
         tree = tree_from_state(state)
         chosen: Format = FORMATS[target.format or ("pickle" if target.is_single else "directory")]
         self.plan: Plan = chosen.plan(tree, options)
@@ -118,7 +110,7 @@ class Saving:
         LoadError
             If the base is damaged, or is not a save; nothing is written then.
         """
-        return write_plan(self.plan, self.target, self.threads, self.progress)
+        return write_plan(self.plan, self.target, self.options.threads, self.options.progress)
 
     def write_now(self) -> str:
         """Wait for saves of the same path in the background, write, and warn."""

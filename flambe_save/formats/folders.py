@@ -35,18 +35,7 @@ __all__ = ["FolderContents"]
 
 
 class FolderContents(Contents):
-    """Contents of a save of folders.
-
-    Parameters
-    ----------
-    store : Store
-    names : sequence of str
-        Of all its files.
-    manifest : Manifest, optional
-    damage : sequence of Damage
-        Damage of the manifest.
-    options : ReadOptions
-    """
+    """Contents of a save of folders, from the names of its files, and its manifest or the damage of that."""
 
     def __init__(
         self,
@@ -139,18 +128,9 @@ class _Listed:
 
 
 class _FolderNode:
-    """A component in a folder.
+    """A component in a folder, whose name ends in a slash unless it is the root.
 
-    Parameters
-    ----------
-    reader : NodeReader
-    folder : str
-        With a slash after it, unless it is the root.
-    prefix : str
-    manifest : Manifest, optional
-    known : dict
-        FileStats of tensors by their entries in the manifest, shared by all nodes.
-    needs_trust : list of str
+    ``known`` has facts of tensors by their entries in the manifest, for all nodes.
     """
 
     def __init__(
