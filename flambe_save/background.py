@@ -184,7 +184,7 @@ class _Snapshot:
 
 
 def _forget() -> None:
-    """Forget, in a forked process, memory that saves of the other process are read from."""
+    """Forget, in a forked process, memory that saves of its parent are written from."""
     global _spare
     _spare = _Spare()
 

@@ -90,7 +90,7 @@ _LINES, _CHARACTERS = 100, 1000  # of a text, so that a save cannot flood a term
 
 
 class Finding(NamedTuple):
-    """Something that a save asks for beyond data and the classes that the program has imported.
+    """Something that a save asks for beyond data and imported classes.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Finding(NamedTuple):
     file : str or None
         The file inside the save.
     what : str
-        What it asks for; names from the save are quoted.
+        Description; names from the save are quoted.
     argument : str
         The argument of :func:`flambe_save.load` that would allow it.
     """
@@ -118,18 +118,18 @@ class FlambeSaveError(Exception):
     Parameters
     ----------
     message : str
-        What was found and what was expected.
+        The problem: what was found and what was expected.
     node : str, optional
         Dotted prefix of the component concerned; ``""`` is the root.
     file : str, optional
         The file concerned.
     fix : str, optional
-        What the reader can type or do next.
+        The next step: what the reader can type or do.
 
     Attributes
     ----------
     rows : sequence of Finding
-        All that the save asks for, where that is why a load was refused; empty otherwise.
+        All that the save asks for, if a load was refused for that; else empty.
     """
 
     rows: Sequence[Finding] = ()
@@ -153,7 +153,7 @@ class FlambeSaveError(Exception):
         return plain(f"{text}\n{_cut(self.fix)}" if self.fix else text)
 
     def locate(self, *, node: str | None = None, file: str | None = None) -> None:
-        """Fill in where it happened, as far as the error lacks it."""
+        """Add the node and the file if the error lacks them."""
         self.node = node if self.node is None else self.node
         self.file = file if self.file is None else self.file
 
@@ -170,15 +170,15 @@ def _cut(text: str) -> str:
 
 
 def quote(text: object) -> str:
-    """Quote something from a save, cut so that it cannot flood a message."""
+    """Quote a value from a save, shortened to 200 characters."""
     shown = str(text)
     return repr(shown if len(shown) <= 200 else f"{shown[:190]}...")
 
 
 def shown(value: object) -> str:
-    """Return a value as messages name it: a plain one by itself, others by their class.
+    """Describe a value for a message: a plain one by its repr, others by their class.
 
-    The object itself is not asked.
+    No code of the value's class runs.
     """
     items: Iterable[object] = (value,)
     if isinstance(value, (list, tuple, set, dict)) and type(value).__module__ == "builtins":
@@ -197,7 +197,7 @@ def quote_some(names: Sequence[str], most: int = 5) -> str:
 
 
 def warn(text: str, category: type[Warning]) -> None:
-    """Warn, pointing at the line of the caller's that called into this package."""
+    """Warn at the caller's line that called into this package."""
     level, frame = 1, sys._getframe()
     package = os.path.dirname(os.path.abspath(__file__))
     while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(package):
@@ -206,11 +206,11 @@ def warn(text: str, category: type[Warning]) -> None:
 
 
 class SaveError(FlambeSaveError):
-    """A save could not be written; whatever was at the target before is still there."""
+    """A save could not be written; an earlier save at the target is still there."""
 
 
 class TargetExistsError(SaveError, FileExistsError, ValueError):
-    """There is already something at the target and ``overwrite`` was not asked for."""
+    """The target exists and ``overwrite`` is False."""
 
 
 class UnsupportedObjectError(SaveError, TypeError):
@@ -222,11 +222,11 @@ class LoadError(FlambeSaveError):
 
 
 class SaveNotFoundError(LoadError, FileNotFoundError):
-    """There is nothing at the path, or no such node in the save."""
+    """The path does not exist, or the save has no such node."""
 
 
 class SaveReplacedError(LoadError):
-    """The save was replaced by another one again and again while it was read."""
+    """The save was replaced again and again while it was read."""
 
 
 class UnknownFormatError(LoadError):
@@ -242,10 +242,7 @@ class CorruptSaveError(LoadError):
 
 
 class UntrustedError(LoadError):
-    """The save asks for more than reading data, which the caller has not allowed; see ``rows``.
-
-    ``rows`` lists all of it.
-    """
+    """The save asks for more than the caller has allowed; ``rows`` lists all of it."""
 
 
 class LimitError(LoadError):
@@ -305,15 +302,15 @@ class VersionMismatchWarning(FlambeSaveWarning):
 
 
 class PackageVersionWarning(FlambeSaveWarning):
-    """Packages that a save depends on have another major or minor version here, or are gone."""
+    """Packages of a save have another major or minor version here, or are not installed."""
 
 
 class StateMismatchWarning(FlambeSaveWarning):
-    """Keys of the saved state and of the object differ, and ``strict=False`` let it pass."""
+    """Keys of the saved state and of the object differ, and ``strict=False`` allows it."""
 
 
 class UncheckedSaveWarning(FlambeSaveWarning):
-    """The manifest of a save is gone: files are checked one by one, and ties are not restored."""
+    """The save has lost its manifest: files are checked one by one, and ties are not restored."""
 
 
 class NeedsTrustWarning(FlambeSaveWarning):

@@ -28,10 +28,10 @@ _MOST = 20  # differences that are listed
 
 
 def main() -> None:
-    """Read a question from the standard input, and write what is wrong to the standard output."""
+    """Read a question from standard input, and write the differences to standard output."""
     asked = json.load(sys.stdin)
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what modules print is not the answer
+    os.dup2(2, 1)  # modules that print do not spoil the answer
     sys.path[:] = asked["sys_path"]
     with warnings.catch_warnings(), answer:
         warnings.simplefilter("ignore")
@@ -44,7 +44,7 @@ def _problems(asked: Mapping[str, Any]) -> list[str]:
             importlib.import_module(name)
         if asked["script"] is not None:
             _define(asked["script"], asked["name"])
-    except Exception as error:  # whatever a module raises
+    except Exception as error:  # of any kind that a module raises
         return [f"its classes cannot be imported: {type(error).__name__}: {error}"]
     try:
         return differences(asked["path"], asked["arguments"])
@@ -64,12 +64,12 @@ def _define(script: str, name: str) -> None:
     module.__file__ = script
     sys.modules[name] = module
     for item in kept:
-        with contextlib.suppress(NameError):  # what is made of what the script computes
+        with contextlib.suppress(NameError):  # a definition that needs results of the script
             exec(compile(ast.Module([item], []), script, "exec"), vars(module))
 
 
 def _is_constant(item: ast.stmt) -> bool:
-    """Whether a statement names a value without any call but those that make types."""
+    """Whether a statement assigns a value, and calls nothing but functions that make types."""
     if not isinstance(item, (ast.Assign, ast.AnnAssign)):
         return False
     calls = (node for node in ast.walk(item) if isinstance(node, ast.Call))
@@ -86,7 +86,7 @@ def differences(path: str, arguments: Mapping[str, Any]) -> list[str]:
     ----------
     path : str
     arguments : mapping
-        Of the load: the trust that it needs.
+        Arguments of the load: the trust that it needs.
     """
     saved = load_state_from_file(path, "cpu", **arguments)
     now = get_state(load(path, "cpu", **arguments))
@@ -118,7 +118,7 @@ def _differences(saved: State, now: State) -> Iterator[str]:
 
 
 def _first(one: str, other: str) -> str:
-    """Return the first lines that differ of two texts."""
+    """Return the first lines of two texts that differ."""
     lines = [*one.splitlines(), ""], [*other.splitlines(), ""]
     pair = next((pair for pair in zip(*lines, strict=False) if pair[0] != pair[1]), ("", ""))
     return f"{quote(pair[0].strip())} was saved, and {quote(pair[1].strip())} loaded"
@@ -146,5 +146,5 @@ def _is_same(one: Any, other: Any) -> bool:
         return True
     try:
         return bool(one == other) or (bool(vars(one)) and _is_same(vars(one), vars(other)))
-    except Exception:  # it has no attributes, or compares by a rule of its own
+    except Exception:  # no attributes, or a comparison of its own that fails
         return False

@@ -24,7 +24,7 @@ class Registry(Generic[T]):
     Parameters
     ----------
     kind : str
-        What the entries are, for messages.
+        A name for the entries, in messages.
     group : str
         The entry-point group through which other packages add entries.
     """
@@ -45,7 +45,7 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         known = list(self._entries)
         yield from known
-        self._read_plugins()  # which looks at all that is installed: only where the package's own are not enough
+        self._read_plugins()  # looks at all installed packages, so only if the package's own entries are not enough
         yield from [name for name in self._entries if name not in known]
 
     def add(self, name: str, value: T | str, *, hint: str = "", note: str = "") -> None:
@@ -59,9 +59,9 @@ class Registry(Generic[T]):
         self._by_type.clear()
 
     def add_trait(self, trait: tuple[str, ...] | Callable[[type], bool], name: str) -> None:
-        """Let entry ``name`` stand for types without one that have these attributes, or pass a test.
+        """Use entry ``name`` for types without an entry that have these attributes, or pass a test.
 
-        Of several that a type has, the first that was added counts.
+        The first trait that was added and fits counts.
         """
         self._traits[trait] = name
         self._by_type.clear()
@@ -126,11 +126,9 @@ def _has(cls: type, trait: tuple[str, ...] | Callable[[type], bool]) -> bool:
 
 
 def late(path: str) -> Callable[..., Any]:
-    """Return the function ``"package.module:name"``, imported when called.
+    """Return the function ``"package.module:name"`` of a higher row, imported when it is called.
 
-    It is a named door to a higher layer.
-
-    The doors are listed in tests/test_layers.py, which allows no others.
+    tests/test_layers.py lists these functions, and allows no others.
     """
     module, _, name = path.partition(":")
 

@@ -17,18 +17,18 @@ __all__ = ["LOCK", "RUNNING", "is_over", "save_to", "wait_for"]
 
 RUNNING: dict[str, Future[str]] = {}  # by the real path of the save
 LOCK = threading.Lock()
-is_over = False  # whether the interpreter has waited for its threads, and waits for no more
+is_over = False  # whether the interpreter has waited for its threads, and will wait for no others
 
 
 def wait_for(*paths: str | None) -> None:
-    """Wait for saves to these paths in the background; an error of one goes to its own caller."""
+    """Wait for saves to these paths in the background; their errors go to their own callers."""
     for running in map(save_to, paths):
         if running is not None:
             running.exception()
 
 
 def save_to(path: str | None) -> Future[str] | None:
-    """Return the Future of the save that is being written to a path in the background, or None."""
+    """Return the Future of the save in the background to a path, or None."""
     if path is None:
         return None
     with LOCK:
@@ -36,7 +36,7 @@ def save_to(path: str | None) -> Future[str] | None:
 
 
 def _finish() -> None:
-    """Wait for all saves: those that an exit handler began, too."""
+    """Wait for all saves, also those that an exit handler began."""
     global is_over
     is_over = True
     with LOCK:
@@ -46,7 +46,7 @@ def _finish() -> None:
 
 
 def _forget() -> None:
-    """Forget, in a process that was just forked, the saves that go on in the other one only."""
+    """Forget, in a forked process, the saves that its parent writes."""
     global LOCK
     LOCK = threading.Lock()
     RUNNING.clear()

@@ -54,7 +54,7 @@ class State(OrderedDict[str, Any]):
     __copy__ = copy
 
     def under(self, prefix: str) -> State:
-        """Return the State of what is at a prefix, with keys relative to it; values are shared."""
+        """Return the State below a prefix, with keys relative to it; values are shared."""
         if not prefix:
             return self.copy()
         part, begin = State(), f"{prefix}."
@@ -80,11 +80,11 @@ class State(OrderedDict[str, Any]):
 
 
 class _Indexed(OrderedDict[str, Any]):
-    """A mapping that finds the keys below a prefix without looking at the others."""
+    """A mapping that finds the keys below a prefix without a walk over all keys."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._sorted: list[str] | None = None  # every key that ever was here, from the first time that it is needed
-        self._order: dict[str, int] = {}  # when each of them came
+        self._sorted: list[str] | None = None  # all keys, also removed ones; made at its first use
+        self._order: dict[str, int] = {}  # the order in which they were added
         self._count = 0
         super().__init__(*args, **kwargs)
 
@@ -97,7 +97,7 @@ class _Indexed(OrderedDict[str, Any]):
         super().__setitem__(key, value)
 
     def below(self, prefix: str) -> list[str]:
-        """Return the keys inside a prefix, in the order in which they came."""
+        """Return the keys inside a prefix, in the order in which they were added."""
         if self._sorted is None:
             self._sorted = sorted(self._order)
         first, last = bisect_left(self._sorted, f"{prefix}."), bisect_left(self._sorted, f"{prefix}/")  # "/" is next
@@ -133,7 +133,7 @@ class Referring(NamedTuple):
     ----------
     values : list of object
     objects : dict of int to object
-        What they refer to, by their ids, in the order of the references' numbers.
+        The objects that they refer to, by their ids, in the order of the references' numbers.
     """
 
     values: list[Any]
@@ -141,14 +141,14 @@ class Referring(NamedTuple):
 
 
 class Stash(dict[str, Any]):
-    """Values that a config cannot hold, by ids; it knows each one's place in the object.
+    """Values that a config cannot hold, by ids, and their places in the object.
 
     Attributes
     ----------
     paths : dict of str to str
         Id -> ``model.layers[3].hook``, for messages.
     elsewhere : dict of int to str
-        By their ids, the objects that have a place in the save, and what they are called there.
+        Objects that have a place in the save, by their ids, and their names there.
     """
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class Stash(dict[str, Any]):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Stash:
-        """Return a Stash of values: the very one, where they are one."""
+        """Return values as a Stash; a Stash is returned as it is."""
         if isinstance(values, Stash):
             return values
         made = cls()

@@ -47,18 +47,18 @@ class SaveTreeNode(NamedTuple):
     Attributes
     ----------
     state : State
-        Its own values, by keys relative to it; ``state._metadata`` holds what is known of it and of the modules
-        inside it that are not components, by prefixes relative to it.
+        Its own values, by keys relative to it. ``state._metadata`` has metadata of it, and of modules inside it that
+        are not components, by prefixes relative to it.
     version : str
         The class's ``_flambe_version``.
     class_name : str
         Its bare name.
     source_code : str
-        Its source, for people; empty where none was found.
+        The source of its class, for people; empty if not found.
     config : str
-        YAML that rebuilds it; empty where only the state is known.
+        YAML that rebuilds it; empty for a bare state.
     object_stash : Mapping
-        What YAML cannot hold, by the ids that ``!$`` tags in the config name.
+        Values that YAML cannot hold, by the ids that ``!$`` tags in the config name.
     children : dict of str to SaveTreeNode
         The components inside it, by their keys relative to it; a key holds dots where plain objects lie between.
     """
@@ -82,7 +82,7 @@ def join_prefix(parent: str, key: str) -> str:
 
 
 def prefix_within(outer: str, inner: str) -> str:
-    """Return the prefix, in the whole, of ``inner`` in the component at ``outer``, or of itself."""
+    """Return the full prefix of ``inner``, which is relative to ``outer``; "" is ``outer`` itself."""
     return join_prefix(outer, inner) if inner else outer
 
 

@@ -26,15 +26,15 @@ class Target:
     Parameters
     ----------
     path : str
-        Just this, whatever it ends in.
+        The path, with its ending.
     is_archive, is_single, overwrite, durable : bool
         As ``compress``, ``pickle_only``, ``overwrite`` and ``durable`` of :func:`flambe_save.save`.
     base : str, optional
-        An earlier save, whose files are linked to where they have not changed.
+        An earlier save; files that have not changed are links to its files.
     level : int, optional
-        Of an archive's compression.
+        Compression level of an archive.
     check : callable, optional
-        Called with the path of what was written, before it is committed; what it raises ends the save.
+        Called with the path of the written files before they are committed; its errors end the save.
     format : str
         The name of the format; by default that of a single file, or of a folder.
     """
@@ -89,7 +89,7 @@ class Target:
 
 
 def final_path(path: str | os.PathLike[str], compress: bool, pickle_only: bool) -> str:
-    """Return the path of a save with the endings that it shall have.
+    """Return the path of a save with its endings.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def check_level(level: int | None, *, is_archive: bool) -> None:
 
 def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO_PROGRESS) -> str:
     """Write a plan's files to the target and return its path; raises as :meth:`Saving.write`."""
-    with progress:  # around what makes a SaveError of any OSError: a caller's own stays what it is
+    with progress:  # outside the try, which makes SaveErrors of OSErrors: those of the caller stay as they are
         try:
             if target.is_local:
                 check_outside(target.path)
@@ -139,7 +139,7 @@ def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO
         except FlambeSaveError:
             raise
         except OSError as error:
-            named = str(error.filename or "")  # relative to a descriptor, often, which says nothing
+            named = str(error.filename or "")  # often relative to a descriptor, and then no help
             raise SaveError(
                 f"the save cannot be written: {error.strerror or error}",
                 file=named if os.path.isabs(named) else target.path,

@@ -1,4 +1,4 @@
-"""manifest.json: the list of a save's contents, written last: a save that has it is whole.
+"""The manifest: a list of a save's contents, written last, so that a save that has it is whole.
 
 The keys are documented in docs/format.md; a change of their meaning is a change of ``MANIFEST_VERSION``.
 """
@@ -35,10 +35,10 @@ __all__ = [
 
 _FORMAT = "flambe_save"
 MANIFEST_VERSION = 1
-HAS_MANIFEST = "# of a save by flambe_save, which has a manifest.json"  # what tells that one is gone
+HAS_MANIFEST = "# of a save by flambe_save, which has a manifest.json"  # shows that a manifest was lost
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a package
 _NAME_LINE, _VERSION_LINE = (re.compile(rf"^{key}: *(.+?) *$", re.MULTILINE) for key in ("Name", "Version"))
-_MOST_NAMES = 100  # that are looked up
+_MOST_NAMES = 100  # of packages whose versions are compared
 _PYTHON = ".".join(map(str, sys.version_info[:3]))
 _MOST_AXES = 1000  # of a tensor
 _ENDING = b',\n  "crc32": "%08x"\n}\n'  # of all the bytes before it
@@ -65,7 +65,7 @@ class Manifest:
     needs_trust : list of str
         Where the save holds more than data.
     files : dict of str to dict
-        Name -> ``bytes`` and ``crc32`` (8 hex digits), for every file but this one; ``sha256`` where it was asked for.
+        Name -> ``bytes``, ``crc32`` (8 hex digits) and, where asked for, ``sha256``: of every file but this one.
     """
 
     protocol: int = PROTOCOL
@@ -79,7 +79,7 @@ class Manifest:
 
     @property
     def digest(self) -> str | None:
-        """The digest that was noted beside checksums."""
+        """The digest that files have beside checksums."""
         return "sha256" if any("sha256" in entry for entry in self.files.values()) else None
 
     @property
@@ -101,7 +101,7 @@ class Manifest:
         CorruptSaveError
             If it is not a manifest, or does not match its own checksum.
         ProtocolError
-            If it is of a newer version.
+            If a newer version wrote it.
         """
         ending = _ENDING_PATTERN.search(data)
         is_whole = ending is not None and int(ending[1], 16) == crc32(data[: ending.start()])
@@ -138,18 +138,18 @@ class Manifest:
                 self.files[name]["sha256"] = digest
 
     def check_names(self, names: Iterable[str], folder: str = "") -> None:
-        """Compare the files that are there with the listing.
+        """Compare the files of a save with the listing.
 
         Parameters
         ----------
         names : iterable of str
         folder : str
-            What the names that are compared begin with.
+            Only names that begin so are compared.
 
         Raises
         ------
         CorruptSaveError
-            If any is missing or is not listed; the message names all.
+            If files are missing or not listed; the message names all.
         """
         there = set(names) - {MANIFEST_FILE}
         listed = {name for name in self.files if name.startswith(folder)}
@@ -183,7 +183,7 @@ class Manifest:
             )
 
     def check_size(self, name: str, size: int) -> None:
-        """Compare a file's size, which is known before it is read.
+        """Compare a file's size, before it is read.
 
         Raises
         ------
@@ -205,7 +205,7 @@ class Manifest:
             raise self._changed(name)
 
     def check_digest(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Compare a file's bytes with its SHA-256, where that was noted.
+        """Compare a file's bytes with its SHA-256, if the manifest has that.
 
         Raises
         ------
@@ -219,7 +219,7 @@ class Manifest:
             raise self._changed(name)
 
     def passes(self, name: str) -> int:
-        """Return how often a file is read to verify it: again if a SHA-256 was noted."""
+        """Return how often a file is read to verify it: twice if it has a SHA-256."""
         return 2 if "sha256" in self.files[name] else 1
 
     def _changed(self, name: str) -> CorruptSaveError:
@@ -259,8 +259,8 @@ _encode = json.JSONEncoder().encode
 
 
 def _pretty(value: Any, indent: str = "", known: dict[int, str] | None = None) -> str:
-    """Return JSON for people: a line for each entry, and none for each number of a shape."""
-    known = {} if known is None else known  # what was encoded already, by its id: equal facts of tensors are one dict
+    """Return JSON with a line for each entry, but not for each number of a shape."""
+    known = {} if known is None else known  # encoded values by their ids: equal facts of tensors are one dict
     if not (isinstance(value, dict) and any(isinstance(item, dict) for item in value.values())):
         if id(value) not in known:
             known[id(value)] = _encode(value)
@@ -273,7 +273,7 @@ def _pretty(value: Any, indent: str = "", known: dict[int, str] | None = None) -
 def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return dtype, shape, bytes and device of each tensor of a node; equal facts are one dict.
 
-    The device is left out where it is the processor's memory. Inverse of :func:`tensors_of`.
+    The device is left out if it is the CPU. Inverse of :func:`tensors_of`.
     """
     known: dict[Any, dict[str, Any]] = {}
     found = {}
@@ -289,14 +289,7 @@ def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def tensors_of(facts: Any, known: dict[Any, TensorInfo]) -> dict[str, TensorInfo]:
-    """Return the facts of a node's tensors that a manifest holds.
-
-    Parameters
-    ----------
-    facts : mapping
-        The entry of a node.
-    known : dict
-        What was made of equal facts before, which are many; it is added to.
+    """Parse the facts of a node's tensors. ``known`` keeps the results, for equal facts are many.
 
     Raises
     ------
@@ -317,7 +310,7 @@ def tensors_of(facts: Any, known: dict[Any, TensorInfo]) -> dict[str, TensorInfo
                 info = known[kind] = TensorInfo(dtype, tuple(shape), size, device)
             found[key] = info
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise CorruptSaveError(f"the manifest lists tensors that are none: {error}", file=MANIFEST_FILE) from error
+        raise CorruptSaveError(f"the manifest has invalid facts of tensors: {error}", file=MANIFEST_FILE) from error
     return found
 
 
@@ -342,7 +335,7 @@ def _installed() -> dict[str, str]:
 
     found = {}
     for item in distributions():
-        # Its metadata as a message would be parsed to the end of the package's description, a hundred times as slow
+        # item.metadata would parse the package's description too, and take a hundred times as long
         text = item.read_text("METADATA") or item.read_text("PKG-INFO") or ""
         name, number = (pattern.search(text) for pattern in (_NAME_LINE, _VERSION_LINE))
         if name is not None and number is not None:
@@ -351,12 +344,12 @@ def _installed() -> dict[str, str]:
 
 
 def packages(classes: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of Python and of packages that decide whether a save reads the same.
+    """Return the versions of Python, of the core packages, and of those that define classes of a save.
 
     Parameters
     ----------
     classes : iterable of str
-        Dotted paths of the classes in the save. Those whose top-level module is called as what installs it count.
+        Dotted paths of the classes. A package counts if its name is that of the top-level module.
     """
     modules = {path.partition(".")[0] for path in classes} - {"flambe_save", "__main__", *sys.stdlib_module_names}
     found = {name: _version_of(name) for name in {"torch", "dill", "PyYAML", "numpy"} | modules}
@@ -365,7 +358,7 @@ def packages(classes: Iterable[str] = ()) -> dict[str, str]:
 
 
 def changed_packages(saved: Mapping[str, str]) -> list[str]:
-    """Return both versions of each package whose major or minor version changed, or is gone."""
+    """Describe each package whose major or minor version changed, or that is not installed."""
     changed = []
     for name, number in [item for item in saved.items() if _NAME.fullmatch(item[0])][:_MOST_NAMES]:
         here = _PYTHON if name == "python" else _version_of(name)
@@ -387,12 +380,12 @@ def _version_of(name: str) -> str | None:
 
 
 def _major_minor(number: str) -> tuple[int, int] | str:
-    """Return the first two numbers of a version; a version without them is compared as it is."""
+    """Return the first two numbers of a version; the version itself if it has none."""
     found = re.match(r"(?:\d{1,9}!)?v?(\d{1,9})(?:\.(\d{1,9}))?", number)
     return (int(found[1]), int(found[2] or 0)) if found is not None else number
 
 
 def requirements() -> str:
-    """Return the installed packages, one ``name==version`` a line, sorted; found once a process."""
+    """Return the installed packages, one ``name==version`` a line, sorted."""
     lines = sorted((f"{name}=={version}" for name, version in _installed().items()), key=str.lower)
     return "\n".join([HAS_MANIFEST, *lines]) + "\n"
