@@ -315,7 +315,7 @@ def is_plainly_built(cls: type) -> bool:
 
 
 def _compare_configs(document: Document, tree: SaveTreeNode) -> None:
-    """Warn where a component's own config, which only a load of it uses, contradicts the outer one."""
+    """Warn where a component's own config contradicts the outer one, which is used."""
     known: dict[int, dict[str, Any]] = {}
     for prefix, inner in prefixed(tree).items():
         if prefix and inner.config.strip():

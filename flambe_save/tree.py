@@ -82,7 +82,7 @@ def join_prefix(parent: str, key: str) -> str:
 
 
 def prefix_within(outer: str, inner: str) -> str:
-    """Return the full prefix of ``inner``, which is relative to ``outer``; "" is ``outer`` itself."""
+    """Return the full prefix of ``inner``, a prefix relative to ``outer``, or "" for ``outer``."""
     return join_prefix(outer, inner) if inner else outer
 
 

@@ -65,7 +65,7 @@ def door_of(names: Iterable[str]) -> str:
 
 
 def _by_library(names: Sequence[str]) -> list[str]:
-    """Replace names by their libraries, but for Python's own and libraries that can run anything."""
+    """Replace names by their libraries, but for Python's and those that can run anything."""
     own = (name.partition(".")[0] if "." in name else "" for name in names)
     wide = ("torch", "numpy", "dill", "__main__")
     known = {name for name in own if name not in sys.stdlib_module_names and name not in wide}

@@ -35,7 +35,7 @@ __all__ = ["FolderContents"]
 
 
 class FolderContents(Contents):
-    """Contents of a save of folders, from the names of its files, and its manifest or the damage of that."""
+    """Contents of a save of folders, from file names and the manifest."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The manifest: a list of a save's contents, written last, so that a save that has it is whole.
+"""Manifest: the list of a save's contents, written last: a save that has it is whole.
 
 The keys are documented in docs/format.md; a change of their meaning is a change of ``MANIFEST_VERSION``.
 """
@@ -289,7 +289,7 @@ def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def tensors_of(facts: Any, known: dict[Any, TensorInfo]) -> dict[str, TensorInfo]:
-    """Parse the facts of a node's tensors. ``known`` keeps the results, for equal facts are many.
+    """Parse the facts of a node's tensors; ``known`` keeps results for equal facts.
 
     Raises
     ------
@@ -344,7 +344,7 @@ def _installed() -> dict[str, str]:
 
 
 def packages(classes: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of Python, of the core packages, and of those that define classes of a save.
+    """Return versions of Python, core packages, and packages that define classes of a save.
 
     Parameters
     ----------
