@@ -170,6 +170,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
             if more == known:
                 raise
             return more
+    hidden = written_parts.hidden()  # before the check: what another thread adds later is not among it
     passed.check()
     tied = known.tied | written_parts.tied(written.referred, written.keyed)
     more = known._replace(tied=tied, unsaid=known.unsaid | written.unsaid)
@@ -177,7 +178,7 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
         return more
     if not prefix:
         _warn_of_left_out(obj, {id(item) for item in visited.values()})
-        written_parts.warn_of_hidden()
+        written_parts.warn_of_hidden(hidden)
         written_parts.warn_of_lost({id(item): path for path, item in reversed(visited.items())})
     return known
 

@@ -225,9 +225,12 @@ class WrittenParts:
         is_own = type(value) not in PLAIN and any(value is own[name] for name in attributes_of(module).keys() - lost)
         return is_own and bool(CODECS["pt"].dump({"": value}, DumpOptions()).opaque)
 
-    def warn_of_hidden(self) -> None:
-        """Warn of modules in a module's plain lists, dicts and the like: they are not saved."""
-        hidden = [name for name, value in self._attributes_to_see if holds(value, self._is_hidden, in_parts=True)]
+    def hidden(self) -> list[str]:
+        """Return the attributes with modules in plain lists, dicts and the like: these are not saved."""
+        return [name for name, value in self._attributes_to_see if holds(value, self._is_hidden, in_parts=True)]
+
+    def warn_of_hidden(self, hidden: list[str]) -> None:
+        """Warn of what :meth:`hidden` returned."""
         if hidden:
             warn(
                 f"{quote_some(hidden)} holds modules that torch does not know of, so their weights are not saved: keep "
