@@ -32,7 +32,7 @@ ecosystem:
 
 # The long form of the tests that kill, cut, fill up and damage; docs/reliability.md has the figures of one run
 torture: $(READY)
-	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest --numprocesses auto -rP tests/durability tests/test_interrupts.py tests/hostile/test_fuzz.py tests/test_round_trip.py tests/pt/test_drafts_and_sources.py tests/describing/test_random_modules.py
+	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest --numprocesses auto -rP tests/durability tests/test_interrupts.py tests/hostile/test_fuzz.py tests/test_round_trip.py tests/pt/test_drafts_and_sources.py tests/describing/test_random_modules.py tests/describing/test_edits.py
 
 # Beside its peers, in about a quarter of an hour; benchmarks/README.md says how. Flambe is code alone: what it requires is of 2019
 bench: $(READY)
