@@ -32,7 +32,7 @@ from flambe_save.layout import CONFIG_FILE, STASH_FILE
 from flambe_save.pt import LoadOptions
 from flambe_save.questions import EVERYTHING
 from flambe_save.reading import errors_of, read
-from flambe_save.schema.audit import questions_of_arguments, questions_of_tags
+from flambe_save.schema.questions import questions_of_arguments, questions_of_tags
 from flambe_save.schema.own_names import NAMING_TAGS
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed
 from flambe_save.trust import Trust, door_of
@@ -112,7 +112,7 @@ def _define_missing(document: Document, tags: Mapping[str, str], sources: Mappin
             missing[path if "." in path else f"__main__.{path}"] = sources[name]
     if missing:
         package: Any = sys.modules[__package__]  # saved classes are most likely to use its public names
-        define_classes(missing, {name: getattr(package, name) for name in package.__all__}, file=CONFIG_FILE)
+        define_classes(missing, {name: getattr(package, name) for name in package.__all__})
     return bool(missing)
 
 

@@ -41,13 +41,13 @@ from flambe_save.objects.assembly import PARTS, noting
 from flambe_save.objects.attributes import values_in
 from flambe_save.pt import LoadOptions, MapLocation
 from flambe_save.reading import read, read_around, reading
-from flambe_save.schema.audit import contradiction
 from flambe_save.schema.building import build as build_config
 from flambe_save.schema.construct import construct
 from flambe_save.schema.layers import Layers, shows_to_code
 from flambe_save.schema.link import BackLink
 from flambe_save.schema.overrides import override
 from flambe_save.schema.pickled import opened_by
+from flambe_save.schema.questions import contradiction
 from flambe_save.schema.reference import Sources
 from flambe_save.schema.schema import Schema, items_in
 from flambe_save.schema.select import find_part, is_value, part_of, tensor_keys

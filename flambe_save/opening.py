@@ -13,7 +13,7 @@ from flambe_save.layout import CONFIG_FILE, STASH_FILE
 from flambe_save.pt import LoadOptions, MemorySource
 from flambe_save.questions import EVERYTHING, pickled
 from flambe_save.registry import CODECS
-from flambe_save.schema.audit import may_ask
+from flambe_save.schema.questions import may_ask
 from flambe_save.trust import NO_TRUST
 
 __all__ = ["Needs", "is_news", "needs_of"]

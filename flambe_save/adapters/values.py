@@ -23,9 +23,9 @@ from flambe_save.errors import ConfigError, FlambeSaveError, quote
 from flambe_save.layout import CONFIG_FILE
 from flambe_save.objects.assembly import attributes_of, can_be_assembled
 from flambe_save.objects.structural import is_made_of_parts, parts_of, set_part
-from flambe_save.schema.audit import questions_of_tags
 from flambe_save.schema.building import build
 from flambe_save.schema.construct import construct
+from flambe_save.schema.questions import questions_of_tags
 from flambe_save.schema.reference import Reference, Sources
 from flambe_save.schema.schema import Schema, items_in
 from flambe_save.schema.select import STORED, Entry, class_name, entries_of, find_part, is_value, part_of

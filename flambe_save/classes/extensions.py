@@ -21,14 +21,9 @@ _ALWAYS_THERE = ("__main__", "torch", "flambe_save")
 
 
 def questions_of_extensions(extensions: Mapping[str, str], file: str | None = None) -> Iterator[Question]:
-    """Yield the extensions that are not imported.
+    """Yield a question for each extension that is not imported.
 
-    Parameters
-    ----------
-    extensions : mapping of str to str
-        Module -> a local path or a requirement that pip understands.
-    file : str, optional
-        For messages.
+    ``extensions`` maps modules to local paths or requirements that pip understands.
 
     Raises
     ------
@@ -48,15 +43,8 @@ def _absent(extensions: Mapping[str, str]) -> dict[str, str]:
 def import_extensions(extensions: Mapping[str, str], trust: Trust, file: str | None = None) -> bool:
     """Import allowed extensions that are not imported yet; return whether there were any.
 
-    Parameters
-    ----------
-    extensions : mapping of str to str
-        As for :func:`questions_of_extensions`.
-    trust : Trust
-        With ``auto_install``, a missing module is installed first, by a name and versions or as the caller has listed.
-        An audit imports nothing.
-    file : str, optional
-        For messages.
+    With ``trust.auto_install``, a missing module is installed first, by a name and versions or as the caller has
+    listed. An audit imports nothing.
 
     Raises
     ------
@@ -67,7 +55,7 @@ def import_extensions(extensions: Mapping[str, str], trust: Trust, file: str | N
     for module, requirement in absent.items():
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever a module's own code raises
+        except Exception as error:  # the module's own code may raise anything
             is_absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
             if not (is_absent and (trust.auto_install or trust.installable)):
                 raise _missing(module, requirement, f"{type(error).__name__}: {error}", file) from error
@@ -84,12 +72,7 @@ def import_extensions(extensions: Mapping[str, str], trust: Trust, file: str | N
 def import_trusted(tags: Iterable[str], recorded: Mapping[str, str], trust: Trust) -> bool:
     """Import the modules of tags' classes where they are trusted; return whether any were.
 
-    Parameters
-    ----------
-    tags : iterable of str
-    recorded : mapping of str to str
-        The dotted paths that a save recorded for its tags. Without a record, a tag's namespace is its module.
-    trust : Trust
+    ``recorded`` has the dotted paths of tags. Without a record, a tag's namespace is its module.
     """
     found = False
     for tag in tags if trust.findings is None else ():
@@ -118,7 +101,7 @@ def _import_outer(parts: list[str]) -> None:
             is_inner = count > 1 and error.name is not None and f"{module}.".startswith(f"{error.name}.")
             if not is_inner:
                 raise _cannot_import(module, error) from error
-        except Exception as error:  # whatever the module's own code raises
+        except Exception as error:  # the module's own code may raise anything
             raise _cannot_import(module, error) from error
         else:
             return

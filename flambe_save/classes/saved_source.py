@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from flambe_save.errors import LoadError, quote
+from flambe_save.layout import CONFIG_FILE
 
 __all__ = ["define_classes"]
 
 
-def define_classes(sources: Mapping[str, str], known: Mapping[str, Any], *, file: str | None = None) -> None:
+def define_classes(sources: Mapping[str, str], known: Mapping[str, Any]) -> None:
     """Run class definitions, which register the classes for the rest of the process.
 
     A source is that of a class alone, without the imports of its module. It finds torch, ``nn``, ``F``, ``np`` where
@@ -33,8 +34,6 @@ def define_classes(sources: Mapping[str, str], known: Mapping[str, Any], *, file
         Dotted path -> source code.
     known : mapping of str to object
         More names that the sources may use.
-    file : str, optional
-        For messages.
 
     Raises
     ------
@@ -63,7 +62,7 @@ def define_classes(sources: Mapping[str, str], known: Mapping[str, Any], *, file
             path, first = next(iter(errors.items()))
             raise LoadError(
                 f"the saved source of {quote(path)} cannot be run: {type(first).__name__}: {str(first)[:200]}",
-                file=file,
+                file=CONFIG_FILE,
                 fix="Copy it into a module with the imports that it needs, and import that module first.",
             ) from first
         waiting = {path: waiting[path] for path in errors}

@@ -1,9 +1,7 @@
 """Alias for old pickles, made before schema/schema.py: all its names."""
 
-from typing import Any
+from functools import partial
 
 from flambe_save.schema import schema
 
-
-def __getattr__(name: str) -> Any:
-    return getattr(schema, name)
+__getattr__ = partial(getattr, schema)

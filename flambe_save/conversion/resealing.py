@@ -26,8 +26,8 @@ from flambe_save.layout import CARD_FILES, CONFIG_FILE, MANIFEST_FILE, STASH_FIL
 from flambe_save.objects.values import BY_TAG
 from flambe_save.pt import LoadOptions, open_source, pieces_of
 from flambe_save.reading import reading
-from flambe_save.schema.audit import contradiction
 from flambe_save.schema.own_names import NAMING_TAGS
+from flambe_save.schema.questions import contradiction
 from flambe_save.state import split_key
 from flambe_save.storage import FileStore, FolderStore, Store, check_outside, local_path, open_store
 from flambe_save.support.checksum import crc32

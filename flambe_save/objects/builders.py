@@ -1,6 +1,6 @@
 """Builders: adapters that build objects, and know which arguments need trust.
 
-schema.py builds with them; audit.py asks them before anything is built.
+schema.py builds with them; questions.py asks them before anything is built.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ from flambe_save.errors import CompilationError, FlambeSaveError, LinkError, Unp
 from flambe_save.objects.arguments import Trail, call_with, keys_of, replace_items, replacing
 from flambe_save.objects.assembly import PARTS
 from flambe_save.objects.structural import POINTERS, is_made_of_parts
-from flambe_save.schema.checks import check_callables, check_functions, check_names
-from flambe_save.schema.counting import Counts
+from flambe_save.schema.checks import Counts, check_callables, check_functions, check_names
 from flambe_save.schema.layers import Layers
 from flambe_save.schema.reference import Reference, Sources
 from flambe_save.schema.schema import (

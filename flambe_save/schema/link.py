@@ -297,13 +297,7 @@ class ModuleLink(ParameterLink):
 
 @alias("back")
 class BackLink(Reference, Awaited):
-    """A container or object of the config, by its key; adapters put it in when all is built.
-
-    Parameters
-    ----------
-    key : str
-        The object's key, as in the state; empty for the root.
-    """
+    """A container or object of the config, by its state key; adapters put it in when all is built."""
 
     is_for_containers = True
 

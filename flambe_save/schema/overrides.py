@@ -62,14 +62,7 @@ def override(config: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 class _Place:
-    """The place in a config that a name has led to, and the changes noted for it.
-
-    Attributes
-    ----------
-    holder : object
-    changes : list of dict of str to dict
-        Its tables of changes, as :class:`Edited` has them.
-    """
+    """The object in a config that a name has led to, and its tables of changes, as :class:`Edited` has them."""
 
     def __init__(self, holder: Any) -> None:
         self._around: list[tuple[dict[str, Any], tuple[str, ...]]] = []

@@ -36,11 +36,7 @@ _WIDE = frozenset(("torch", "numpy", "dill", "flambe_save", *sys.stdlib_module_n
 def own_names(document: Document, classes: Mapping[str, tuple[type, str | None]]) -> frozenset[int]:
     """Return the ids of nodes that name what the class of the object around them could name.
 
-    Parameters
-    ----------
-    document : Document
-    classes : mapping of str to (type, str or None)
-        The classes and factories of its tags.
+    ``classes`` has the classes and factories of the document's tags.
     """
     if not any(tag in document.tags for tag in NAMING_TAGS):
         return frozenset()

@@ -45,13 +45,7 @@ class PickledDataLink(Reference):
 
 @alias("tensor")
 class TensorLink(Reference):
-    """A tensor or array that the save's state holds.
-
-    Parameters
-    ----------
-    key : str
-        Its key in the state.
-    """
+    """A tensor or array of the save's state, by its key there."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -70,12 +64,11 @@ class TensorLink(Reference):
 
 @alias("param")
 class StoredParameter(TensorLink):
-    """A parameter of its own, with values that the save's state holds.
+    """A parameter of its own, with values of the save's state.
 
     Parameters
     ----------
     key : str
-        Its key in the state.
     tensor : torch.Tensor, optional
         For a link to be written: its target, of which the key is found then. A tensor that is not a parameter is
         written as :class:`TensorLink`.
@@ -108,13 +101,7 @@ class StoredParameter(TensorLink):
 
 @alias("unbuilt")
 class Unbuilt(Reference):
-    """The place of an object whose construction ``save(..., build=False)`` leaves out.
-
-    Parameters
-    ----------
-    name : str
-        Of its class, for messages.
-    """
+    """The place of an object of a named class, which ``save(..., build=False)`` does not describe."""
 
     def __init__(self, name: str) -> None:
         self.name = name

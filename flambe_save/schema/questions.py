@@ -221,14 +221,7 @@ def _hands_over(config: Any, classes: Container[type]) -> bool:
 
 
 def may_ask(config: str, recorded: Mapping[str, str]) -> bool:
-    """Whether a new config may ask for anything; most do not, and need not be parsed.
-
-    Parameters
-    ----------
-    config : str
-    recorded : mapping of str to str
-        The dotted paths of its tags.
-    """
+    """Whether a new config may ask for anything; most do not, and need not be parsed."""
     return any(f"!{tag} " in config for tag in NAMING_TAGS) or any(
         tag == "call" or not TAGS.knows(tag, path) or _is_special(*TAGS.resolve(tag, path))
         for tag, path in recorded.items()
