@@ -32,8 +32,8 @@ from flambe_save.layout import CONFIG_FILE, STASH_FILE
 from flambe_save.pt import LoadOptions
 from flambe_save.questions import EVERYTHING
 from flambe_save.reading import errors_of, read
-from flambe_save.schema.questions import questions_of_arguments, questions_of_tags
 from flambe_save.schema.own_names import NAMING_TAGS
+from flambe_save.schema.questions import questions_of_arguments, questions_of_tags
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed
 from flambe_save.trust import Trust, door_of
 

@@ -112,7 +112,7 @@ def check_names(cls: type, arguments: dict[str, Any]) -> None:
 
 
 class Counts:
-    """Values in the arguments of all that a config of a size builds; a fully trusted load counts none."""
+    """Counts of values in the arguments of one load; a fully trusted load counts none."""
 
     def __init__(self, size: int) -> None:
         self._size = size

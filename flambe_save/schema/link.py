@@ -297,7 +297,7 @@ class ModuleLink(ParameterLink):
 
 @alias("back")
 class BackLink(Reference, Awaited):
-    """A container or object of the config, by its state key; adapters put it in when all is built."""
+    """A container or object of the config, by its state key; adapters put it in last."""
 
     is_for_containers = True
 

@@ -62,7 +62,7 @@ def override(config: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 class _Place:
-    """The object in a config that a name has led to, and its tables of changes, as :class:`Edited` has them."""
+    """The object in a config that a name has led to, and its changes, as in :class:`Edited`."""
 
     def __init__(self, holder: Any) -> None:
         self._around: list[tuple[dict[str, Any], tuple[str, ...]]] = []

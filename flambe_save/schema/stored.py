@@ -101,7 +101,7 @@ class StoredParameter(TensorLink):
 
 @alias("unbuilt")
 class Unbuilt(Reference):
-    """The place of an object of a named class, which ``save(..., build=False)`` does not describe."""
+    """The place of an object of a named class, left out by ``save(..., build=False)``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
