@@ -34,7 +34,7 @@ from flambe_save.objects.assembly import (
     hooks_on,
     is_set_by_torch,
 )
-from flambe_save.objects.attributes import held_items, held_pairs
+from flambe_save.objects.attributes import held_values
 from flambe_save.schema.building import NOTE_BIRTH
 from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import Schema
@@ -198,8 +198,7 @@ def _objects_given(schema: Schema) -> list[Any]:
             found.setdefault(id(item), item)
         elif id(item) not in seen:
             seen.add(id(item))
-            pairs = held_pairs(item)
-            waiting.extend(reversed(held_items(item) or () if pairs is None else [value for _, value in pairs]))
+            waiting.extend(reversed(held_values(item) or ()))
     return list(found.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import types
 import weakref
 from collections import OrderedDict, deque
@@ -272,8 +273,11 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
 
 
 def _once(item: Any, make: Callable[[], Any] | None = None) -> Any:
-    """Return the one replacement of a list or mapping of optimizers, or the item itself."""
-    known, number = _described.get(), -id(item)
+    """Return the one replacement of a part that several objects may have; without a function, the item if none is made.
+
+    Inside :func:`describing` it is made once.
+    """
+    known, number = _described.get(), -id(item)  # negative: the item by itself may be described otherwise
     if known is not None and number in known:
         return known[number][1]
     if make is None:
@@ -297,28 +301,25 @@ def _check_names(module: Any, tables: Mapping[str, Any]) -> None:
 
 def _owned(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Return a module's table of tensors, with links to the state in place of the tensors."""
-    return {name: None if value is None else _of_tensor(value) for name, value in tensors.items()}
+    return {
+        name: None if value is None else _once(value, functools.partial(_of_tensor, value))
+        for name, value in tensors.items()
+    }
 
 
 def _of_tensor(value: Any) -> Any:
-    """Return a link to a module's tensor, in a Schema if its class or attributes are special.
-
-    The same tensor gives the same link.
-    """
-    known, number = _described.get(), -id(value)  # negative: the tensor by itself is described otherwise
-    if known is not None and number in known:
-        return known[number][1]
-    found: Any = StoredParameter("", value)
+    """Return a link to a module's tensor, in a Schema if its class or attributes are special."""
+    link = StoredParameter("", value)
     cls, marks = type(value), {name: _mark(mark) for name, mark in _marks(value).items() if _is_kept(value, name)}
+    is_parameter = isinstance(value, nn.Parameter)
     is_special = cls not in (torch.Tensor, nn.Parameter) and not is_wrapper(value)
-    needs_gradient = value.requires_grad and value.is_leaf and not isinstance(value, nn.Parameter)
-    if is_special or marks or needs_gradient:
-        details: dict[str, Any] = {"requires_grad": True} if needs_gradient else {}
-        details |= {"attributes": marks} if marks else {}
-        found = Schema(cls if is_special else _usual(value), PARTS, data=StoredParameter("", value), **details)
-    if known is not None:
-        known[number] = value, found
-    return found
+    needs_gradient = value.requires_grad and value.is_leaf and not is_parameter
+    if not (is_special or marks or needs_gradient):
+        return link
+    details: dict[str, Any] = {"requires_grad": True} if needs_gradient else {}
+    details |= {"attributes": marks} if marks else {}
+    usual = nn.Parameter if is_parameter else torch.Tensor
+    return Schema(cls if is_special else usual, PARTS, data=link, **details)
 
 
 def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
@@ -335,10 +336,6 @@ def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
 def _marks(tensor: Any) -> dict[str, Any]:
     """Return the attributes set on a tensor; none for a wrapper, whose content they are."""
     return {} if is_wrapper(tensor) else attributes_on(tensor)
-
-
-def _usual(value: Any) -> type:
-    return nn.Parameter if isinstance(value, nn.Parameter) else torch.Tensor
 
 
 def _is_kept(tensor: Any, name: str) -> bool:

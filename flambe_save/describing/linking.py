@@ -44,7 +44,7 @@ class LinkWriter(StashWriter):
 
     def _represent_tensor(self, value: Any, path: Trail) -> pyyaml.Node:
         """Write a tensor that the state holds: as a parameter where it is one, else by its key."""
-        found = self._found_inside(value, path) if not self._place.constructors else None
+        found = self._found_inside(value, path) if not self._place.in_arguments else None
         if found is not None:  # not for a constructor: it may be that of the module that it leads to
             return self._represent_reference(ParameterLink(found), found)
         key = self._held.tensors[id(value)]
@@ -107,7 +107,7 @@ class LinkWriter(StashWriter):
         can_be_filled = isinstance(parent, (list, dict)) or (not isinstance(parent, tuple) and parts_of(parent))
         is_child = isinstance(value, torch.nn.Module) and keys_of(path)[-2:-1] == ("modules",)
         can_be_filled = can_be_filled and not (is_child and (self._is_given_since(value) or self._is_its_place(value)))
-        if id(value) not in self._held.containers or not can_be_filled or self._place.constructors:
+        if id(value) not in self._held.containers or not can_be_filled or self._place.in_arguments:
             raise NoReferenceError(
                 f"{self._say(path)} is a {type(value).__qualname__} inside itself, which a config cannot say",
                 fix="Cycles are kept through lists, dicts and dataclasses, and through attributes of components.",
@@ -132,7 +132,7 @@ class LinkWriter(StashWriter):
         if self._place.is_loose and self._held.is_outside(target):
             return self._null()
         node = None
-        if parts is not None and not self._place.constructors and self._can_be_filled(path):
+        if parts is not None and not self._place.in_arguments and self._can_be_filled(path):
             node = self.represent_data(None) if target is None else self._elsewhere(target)
         if parts is None or node is None:
             return (yield self._without_reference(value, path))
@@ -153,7 +153,7 @@ class LinkWriter(StashWriter):
         """
         place = self._place
         is_of_pickle = not place.is_reached and isinstance(value, types.MethodType)
-        if not place.is_loose or not place.attributes or is_of_pickle:
+        if not place.is_loose or not place.in_attribute or is_of_pickle:
             return (yield self._pickle(value, path))
         if self._held.is_part:
             return self._null()

@@ -177,7 +177,7 @@ class _Same:
         try:
             self.who: Any = weakref.ref(value)
         except TypeError:
-            self.who = _Kept(value)
+            self.who = lambda: value
 
     def is_same(self, value: Any, is_exact: bool) -> bool:
         if type(value) is not self.kind:
@@ -188,18 +188,6 @@ class _Same:
         if found is not value and (is_exact or is_named) and not is_method:
             return False
         return self.parts is None or _are_as_printed(self.parts, value.__dict__, is_exact)
-
-
-class _Kept:
-    """A reference to an object that takes no weak ones."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __call__(self) -> Any:
-        return self.value
 
 
 class Argument(NamedTuple):

@@ -61,11 +61,8 @@ class Representer(LinkWriter):
         if node is not None:
             return node
         kind = type(value)
-        if kind in PLAIN and has_plain_offset(value):
-            try:
-                return PLAIN[kind](value)
-            except ValueError as error:
-                raise UnsupportedObjectError(f"YAML cannot hold {self._say(path)}: {error}") from error
+        if kind in PLAIN and has_plain_offset(value):  # :meth:`_known` could not write it
+            raise UnsupportedObjectError(f"YAML cannot hold {self._say(path)}: a number of too many digits")
         if isinstance(value, Link):
             return self._represent_link(value, path)
         if id(value) in self._open:
@@ -110,7 +107,7 @@ class Representer(LinkWriter):
     def _attribute(self, value: Any, path: Trail) -> Steps:
         """Return the node of an attribute; None if it refers to an object that no link leads to."""
         around = self._place
-        self._place = around._replace(attributes=around.attributes + 1)
+        self._place = around._replace(in_attribute=True)
         try:
             return (yield self._data(value, path))
         except NoReferenceError:
@@ -146,7 +143,7 @@ class Representer(LinkWriter):
         is_own = place.is_in_list and isinstance(value, torch.nn.Parameter)
         if isinstance(value, torch.Tensor) and not is_own:
             self._written.referred.add(id(value))
-        is_tied = id(value) in self._tied and not place.constructors
+        is_tied = id(value) in self._tied and not place.in_arguments
         if is_tied and self._held.key_of(value) is not None:
             return self._represent_own(StoredParameter("", value), path)
         if id(value) in self._held.tensors:
@@ -228,7 +225,7 @@ class Representer(LinkWriter):
         runs = is_call and not is_value
         around = self._place
         inner = around._replace(
-            constructors=around.constructors + runs if is_call else 0,
+            in_arguments=is_call and (around.in_arguments or runs),
             is_in_list=schema.component_subclass in _OF_PARAMETERS,
             owner=schema.__dict__.get("_of", around.owner),
         )

@@ -16,7 +16,7 @@ from torch import nn
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.prints import Print
 from flambe_save.objects.assembly import attributes_of, can_be_assembled
-from flambe_save.objects.attributes import held_items, held_pairs
+from flambe_save.objects.attributes import held_values
 from flambe_save.objects.structural import parts_of
 from flambe_save.objects.walks import modules_in, named_tensors
 from flambe_save.support.notes import marks_of
@@ -115,12 +115,9 @@ class _Search:
 
 
 def _behind(item: Any) -> list[Any]:
-    pairs = held_pairs(item)
-    if pairs is not None:
-        return [value for _, value in pairs]
-    items = held_items(item)
-    if items is not None:
-        return items
+    values = held_values(item)
+    if values is not None:
+        return values
     if isinstance(item, torch.Tensor):
         return [*marks_of(item).values()]
     if isinstance(item, functools.partial):

@@ -58,8 +58,8 @@ class Place(NamedTuple):
 
     Attributes
     ----------
-    constructors : int
-        The number of constructors whose arguments it is in.
+    in_arguments : bool
+        True in the arguments of a constructor.
     calls : tuple of int
         For each call around it that may look at its arguments, the number of values that were open when it began.
     owner : object
@@ -70,17 +70,17 @@ class Place(NamedTuple):
         True in one of torch's containers of parameters.
     is_reached : bool
         False in values that only a pickle refers to.
-    attributes : int
-        The number of attributes that it is in.
+    in_attribute : bool
+        True in an attribute of an object.
     """
 
-    constructors: int = 0
+    in_arguments: bool = False
     calls: tuple[int, ...] = ()
     owner: Any = None
     is_loose: bool = False
     is_in_list: bool = False
     is_reached: bool = True
-    attributes: int = 0
+    in_attribute: bool = False
 
 
 class Writer:

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.errors import CompilationError, quote
+from flambe_save.errors import quote
 from flambe_save.objects.optimizers import (
     OPTIMIZER_ATTRIBUTES,
     OPTIMIZER_TABLES,
     TRAINING,
+    fault,
     fill_optimizer,
     is_own_of_training,
     track_steps,
@@ -128,10 +129,6 @@ def _take_off(obj: Any, attributes: dict[str, Any]) -> None:
         attributes.pop("forward", None)
 
 
-def _is_of(cls: Any, package: str) -> bool:
-    return bool(cls.__module__ == package or cls.__module__.startswith(f"{package}."))
-
-
 _WEIGHT_HOOKS = frozenset(
     (
         "torch.nn.utils.prune.BasePruningMethod",
@@ -149,13 +146,13 @@ class _Plain:
 def can_be_assembled(cls: Any) -> bool:
     """Whether objects of a class are their ``__dict__`` alone, and so can be written as parts."""
     bases = [base for base in cls.__mro__ if base not in (object, nn.Module)]
-    if is_sum_of_parts(cls) or issubclass(cls, (type, torch.Tensor)):
+    if is_sum_of_parts(cls) or issubclass(cls, (type, torch.Tensor)) or f"{cls.__module__}.".startswith("flambe_save."):
         return False
     if cls.__basicsize__ != _Plain.__basicsize__ or cls.__itemsize__ or not cls.__dictoffset__:
         return False
     if any(name in vars(base) for base in bases for name in OF_PICKLES) or "__dict__" in special_names(cls):
         return False
-    if any(f"{base.__module__}.".startswith(_CODE) for base in bases) or _is_of(cls, "flambe_save"):
+    if any(f"{base.__module__}.".startswith(_CODE) for base in bases):
         return False
     if not issubclass(cls, TRAINING) and any(f"{base.__module__}.".startswith(_BY_CALL) for base in bases):
         return False
@@ -205,12 +202,8 @@ def is_class_of_weight_hooks(cls: Any) -> bool:
 
 @functools.cache
 def assembler_of(cls: type) -> Callable[..., Any]:
-    """Return :func:`assemble` of one class, which takes the tables as keywords."""
-
-    def make(**tables: Any) -> Any:
-        return assemble(cls, tables)
-
-    return make
+    """Return :func:`assemble` of one class."""
+    return functools.partial(assemble, cls)
 
 
 _noted: ContextVar[tuple[dict[int, Any], set[int]] | None] = ContextVar("assembled", default=None)
@@ -239,13 +232,13 @@ def is_assembled(obj: Any) -> bool:
     return noted is not None and id(obj) in noted[0]
 
 
-def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
+def assemble(cls: type, /, **tables: Any) -> Any:
     """Make an object of its parts; no code of its class is run.
 
     Parameters
     ----------
     cls : type
-    tables : mapping of str to object
+    **tables : object
         Of a module ``modules``, ``parameters``, ``buffers`` (mappings of names, with None where there is none),
         ``not_persistent`` (names of buffers) and ``hooks`` (torch's pruning methods). Of a tensor ``data`` and
         ``requires_grad``. Of an optimizer those of :func:`fill_optimizer`. Of any object ``attributes``;
@@ -270,10 +263,10 @@ def assemble(cls: type, tables: Mapping[str, Any]) -> Any:
     _named(cls, "arguments", tables.get("arguments"))
     unknown = sorted(tables.keys() - known)
     if unknown:
-        raise _wrong(cls, f"has no table {quote(unknown[0])}", f"Its tables are {', '.join(sorted(known))}.")
+        raise fault(cls, f"has no table {quote(unknown[0])}", f"Its tables are {', '.join(sorted(known))}.")
     is_complete = tables.get(COMPLETE, False)
     if type(is_complete) is not bool:
-        raise _wrong(cls, f"is {COMPLETE}, or it is not", "Write true or false.")
+        raise fault(cls, f"is {COMPLETE}, or it is not", "Write true or false.")
     made: Any = object.__new__(cls)
     note_assembled(made, is_complete=is_complete)
     if issubclass(cls, nn.Module):
@@ -297,7 +290,7 @@ def _check_scheduler(made: Any) -> None:
     """Check the optimizer of a scheduler, and track its steps as the constructor does."""
     optimizer = made.__dict__.get("optimizer")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise _wrong(type(made), f"drives no {type(optimizer).__qualname__}", "Correct the config.")
+        raise fault(type(made), f"drives no {type(optimizer).__qualname__}")
     if optimizer is not None and "base_lrs" in made.__dict__:  # torch sets these in one constructor
         track_steps(optimizer)
 
@@ -337,13 +330,13 @@ def put_in_table(module: Any, table: str, values: Any) -> None:
     others = [module.__dict__[f"_{name}"] for name in _KINDS if name != table]
     for name, value in _named(type(module), table, values).items():
         if not may_be_called(name, module, table):
-            raise _wrong(type(module), f"can have no {quote(name)} among its {table}", "Take it out of the config.")
+            raise fault(type(module), f"can have no {quote(name)} among its {table}", "Take it out of the config.")
         if any(name in other for other in others):
-            raise _wrong(type(module), f"has {quote(name)} in two tables", "Take one out of the config.")
+            raise fault(type(module), f"has {quote(name)} in two tables", "Take one out of the config.")
         is_awaited = isinstance(value, Awaited) and table == "modules"
         if not (value is None or is_awaited or isinstance(value, kind)):
             what = f"has under {quote(name)} of its {table} a {type(value).__qualname__}"
-            raise _wrong(type(module), what, f"It takes a {kind.__name__}, or null.")
+            raise fault(type(module), what, f"It takes a {kind.__name__}, or null.")
         own[name] = value
 
 
@@ -352,7 +345,7 @@ def set_not_persistent(module: Any, names: Any) -> None:
     names = [] if names is None else names
     buffers = module.__dict__["_buffers"]
     if type(names) is not list or not all(type(name) is str and name in buffers for name in names):
-        raise _wrong(type(module), "has no buffers of the names that are not persistent", "Name buffers of it.")
+        raise fault(type(module), "has no buffers of the names that are not persistent", "Name buffers of it.")
     module.__dict__["_non_persistent_buffers_set"] = set(names)
 
 
@@ -369,7 +362,7 @@ def put_hooks(module: Any, hooks: Any) -> None:
         del own[number]
     for number, hook in enumerate(hooks if type(hooks) is list else () if hooks is None else (hooks,)):
         if not computes_weights(hook):
-            raise _wrong(type(module), f"has a hook that is a {type(hook).__qualname__}", "Take it out of the config.")
+            raise fault(type(module), f"has a hook that is a {type(hook).__qualname__}", "Take it out of the config.")
         own[-1 - number] = hook  # torch numbers hooks that are registered from 0
 
 
@@ -386,11 +379,11 @@ def put_attributes(obj: Any, values: Any) -> None:
         is_optimizer = issubclass(type(obj), torch.optim.Optimizer)
         is_taken = name in TABLES or (is_optimizer and name in OPTIMIZER_ATTRIBUTES)
         if (name.startswith("__") and name.endswith("__")) or is_taken:
-            raise _wrong(type(obj), f"can have no attribute {quote(name)}", "Take it out of the config.")
+            raise fault(type(obj), f"can have no attribute {quote(name)}", "Take it out of the config.")
         if callable(value) and is_method(type(obj), name):
-            raise _wrong(type(obj), f"has a method {quote(name)}, and no attribute", "Take it out of the config.")
+            raise fault(type(obj), f"has a method {quote(name)}, and no attribute", "Take it out of the config.")
         if name == _REGISTERED and not _are_names(value):
-            raise _wrong(type(obj), "has registered attributes that are not names", "Correct the config.")
+            raise fault(type(obj), "has registered attributes that are not names")
         own[name] = value
 
 
@@ -403,14 +396,14 @@ def _tensor(
     cls: type[torch.Tensor], /, data: Any = None, requires_grad: Any = False, attributes: Any = None, **others: Any
 ) -> Any:
     if others or not isinstance(data, torch.Tensor) or type(requires_grad) is not bool:
-        raise _wrong(cls, "is made of data, a tensor, requires_grad and attributes", "Correct the config.")
+        raise fault(cls, "is made of data, a tensor, requires_grad and attributes")
     if requires_grad and not (data.is_floating_point() or data.is_complex()):
-        raise _wrong(cls, f"of type {data.dtype} requires no gradient", "Correct the config.")
+        raise fault(cls, f"of type {data.dtype} requires no gradient")
     with torch._C.DisableTorchFunctionSubclass():
         plain = torch.Tensor.detach(data) if type(data) is not torch.Tensor else data
         made = torch.Tensor._make_subclass(cls, plain, requires_grad)
     if issubclass(cls, nn.Parameter) is not isinstance(made, nn.Parameter):
-        raise _wrong(cls, "is not a parameter", "Correct the config.")
+        raise fault(cls, "is not a parameter")
     put_attributes(made, attributes)
     return made
 
@@ -420,9 +413,5 @@ def _named(cls: type, table: str, values: Any) -> Mapping[str, Any]:
     if values is None:
         return {}
     if type(values) is not dict or not all(type(name) is str for name in values):
-        raise _wrong(cls, f"takes a mapping of names as {quote(table)}", "Correct the config.")
+        raise fault(cls, f"takes a mapping of names as {quote(table)}")
     return values
-
-
-def _wrong(cls: type, what: str, fix: str) -> CompilationError:
-    return CompilationError(f"a {cls.__module__}.{cls.__qualname__} {what}", fix=fix)

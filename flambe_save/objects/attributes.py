@@ -25,6 +25,7 @@ __all__ = [
     "held_items",
     "held_pairs",
     "held_slot",
+    "held_values",
     "is_callable_value",
     "is_function_of",
     "method_of",
@@ -149,6 +150,12 @@ def held_pairs(container: Any) -> list[tuple[Any, Any]] | None:
     return list(container.items()) if type(container) is types.MappingProxyType else None
 
 
+def held_values(container: Any) -> list[Any] | None:
+    """Return the items of a sequence or set, or the values of a mapping; None for others."""
+    pairs = held_pairs(container)
+    return held_items(container) if pairs is None else [value for _, value in pairs]
+
+
 def values_in(value: Any) -> Iterator[Any]:
     """Yield a value and the items of containers in it, at any depth."""
     waiting, seen = [value], set()
@@ -157,8 +164,7 @@ def values_in(value: Any) -> Iterator[Any]:
         if id(item) not in seen:
             seen.add(id(item))
             yield item
-            pairs = held_pairs(item)
-            waiting.extend(held_items(item) or () if pairs is None else [inner for _, inner in pairs])
+            waiting.extend(held_values(item) or ())
 
 
 def is_callable_value(value: Any) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "OPTIMIZER_ATTRIBUTES",
     "OPTIMIZER_TABLES",
     "TRAINING",
+    "fault",
     "fill_optimizer",
     "hooks_of",
     "is_data",
@@ -129,16 +130,16 @@ def fill_optimizer(
     own = made.__dict__
     if groups is not None:
         if type(groups) is not list or not all(map(_is_group, groups)):
-            raise _wrong(made, "takes groups, each a mapping with a list of tensors as its params")
+            raise fault(type(made), "takes groups, each a mapping with a list of tensors as its params")
         own["param_groups"] = groups
     if groups is not None or others is not None:
         if not _are_tensors([] if others is None else others) or type(state) is not str or state not in _STATES:
-            raise _wrong(made, "takes other tensors as a list, and a state that is a dict or a defaultdict")
+            raise fault(type(made), "takes other tensors as a list, and a state that is a dict or a defaultdict")
         own["state"] = _STATES[state]()
         own["state"].update((tensor, {}) for tensor in (() if others is None else others))
     if defaults is not None:
         if type(defaults) is not dict:
-            raise _wrong(made, "takes a mapping as its defaults")
+            raise fault(type(made), "takes a mapping as its defaults")
         own["defaults"] = defaults
     own.update((name, OrderedDict()) for name in _HOOKS)
     if groups is not None or hooked is True:
@@ -165,8 +166,9 @@ def _are_tensors(items: Any) -> bool:
     return type(items) is list and all(isinstance(item, torch.Tensor) for item in items)
 
 
-def _wrong(made: Any, what: str) -> CompilationError:
-    return CompilationError(f"a {type(made).__module__}.{type(made).__qualname__} {what}", fix="Correct the config.")
+def fault(cls: type, what: str, fix: str = "Correct the config.") -> CompilationError:
+    """Return an error that names a class and the fault in its parts."""
+    return CompilationError(f"a {cls.__module__}.{cls.__qualname__} {what}", fix=fix)
 
 
 def track_steps(optimizer: Any) -> None:

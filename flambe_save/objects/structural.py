@@ -95,10 +95,6 @@ def _namespace(cls: Any, parts: Parts) -> Any:
     return cls(**parts)
 
 
-def _take_method(method: types.MethodType) -> Parts:
-    return {"object": method.__self__, "name": name_of_method(method)}
-
-
 def _method(object: Any, name: Any) -> types.MethodType:
     """Bind a method of an object's class without calling code or reading the object."""
     function = method_of(type(object), name) if type(name) is str and not isinstance(object, type) else None
@@ -161,7 +157,7 @@ _KINDS: dict[type, _Kind] = {
     ),
     uuid.UUID: _Kind(lambda value: {"hex": value.hex}, lambda hex: uuid.UUID(hex=hex)),
     re.Pattern: _Kind(lambda value: {"pattern": value.pattern, "flags": value.flags}, _pattern),
-    types.MethodType: _Kind(_take_method, _method),
+    types.MethodType: _Kind(lambda value: {"object": value.__self__, "name": name_of_method(value)}, _method),
     weakref.ref: _Kind(lambda value: {"object": value()}, _weak),
 }
 _OF_SCALARS = frozenset((datetime.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID, re.Pattern))
@@ -236,7 +232,7 @@ def _is_in_class(cls: Any, field: Field) -> bool:
     return inspect.getattr_static(cls, field.name, NO_DEFAULT) is field.default is not NO_DEFAULT
 
 
-def from_parts(cls: type, parts: Mapping[str, Any]) -> Any:
+def from_parts(cls: type, /, **parts: Any) -> Any:
     """Make an object of its parts without ``__init__``. Inverse of :func:`parts_of`.
 
     A field that is missing in the parts has its default.
@@ -267,12 +263,8 @@ def from_parts(cls: type, parts: Mapping[str, Any]) -> Any:
 
 @functools.cache
 def maker_of(cls: type) -> Callable[..., Any]:
-    """Return :func:`from_parts` of one class, which takes the parts as keywords."""
-
-    def make(**parts: Any) -> Any:
-        return from_parts(cls, parts)
-
-    return make
+    """Return :func:`from_parts` of one class."""
+    return functools.partial(from_parts, cls)
 
 
 def _member(cls: type[enum.Enum], *, name: Any = None, value: Any = None) -> Any:

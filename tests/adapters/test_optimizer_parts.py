@@ -608,13 +608,13 @@ def test_what_is_more_than_its_attributes_is_refused(tmp_path: Path) -> None:
 def test_tables_that_are_none_of_an_optimizers(tables: dict[str, Any]) -> None:
     """They are an error of ours."""
     with pytest.raises(CompilationError):
-        assemble(Signs, tables)
+        assemble(Signs, **tables)
 
 
 def test_a_scheduler_drives_optimizers_alone() -> None:
     """Anything else in a config is refused before torch would patch it."""
     with pytest.raises(CompilationError, match="drives no Linear"):
-        assemble(Warmup, {"attributes": {"optimizer": nn.Linear(1, 1), "base_lrs": []}})
+        assemble(Warmup, attributes={"optimizer": nn.Linear(1, 1), "base_lrs": []})
 
 
 @pytest.mark.parametrize(
