@@ -16,7 +16,6 @@ from torch import nn
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.known import KNOWN
 from flambe_save.describing.prints import (
-    HOOKS,
     Argument,
     Print,
     are_same,
@@ -31,7 +30,7 @@ from flambe_save.objects.arguments import replace_items
 from flambe_save.objects.assembly import (
     attributes_of,
     computes_weights,
-    hooks_on,
+    hooks_in,
     is_set_by_torch,
 )
 from flambe_save.objects.attributes import held_values
@@ -81,7 +80,10 @@ class Birth:
         self._numbers = _numbers(objects)
         if objects:
             # A module that recorded its own call has its own print; the constructor may change others
-            self._given = [None if is_module_with_call(item) else _print_alone(item) for item in _printed(objects)]
+            self._given = [
+                None if isinstance(item, nn.Module) and _birth_of(item) is not None else _print_alone(item)
+                for item in _printed(objects)
+            ]
 
     def finish(self, obj: Any, schema: Schema) -> None:
         """Print the object, and the given components that its constructor changed."""
@@ -148,12 +150,8 @@ class AsBuilt(Reference, should_register=False):
         self.obj = obj
 
 
-def is_module_with_call(item: Any) -> bool:
-    """Whether an object is a module with a record of its constructor's call and a print."""
-    return isinstance(item, nn.Module) and _birth_of(item) is not None
-
-
 def _birth_of(item: Any) -> Birth | None:
+    """Return the Birth of an object that recorded the call of its constructor; None for others."""
     schema = item.__dict__.get("_schema")
     birth: Birth | None = schema.__dict__.get("_birth") if isinstance(schema, Schema) else None
     return birth
@@ -297,11 +295,9 @@ class _Comparison:
                 self._compare_tensors("buffers", buffers, before.buffers, not_persistent, path, change, removed)
             if not_persistent != before.not_persistent:
                 change["not_persistent"] = sorted(not_persistent)
-            for name in HOOKS if before.hooks or any(map(own.get, HOOKS)) else ():
-                if own.get(name) or name in before.hooks:
-                    self._compare_hooks(name, own.get(name) or {}, before.hooks.get(name, ()), path, change)
-            for name, hooks in hooks_on(parameters, buffers):
-                self._compare_hooks(name, hooks, before.hooks.get(name, ()), path, change)
+            hooks = dict(hooks_in(obj))
+            for name in {**hooks, **before.hooks}:
+                self._compare_hooks(name, hooks.get(name, {}), before.hooks.get(name, ()), path, change)
             if modules or before.modules:
                 inside = before.modules
                 found = {
@@ -340,21 +336,16 @@ class _Comparison:
         found = {}
         for name, value in own.items():
             known = before.get(name, _MISSING)
-            if known is GIVEN:
+            if known is GIVEN or value is known:  # both None
                 continue
-            if value is None or known is None or known is _MISSING:
-                if value is not known:
-                    found[name] = value
-                continue
-            if id(value) in self._tied:
-                found[name] = value
+            found[name] = value
+            if value is None or known is None or known is _MISSING or id(value) in self._tied:
                 continue
             here = begin + name
             is_tied_alike = self._names.setdefault(id(value), here) == (first_name(known) or here)
             if is_tied_alike and is_tensor_as_printed(known, value, self._is_exact, is_whole=name in not_persistent):
                 self.kept.setdefault(id(value), (path, name))
-            else:
-                found[name] = value
+                del found[name]
         if found:
             change[table] = found
         self._compare_order(table, own, before, change, removed)

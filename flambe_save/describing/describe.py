@@ -30,7 +30,7 @@ from flambe_save.objects.assembly import (
     can_be_assembled,
     computes_weights,
     fills_itself,
-    hooks_on,
+    hooks_in,
     is_set_by_torch,
     may_be_called,
 )
@@ -231,9 +231,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
     # A module is written by its attributes, even those that its __getstate__ leaves out of copies
     if not can_be_assembled(cls) or (not is_module and not issubclass(cls, TRAINING) and leaves_out(obj)):
         return None
-    schema = Schema(cls, PARTS)
-    schema.__dict__["_of"] = obj
-    tables = schema.keywords
+    tables: dict[str, Any] = {}
     lost: list[str] = []
     if is_module:
         own = obj.__dict__
@@ -243,16 +241,7 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
         _check_names(obj, tables)
         tables["not_persistent"] = sorted(own["_non_persistent_buffers_set"])
         tables["hooks"] = [hook for hook in own["_forward_pre_hooks"].values() if computes_weights(hook)]
-        lost += [
-            name
-            for name, hooks in own.items()
-            if name.endswith("_hooks") and hooks and not all(map(is_set_by_torch, hooks.values()))
-        ]
-        lost += [
-            name
-            for name, hooks in hooks_on(own["_parameters"], own["_buffers"])
-            if not all(map(is_set_by_torch, hooks.values()))
-        ]
+        lost += [name for name, hooks in hooks_in(obj) if not all(map(is_set_by_torch, hooks.values()))]
     attributes, others = attributes_of(obj), dict[str, Any]()
     if issubclass(cls, torch.optim.Optimizer):
         lost += hooks_of(obj)
@@ -264,18 +253,18 @@ def assembled(obj: Any, *, is_stateful: bool = False) -> Schema | None:
     recorded = schema_of(obj)
     if recorded is not None:
         tables["arguments"] = {name: value for name, value in recorded.keywords.items() if _is_plain(value)}
-    for name in [name for name, value in tables.items() if not value]:
-        del tables[name]
     if lost and not issubclass(cls, TRAINING) and not special_names(cls).isdisjoint(OF_COPIES):
         return None  # its class knows what to leave out of a pickle, and how to make that again
-    schema.keywords = {**others, **tables}
+    schema = Schema(cls, PARTS)
+    schema.__dict__["_of"] = obj
+    schema.keywords = {**others, **{name: value for name, value in tables.items() if value}}
     return with_lost(schema, lost)
 
 
 def _once(item: Any, make: Callable[[], Any] | None = None) -> Any:
-    """Return the one replacement of a part that several objects may have; without a function, the item if none is made.
+    """Return the replacement of a part that several objects may share, made once.
 
-    Inside :func:`describing` it is made once.
+    Without a function, the item itself if it has none yet.
     """
     known, number = _described.get(), -id(item)  # negative: the item by itself may be described otherwise
     if known is not None and number in known:
@@ -367,11 +356,10 @@ def _split_attributes(
     kept, dropped = {}, []
     unsaid = KNOWN.get().unsaid
     for name, value in attributes.items():
-        is_replaced = callable(value) and is_method(type(owner), name)
+        is_method_replaced = callable(value) and is_method(type(owner), name)
         is_special = name.startswith("__") and name.endswith("__")  # Python looks these up, so no load sets them
-        if is_special or (id(owner), name) in unsaid:
-            dropped.append(name)
-        elif type(value) in PLAIN or (not is_replaced and _can_be_kept(value, may_be_code, is_data, owner)):
+        is_dropped = is_special or is_method_replaced or (id(owner), name) in unsaid
+        if not is_dropped and (type(value) in PLAIN or _can_be_kept(value, may_be_code, is_data, owner)):
             kept[name] = value
         else:
             dropped.append(name)
@@ -436,7 +424,7 @@ def _containers_in(container: Any) -> list[Any]:
 def _can_be_pickled(value: Any) -> bool:
     try:
         dill.dumps(value, byref=True)
-    except Exception:  # whatever a class's own protocol raises
+    except Exception:  # from its class's own protocol
         return False
     return True
 

@@ -20,18 +20,17 @@ from torch.utils.hooks import RemovableHandle
 
 from flambe_save.config.scalars import PLAIN
 from flambe_save.deferred_init.mode import when_drawn
-from flambe_save.objects.assembly import attributes_of, can_be_assembled, hooks_on
+from flambe_save.objects.assembly import attributes_of, can_be_assembled, hooks_in
 from flambe_save.objects.structural import is_made_of_parts
 from flambe_save.objects.values import BY_TYPE
 from flambe_save.objects.walks import modules_in
 from flambe_save.support.notes import marks_of
 from flambe_save.support.static import has_static
 
-__all__ = ["HOOKS", "Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "name_outside", "print_of"]
+__all__ = ["Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "name_outside", "print_of"]
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 _SIMPLE = frozenset((*PLAIN, *(kind for kind in BY_TYPE if kind not in _CONTAINERS), type(NotImplemented), type(...)))
-HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 _NONE: frozenset[str] = frozenset()
 _PLAIN_TENSORS = (nn.Parameter, torch.Tensor)
 _MOST = 100_000  # values in one container that are looked at
@@ -73,12 +72,11 @@ class TensorPrint:
     def __init__(self, tensor: torch.Tensor, name: str, *, is_compared: bool, is_short_lived: bool = False) -> None:
         self.cls, self.shape, self.dtype, self.name = type(tensor), tensor.shape, tensor.dtype, name
         self.has_gradient = _has_gradient(tensor)
-        own = marks_of(tensor)
-        self.attributes = {key: _token(value, 0) for key, value in own.items()} if own else None
+        self.attributes = {key: _token(value, 0) for key, value in marks_of(tensor).items()}
         self.who: Any = None
         self.version: int | None = None
         self.values: Any = None
-        self.sums: _Sums | None = None  # of what is large, in place of its values
+        self.sums: _Sums | None = None  # of a large tensor, in place of its values
         if is_compared:
             self.who, self.version = weakref.ref(tensor), _version_of(tensor)
             if is_short_lived:
@@ -99,11 +97,7 @@ class TensorPrint:
         """Whether a tensor is the same except for its values."""
         if type(tensor) is not self.cls or tensor.shape != self.shape or _has_gradient(tensor) is not self.has_gradient:
             return False
-        own = marks_of(tensor)
-        if not own and not self.attributes:
-            return True
-        known = self.attributes or {}
-        return _are_as_printed(known, own, is_exact)
+        return _are_as_printed(self.attributes, marks_of(tensor), is_exact)
 
     def is_same(self, tensor: Any, is_exact: bool = True) -> bool:
         """Whether a tensor is the same one, with the same values; if not exactly, in any dtype."""
@@ -311,8 +305,7 @@ class _Printing:
         not_persistent = own["_non_persistent_buffers_set"]
         for name, value in own["_buffers"].items():
             buffers[name] = self._tensor(value, path + name, is_compared=name in not_persistent)
-        hooks = {name: tuple(own[name]) for name in HOOKS if own.get(name)} if any(map(own.get, HOOKS)) else {}
-        hooks.update((name, tuple(found)) for name, found in hooks_on(own["_parameters"], own["_buffers"]))
+        hooks = {name: tuple(found) for name, found in hooks_in(obj)}
         kept_apart = frozenset(not_persistent) if not_persistent else _NONE
         found = Print(type(obj), modules, parameters, buffers, kept_apart, hooks, attributes)
         self._known[id(obj)] = found

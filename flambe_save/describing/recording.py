@@ -255,6 +255,6 @@ def recorded(cls: C) -> C:
 
     cls.__new__ = make  # type: ignore[method-assign]
     cls.__signature__ = _Signature()  # type: ignore[attr-defined]
-    cls.__flambe_recorded__ = True  # type: ignore[attr-defined]  # what adapters know it by
+    cls.__flambe_recorded__ = True  # type: ignore[attr-defined]  # adapters know it by this
     TAGS.add(cls)
     return cls

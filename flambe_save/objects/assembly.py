@@ -46,7 +46,7 @@ __all__ = [
     "empty_tables",
     "fills_itself",
     "has_parts",
-    "hooks_on",
+    "hooks_in",
     "is_assembled",
     "is_class_of_weight_hooks",
     "is_set_by_torch",
@@ -64,11 +64,12 @@ PARTS = "parts"  # the end of the tag of an object that is written as its parts
 COMPLETE = "complete"  # of an object with a load_state_dict: whether its attributes are all of its state
 
 _EMPTY = vars(nn.Module())
+_HOOKS = tuple(name for name in _EMPTY if name.endswith("_hooks"))
 _MADE = [(name, type(value)) for name, value in _EMPTY.items() if value is not None and type(value) is not bool]
 # Attributes that nn.Module, this package and frameworks keep on every module
 TABLES = frozenset(_EMPTY) | {"_schema", "_created_with_tag"} | NOTES
 
-# These hold code, whatever their attributes are
+# Objects of these packages hold code
 _CODE = (
     "torch.jit.",
     "torch.fx.",
@@ -169,10 +170,13 @@ def has_parts(cls: Any) -> bool:
     return can_be_assembled(cls) or issubclass(cls, torch.Tensor)
 
 
-def hooks_on(*tables: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[int, Any]]]:
-    """Yield the hooks on a module's tensors, with their names: ``weight._backward_hooks``."""
-    for table in tables:
-        for name, tensor in table.items():
+def hooks_in(module: Any) -> Iterator[tuple[str, Mapping[int, Any]]]:
+    """Yield the tables of hooks on a module and its tensors, with their names: ``weight._backward_hooks``."""
+    own = module.__dict__
+    for name in filter(own.get, _HOOKS):
+        yield name, own[name]
+    for table in ("_parameters", "_buffers"):
+        for name, tensor in own[table].items():
             if tensor is None:
                 continue
             if tensor._backward_hooks:

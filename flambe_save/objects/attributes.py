@@ -130,7 +130,7 @@ def held_item(container: Any, key: str) -> Any:
         if not dict.__contains__(container, key):
             keys: Iterator[Any] = iter(dict.keys(container))
             key = next((other for other in keys if type(other) in PLAIN and str(other) == key), key)
-        if dict.__contains__(container, key):  # a defaultdict would make what is missing
+        if dict.__contains__(container, key):  # a defaultdict would make a missing one
             return dict.__getitem__(container, key)
     elif issubclass(cls, torch.nn.Module):
         return held_attribute(container, key)

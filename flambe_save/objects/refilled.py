@@ -27,10 +27,10 @@ class _Base(NamedTuple):
     ----------
     module, name : str
         Its module and name.
-    methods : tuple of str
-        The methods that it wraps in attributes of the same names.
     left_out : frozenset of str
         All attributes that it makes.
+    methods : tuple of str
+        The methods that it wraps in attributes of the same names.
     code : tuple of str
         The names of its own code that runs then.
     before : mapping of str to callable
@@ -39,40 +39,32 @@ class _Base(NamedTuple):
 
     module: str
     name: str
-    methods: tuple[str, ...]
     left_out: frozenset[str]
-    code: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
     before: Mapping[str, Callable[[], Any]] = MappingProxyType({})
-
-
-def _nothing() -> None:
-    """Return None."""
-
-
-def _running(module: str, name: str, before: Mapping[str, Callable[[], Any]]) -> _Base:
-    return _Base(module, name, (), frozenset(before), (), before)
 
 
 # One of them has the ids of a module's metrics, which differ in another process
 _OF_TRAINERS: dict[str, Callable[[], Any]] = {
-    **dict.fromkeys(("_trainer", "_fabric", "_metric_attributes", "_current_fx_name"), _nothing),
+    **dict.fromkeys(("_trainer", "_fabric", "_metric_attributes", "_current_fx_name"), lambda: None),
     "_fabric_optimizers": list,
 }
 _BASES = (
     _Base(
         "torchmetrics.metric",
         "Metric",
-        ("update", "compute"),
         frozenset(("update", "compute", "_update_signature")),
+        ("update", "compute"),
         ("__getstate__", "__setstate__", "__setattr__", "_wrap_update", "_wrap_compute"),
     ),
-    _Base("omegaconf.base", "Node", (), frozenset(("_flags_cache",)), ()),
+    _Base("omegaconf.base", "Node", frozenset(("_flags_cache",))),
     *(
-        base
+        _Base(f"{package}.core.{module}", name, frozenset(before), before=before)
         for package in ("lightning.pytorch", "pytorch_lightning")
-        for base in (
-            _running(f"{package}.core.module", "LightningModule", _OF_TRAINERS),
-            _running(f"{package}.core.datamodule", "LightningDataModule", {"trainer": _nothing}),
+        for module, name, before in (
+            ("module", "LightningModule", _OF_TRAINERS),
+            ("datamodule", "LightningDataModule", {"trainer": lambda: None}),
         )
     ),
 )

@@ -185,7 +185,7 @@ def is_sum_of_parts(cls: Any) -> bool:
         return is_usual and not any("_missing_" in vars(base) for base in own_bases(cls))
     if is_named_tuple(cls) or is_derived(cls):
         return True
-    # A config of transformers answers for its attributes itself: the library builds it, or its attributes are set
+    # A config of transformers has a __getattribute__ of its own: its adapter builds it, or sets its attributes
     is_plain = static_of(cls, "__getattribute__") is object.__getattribute__
     return is_plain and is_record(cls) and not is_used_by_python(cls)
 
@@ -270,7 +270,10 @@ def maker_of(cls: type) -> Callable[..., Any]:
 def _member(cls: type[enum.Enum], *, name: Any = None, value: Any = None) -> Any:
     if type(name) is str:
         return cls._member_map_[name]
-    is_plain = static_of(cls, "_member_type_") in (object, int)  # another would make the member itself
+    is_plain = static_of(cls, "_member_type_") in (
+        object,
+        int,
+    )  # a class with other values makes members by its own code
     if not issubclass(cls, enum.Flag) or type(value) is not int or not is_plain:
         raise ValueError(f"{shown(value)[:80]} is not a member")
     return cls(value)
