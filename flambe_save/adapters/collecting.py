@@ -21,7 +21,7 @@ from flambe_save.codecs.data import tie_key
 from flambe_save.describing.describe import describe, describing, saved_ids
 from flambe_save.describing.documents import NoOrderError, config_text
 from flambe_save.describing.known import KNOWN, Known
-from flambe_save.describing.stored_tensors import Held
+from flambe_save.describing.stored_tensors import StoredTensors
 from flambe_save.describing.writer import Written
 from flambe_save.errors import FlambeSaveError, StateMismatchWarning, UnsupportedObjectError, warn
 from flambe_save.layout import (
@@ -160,9 +160,9 @@ def _collect(obj: Any, found: State, prefix: str, keep_vars: bool, passed: Passe
         is_root = place.prefix == prefix
         key_of_tensor = written_parts.keys_below(place.prefix)
         arrays_here = keys if is_root else InsideComponent(place.prefix, arrays)
-        is_outside = Held().is_outside if is_root else outside_component(place.prefix, places)
+        is_outside = StoredTensors().is_outside if is_root else outside_component(place.prefix, places)
         inside = containers if is_root else InsideComponent(place.prefix, places)
-        held = Held(arrays_here, inside, holds, key_of_tensor, is_outside, not is_root)
+        held = StoredTensors(arrays_here, inside, holds, key_of_tensor, is_outside, not is_root)
         try:
             _add_config(place, found, held, written, names)
         except NoOrderError:  # calls and their changes need each other; parts and tensors of the state do not
@@ -233,7 +233,7 @@ def add_node(place: Place, state: State) -> None:
     local.update({VERSION_KEY: version, CLASS_KEY: type(obj).__name__, SOURCE_KEY: source_of(type(obj))})
 
 
-def _add_config(place: Place, state: State, held: Held, written: Written, names: Mapping[int, str]) -> None:
+def _add_config(place: Place, state: State, held: StoredTensors, written: Written, names: Mapping[int, str]) -> None:
     """Add the config of an object that gets a folder, and a stash of what YAML cannot hold."""
     if is_component(place.obj) and describe(place.obj) is None:
         return  # it was not built by calling its class; its state is saved nevertheless

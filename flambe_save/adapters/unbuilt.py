@@ -13,7 +13,7 @@ from flambe_save.adapters.unchanged import Passed
 from flambe_save.classes.lookup import is_harmless
 from flambe_save.config.scalars import PLAIN
 from flambe_save.describing.documents import config_text
-from flambe_save.describing.stored_tensors import Held
+from flambe_save.describing.stored_tensors import StoredTensors
 from flambe_save.errors import FlambeSaveError
 from flambe_save.layout import CONFIG_KEY, STASH_KEY, TAGS_KEY
 from flambe_save.objects.assembly import PARTS, attributes_of, can_be_assembled
@@ -64,7 +64,7 @@ def get_unbuilt_state(obj: Any, passed: Passed | None = None) -> State:
     if "" not in visited:  # it has no adapter
         _note(Place("", obj), state)
     values, stash, local = _Values(arrays).of(unwrapped(obj)), Stash(), state._metadata[""]
-    local[CONFIG_KEY], local[TAGS_KEY] = config_text(values, stash, Held(arrays))
+    local[CONFIG_KEY], local[TAGS_KEY] = config_text(values, stash, StoredTensors(arrays))
     if stash:
         local[STASH_KEY] = stash
     return state
@@ -120,7 +120,7 @@ class _Values:
     def _is_data(self, value: Any) -> bool:
         """Whether a config, or a stash that needs no trust, can hold a value."""
         try:
-            config_text(value, None, Held(self._arrays))
+            config_text(value, None, StoredTensors(self._arrays))
         except FlambeSaveError:
             try:
                 return not CODECS["pt"].dump({"": value}, DumpOptions()).opaque

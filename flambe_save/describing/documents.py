@@ -9,7 +9,7 @@ import yaml as pyyaml
 from flambe_save.config.dialect import MAX_DEPTH, Dumper, children_of
 from flambe_save.describing.building_order import LINKS, link_without_order
 from flambe_save.describing.represent import Representer
-from flambe_save.describing.stored_tensors import Held
+from flambe_save.describing.stored_tensors import StoredTensors
 from flambe_save.describing.writer import Written
 from flambe_save.errors import ConfigError, UnsupportedObjectError
 
@@ -23,13 +23,13 @@ class NoOrderError(UnsupportedObjectError):
 
 
 def config_text(
-    obj: Any, stash: dict[str, Any] | None, held: Held | None = None, written: Written | None = None
+    obj: Any, stash: dict[str, Any] | None, stored: StoredTensors | None = None, written: Written | None = None
 ) -> tuple[str, dict[str, str]]:
     """Return an object's config, and the dotted path of the class that each tag in it means."""
     written = written or Written()
-    is_part = held is not None and held.is_part
+    is_part = stored is not None and stored.is_part
     for has_references in (True, False):  # a pickle may refer to an object that holds a value of it
-        root = Representer(obj, stash, held, written, has_references=has_references).represent_data(obj)
+        root = Representer(obj, stash, stored, written, has_references=has_references).represent_data(obj)
         found = _Survey([root], written)
         refers = not found.tags.keys().isdisjoint((*LINKS, "pickled"))
         link = link_without_order(root, is_part=is_part) if refers else None

@@ -44,10 +44,10 @@ class LinkWriter(StashWriter):
 
     def _represent_tensor(self, value: Any, path: Trail) -> pyyaml.Node:
         """Write a tensor that the state holds: as a parameter where it is one, else by its key."""
-        found = self._found_inside(value, path) if not self._place.in_arguments else None
+        found = self._found_inside(value, path) if not self._context.in_arguments else None
         if found is not None:  # not for a constructor: it may be that of the module that it leads to
             return self._represent_reference(ParameterLink(found), found)
-        key = self._held.tensors[id(value)]
+        key = self._stored.tensors[id(value)]
         return self._represent_reference(TensorLink(key), key)
 
     def _represent_parameter(self, link: ParameterLink, path: Trail) -> pyyaml.Node:
@@ -55,7 +55,7 @@ class LinkWriter(StashWriter):
         found = self._found_inside(link.tensor, path)
         if found is not None:
             return self._represent_reference(link, found)
-        key = self._held.tensors.get(id(link.tensor))
+        key = self._stored.tensors.get(id(link.tensor))
         if key is None:
             return self._represent_stashed(link.tensor, path)
         return self._represent_reference(TensorLink(key), key)
@@ -66,7 +66,7 @@ class LinkWriter(StashWriter):
         A module around the place itself does not count: it is not built yet.
         """
         places = self._contents().places.get(id(value), ())
-        if self._place.is_loose:  # changes may need an object as it is before its own changes, which need this one
+        if self._context.is_loose:  # changes may need an object as it is before its own changes, which need this one
             places = sorted(places, key=lambda place: place[0][-1:] != ("object",))
         for outer, name in places:
             if tuple(map(str, keys_of(path)[: len(outer)])) != outer:
@@ -76,7 +76,7 @@ class LinkWriter(StashWriter):
     def _represent_own(self, link: StoredParameter, path: Trail) -> pyyaml.Node:
         """Write a tensor of a module at its place in the module: by its key in the state."""
         tensor = link.tensor
-        key = self._held.key_of(tensor) if tensor is not None else link.key
+        key = self._stored.key_of(tensor) if tensor is not None else link.key
         if key is None:
             return self._represent_stashed(tensor, path)
         is_parameter = tensor is None or isinstance(tensor, torch.nn.Parameter)
@@ -90,7 +90,7 @@ class LinkWriter(StashWriter):
         text = self._found_inside(value, path)
         if text is not None:
             return self._represent_reference(ModuleLink(text) if is_module else ParameterLink(text), text)
-        if is_module or self._held.key_of(value) is None:
+        if is_module or self._stored.key_of(value) is None:
             return None
         self._written.keyed.add(id(value))
         return self._represent_own(StoredParameter("", value), path)
@@ -107,32 +107,32 @@ class LinkWriter(StashWriter):
         can_be_filled = isinstance(parent, (list, dict)) or (not isinstance(parent, tuple) and parts_of(parent))
         is_child = isinstance(value, torch.nn.Module) and keys_of(path)[-2:-1] == ("modules",)
         can_be_filled = can_be_filled and not (is_child and (self._is_given_since(value) or self._is_its_place(value)))
-        if id(value) not in self._held.containers or not can_be_filled or self._place.in_arguments:
+        if id(value) not in self._stored.containers or not can_be_filled or self._context.in_arguments:
             raise NoReferenceError(
                 f"{self._say(path)} is a {type(value).__qualname__} inside itself, which a config cannot say",
                 fix="Cycles are kept through lists, dicts and dataclasses, and through attributes of components.",
             )
-        return self._represent_reference(BackLink(""), self._held.containers[id(value)])
+        return self._represent_reference(BackLink(""), self._stored.containers[id(value)])
 
     def _is_its_place(self, value: Any) -> bool:
         """Whether the key of an open value leads through something inside it: that is filled last."""
-        key, containers = self._held.containers.get(id(value), ""), self._held.containers
+        key, containers = self._stored.containers.get(id(value), ""), self._stored.containers
         inside = list(self._open)[list(self._open).index(id(value)) :]
         return any(number in containers and key.startswith(f"{containers[number]}.") for number in inside)
 
     def _is_given_since(self, value: Any) -> bool:
         """Whether a call inside an open value may look at this place, as an argument."""
         outer = list(self._open).index(id(value))
-        return any(number > outer for number in self._place.calls)
+        return any(number > outer for number in self._context.calls)
 
     def _pointer(self, value: Any, path: Trail) -> Steps:
         """Return the node of a value that only refers to an object, such as a bound method."""
         parts = {"object": value.obj} if isinstance(value, Elsewhere) else parts_of(value)
         target = None if parts is None else parts["object"]
-        if self._place.is_loose and self._held.is_outside(target):
+        if self._context.is_loose and self._stored.is_outside(target):
             return self._null()
         node = None
-        if parts is not None and not self._place.in_arguments and self._can_be_filled(path):
+        if parts is not None and not self._context.in_arguments and self._can_be_filled(path):
             node = self.represent_data(None) if target is None else self._elsewhere(target)
         if parts is None or node is None:
             return (yield self._without_reference(value, path))
@@ -151,11 +151,11 @@ class LinkWriter(StashWriter):
 
         In attributes null in the config of a part, and else an error, so that the attribute is named as left out.
         """
-        place = self._place
-        is_of_pickle = not place.is_reached and isinstance(value, types.MethodType)
-        if not place.is_loose or not place.in_attribute or is_of_pickle:
+        context = self._context
+        is_of_pickle = not context.is_reached and isinstance(value, types.MethodType)
+        if not context.is_loose or not context.in_attribute or is_of_pickle:
             return (yield self._pickle(value, path))
-        if self._held.is_part:
+        if self._stored.is_part:
             return self._null()
         raise NoReferenceError(
             f"what {self._say(path)} refers to is nowhere else in the save", fix="Save what it refers to with it."
@@ -163,15 +163,15 @@ class LinkWriter(StashWriter):
 
     def _elsewhere(self, target: Any) -> pyyaml.Node | None:
         """Return the node of a reference to an object with a place of its own; None for others."""
-        key = self._held.containers.get(id(target))
+        key = self._stored.containers.get(id(target))
         if key is None and isinstance(target, torch.Tensor):
             self._written.referred.add(id(target))
-            key = self._held.tensors.get(id(target)) or self._held.key_of(target)
+            key = self._stored.tensors.get(id(target)) or self._stored.key_of(target)
         return None if key is None else self._represent_reference(BackLink(""), key)
 
     def _can_be_filled(self, path: Trail) -> bool:
         """Whether this place can be filled once all is built: not one in a tuple, a set or a key."""
-        if not self._place.is_reached or not (self._place.is_loose or self._place.owner is None):
+        if not self._context.is_reached or not (self._context.is_loose or self._context.owner is None):
             return False
         value, *around = reversed(self._open.values())
         if not around:

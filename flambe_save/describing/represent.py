@@ -47,7 +47,7 @@ class Representer(LinkWriter):
         The object that links start from.
     stash : dict, optional
         Receives the values that YAML cannot hold; without one they are an error.
-    held : Held
+    stored : StoredTensors
         The values that the state beside the config holds.
     written : Written, optional
         Nodes of other configs of the same save.
@@ -106,15 +106,15 @@ class Representer(LinkWriter):
 
     def _attribute(self, value: Any, path: Trail) -> Steps:
         """Return the node of an attribute; None if it refers to an object that no link leads to."""
-        around = self._place
-        self._place = around._replace(in_attribute=True)
+        around = self._context
+        self._context = around._replace(in_attribute=True)
         try:
             return (yield self._data(value, path))
         except NoReferenceError:
             self._written.unsaid.add(_attribute_at(keys_of(path), around.owner))
             return None
         finally:
-            self._place = around
+            self._context = around
 
     def _pair(self, key: Any, item: Any, path: Trail) -> Steps:
         """Return the node of a key and its value, at the path that leads to the value."""
@@ -131,7 +131,7 @@ class Representer(LinkWriter):
             name, node = self._known(key), self._known(item)
             if name is None:
                 name = yield self._data(key, path)
-            if node is None and self._place.is_loose and path is not None and path[1] == "attributes":
+            if node is None and self._context.is_loose and path is not None and path[1] == "attributes":
                 node = yield self._attribute(item, (path, str(key)))
                 if node is None:
                     continue
@@ -139,20 +139,20 @@ class Representer(LinkWriter):
         return pyyaml.MappingNode(tag, pairs, flow_style=not pairs)
 
     def _object(self, value: Any, path: Trail) -> Steps:
-        kind, place = type(value), self._place
-        is_own = place.is_in_list and isinstance(value, torch.nn.Parameter)
+        kind, context = type(value), self._context
+        is_own = context.is_in_list and isinstance(value, torch.nn.Parameter)
         if isinstance(value, torch.Tensor) and not is_own:
             self._written.referred.add(id(value))
-        is_tied = id(value) in self._tied and not place.in_arguments
-        if is_tied and self._held.key_of(value) is not None:
+        is_tied = id(value) in self._tied and not context.in_arguments
+        if is_tied and self._stored.key_of(value) is not None:
             return self._represent_own(StoredParameter("", value), path)
-        if id(value) in self._held.tensors:
+        if id(value) in self._stored.tensors:
             return self._represent_tensor(value, path)
-        if place.is_loose and self._held.is_outside(value):
+        if context.is_loose and self._stored.is_outside(value):
             return self._null()
-        if is_own and self._held.key_of(value) is not None:
+        if is_own and self._stored.key_of(value) is not None:
             return self._represent_own(StoredParameter("", value), path)
-        if place.is_loose and isinstance(value, (torch.Tensor, torch.nn.Module)):
+        if context.is_loose and isinstance(value, (torch.Tensor, torch.nn.Module)):
             linked = self._represent_of_module(value, path)
             if linked is not None:
                 return linked
@@ -223,7 +223,7 @@ class Representer(LinkWriter):
         is_call = schema.factory_method != PARTS and schema.component_subclass not in TRANSPARENT
         is_value = is_made_of_parts(schema.component_subclass)  # it stands where its parts do
         runs = is_call and not is_value
-        around = self._place
+        around = self._context
         inner = around._replace(
             in_arguments=is_call and (around.in_arguments or runs),
             is_in_list=schema.component_subclass in _OF_PARAMETERS,
@@ -236,10 +236,10 @@ class Representer(LinkWriter):
             item = self._known(value)
             if item is None:
                 is_loose = around.is_loose if is_value else not is_call and name in LOOSE
-                self._place = inner._replace(is_loose=is_loose)
+                self._context = inner._replace(is_loose=is_loose)
                 item = yield self._data(value, (path, name))
             pairs.append((self.represent_data(name), item))
-        self._place = around
+        self._context = around
         node = pyyaml.MappingNode(f"!{tag}", pairs, flow_style=not pairs)
         self._noted(node, tag, schema.component_subclass)
         if schema._extensions:

@@ -72,7 +72,7 @@ class StashWriter(Writer):
         kept = value
         if isinstance(value, torch.nn.Module):
             self._copies.update((id(item), item) for item in others)
-            kept = skeleton(value, self._held.holds, self._say(path), self._copies)
+            kept = skeleton(value, self._stored.holds, self._say(path), self._copies)
         self._written.alive.append(value)
         if number is None:
             self._stashed[id(value)] = name = self._put_in_stash(kept, path)
@@ -84,15 +84,15 @@ class StashWriter(Writer):
         name, group, objects = self._groups[number]
         group.values.append(kept)
         item_node = self.represent_data(len(group.values) - 1)
-        around_all = self._place
+        outer = self._context
         for item in others:
-            is_reached = id(item) in self._held.containers  # by its own place too, and not by the pickle alone
-            self._place = around_all._replace(is_loose=True, is_reached=is_reached)
+            is_reached = id(item) in self._stored.containers  # by its own place too, and not by the pickle alone
+            self._context = outer._replace(is_loose=True, is_reached=is_reached)
             node = yield self._data(item, (path, "objects"))
             if id(item) not in group.objects:
                 group.objects[id(item)] = item
                 objects.value.append(node)
-        self._place = around_all
+        self._context = outer
         tag = TAGS.tag_of(Pickled)
         nodes = {"pickle": self.represent_scalar("!$", name), "item": item_node, "objects": objects}
         pairs = [(self.represent_data(key), node) for key, node in nodes.items()]
@@ -116,7 +116,7 @@ class StashWriter(Writer):
     def _has_place(self, item: Any) -> bool:
         """Whether the config writes an object somewhere, and not as a pickle."""
         number, contents = id(item), self._contents()
-        if number in contents.linkable or number in self._held.tensors:
+        if number in contents.linkable or number in self._stored.tensors:
             return True
         if number not in contents.items or isinstance(item, _NO_PLACE):
             return False

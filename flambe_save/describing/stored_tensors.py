@@ -20,13 +20,13 @@ from flambe_save.objects.walks import modules_in
 from flambe_save.schema.edited import Edited
 from flambe_save.schema.schema import WITHOUT_PARTS, Schema, schema_of
 
-__all__ = ["LOOSE", "Held", "Inside", "inside_of"]
+__all__ = ["LOOSE", "Inside", "StoredTensors", "inside_of"]
 
 
 LOOSE = ("attributes", "changes")  # the parts of an object that may refer to objects elsewhere
 
 
-class Held(NamedTuple):
+class StoredTensors(NamedTuple):
     """Values that the state of a save holds, so that its config refers to them.
 
     Attributes

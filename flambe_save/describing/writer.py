@@ -13,13 +13,13 @@ import yaml as pyyaml
 from flambe_save.classes.tags import TAGS, written_path
 from flambe_save.config.scalars import PLAIN, has_plain_offset
 from flambe_save.describing.known import KNOWN
-from flambe_save.describing.stored_tensors import Held, Inside, inside_of
+from flambe_save.describing.stored_tensors import Inside, StoredTensors, inside_of
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.objects.arguments import Trail, keys_of
 from flambe_save.objects.structural import POINTERS
 from flambe_save.support.trampoline import Steps, run
 
-__all__ = ["NoReferenceError", "Place", "Writer", "Written"]
+__all__ = ["Context", "NoReferenceError", "Writer", "Written"]
 
 
 class NoReferenceError(UnsupportedObjectError):
@@ -53,7 +53,7 @@ class Written:
         self.tags[id(node)] = node, meaning if inner is None else {**meaning, **inner}
 
 
-class Place(NamedTuple):
+class Context(NamedTuple):
     """The surroundings of the value that is being written.
 
     Attributes
@@ -90,14 +90,14 @@ class Writer:
         self,
         root: Any,
         stash: dict[str, Any] | None = None,
-        held: Held | None = None,
+        stored: StoredTensors | None = None,
         written: Written | None = None,
         *,
         has_references: bool = True,
     ) -> None:
         self.stash = stash
         self._has_references = has_references
-        self._held = held or Held()
+        self._stored = stored or StoredTensors()
         self._tied = KNOWN.get().tied
         self._written = written or Written()
         self._root = root
@@ -105,7 +105,7 @@ class Writer:
         self._own = 0  # the number of times that something was written that only this config writes so
         self._inside: Inside | None = None
         self._open: dict[int, Any] = {}  # by their ids, the values that are being written, the outermost first
-        self._place = Place()
+        self._context = Context()
 
     def represent_data(self, value: Any, path: Trail = None) -> pyyaml.Node:
         """Return the node of any value; the same object gives the same node, hence an anchor.

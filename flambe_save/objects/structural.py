@@ -270,10 +270,8 @@ def maker_of(cls: type) -> Callable[..., Any]:
 def _member(cls: type[enum.Enum], *, name: Any = None, value: Any = None) -> Any:
     if type(name) is str:
         return cls._member_map_[name]
-    is_plain = static_of(cls, "_member_type_") in (
-        object,
-        int,
-    )  # a class with other values makes members by its own code
+    # Members of another type are made by code of the class
+    is_plain = static_of(cls, "_member_type_") in (object, int)
     if not issubclass(cls, enum.Flag) or type(value) is not int or not is_plain:
         raise ValueError(f"{shown(value)[:80]} is not a member")
     return cls(value)
