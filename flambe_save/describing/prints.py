@@ -48,7 +48,7 @@ class Print(NamedTuple):
         Those inside it, in order; a module that is in several places has one Print. For an argument of the
         constructor, its number.
     parameters, buffers : dict of str to TensorPrint, (type, torch.Size, str) or None
-        For a usual tensor its class, shape and first name.
+        For a usual tensor its class, shape and first name; for a lazy one no shape and no name.
     not_persistent : frozenset of str
     hooks : dict of str to tuple of int
         The ids of hooks, by the names of their tables, on it and on its tensors (``weight._backward_hooks``).
@@ -331,7 +331,7 @@ class _Printing:
         if not is_compared and kind in _PLAIN_TENSORS and not value.__dict__ and not _has_gradient(value):
             return kind, value.shape, first
         if nn.parameter.is_lazy(value):
-            return _Lazy(value)
+            return kind, None, ""
         return TensorPrint(value, first, is_compared=is_compared, is_short_lived=self._is_short_lived)
 
 
@@ -346,19 +346,6 @@ def name_outside(modules: list[tuple[str, nn.Module]], names: dict[int, str]) ->
     return []
 
 
-class _Lazy(TensorPrint):
-    """A parameter that had no shape."""
-
-    def __init__(self, tensor: Any) -> None:
-        self.cls, self.name, self.who, self.has_gradient = type(tensor), "", None, False
-
-    def is_like(self, tensor: Any, *, is_exact: bool = True) -> bool:
-        return type(tensor) is self.cls
-
-    def is_same(self, tensor: Any, is_exact: bool = True) -> bool:
-        return type(tensor) is self.cls
-
-
 def first_name(known: Any) -> str:
     """Return the first name of a printed tensor of a module."""
     name: str = known[2] if type(known) is tuple else known.name
@@ -367,7 +354,9 @@ def first_name(known: Any) -> str:
 
 def is_tensor_as_printed(known: Any, value: Any, is_exact: bool, *, is_whole: bool) -> bool:
     """Whether a tensor is like the printed one; with ``is_whole``, in its values too."""
-    if is_whole and not _has_values(known):
+    if type(known) is tuple and known[1] is None:
+        return type(value) is known[0]
+    if is_whole and (type(known) is tuple or known.who is None):  # it was persistent, so its values are unknown
         return False
     if type(known) is not tuple:
         is_same = known.is_same if is_whole else known.is_like
@@ -381,11 +370,6 @@ def _repeats(tensor: torch.Tensor) -> bool:
     return tensor.layout == torch.strided and tensor.numel() > 1 and 0 in tensor.stride()
 
 
-def _has_values(known: Any) -> bool:
-    """Whether a print can compare values; those of persistent buffers are in the state."""
-    return type(known) is _Lazy or (type(known) is TensorPrint and known.who is not None)
-
-
 def are_same(one: Any, other: Any) -> bool:
     """Whether two prints show one object, unchanged in between."""
     names: tuple[str, ...]
@@ -395,7 +379,7 @@ def are_same(one: Any, other: Any) -> bool:
     if isinstance(one, TensorPrint):
         names = ("cls", "shape", "name", "has_gradient")
         is_like = type(one) is type(other) and all(getattr(one, name) == getattr(other, name) for name in names)
-        return is_like and (isinstance(one, _Lazy) or one.is_read_alike(other))
+        return is_like and one.is_read_alike(other)
     if isinstance(one, _Same):
         return type(other) is _Same and one.who() is other.who() is not None and are_same(one.parts, other.parts)
     if isinstance(one, dict):
