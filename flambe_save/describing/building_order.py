@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import yaml as pyyaml
@@ -9,6 +10,7 @@ import yaml as pyyaml
 from flambe_save.config.dialect import CORE, children_of
 from flambe_save.config.scalars import scalar_value
 from flambe_save.objects.assembly import PARTS
+from flambe_save.objects.walks import inside_itself
 from flambe_save.state import split_key
 
 __all__ = ["LINKS", "link_without_order"]
@@ -29,35 +31,25 @@ def link_without_order(root: pyyaml.Node, *, is_part: bool = False) -> str | Non
     is_part : bool
         Whether the config is of a part of a save: its links may lead to other parts.
     """
-    targets = _Targets(root)
-    done: set[int] = set()
-    under_way: set[int] = set()
-    stack: list[tuple[Any, list[Any]]] = [(None, [root])]
-    last = ""
-    while stack:
-        node, waiting = stack[-1]
-        if not waiting:
-            stack.pop()
-            under_way.discard(id(node))
-            done.add(id(node))
-            continue
-        inner = waiting.pop()
-        if inner.tag[1:] in LINKS:
-            last = str(inner.value)
-            inner = targets.of(last)
-            if inner is None:
-                if not is_part:
-                    return last
-                continue
-        if id(inner) in done:
-            continue
-        if id(inner) in under_way:
-            return last
-        children = children_of(inner)
-        if children:
-            under_way.add(id(inner))
-            stack.append((inner, children[::-1]))
-    return None
+    targets, last, missing = _Targets(root), "", list[str]()
+
+    def needed(node: pyyaml.Node | None) -> Iterator[pyyaml.Node]:
+        """Yield the nodes that are built before a node, in order; the root before None."""
+        nonlocal last
+        for inner in [root] if node is None else children_of(node):
+            target = inner
+            if inner.tag[1:] in LINKS:
+                last = str(inner.value)
+                target = targets.of(last)
+                if target is None:
+                    missing.append(last)
+            if target is not None and not isinstance(target, pyyaml.ScalarNode):
+                yield target
+
+    has_cycle = inside_itself(None, needed) is not None
+    if missing and not is_part:
+        return missing[0]
+    return last if has_cycle else None
 
 
 class _Targets:
