@@ -74,12 +74,9 @@ def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         if kind is inspect.Parameter.VAR_POSITIONAL:
             found[name] = list(value)
         elif kind is inspect.Parameter.VAR_KEYWORD:
-            unnamed = [
-                other.name
-                for other in bound.signature.parameters.values()
-                if other.kind in (other.POSITIONAL_ONLY, other.VAR_POSITIONAL)
-            ]
-            twice = value.keys() & {*found, *unnamed}
+            unnamed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+            parameters = bound.signature.parameters.values()
+            twice = value.keys() & {item.name for item in parameters if item.kind in unnamed}
             if twice:
                 raise CompilationError(f"the keyword {min(twice)!r} has the name of a positional parameter")
             found.update(value)

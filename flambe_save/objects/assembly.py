@@ -171,7 +171,7 @@ def has_parts(cls: Any) -> bool:
 
 
 def hooks_in(module: Any) -> Iterator[tuple[str, Mapping[int, Any]]]:
-    """Yield the tables of hooks on a module and its tensors, with their names: ``weight._backward_hooks``."""
+    """Yield the hooks on a module and its tensors, by table: ``weight._backward_hooks``."""
     own = module.__dict__
     for name in filter(own.get, _HOOKS):
         yield name, own[name]
