@@ -45,15 +45,12 @@ def config_text(
     nodes = [root]
     if found.extensions:
         nodes.insert(0, Representer(None).represent_data(dict(sorted(found.extensions.items()))))
-    return _serialized(nodes, found), found.tags
+    return serialize(nodes, found), found.tags
 
 
-def serialize(nodes: list[pyyaml.Node]) -> str:
+def serialize(nodes: list[pyyaml.Node], found: _Survey | None = None) -> str:
     """Return the text of documents."""
-    return _serialized(nodes, _Survey(nodes, Written()))
-
-
-def _serialized(nodes: list[pyyaml.Node], found: _Survey) -> str:
+    found = found or _Survey(nodes, Written())
     if found.depth > MAX_DEPTH:  # no load reads it, and the emitter would overflow the stack without an error
         raise ConfigError(f"a config nested deeper than {MAX_DEPTH} cannot be written", fix="Flatten the object.")
     options: dict[str, Any] = {"allow_unicode": True, "width": 1 << 20, "explicit_start": len(nodes) > 1}
