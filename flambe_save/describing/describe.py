@@ -46,6 +46,7 @@ from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import Schema, defaults_of, schema_of
 from flambe_save.schema.stored import StoredParameter
 from flambe_save.support.notes import attributes_on
+from flambe_save.support.static import is_special
 from flambe_save.support.undoing import Setting
 
 __all__ = [
@@ -301,14 +302,14 @@ def _of_tensor(value: Any) -> Any:
     link = StoredParameter("", value)
     cls, marks = type(value), {name: _mark(mark) for name, mark in _marks(value).items() if _is_kept(value, name)}
     is_parameter = isinstance(value, nn.Parameter)
-    is_special = cls not in (torch.Tensor, nn.Parameter) and not is_wrapper(value)
+    is_subclass = cls not in (torch.Tensor, nn.Parameter) and not is_wrapper(value)
     needs_gradient = value.requires_grad and value.is_leaf and not is_parameter
-    if not (is_special or marks or needs_gradient):
+    if not (is_subclass or marks or needs_gradient):
         return link
     details: dict[str, Any] = {"requires_grad": True} if needs_gradient else {}
     details |= {"attributes": marks} if marks else {}
     usual = nn.Parameter if is_parameter else torch.Tensor
-    return Schema(cls if is_special else usual, PARTS, data=link, **details)
+    return Schema(cls if is_subclass else usual, PARTS, data=link, **details)
 
 
 def _lost_marks(tensors: Mapping[str, Any], begin: str = "") -> list[str]:
@@ -357,8 +358,7 @@ def _split_attributes(
     unsaid = KNOWN.get().unsaid
     for name, value in attributes.items():
         is_method_replaced = callable(value) and is_method(type(owner), name)
-        is_special = name.startswith("__") and name.endswith("__")  # Python looks these up, so no load sets them
-        is_dropped = is_special or is_method_replaced or (id(owner), name) in unsaid
+        is_dropped = is_special(name) or is_method_replaced or (id(owner), name) in unsaid  # no load sets special ones
         if not is_dropped and (type(value) in PLAIN or _can_be_kept(value, may_be_code, is_data, owner)):
             kept[name] = value
         else:

@@ -31,7 +31,7 @@ from flambe_save.objects.refilled import left_out, refill
 from flambe_save.objects.special import OF_PICKLES, is_method, special_names
 from flambe_save.objects.structural import is_sum_of_parts
 from flambe_save.support.notes import NOTES, OF_THE_COMPILER
-from flambe_save.support.static import has_static
+from flambe_save.support.static import has_static, is_special
 from flambe_save.support.undoing import Setting
 
 __all__ = [
@@ -318,7 +318,7 @@ def may_be_called(name: str, module: Any, table: str) -> bool:
     torch's containers of modules take any, as their constructors do.
     """
     is_container = table == "modules" and type(module).__module__ == nn.ModuleDict.__module__
-    return bool(name) and (is_container or not (name.startswith("__") and name.endswith("__")))
+    return bool(name) and (is_container or not is_special(name))
 
 
 def put_in_table(module: Any, table: str, values: Any) -> None:
@@ -382,7 +382,7 @@ def put_attributes(obj: Any, values: Any) -> None:
     for name, value in _named(type(obj), "attributes", values).items():
         is_optimizer = issubclass(type(obj), torch.optim.Optimizer)
         is_taken = name in TABLES or (is_optimizer and name in OPTIMIZER_ATTRIBUTES)
-        if (name.startswith("__") and name.endswith("__")) or is_taken:
+        if is_special(name) or is_taken:
             raise fault(type(obj), f"can have no attribute {quote(name)}", "Take it out of the config.")
         if callable(value) and is_method(type(obj), name):
             raise fault(type(obj), f"has a method {quote(name)}, and no attribute", "Take it out of the config.")

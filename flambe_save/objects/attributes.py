@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from flambe_save.config.scalars import PLAIN
-from flambe_save.support.static import bases_of, find_static, has_static, names_of, path_of
+from flambe_save.support.static import bases_of, find_static, has_static, is_special, names_of, path_of
 
 __all__ = [
     "code_behind",
@@ -103,8 +103,7 @@ def is_function_of(cls: Any, name: str) -> bool:
 def method_of(cls: Any, name: str) -> types.FunctionType | None:
     """Return the function of a method of a class; None for special methods and others."""
     _, static = find_static(cls, name)
-    is_special = name.startswith("__") and name.endswith("__")
-    return static if type(static) is types.FunctionType and not is_special else None
+    return static if type(static) is types.FunctionType and not is_special(name) else None
 
 
 def name_of_method(method: types.MethodType) -> str | None:

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from flambe_save.objects.attributes import own_attributes
 from flambe_save.objects.fields import is_known_base, is_known_type, is_named_tuple, is_written_for_it
 from flambe_save.objects.refilled import left_out
-from flambe_save.support.static import bases_of, is_descriptor, names_of, static_of
+from flambe_save.support.static import bases_of, is_descriptor, is_special, names_of, static_of
 
 __all__ = [
     "OF_COPIES",
@@ -101,15 +101,11 @@ def _answers_as_type(kind: Any) -> bool:
     """Whether a metaclass leaves the names, hashes and comparisons of its classes to ``type``."""
     others = [base for base in bases_of(kind) if base not in (*_METACLASSES, object)]
     return all(
-        (name in _OF_METACLASSES or not (_is_special(name) or name in names_of(type)))
+        (name in _OF_METACLASSES or not (is_special(name) or name in names_of(type)))
         and (type(value) in _PLAIN_METHODS or not is_descriptor(value))
         for base in others
         for name, value in names_of(base).items()
     )
-
-
-def _is_special(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
 
 
 @functools.cache
@@ -119,7 +115,7 @@ def special_names(cls: Any) -> frozenset[str]:
         name
         for base in own_bases(cls)
         for name, value in names_of(base).items()
-        if _is_special(name)
+        if is_special(name)
         and not is_written_for_it(value)
         and not (name == "__dict__" and _is_usual_dict(value, base))
         and getattr(value, "__module__", None) != "flambe_save.describing.recording"
@@ -179,7 +175,7 @@ def is_used_by_torch(cls: Any) -> bool:
     A property may replace an attribute, or the class may iterate over its modules in its own way. A constructor that
     takes a scheduler has it take its first step.
     """
-    own = [(name, value) for base in own_bases(cls) for name, value in names_of(base).items() if not _is_special(name)]
+    own = [(name, value) for base in own_bases(cls) for name, value in names_of(base).items() if not is_special(name)]
     if issubclass(cls, LRScheduler):
         return bool(own_bases(cls))
     methods = vars(nn.Module).keys() - _OF_MODELS if issubclass(cls, nn.Module) else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["bases_of", "find_static", "has_static", "is_descriptor", "names_of", "path_of", "static_of"]
+__all__ = ["bases_of", "find_static", "has_static", "is_descriptor", "is_special", "names_of", "path_of", "static_of"]
 
 # As inspect.getattr_static reads them: a metaclass may have attributes of these names
 bases_of: Any = vars(type)["__mro__"].__get__
@@ -38,6 +38,11 @@ def is_descriptor(value: Any) -> bool:
     """Whether code of a value runs when the value is looked up on its class or on an object."""
     cls: Any = type(value)
     return has_static(cls, "__get__") or has_static(cls, "__set__")
+
+
+def is_special(name: str) -> bool:
+    """Whether Python looks up a name by itself: ``__len__``."""
+    return name.startswith("__") and name.endswith("__")
 
 
 def path_of(cls: Any) -> tuple[Any, str]:
