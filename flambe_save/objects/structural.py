@@ -73,7 +73,7 @@ def _make_mapping(kind: Any, items: Any, attributes: Any = None) -> Any:
 def _exactly(value: Any, *kinds: type) -> Any:
     """Return a value of one of the types; refuse others, even derived ones, which may run code."""
     if type(value) not in kinds:
-        raise ValueError(f"a {type(value).__qualname__} is not a {kinds[0].__name__}")
+        raise ValueError(f"expected {kinds[0].__name__}, not {type(value).__qualname__}")
     return value
 
 

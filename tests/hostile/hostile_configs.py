@@ -230,7 +230,7 @@ for _name, _content, _errors, _message, _rule in (
     ("deque_of_nothing", "!collections.deque {items: 5, maxlen: -1}", ConfigError, "parts", PARTS),
     ("decimal_of_a_list", "!decimal.Decimal {value: [1]}", ConfigError, "parts", PARTS),
     ("pattern_of_nothing", "!re.Pattern {pattern: '(', flags: 0}", ConfigError, "parts", PARTS),
-    ("fraction_of_a_text", "!fractions.Fraction {numerator: '1e9', denominator: 1}", ConfigError, "is no int", PARTS),
+    ("fraction_of_a_text", "!fractions.Fraction {numerator: '1e9', denominator: 1}", ConfigError, "not str", PARTS),
     ("long_pattern", f"!re.Pattern {{pattern: '{'[a-z]' * 300}', flags: 2}}", ConfigError, "long to compile", PARTS),
     ("key_twice", "!builtins.dict {items: [[1, 2], [1, 3]]}", ConfigError, "twice", PARTS),
     ("class_of_a_namespace", "&x !types.SimpleNamespace {__class__: 1}", ConfigError, "__class__", PARTS),
