@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.places import TORTURE
 from torch import nn
 
 import flambe_save
@@ -27,7 +28,6 @@ from flambe_save.support.parallel import CollectionPaused
 from flambe_save.support.undoing import note_undo
 
 HERE = os.path.dirname(os.path.abspath(flambe_save.__file__)) + os.sep
-TORTURE = bool(os.environ.get("FLAMBE_SAVE_TORTURE"))
 POINTS = 30  # of each case, without FLAMBE_SAVE_TORTURE
 # Where a tracer sees a line and an interrupt cannot come: CPython looks for signals at calls and jumps alone, so not on
 # the way out of a ``with`` or into a ``finally``

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 from helpers.comparing import same
+from helpers.places import TORTURE
 from torch import nn
 
 from flambe_save import Component, load, save
 
 SHAPES = [(False, False), (False, True), (True, False), (True, True)]
-TORTURE = bool(os.environ.get("FLAMBE_SAVE_TORTURE"))
 CHUNKS, TREES = 4, 300 if TORTURE else 30  # each through two shapes in turn, and in the long form through all four
 EACH = len(SHAPES) if TORTURE else 2
 

@@ -17,6 +17,7 @@ import numpy
 import pytest
 import torch
 import torch.utils.dlpack
+from helpers.places import TORTURE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -686,8 +687,8 @@ def test_all_reads_of_tensors_are_seen() -> None:
         warnings.simplefilter("ignore")
         wrong = [
             (name, given)
-            for name in names
-            for given in arguments
+            for number, name in enumerate(names)
+            for given in (arguments if TORTURE else [arguments[0], arguments[1 + number % 5]])
             if str(called(name, given, DeferredInit())) != str(called(name, given, DeferredInit(is_on=False)))
         ]
     assert wrong == []

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.places import TORTURE
 from other_process import run_python
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -41,7 +42,6 @@ from flambe_save.describing.prints import TensorPrint
 
 D, N = 6, 3
 NAMED = "named at the save"
-TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
 
 # ------------------------------------------------------------------------------------------------ pictures
 

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import copy
 import dataclasses
-import os
 import pickle
 import random
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.places import TORTURE
 from other_process import run_python
 from test_edits import D, Picture, Swish, attempt, differences, saved, silent
 from torch import nn
@@ -24,7 +24,6 @@ from torch.nn.utils import parametrizations, prune
 
 from flambe_save import Component, load, recorded
 
-TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
 CHUNKS = 4
 TREES = 1500 if TORTURE else 10  # in each chunk
 AWAY = 400 if TORTURE else 20  # that another process loads

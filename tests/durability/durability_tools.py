@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from helpers.places import TORTURE
 from torch import nn
 
 from flambe_save import Component, load, save
@@ -40,7 +41,6 @@ every_shape = pytest.mark.parametrize(("name", "flags"), SHAPES.items(), ids=SHA
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked and killed")
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc/self/fd")
 
-TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
 PATIENCE = 120.0  # seconds until a child counts as hanging
 
 

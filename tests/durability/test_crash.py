@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import pytest
 from durability_tools import (
     SHAPES,
-    TORTURE,
     Child,
     Ended,
     Operation,
@@ -39,6 +38,7 @@ from durability_tools import (
     without_renameat2,
     write,
 )
+from helpers.places import TORTURE
 
 from flambe_save import load, writing
 

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 from durability_tools import (
-    TORTURE,
     Ended,
     Operation,
     Raised,
@@ -37,6 +36,7 @@ from durability_tools import (
     without_renameat2,
     write,
 )
+from helpers.places import TORTURE
 from torch import nn
 
 from flambe_save import Component, FlambeSaveError, LoadError, SaveError, TargetExistsError, load, save

@@ -17,7 +17,6 @@ import pytest
 import torch
 from durability_tools import (
     SHAPES,
-    TORTURE,
     Operation,
     at,
     die,
@@ -30,6 +29,7 @@ from durability_tools import (
     watch,
     write,
 )
+from helpers.places import TORTURE
 from torch import nn
 
 from flambe_save import Component, SaveError, load, load_state_from_file

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import pytest
 from durability_tools import (
     SHAPES,
-    TORTURE,
     Operation,
     Whole,
     every_shape,
@@ -27,6 +26,7 @@ from durability_tools import (
     without_renameat2,
     write,
 )
+from helpers.places import TORTURE
 from power_model import Disk, State, lay_out
 
 from flambe_save import LoadError, load

@@ -30,6 +30,7 @@ import pytest
 import textnet
 import torch
 from casebook import Holder, Outer, call, legacy, listed, marker, named, number, text, torch_zip, zip_of
+from helpers.places import TORTURE
 from helpers.saves import files_of
 from sandbox import in_child, limit, peak
 
@@ -39,7 +40,6 @@ from flambe_save import FlambeSaveError, load, load_state_from_file, save
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="cases run in forked processes")
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-TORTURE = float(os.environ.get("FLAMBE_SAVE_TORTURE") or 0)
 CASES = round(60_000 * TORTURE) or 1_200
 SECONDS = 5.0
 MEMORY = 2 << 30

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.places import TORTURE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -261,7 +262,7 @@ def test_zips_of_very_many_records() -> None:
     assert same(CODEC.load(MemorySource(bytearray(data)), LoadOptions()), state)
 
 
-@pytest.mark.skipif("FLAMBE_SAVE_TORTURE" not in os.environ, reason="writes 9 GB: make torture")
+@pytest.mark.skipif(not TORTURE, reason="writes 9 GB: make torture")
 def test_files_past_4_gib(tmp_path: Path) -> None:
     """A tensor past 4 GiB, and one behind it, are written and read, by torch too."""
     state = OrderedDict(large=torch.zeros((4 << 30) + 12, dtype=torch.uint8), behind=torch.arange(10))
