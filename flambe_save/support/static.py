@@ -15,7 +15,7 @@ _name_of: Any = vars(type)["__qualname__"].__get__
 
 
 def find_static(cls: Any, name: str) -> tuple[Any, Any]:
-    """Return the class that defines a name and its unbound value; None and a placeholder if none."""
+    """Return the class that defines a name and its unbound value; else None and a placeholder."""
     for base in bases_of(cls):
         names = names_of(base)
         if name in names:

@@ -307,7 +307,7 @@ def test_an_old_path_is_of_one_class_only() -> None:
         class Second(Component):
             pass
 
-    with pytest.raises(RegistrationError, match="no dotted path"):
+    with pytest.raises(RegistrationError, match="not a dotted path"):
         moved_from("Name")(First)
     with pytest.raises(RegistrationError, match="is not registered"):
         moved_from("a.B")(type("Plain", (), {}))
