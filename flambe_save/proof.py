@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -90,12 +91,8 @@ def differences(path: str, arguments: Mapping[str, Any]) -> list[str]:
     """
     saved = load_state_from_file(path, "cpu", **arguments)
     now = get_state(load(path, "cpu", **arguments))
-    found: list[str] = []
-    for number, row in enumerate(_differences(saved, now)):
-        if number == _MOST:
-            return [*found, "and more"]
-        found.append(row)
-    return found
+    found = list(itertools.islice(_differences(saved, now), _MOST + 1))
+    return [*found[:_MOST], "and more"] if len(found) > _MOST else found
 
 
 def _differences(saved: State, now: State) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,11 +132,8 @@ def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO
                 check_replaceable(target.path, keeps_cards=not (target.is_archive or target.is_single))
             if target.base is not None and not target.is_local:
                 raise SaveError("base= links files of this machine, and the save is at a URL", file=target.path)
-            if target.base is None:
-                _write(plan, target, threads, progress)
-            else:
-                with BaseSave(target.base) as base:
-                    _write(plan, target, threads, progress, base)
+            with nullcontext() if target.base is None else BaseSave(target.base) as base:
+                _write(plan, target, threads, progress, base)
         except FlambeSaveError:
             raise
         except OSError as error:
@@ -148,7 +146,7 @@ def write_plan(plan: Plan, target: Target, threads: int, progress: Progress = NO
     return target.path
 
 
-def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: BaseSave | None = None) -> None:
+def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: BaseSave | None) -> None:
     progress.begin(plan.size)
     linked = base.compare(plan, threads) if base is not None else 0
     with create_store(
