@@ -229,13 +229,13 @@ def a_broadcast_weight(folder: Path) -> Path:
     return in_records(folder, mapping(text("lin.weight"), BROADCAST, text("lin.bias"), BROADCAST), {"0": ONE})
 
 
-@case(CorruptSaveError, "no container", "an opcode for sets takes sets")
+@case(CorruptSaveError, "which is not a container", "an opcode for sets takes sets")
 def a_tensor_as_a_set(folder: Path) -> Path:
     """Adding an item to a tensor would compute the sum."""
     return with_tensor(folder, TWO + b"(K\x01\x90", {"0": ONE})
 
 
-@case(CorruptSaveError, "no container", "an opcode for mappings takes mappings")
+@case(CorruptSaveError, "which is not a container", "an opcode for mappings takes mappings")
 def a_tensor_as_a_mapping(folder: Path) -> Path:
     """Setting an item of a tensor would fill it."""
     return with_tensor(folder, tensor(storage("0", 1), 0, (1, 2), (0, 0)) + b"K\x00K\x01s", {"0": ONE})

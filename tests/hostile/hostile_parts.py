@@ -990,7 +990,7 @@ parts(
     "param_of_no_tensor",
     "!hostile_parts.Still.parts {parameters: {a: !param a}}\n",
     LinkError,
-    "no tensor",
+    "that is a list, not a tensor",
     "a parameter is made of a tensor of the state",
     {"a": [1, 2]},
 )
