@@ -310,7 +310,7 @@ class DeferredInit(TorchDispatchMode):
             pass
         elif kind == "copies":
             return self._copy(func, args, kwargs)
-        elif not any(map(self.is_pending, tensors_in(args, kwargs))):
+        elif not self._ops or not any(map(self.is_pending, tensors_in(args, kwargs))):
             return False, None
         elif kind == "changes":
             if self._can_change(args, kwargs):
