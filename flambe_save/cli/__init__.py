@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except FlambeSaveError as error:
-        return _fail(arguments, error, _placed(error), fix=error.fix, node=error.node, file=error.file)
+        return _fail(arguments, error, _placed(error))
     except OSError as error:
         text = error.strerror or str(error)
         return _fail(arguments, error, f"{text}: {error.filename}" if error.filename else text)
@@ -128,16 +128,9 @@ def _complete(parser: argparse.ArgumentParser, shell: str) -> int:
 # ------------------------------------------------------------------------------------------------ errors
 
 
-def _fail(
-    arguments: argparse.Namespace,
-    error: Exception,
-    text: str,
-    *,
-    fix: str | None = None,
-    node: str | None = None,
-    file: str | None = None,
-) -> int:
+def _fail(arguments: argparse.Namespace, error: Exception, text: str) -> int:
     """Report an error: as text on the standard error output, and as a document if asked for."""
+    fix, node, file = (getattr(error, name, None) for name in ("fix", "node", "file"))  # of errors of ours
     text, fix = _short(text), _typed(_short(fix)) if fix else None
     _complain(f"{text}\n  {fix}" if fix else text)
     if getattr(arguments, "json", False):

@@ -116,7 +116,7 @@ def _checksum(body: str, table: Mapping[str, Any], data: int) -> int:
 
 
 def content_of(file: TensorFile) -> Content | None:
-    """Return the save in a safetensors file, or None for mere tensors; inverse: :func:`draft_of`.
+    """Return the save in a safetensors file; None without one. Inverse of :func:`draft_of`.
 
     Raises
     ------

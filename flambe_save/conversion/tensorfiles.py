@@ -57,21 +57,11 @@ DTYPES = {
     "F8_E8M0": torch.float8_e8m0fnu,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# numpy's names: byte order, kind, bytes; it has no bfloat16 and no floats of 8 bits
 _NPY = {
-    torch.float64: "<f8",
-    torch.float32: "<f4",
-    torch.float16: "<f2",
-    torch.int64: "<i8",
-    torch.int32: "<i4",
-    torch.int16: "<i2",
-    torch.int8: "|i1",
-    torch.uint64: "<u8",
-    torch.uint32: "<u4",
-    torch.uint16: "<u2",
-    torch.uint8: "|u1",
-    torch.bool: "|b1",
-    torch.complex64: "<c8",
-    torch.complex128: "<c16",
+    dtype: f"{'<' if dtype.itemsize > 1 else '|'}{name[0].lower()}{dtype.itemsize}"
+    for name, dtype in {**DTYPES, "C128": torch.complex128}.items()
+    if not name.startswith(("BF", "F8"))
 }
 _LONGEST = 100_000_000  # bytes of the JSON text, as its library has it
 _MOST_SIZES = 64  # dimensions; torch has no more

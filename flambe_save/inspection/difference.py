@@ -35,7 +35,7 @@ class Change:
     Attributes
     ----------
     node : str or None
-        Prefix of the component; None for what is of the save as a whole.
+        Prefix of the component; None for the save as a whole.
     part : str
         ``"node"``, ``"class"``, ``"version"``, ``"config"``, ``"source"``, ``"tensor"``, ``"value"``, ``"stash"``,
         ``"tie"``, ``"package"``, or ``"damage"`` where something could not be compared.
@@ -44,7 +44,7 @@ class Change:
     kind : str
         ``"added"``, ``"removed"`` or ``"changed"``; of a tensor also ``"reshaped"`` or ``"retyped"``.
     before, after : str or None
-        What it was and is, in short.
+        The two values, in short.
     text : str or None
         Of source code: a unified diff.
     measures : Measures or None
@@ -73,18 +73,18 @@ def diff(
 ) -> list[Change]:
     """Compare two saves; nothing of them is imported, built or run.
 
-    Tensors are read a piece at a time. Where both saves have SHA-256 digests, or a file of one is a hard link to the
-    other's, what is equal by that is not read; :func:`verify` tells whether a file is what its digest says.
+    Tensors are read a piece at a time. Files that are equal by their SHA-256 digests, or are hard links to each other,
+    are not read; :func:`verify` compares files with their digests.
 
     Parameters
     ----------
     a, b : str, path or OpenSave
-        Saves, or folders inside saves, of any kind. What is open stays open: ``open(path, node="encoder")`` compares a
-        component of an archive.
+        Saves, or folders inside saves, of any kind. An open save stays open: ``open(path, node="encoder")`` compares
+        a component of an archive.
     atol, rtol : float
         Tensors whose elements are all within ``|b - a| <= atol + rtol * |a|`` count as equal, if shape and type are.
     only : {"state", "config", "source"} or several of them
-        What is compared; by default all, and packages too.
+        The parts that are compared; by default all, and packages too.
     limits : Limits, optional
     progress : bool or callable
         As :func:`save`; the bytes are those of the tensors of ``a``.
@@ -97,7 +97,7 @@ def diff(
     Raises
     ------
     LoadError
-        If either cannot be read. What is damaged inside is a row with the part ``"damage"``.
+        If either cannot be read. Damage inside is a row with the part ``"damage"``.
     ValueError
         If a tolerance is negative, or ``only`` names no part.
     MissingDependencyError
@@ -108,9 +108,9 @@ def diff(
             save if isinstance(save, OpenSave) else closing.enter_context(open_save(save, limits=limits))
             for save in (a, b)
         )
-        told = closing.enter_context(progress_of(progress, "Comparing"))
-        told.begin(one.total.bytes)
-        return [*changes(one, other, atol=atol, rtol=rtol, only=only, advance=told.advance)]
+        meter = closing.enter_context(progress_of(progress, "Comparing"))
+        meter.begin(one.total.bytes)
+        return [*changes(one, other, atol=atol, rtol=rtol, only=only, advance=meter.advance)]
 
 
 def changes(
@@ -142,12 +142,12 @@ class _Comparison:
         self, a: OpenSave, b: OpenSave, atol: float, rtol: float, parts: set[str], advance: Callable[[int], None]
     ) -> None:
         self.a, self.b, self.atol, self.rtol, self.parts, self.advance = a, b, atol, rtol, parts, advance
-        self.told: set[str | None] = set()  # files that are reported as damaged
+        self.reported: set[str | None] = set()  # damaged files
 
     def changes(self) -> Iterator[Change]:
         for save in (self.a, self.b):
             for row in save.damage:
-                self.told.add(row.file)
+                self.reported.add(row.file)
                 yield Change(row.node, "damage", row.file, "changed", text=f"{save.path}: {row.problem}")
         ours = {node.prefix: node for node in self.a.walk()}
         theirs = {node.prefix: node for node in self.b.walk()}
@@ -165,11 +165,11 @@ class _Comparison:
                 yield from self._or_damage(prefix, part(prefix, one, other))
 
     def _or_damage(self, prefix: str, changes: Iterator[Change]) -> Iterator[Change]:
-        """Yield changes; where something cannot be read, a row that says so replaces the rest."""
+        """Yield changes; if a part cannot be read, a row of damage replaces the rest."""
         try:
             yield from changes
         except (LoadError, ConfigError, UnsupportedObjectError) as error:
-            if error.file is None or error.file not in self.told:
+            if error.file is None or error.file not in self.reported:
                 yield Change(prefix, "damage", error.file, "changed", text=error.message)
 
     def _kinds(self, prefix: str, a: SavedNode, b: SavedNode) -> Iterator[Change]:
@@ -261,7 +261,7 @@ class _Comparison:
                     yield Change(prefix, part, name, "changed", before, after, problem)
                 continue
             if not is_same:
-                # Where only more than is shown tells them apart, all of it does
+                # Values that look equal in short are shown in full
                 text = _lines_that_differ(all_of(a[name]), all_of(b[name])) if before == after else None
                 yield Change(prefix, part, name, "changed", before, after, text)
 

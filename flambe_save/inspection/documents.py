@@ -27,7 +27,7 @@ __all__ = ["NODE_PARTS", "PARTS", "SCHEMA", "describe_diff", "describe_node", "d
 
 SCHEMA = 1  # of the documents; a field that goes, or means something else, makes it another one
 
-# What a node's document holds beside what tree tells -> its field
+# Parts of a node's document that ``tree`` does not have -> their fields
 NODE_PARTS = {"config": "config", "tensors": "tensor_list", "values": "values", "stash": "stash", "source": "source"}
 PARTS = ("state", "config", "source")  # what `only` of diff can choose
 
@@ -42,12 +42,7 @@ def document(verb: str, **fields: Any) -> dict[str, Any]:
 def describe_save(save: OpenSave, *, modules: bool = False) -> dict[str, Any]:
     """Return the document of ``tree``: a save and its components; no tensor is read.
 
-    Parameters
-    ----------
-    save : OpenSave
-    modules : bool
-        Whether to describe the modules inside components, which are not components themselves, by the keys of their
-        tensors.
+    With ``modules``, modules that are not components are described too, by the keys of their tensors.
     """
     problems: dict[str | None, str] = {}
     for row in save.damage:
@@ -84,7 +79,7 @@ def _describe_briefly(node: SavedNode, problem: str | None) -> dict[str, Any]:
     name, version, asks = "", "", list[str]()
     try:
         name, version = node.class_name, node.version
-        node.tensors  # noqa: B018  # which may be damaged
+        node.tensors  # noqa: B018  # raises an error if they are damaged
         asks = node.needs_trust
     except LoadError as error:
         problem = problem or f"{error.file}: {error.message}"
@@ -117,15 +112,8 @@ def describe_node(
 ) -> dict[str, Any]:
     """Return the document of a component: its row in ``tree``, its texts, its files' contents.
 
-    Parameters
-    ----------
-    node : SavedNode
-    name : str, optional
-        Of a tensor, a value or a module in its state, to describe that alone.
-    statistics : bool
-        Whether its tensors are read for their statistics.
-    advance : callable
-        Called with counts of bytes that were read.
+    ``name`` is that of a tensor, a value or a module in its state, to describe that alone. With ``statistics`` the
+    tensors are read, and ``advance`` is called with counts of bytes.
     """
     damage: list[dict[str, Any]] = []
 
@@ -190,7 +178,7 @@ def describe_diff(a: str, b: str, changes: Iterable[Change]) -> dict[str, Any]:
 
 
 def _numbers(item: Any) -> dict[str, Any]:
-    """Return the fields of numbers; those that JSON has not are texts."""
+    """Return the fields of numbers; numbers that JSON lacks are texts."""
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in vars(item).items()

@@ -1,4 +1,4 @@
-"""open(): a save as a read-only mapping of its components, and what it says as a whole."""
+"""open(): a save as a read-only mapping of its components, and its facts as a whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import os
 import pickle
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 from typing import Any
 
 from flambe_save.errors import LoadError, SaveNotFoundError, quote, quote_some
@@ -35,7 +34,7 @@ class OpenSave(SavedNode):
     Attributes
     ----------
     path, node : str
-        As they were given.
+        The arguments of :func:`open_save`.
     kind : {"folder", "archive", "pickle", "archived pickle"}
     writer : str or None
         The package and version that wrote it; None for Flambe's own saves.
@@ -50,7 +49,7 @@ class OpenSave(SavedNode):
     is_vouched_for : bool
         Whether checksums cover it as a whole: in a manifest, or at the end of a pickle.
     damage : list of Damage
-        What is known to be damaged without reading the files of components.
+        The damage that is found without reading the files of components.
     size : int
         Bytes of all its files; of the whole save, also where this is a part of it.
     """
@@ -85,9 +84,7 @@ class OpenSave(SavedNode):
     def __enter__(self) -> OpenSave:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -144,8 +141,8 @@ def open_save(
 ) -> OpenSave:
     """Open a save to inspect it: tree, texts and tensors, each read on demand.
 
-    Nothing of it is imported, built or run, and nothing but data is unpickled. What is readable of a damaged save can
-    be looked at.
+    Nothing of it is imported, built or run, and nothing but data is unpickled. The readable parts of a damaged save can
+    be inspected.
 
     Parameters
     ----------
@@ -154,7 +151,7 @@ def open_save(
     node : str
         The dotted key of a component in it, to open that alone.
     weights_only, trusted
-        As :func:`load`: what may be unpickled where a value is asked for that is more than data.
+        As :func:`load`, for values that are more than data.
     limits : Limits, optional
 
     Returns
@@ -195,7 +192,7 @@ def open_save(
 
 
 def not_found(key: str, known: Iterable[str], where: str) -> SaveNotFoundError:
-    """Make the error for a key that a save has not; it names what is near."""
+    """Return the error for a key that a save lacks; it names keys near it."""
     from difflib import get_close_matches
 
     names = [name for name in known if name]

@@ -32,7 +32,7 @@ _MOST_SHOWN = 500  # components in a notebook
 class SavedValues(Mapping[str, Any]):
     """Named values of a save, each read when it is asked for and not kept.
 
-    Asking for one that is more than data raises an UntrustedError, unless the save was opened with that trust.
+    A value that is more than data raises an UntrustedError, unless the save was opened with that trust.
     """
 
     def __init__(self, node: SavedNode, file: str) -> None:
@@ -40,7 +40,7 @@ class SavedValues(Mapping[str, Any]):
 
     @property
     def _part(self) -> NodeContents:
-        return self._node._part  # which says so once the save is closed
+        return self._node._part  # raises an error once the save is closed
 
     def _outline(self) -> LazyValues:
         return self._part.state if self._file == STATE_FILE else self._part.stash
@@ -74,7 +74,7 @@ class SavedValues(Mapping[str, Any]):
         dense = self._part.dense(self._file)
         if dense is not None:
             return dict.fromkeys(dense.tensors, "torch.Tensor")
-        from flambe_save.codecs import type_name  # of values that torch's classes are among
+        from flambe_save.codecs import type_name  # which knows torch's classes
 
         outline = self._outline()
         return dict.fromkeys(outline.tensors, "torch.Tensor") | {
@@ -241,24 +241,9 @@ class SavedNode(Mapping[str, "SavedNode"]):
         return found
 
     def pieces(self, name: str, most: int) -> Iterator[torch.Tensor]:
-        """Yield a tensor's elements in order, in flat tensors of ``most``: the whole need not fit.
+        """Yield a tensor's elements in order, in flat tensors of at most ``most`` elements.
 
-        They may share the save's memory, and are not to be written to.
-
-        Parameters
-        ----------
-        name : str
-            A key of :attr:`tensors`.
-        most : int
-
-        Raises
-        ------
-        KeyError
-            If there is no such tensor.
-        LoadError
-            If it is damaged.
-        TypeError
-            If its elements are not in a row: a sparse tensor.
+        They may share the save's memory, and must not be written to. Errors are those of :meth:`statistics`.
         """
         self._countable(name)
         return self._part.state.pieces(name, most)

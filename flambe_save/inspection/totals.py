@@ -1,4 +1,4 @@
-"""Totals: what components hold together, where tensors that are one count once."""
+"""Totals of components, in which a shared tensor counts once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Totals(NamedTuple):
     Attributes
     ----------
     tensors, parameters, bytes : int
-        Tensors, their elements, and the bytes of these. Buffers, and what optimizers keep, count as parameters do: a
-        save does not tell them apart.
+        Tensors, their elements, and the bytes of these. Buffers and moments of optimizers count as parameters: a save
+        does not distinguish them.
     dtypes, devices : tuple of str
         Of the tensors, sorted.
     """
@@ -36,12 +36,8 @@ def add_up(
 ) -> dict[str, tuple[Totals, Totals]]:
     """Return each component's totals, alone and with all inside it.
 
-    Parameters
-    ----------
-    tensors : mapping
-        Prefix of a component -> its own tensors, by their keys in it.
-    ties : iterable of sequences of str
-        Groups of full keys whose tensors are one. A group that contradicts the tensors, or another, is passed over.
+    ``tensors`` has a component's own tensors by its prefix. ``ties`` are groups of full keys whose tensors are one; a
+    group that contradicts the tensors, or another group, is skipped.
     """
     own = {prefix: Tally() for prefix in tensors}
     total = {prefix: Tally() for prefix in tensors}

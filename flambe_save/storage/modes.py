@@ -27,13 +27,7 @@ def keep_modes(new: Path, old: Path) -> None:
 def keep_modes_of_folder(new: Folder, old: Path, files: Iterable[str], folders: Iterable[str]) -> None:
     """Add the old permissions to files and folders of the same names; the root's to others.
 
-    Parameters
-    ----------
-    new : Folder
-    old : Path
-        The folder that it is to replace.
-    files, folders : iterables of str
-        Names of all that is in the new one; its root is the folder ``"."``.
+    ``files`` and ``folders`` are all names in the new folder, whose root is ``"."``; ``old`` is the replaced one.
     """
     with contextlib.suppress(OSError), Folder(old) as before:
         for names, fallback in ((files, PROTOCOL_FILE), (folders, ".")):
