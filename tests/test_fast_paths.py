@@ -26,7 +26,7 @@ from flambe_save import (
     verify,
 )
 from flambe_save.storage import FolderStore, direct
-from flambe_save.storage.disk import Descriptors
+from flambe_save.storage.filesystem import Descriptors
 from flambe_save.support.parallel import in_threads
 from flambe_save.testing.codec import same
 

@@ -11,7 +11,7 @@ from flambe_save.formats.plan import FileStats, Plan
 from flambe_save.layout import CARD_FILES, MANIFEST_FILE, STASH_FILE, STATE_FILE
 from flambe_save.pt import open_source
 from flambe_save.storage import FolderStore, Store, open_store
-from flambe_save.storage.disk import FileIdentity, identity
+from flambe_save.storage.filesystem import FileIdentity, identity
 
 __all__ = ["BaseSave"]
 

@@ -38,7 +38,7 @@ from flambe_save.layout import (
 from flambe_save.pt import LoadOptions, MemorySource, Source, open_source, pieces_of
 from flambe_save.registry import CODECS
 from flambe_save.state import State
-from flambe_save.storage.disk import identity
+from flambe_save.storage.filesystem import identity
 from flambe_save.support.checksum import crc32, sha256_of
 from flambe_save.tree import SaveTreeNode
 

@@ -35,7 +35,7 @@ from flambe_save.pt.opcodes import pickle_end
 from flambe_save.registry import CODECS
 from flambe_save.state import State
 from flambe_save.storage import Store
-from flambe_save.storage.disk import identity
+from flambe_save.storage.filesystem import identity
 from flambe_save.support.checksum import crc32
 from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_state
 

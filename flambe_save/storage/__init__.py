@@ -14,10 +14,10 @@ from typing import BinaryIO, Protocol
 
 from flambe_save.errors import LoadError, SaveError, SaveNotFoundError, quote
 from flambe_save.layout import MANIFEST_FILE, MANIFEST_START, PROTOCOL_FILE
-from flambe_save.storage.existing import cards_at, check_outside, check_replaceable
 from flambe_save.storage.leftovers import old_save
 from flambe_save.storage.local import FileStore, FolderStore
 from flambe_save.storage.memory import MemoryStore
+from flambe_save.storage.overwrite import cards_at, check_outside, check_replaceable
 from flambe_save.storage.schemes import StoreMaker, local_path, maker_of
 from flambe_save.storage.tar import TarStore
 from flambe_save.support.progress import NO_PROGRESS, Progress

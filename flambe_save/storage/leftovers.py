@@ -1,4 +1,4 @@
-"""Leftovers: files that aside.py put beside a target, and that no process writes any more."""
+"""Leftovers: files that atomic.py put beside a target, and that no process writes any more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from flambe_save.storage.disk import Descriptors, Folder
+from flambe_save.storage.filesystem import Descriptors, Folder
 from flambe_save.storage.locks import HAS_LOCKS, open_locked
 
 __all__ = ["ASIDE", "OLD", "OURS", "name_beside", "old_save", "remove_all", "remove_leftovers"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, TypeVar
 
 from flambe_save.errors import CorruptSaveError, SaveError, SaveReplacedError
-from flambe_save.storage.aside import Aside, finish
-from flambe_save.storage.disk import FileIdentity, Folder, Kind, open_file, open_regular
+from flambe_save.storage.atomic import AtomicWrite, finish
+from flambe_save.storage.filesystem import FileIdentity, Folder, Kind, open_file, open_regular
 
 __all__ = ["FileStore", "FolderStore"]
 
@@ -36,9 +36,9 @@ class _LocalStore:
         self.path = Path(path)
         self._mode = mode
         self._make_aside = functools.partial(
-            Aside, self.path, overwrite=overwrite, folder=self._is_folder, durable=durable, size=size, check=check
+            AtomicWrite, self.path, overwrite=overwrite, folder=self._is_folder, durable=durable, size=size, check=check
         )
-        self._aside: Aside | None = None
+        self._aside: AtomicWrite | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"

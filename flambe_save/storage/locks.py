@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flambe_save.storage.disk import Descriptors
+from flambe_save.storage.filesystem import Descriptors
 
 fcntl: Any
 try:
@@ -27,7 +27,7 @@ def open_locked(path: Path, lock: Descriptors, *, wait: bool = False) -> None:
     Raises
     ------
     BlockingIOError
-        If another process, or another Aside, holds it; not with ``wait``.
+        If another process, or another AtomicWrite, holds it; not with ``wait``.
     """
     if fcntl is not None:
         lock.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flambe_save.layout import PROTOCOL_FILE
-from flambe_save.storage.disk import Folder
+from flambe_save.storage.filesystem import Folder
 
 __all__ = ["keep_modes", "keep_modes_of_folder"]
 

@@ -1,8 +1,8 @@
 """TarStore: a save inside one .tar.gz, as Flambe packs it: the root first.
 
 The archive's bytes depend on its content, file name and level (and on whether isal is there) alone: no times, no users,
-no modes of this machine. gzip.py packs it in members that are unpacked each alone; tar_headers.py has the headers of
-files; tar_reading.py finds the files, and tar_checks.py refuses those that no save holds.
+no modes of this machine. gzip_members.py packs it in members that are unpacked each alone; tar_headers.py has the
+headers of files; tar_reading.py finds the files, and tar_checks.py refuses those that no save holds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, cast
 
 from flambe_save.errors import SaveError
 from flambe_save.layout import ARCHIVE_SUFFIX, CARD_FILES, REQUIREMENTS_FILE
-from flambe_save.storage.aside import Aside, finish
-from flambe_save.storage.disk import open_file
-from flambe_save.storage.gzip import DamagedMemberError, MemberReader, MemberWriter
+from flambe_save.storage.atomic import AtomicWrite, finish
+from flambe_save.storage.filesystem import open_file
+from flambe_save.storage.gzip_members import DamagedMemberError, MemberReader, MemberWriter
 from flambe_save.storage.memory import BufferReader, BufferWriter
 from flambe_save.storage.tar_checks import check_unpacked, not_intact
 from flambe_save.storage.tar_headers import BLOCK, LARGE, OtherwiseWrittenError, header_of, padding_of
@@ -92,9 +92,9 @@ class TarStore:
         self._closing = contextlib.ExitStack()
         # Writing
         self._make_aside = functools.partial(
-            Aside, self.path, overwrite=overwrite, folder=False, durable=durable, check=check
+            AtomicWrite, self.path, overwrite=overwrite, folder=False, durable=durable, check=check
         )
-        self._aside: Aside | None = None
+        self._aside: AtomicWrite | None = None
         self._packed: MemberWriter | None = None
         self._folders: set[str] = set()
         self._size = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from flambe_save.errors import quote
-from flambe_save.storage.gzip import MemberReader
+from flambe_save.storage.gzip_members import MemberReader
 from flambe_save.storage.tar_checks import MemberNames, Metered, damaged_archive, not_intact
 from flambe_save.storage.tar_headers import BLOCK, LARGE, OtherwiseWrittenError, parsed_header
 from flambe_save.support.progress import Progress

@@ -604,13 +604,13 @@ def test_limits_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [*ENDINGS.values()])
 def test_a_full_disk_leaves_nothing(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the system's while writing is a SaveError, and nothing is left."""
-    from flambe_save.storage.aside import Aside
+    from flambe_save.storage.atomic import AtomicWrite
 
-    def fail(self: Aside) -> None:
+    def fail(self: AtomicWrite) -> None:
         raise OSError(28, "No space left on device")
 
     path = save(Tree(), tmp_path / "a")
-    monkeypatch.setattr(Aside, "commit", fail)
+    monkeypatch.setattr(AtomicWrite, "commit", fail)
     with pytest.raises(SaveError, match="No space"):
         convert(path, f"{tmp_path / 'b'}{ending}")
     assert nothing_but(tmp_path, "a")

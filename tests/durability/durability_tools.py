@@ -29,7 +29,7 @@ from helpers.places import TORTURE
 from torch import nn
 
 from flambe_save import Component, load, save
-from flambe_save.storage import disk
+from flambe_save.storage import filesystem as disk
 
 SHAPES = {
     "run": (False, False),

@@ -27,7 +27,7 @@ from torch import nn
 import flambe_save
 from flambe_save import CorruptSaveError, LimitError, Limits, SaveError, load, save, verify
 from flambe_save.storage import TarStore, create_store, tar_checks, tar_headers, tar_reading
-from flambe_save.storage import gzip as members
+from flambe_save.storage import gzip_members as members
 from flambe_save.storage import tar as tars
 
 CONTENT, MIXED, LARGE = 3000, 5000, 1000  # bytes, in place of megabytes

@@ -1,4 +1,4 @@
-"""Disk: an open folder and the files below it, for aside.py and local.py.
+"""Disk: an open folder and the files below it, for atomic.py and local.py.
 
 Calls on a folder go through its descriptor where the system has such calls (all but Windows): a folder that is swapped
 out while it is read is still the one that was opened, and names may be longer than a path may be.

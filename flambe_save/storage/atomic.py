@@ -1,4 +1,4 @@
-"""Aside: write a save beside its target, and make it the target in one step.
+"""AtomicWrite: write a save aside, beside its target, and make it the target in one step.
 
 The target holds the old save or the new one, never a part of either, at whatever instant the process dies. leftovers.py
 removes what a process leaves then.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from flambe_save.errors import SaveError, TargetExistsError
-from flambe_save.storage.direct import DirectFile, go_direct
-from flambe_save.storage.disk import (
+from flambe_save.storage.direct_io import DirectFile, go_direct
+from flambe_save.storage.filesystem import (
     CREATE_FLAGS,
     Descriptors,
     FileIdentity,
@@ -28,18 +28,18 @@ from flambe_save.storage.disk import (
     sync_folder,
     sync_tree,
 )
-from flambe_save.storage.existing import is_save_folder
 from flambe_save.storage.leftovers import ASIDE, OLD, OURS, name_beside, remove_all, remove_leftovers
 from flambe_save.storage.locks import lock_file, open_locked
 from flambe_save.storage.modes import keep_modes, keep_modes_of_folder
+from flambe_save.storage.overwrite import is_save_folder
 from flambe_save.support.undoing import note_undo
 
-__all__ = ["Aside", "finish"]
+__all__ = ["AtomicWrite", "finish"]
 
 _DIRECT = 1 << 20  # bytes from which a durable file is written past the page cache
 
 
-class Aside:
+class AtomicWrite:
     """A path beside the target where a save is written; :meth:`commit` makes it the target.
 
     Parameters
@@ -302,7 +302,7 @@ class Aside:
             )
 
 
-def finish(aside: Aside | None, *, failed: bool) -> None:
+def finish(aside: AtomicWrite | None, *, failed: bool) -> None:
     """End a store's ``with``: commit, or discard after an exception or where committing fails."""
     if aside is None:
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 from flambe_save.errors import SaveError, TargetExistsError
 from flambe_save.layout import CARD_FILES, NODE_FILES, PICKLE_SUFFIX, PROTOCOL_FILE, TENSORS_SUFFIX
 from flambe_save.registry import FORMATS
-from flambe_save.storage.disk import Folder, Kind
+from flambe_save.storage.filesystem import Folder, Kind
 
 __all__ = ["cards_at", "check_outside", "check_replaceable", "is_save_folder"]
 

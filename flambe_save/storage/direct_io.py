@@ -11,7 +11,7 @@ import mmap
 import os
 from typing import Any
 
-from flambe_save.storage.disk import Descriptors
+from flambe_save.storage.filesystem import Descriptors
 
 fcntl: Any
 try:
