@@ -581,7 +581,7 @@ def test_trouble_is_2_and_names_what_is_near(saves: Path) -> None:
         (["diff", "a", "b", "-q", "--json"], "not allowed"),
         (["diff", "a"], "B"),
         (["tree", "a", "--dep", "1"], "--dep"),
-        (["tree", __file__], "no save"),
+        (["tree", __file__], "not a save"),
         (["extract", "a", "a"], "already"),
         (["extract", "a#inner.linear.bias", "x.tar.gz"], ".npy"),
         (["convert", "a", "x.pt"], "torch.save"),
@@ -844,12 +844,13 @@ def drawn(out: io.StringIO, rows: Any, **options: Any) -> list[str]:
 def test_colour_on_a_terminal_alone(saves: Path) -> None:
     """A terminal gets colour, but not where it is not wanted, not there, or no rich is installed; a pipe never."""
     colour = re.compile(r"\x1b\[[\d;]+m")
-    code, plain = on_terminal("diff", "a", "b", NO_COLOR="1", COLUMNS="200")
+    no_bar = "from flambe_save.cli import terminal; terminal.BAR_DELAY = 1000"  # which a slow machine would draw
+    code, plain = on_terminal("diff", "a", "b", before=no_bar, NO_COLOR="1", COLUMNS="200")
     assert (code, plain) == (1, run("diff", "a", "b").out)
-    code, coloured = on_terminal("diff", "a", "b", COLUMNS="200")
+    code, coloured = on_terminal("diff", "a", "b", before=no_bar, COLUMNS="200")
     assert colour.search(coloured)
     assert (code, colour.sub("", coloured)) == (1, plain)
-    hide = "import sys; sys.modules['rich'] = sys.modules['shtab'] = None"
+    hide = f"{no_bar}; import sys; sys.modules['rich'] = sys.modules['shtab'] = None"
     assert on_terminal("diff", "a", "b", before=hide, COLUMNS="200") == (1, plain)
     assert command("diff", "a", "b").out == plain
 
