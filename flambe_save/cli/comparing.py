@@ -13,7 +13,7 @@ from flambe_save.cli.looking import split_path
 from flambe_save.cli.terminal import Row, Terminal, bar
 from flambe_save.inspection import Change, changes, open_save
 from flambe_save.inspection.documents import describe_diff
-from flambe_save.inspection.text import one_line, short_number
+from flambe_save.inspection.humanize import one_line, short_number
 from flambe_save.support.progress import progress_of
 
 __all__ = ["diff"]

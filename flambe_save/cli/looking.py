@@ -11,8 +11,8 @@ from flambe_save.cli.answers import DIFFERENT, SAME, TROUBLE, Answer
 from flambe_save.cli.terminal import Row, Terminal, bar
 from flambe_save.inspection import OpenSave, SavedNode, open_save
 from flambe_save.inspection.documents import NODE_PARTS, describe_node, describe_save, document, is_part
-from flambe_save.inspection.handle import not_found
-from flambe_save.inspection.text import count_of, shape_of, short_number, size_of, sparkline
+from flambe_save.inspection.humanize import count_of, shape_of, short_number, size_of, sparkline
+from flambe_save.inspection.opening import not_found
 from flambe_save.layout import MANIFEST_FILE
 from flambe_save.reading import verify
 from flambe_save.support.progress import progress_of

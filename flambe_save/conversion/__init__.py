@@ -1,8 +1,8 @@
 """Conversions of a save between folder, archive, pickle and one safetensors file.
 
-copying.py copies files as they are, which packs and unpacks; containers.py has the rest, by way of the state, which
-facts.py puts into a file of tensors and takes out again; extracting.py cuts a part out of a save; tensorfiles.py knows
-files of tensors. resealing.py writes a new manifest for a folder that was edited by hand.
+copying.py copies files unchanged, which packs and unpacks; containers.py converts by way of the state;
+state_json.py puts a state into a file of tensors, and tensor_files.py knows these; extracting.py cuts a part out of a
+save; resealing.py writes a new manifest for a folder that was edited by hand.
 """
 
 from typing import TYPE_CHECKING

@@ -17,8 +17,8 @@ import torch
 from flambe_save.adapters import get_state
 from flambe_save.asking import errors_with_findings
 from flambe_save.conversion.copying import Folders, copy_save
-from flambe_save.conversion.facts import Content, content_of, draft_of
-from flambe_save.conversion.tensorfiles import TensorFile, is_tensor_file
+from flambe_save.conversion.state_json import Content, content_of, draft_of
+from flambe_save.conversion.tensor_files import TensorFile, is_tensor_file
 from flambe_save.errors import SaveError, SaveNotFoundError
 from flambe_save.formats import Plan, format_of
 from flambe_save.formats.manifest import HAS_MANIFEST

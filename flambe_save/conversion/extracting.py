@@ -21,7 +21,7 @@ from flambe_save.conversion.containers import (
     write_draft,
 )
 from flambe_save.conversion.copying import Folders, copy_save
-from flambe_save.conversion.tensorfiles import npy_draft, safetensors_draft
+from flambe_save.conversion.tensor_files import npy_draft, safetensors_draft
 from flambe_save.errors import SaveError, SaveNotFoundError, quote_some
 from flambe_save.pt import LoadOptions, PickleModule
 from flambe_save.reading import reading

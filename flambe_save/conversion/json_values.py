@@ -1,4 +1,4 @@
-"""Values as JSON with their tensors beside it, and back; facts.py makes text of them."""
+"""Values as JSON with their tensors beside it, and back; state_json.py makes text of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from flambe_save.codecs.data import compact, tie_key
-from flambe_save.conversion.tensorfiles import DTYPES, METADATA, is_plain, strides
+from flambe_save.conversion.tensor_files import DTYPES, METADATA, is_plain, strides
 from flambe_save.errors import UnsupportedObjectError, quote
 from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.state import ordered

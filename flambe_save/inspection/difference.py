@@ -14,10 +14,10 @@ from typing import Any
 from flambe_save.errors import ConfigError, LoadError, UnsupportedObjectError, UntrustedError
 from flambe_save.inspection.configs import compare_configs
 from flambe_save.inspection.documents import PARTS
-from flambe_save.inspection.handle import OpenSave, open_save
+from flambe_save.inspection.humanize import all_of, shape_of, value_of
 from flambe_save.inspection.measures import Measures, statistics_module
 from flambe_save.inspection.nodes import SavedNode, SavedValues
-from flambe_save.inspection.text import all_of, shape_of, value_of
+from flambe_save.inspection.opening import OpenSave, open_save
 from flambe_save.pt import DumpOptions, TensorInfo
 from flambe_save.registry import CODECS
 from flambe_save.support.progress import ShowProgress, progress_of

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from flambe_save._version import __version__
 from flambe_save.errors import LoadError, UntrustedError
-from flambe_save.inspection.handle import OpenSave
+from flambe_save.inspection.humanize import all_of, value_of
 from flambe_save.inspection.nodes import SavedNode
-from flambe_save.inspection.text import all_of, value_of
+from flambe_save.inspection.opening import OpenSave
 from flambe_save.inspection.totals import Tally
 from flambe_save.support.parallel import CollectionPaused
 from flambe_save.tree import join_prefix

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError, quote, quote_some
 from flambe_save.formats import Damage, NodeContents
-from flambe_save.inspection.text import count_of, one_line, size_of
+from flambe_save.inspection.humanize import count_of, one_line, size_of
 from flambe_save.inspection.totals import Totals
 from flambe_save.layout import STASH_FILE, STATE_FILE
 from flambe_save.pt import MapLocation, TensorInfo, is_tensor
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
     from flambe_save.codecs import LazyValues
-    from flambe_save.inspection.handle import OpenSave
     from flambe_save.inspection.measures import Statistics
+    from flambe_save.inspection.opening import OpenSave
     from flambe_save.pt.elements import Array
 
 __all__ = ["SavedNode", "SavedValues"]

@@ -44,8 +44,8 @@ from flambe_save import (
 )
 from flambe_save.conversion import convert, extract, pack, unpack
 from flambe_save.conversion.copying import Folders, _CopiedFile, copy_save
-from flambe_save.conversion.facts import Content, content_of, draft_of
-from flambe_save.conversion.tensorfiles import TensorFile
+from flambe_save.conversion.state_json import Content, content_of, draft_of
+from flambe_save.conversion.tensor_files import TensorFile
 from flambe_save.layout import MANIFEST_FILE
 from flambe_save.pt import MemorySource
 from flambe_save.state import State

@@ -12,7 +12,7 @@ from typing import Any
 
 from flambe_save._version import __version__
 from flambe_save.conversion.json_values import WAY_OUT, ValueReader, ValueWriter, check
-from flambe_save.conversion.tensorfiles import TensorFile, checksum_of, safetensors_draft, table_of
+from flambe_save.conversion.tensor_files import TensorFile, checksum_of, safetensors_draft, table_of
 from flambe_save.errors import FlambeSaveError, ProtocolError, UnsupportedObjectError, quote
 from flambe_save.layout import (
     CLASS_KEY,
