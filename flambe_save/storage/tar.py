@@ -48,10 +48,8 @@ class TarStore:
     mode : {"r", "w"}
     single : bool
         With ``"w"``: whether the root is one file, named ``""`` here, and not a folder.
-    overwrite : bool
-        With ``"w"``: whether a file that is there is replaced.
-    durable : bool
-        With ``"w"``: whether leaving the store waits until the save is on the disk.
+    overwrite, durable, check
+        As for :class:`~flambe_save.storage.FolderStore`.
     limits : Limits, optional
         With ``"r"``: limits on what the archive unpacks to.
     level : int, optional
@@ -61,8 +59,6 @@ class TarStore:
         How many threads pack, or unpack; by default as many as there are cores, four at most.
     progress : Progress
         With ``"r"``: counts the archive's own bytes as they are unpacked.
-    check : callable, optional
-        With ``"w"``: called with the path of the complete save before it is committed; an error of it ends the save.
     """
 
     is_concurrent = False
