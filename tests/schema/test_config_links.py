@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,9 @@ def test_links_have_keys_and_attributes(text: str, keys: list[str], attributes: 
     assert create_link_str(keys, attributes) == text
 
 
-first_key = st.from_regex(r"[^\[\].\s]+", fullmatch=True)
-other_keys = st.lists(st.from_regex(r"[^\[\]]+", fullmatch=True), max_size=3)
+public = re.compile(r"(?!__)")  # keys that begin with two underscores are private, and refused
+first_key = st.from_regex(r"[^\[\].\s]+", fullmatch=True).filter(public.match)
+other_keys = st.lists(st.from_regex(r"[^\[\]]+", fullmatch=True).filter(public.match), max_size=3)
 attribute_lists = st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9_]*", fullmatch=True), max_size=3)
 
 
