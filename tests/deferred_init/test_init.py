@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import flambe_save
-from flambe_save import Component, api, load, load_state_from_file, save
+from flambe_save import Component, load, load_state_from_file, loading, save
 from flambe_save.adapters import adopted
 from flambe_save.deferred_init import mode
 from flambe_save.deferred_init.mode import DeferredInit
@@ -52,7 +52,7 @@ class Plainly(DeferredInit):
 def plainly() -> Iterator[None]:
     """Load, inside the ``with``, by plain construction, and by copying."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "DeferredInit", Plainly)
+        patch.setattr(loading, "DeferredInit", Plainly)
         patch.setattr(adopted, "_use_count", None)
         yield
 
@@ -832,7 +832,7 @@ def reading() -> Iterator[dict[str, torch.Tensor]]:
         return state
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "state_from_tree", read)
+        patch.setattr(loading, "state_from_tree", read)
         yield found
 
 
