@@ -25,7 +25,7 @@ from flambe_save import (
     save_state_to_file,
     verify,
 )
-from flambe_save.storage import FolderStore, direct
+from flambe_save.storage import FolderStore, direct_io
 from flambe_save.storage.filesystem import Descriptors
 from flambe_save.support.parallel import in_threads
 from flambe_save.testing.codec import same
@@ -233,10 +233,10 @@ def test_direct_files_hold_what_was_written(size: int, tmp_path: Path) -> None:
     data = os.urandom(size)
     opened = Descriptors()
     opened.append(os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT))
-    if not direct.go_direct(opened[0]):
+    if not direct_io.go_direct(opened[0]):
         opened.close()
         pytest.skip("this file system has no O_DIRECT")
-    with direct.DirectFile(opened) as file:
+    with direct_io.DirectFile(opened) as file:
         half = bytearray(data[: size // 2])
         assert file.write(half) == len(half)
         half[:] = bytes(len(half))  # what was handed over may change
@@ -251,8 +251,10 @@ def test_durable_saves_are_the_same(
 ) -> None:
     """durable=True writes the same files, past the page cache where the file system can do that."""
     direct_files = []
-    write = direct.DirectFile.write
-    monkeypatch.setattr(direct.DirectFile, "write", lambda self, data: direct_files.append(self) or write(self, data))
+    write = direct_io.DirectFile.write
+    monkeypatch.setattr(
+        direct_io.DirectFile, "write", lambda self, data: direct_files.append(self) or write(self, data)
+    )
     if not is_there:
         monkeypatch.delattr(os, "O_DIRECT")
     one, other = Path(save(model, tmp_path / "one")), Path(save(model, tmp_path / "two", durable=True))
@@ -270,9 +272,9 @@ def test_a_full_disk_under_a_durable_save(model: Whole, tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     threads = threading.active_count()
-    monkeypatch.setattr(direct.DirectFile, "_flush", fail)
+    monkeypatch.setattr(direct_io.DirectFile, "_flush", fail)
     descriptor = os.open(tmp_path / "probe", os.O_WRONLY | os.O_CREAT)
-    can = direct.go_direct(descriptor)
+    can = direct_io.go_direct(descriptor)
     os.close(descriptor)
     os.unlink(tmp_path / "probe")
     if not can:

@@ -870,7 +870,7 @@ def test_a_hostile_file_of_tensors(name: str, tmp_path: Path) -> None:
 
 def of_facts(change: Callable[[dict[str, Any]], object]) -> TensorFile:
     """Return a file whose text was changed by somebody who can count checksums."""
-    from flambe_save.conversion import facts
+    from flambe_save.conversion import state_json
 
     state = State(a=torch.ones(2), b=[1, (2, 3)])
     state._metadata[""] = {"_flambe_class": "X"}
@@ -880,7 +880,7 @@ def of_facts(change: Callable[[dict[str, Any]], object]) -> TensorFile:
     del document["crc32"]
     change(document)
     body = json.dumps(document)[:-1]
-    file.metadata["flambe_save"] = body + facts._ENDING % facts._checksum(body, file.table, file.checksum())
+    file.metadata["flambe_save"] = body + state_json._ENDING % state_json._checksum(body, file.table, file.checksum())
     return file
 
 

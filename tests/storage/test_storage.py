@@ -32,7 +32,7 @@ from flambe_save.storage import (
     MemoryStore,
     Store,
     TarStore,
-    aside,
+    atomic,
     create_store,
     open_store,
 )
@@ -392,7 +392,7 @@ def test_a_commit_that_fails_leaves_the_old(
 
     for name in ("rename", "replace"):
         monkeypatch.setattr(os, name, fail)
-    monkeypatch.setattr(aside, "exchange", lambda one, other: False)
+    monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
     with pytest.raises(OSError, match="the disk is broken"):
         write(tmp_path / "save", kind, NEW, overwrite=True)
     assert read(tmp_path / "save") == of_kind(OLD, kind)
@@ -413,7 +413,7 @@ def test_each_rename_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
         rename(one, other)
 
     monkeypatch.setattr(os, "rename", fail_once)
-    monkeypatch.setattr(aside, "exchange", lambda one, other: False)
+    monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
     with pytest.raises(OSError, match="the disk is broken"):
         write(tmp_path / "save", KINDS["folder"], NEW, overwrite=True)
     assert read(tmp_path / "save") == OLD
@@ -422,7 +422,7 @@ def test_each_rename_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
 
 def test_folders_are_swapped_without_the_system_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where folders cannot be swapped in one step, two renames do it."""
-    monkeypatch.setattr(aside, "exchange", lambda one, other: False)
+    monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
     write(tmp_path / "save", KINDS["folder"], OLD)
     write(tmp_path / "save", KINDS["folder"], NEW, overwrite=True)
     assert read(tmp_path / "save") == NEW
@@ -445,7 +445,7 @@ def test_the_new_save_is_on_the_disk_before_the_old_one_goes(
 
     monkeypatch.setattr(os, "fsync", note("sync", os.fsync))
     monkeypatch.setattr(os, "replace", note("swap", os.replace))
-    monkeypatch.setattr(aside, "exchange", note("swap", aside.exchange))
+    monkeypatch.setattr(atomic, "exchange", note("swap", atomic.exchange))
     write(tmp_path / "save", kind, NEW, overwrite=True)
     files = len(NEW) if kind == KINDS["folder"] else 1
     assert events.count("swap") == 1
@@ -486,7 +486,7 @@ DEATHS = """
 import os, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
-from test_storage import create_store, KINDS, NEW, OLD, aside, of_kind, read, write
+from test_storage import create_store, KINDS, NEW, OLD, atomic, of_kind, read, write
 
 root = Path(sys.argv[1])
 swap = sys.argv[2] == "swap"
@@ -519,7 +519,7 @@ for name, kind in KINDS.items() if swap else [("folder", KINDS["folder"])]:
             child = os.fork()
             if not child:
                 if not swap:
-                    aside.exchange = lambda one, other: False
+                    atomic.exchange = lambda one, other: False
                 die_at(step)
                 write(path, kind, NEW, overwrite=there)
                 os._exit(0)
