@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from flambe_save.adapters.arrays import ArrayAdapter, key_of
+from flambe_save.adapters.class_source import source_of
 from flambe_save.adapters.protocol import Adapter, Later, Place, ValueAdapter, adapter_for, holds_state, is_component
-from flambe_save.adapters.source import source_of
 from flambe_save.adapters.traversal import note_visit, walk_object
 from flambe_save.adapters.unchanged import Passed, cannot_save
 from flambe_save.adapters.written import InsideComponent, WrittenParts, outside_component, shared_modules

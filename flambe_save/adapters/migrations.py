@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml as pyyaml
 
-from flambe_save.adapters.source import source_of
+from flambe_save.adapters.class_source import source_of
 from flambe_save.classes.renames import old_names, present_name
 from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.config.dialect import Loader

@@ -130,8 +130,6 @@ class OptimizerAdapter:
         groups, tensors, here, saved, is_by_position = matched
         obj, begin = place.obj, place.key_prefix
         local = state._metadata.get(place.prefix, {})
-        entries = local.get(ENTRIES_KEY)
-        is_known = isinstance(entries, list)
         if is_by_position:
             if here != list(map(str, range(len(here)))):
                 warn(
@@ -140,14 +138,14 @@ class OptimizerAdapter:
                     StateMismatchWarning,
                 )
             here = [*saved[: len(here)], *here[len(saved) :]]
-        kept = _entries(place, state, saved)
-        _leave_out(place, kept, dict(zip(here, tensors, strict=True)), saved, local.get(SHAPES_KEY), mismatch)
-        named = dict(zip(here, tensors, strict=True))
+        kept, named = _entries(place, state, saved), dict(zip(here, tensors, strict=True))
+        _leave_out(place, kept, named, saved, local.get(SHAPES_KEY), mismatch)
         saved_state = SavedState(
             groups, kept, with_parameters(state.get(begin + _SHARED) or {}, named), named, PARAMS_LAST_KEY in local
         )
-        others = [str(entry) for entry in (entries if is_known else ()) if "." not in str(entry)]
-        others = [name for name in others if name not in (GROUPS, _SHARED)]  # of a class's own state_dict
+        entries = local.get(ENTRIES_KEY)
+        names = map(str, entries if isinstance(entries, list) else ())
+        others = [name for name in names if "." not in name and name not in (GROUPS, _SHARED)]  # of its state_dict
         mismatch.consumed.update(begin + name for name in others)
         is_put_together = fit is not None and fit.adoption is not None and id(obj) in fit.adoption.assembled
         is_torchs_new = fit is not None and _is_of_torch(obj)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from flambe_save.adapters.class_source import source_of
 from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, StatelessAdapter, is_component
 from flambe_save.adapters.rebuilt import built_again, written_beside
-from flambe_save.adapters.source import source_of
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.deferred_init.pending import tensors_in
 from flambe_save.describing.describe import assembled, describe, describe_as, described_now

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flambe_save.adapters.checking import check
+from flambe_save.adapters.class_source import source_of
 from flambe_save.adapters.protocol import Adapter, Fit, Later, Mismatch, Place, is_component
-from flambe_save.adapters.source import source_of
 from flambe_save.adapters.traversal import Wants, walk_object
 from flambe_save.adapters.values import ValueFilling
 from flambe_save.errors import StateMismatchError, StateMismatchWarning, warn

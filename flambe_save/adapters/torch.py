@@ -16,7 +16,7 @@ from flambe_save.adapters.arrays import ArrayAdapter, check_has_shape
 from flambe_save.adapters.builtins import agree, builtin_schema
 from flambe_save.adapters.checking import Check, checker_of_module
 from flambe_save.adapters.containers import OBJECT
-from flambe_save.adapters.filling import fill, kinds_of
+from flambe_save.adapters.fast_load import fill, kinds_of
 from flambe_save.adapters.parametrized import effective, give_effective, split_effective
 from flambe_save.adapters.protocol import (
     Child,
@@ -136,21 +136,27 @@ def module_state(place: Place, state: State) -> None:
 
 def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, Any]:
     """Return the frozen parameters and the modules in training mode, by plain keys."""
-    frozen: dict[int, str] = {}  # a parameter that is tied has the first of its names
-    for path, inner in inside:
-        for name, value in inner._parameters.items():
-            if value is not None and not value.requires_grad:
-                frozen.setdefault(id(value), f"{path}.{name}" if path else name)
+    frozen = [name for name, parameter in _parameters_in(inside) if not parameter.requires_grad]
     is_training = _is_on(module.training)
     others = [path for path, inner in inside if _is_on(inner.training) is not is_training]
     special = {path: inner.training for path, inner in inside if _is_special(inner.training)}
-    plain = plain_keys(module, [*frozen.values(), *others, *special]) if frozen or others or special else {}
+    plain = plain_keys(module, [*frozen, *others, *special]) if frozen or others or special else {}
     found: dict[str, Any] = {
         "training": is_training,
         "otherwise": [plain[name] for name in others],
-        "frozen": [plain[name] for name in frozen.values()],
+        "frozen": [plain[name] for name in frozen],
     }
     return {**found, "values": {plain[name]: value for name, value in special.items()}} if special else found
+
+
+def _parameters_in(inside: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters of modules and their names; a tied one has the first of its names."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for path, inner in inside:
+        for name, value in inner._parameters.items():
+            if value is not None:
+                found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
+    return [*found.values()]
 
 
 def _is_on(training: Any) -> bool:
@@ -173,13 +179,9 @@ def _set_modes(module: nn.Module, modes: Any, assembled: Mapping[int, Any]) -> N
     values = modes.get("values")
     values = values if type(values) is dict and all(map(_is_special, values.values())) else {}
     inside, kinds = modules_in(module), kinds_of(assembled)
-    parameters: dict[int, tuple[str, nn.Parameter]] = {}  # one that is tied has the first of its names
-    for path, inner in inside:
-        for name, value in inner._parameters.items():
-            if value is not None:
-                parameters.setdefault(id(value), (f"{path}.{name}" if path else name, value))
-    plain = plain_keys(module, [*(name for name, _ in parameters.values()), *(path for path, _ in inside)])
-    for name, parameter in parameters.values():
+    parameters = _parameters_in(inside)
+    plain = plain_keys(module, [*(name for name, _ in parameters), *(path for path, _ in inside)])
+    for name, parameter in parameters:
         is_free = plain[name] not in frozen
         if parameter.requires_grad is not is_free and (parameter.is_floating_point() or parameter.is_complex()):
             torch.Tensor.requires_grad_(parameter, is_free)

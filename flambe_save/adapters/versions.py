@@ -9,8 +9,8 @@ from difflib import unified_diff
 from textwrap import dedent
 from typing import Any
 
+from flambe_save.adapters.class_source import source_of
 from flambe_save.adapters.migrations import check_major, numbers
-from flambe_save.adapters.source import source_of
 from flambe_save.classes.renames import old_names
 from flambe_save.errors import SourceChangedWarning, StateMismatchWarning, VersionMismatchWarning, quote, warn
 from flambe_save.layout import CLASS_KEY, NO_VERSION, SOURCE_KEY, VERSION_KEY

@@ -38,7 +38,7 @@ from flambe_save import (
     verify,
 )
 from flambe_save.adapters import Place, get_state
-from flambe_save.adapters.filling import fill
+from flambe_save.adapters.fast_load import fill
 from flambe_save.registry import ADAPTERS
 from flambe_save.testing.codec import same
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flambe_save import Component
-from flambe_save.adapters.source import source_of
+from flambe_save.adapters.class_source import source_of
 
 CELL = """\
 import flambe_save
