@@ -17,10 +17,10 @@ from typing import Any, TypeVar, cast
 import torch
 
 from flambe_save import api
-from flambe_save.adapters.checking import Check, Checked, checker_of_module
+from flambe_save.adapters.checking import checker_of_module
 from flambe_save.adapters.collecting import get_state
 from flambe_save.adapters.migrations import check_major, has_migrations, migrate_component, numbers
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attribute_children
+from flambe_save.adapters.protocol import Check, Child, Fit, Later, Mismatch, Place, attribute_children
 from flambe_save.adapters.restoring import load_state
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.adapters.versions import check_version
@@ -88,7 +88,7 @@ class _ComponentAdapter:
         check = checker_of_module(place, state)
         keys = [place.key_prefix + name for name in sorted(vars(obj).get(_ATTRIBUTES, ()))]
 
-        def note(found: Checked) -> None:
+        def note(found: Mismatch) -> None:
             saved = state._metadata.get(place.prefix, {}).get(VERSION_KEY, NO_VERSION)
             if (numbers(saved) or (0,)) > (0, 0, 0):
                 check_major(type(obj), saved, saved, place.prefix)

@@ -18,7 +18,7 @@ from flambe_save.questions import unregistered_class
 from flambe_save.support.static import static_of
 from flambe_save.trust import NO_TRUST, Trust
 
-__all__ = ["Adoption", "runs_torch_only", "saved_dtype"]
+__all__ = ["Adoption", "StateView", "runs_torch_only", "saved_dtype"]
 
 _LEAST = 64 << 10  # bytes: copying less costs no more than finding out whether it can be adopted
 
@@ -72,7 +72,12 @@ class Adoption:
 
     def given_from(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a view of a state that notes the tensors taken out of it."""
-        return _Noting(state, self.given)
+
+        def noted(value: Any) -> Any:
+            self.given.add(value)
+            return value
+
+        return StateView(state, noted)
 
     def watch_given(self, stash: Mapping[str, Any]) -> None:
         """Keep copies of the values of the state and of a stash that constructors write to."""
@@ -155,17 +160,15 @@ class Adoption:
                 self.deferral.overwrite(tensor)
 
 
-class _Noting(Mapping[str, Any]):
-    """A view of a state that notes the tensors taken out of it."""
+class StateView(Mapping[str, Any]):
+    """A view of a state that passes each value through a function when it is looked up."""
 
-    def __init__(self, state: Mapping[str, Any], given: Given) -> None:
+    def __init__(self, state: Mapping[str, Any], change: Callable[[Any], Any]) -> None:
         self._state = state
-        self._given = given
+        self._change = change
 
     def __getitem__(self, key: str) -> Any:
-        value = self._state[key]
-        self._given.add(value)
-        return value
+        return self._change(self._state[key])
 
     def __contains__(self, key: object) -> bool:
         return key in self._state

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, ValueAdapter
+from flambe_save.adapters.protocol import Check, Child, Fit, Later, Mismatch, Place, ValueAdapter
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.state import State
 
@@ -52,6 +52,20 @@ class ArrayAdapter(ValueAdapter):
         else:
             mismatch.errors.append(f"{key} is {_what(saved)} in the save and {_what(here)} here")
         return None
+
+    def checker(self, place: Place, state: State) -> Check:
+        """Return a function that notes a missing array, or another shape."""
+
+        def note(found: Mismatch) -> None:
+            key, here = key_of(place), place.obj
+            found.consumed.add(key)
+            shape = getattr(state.get(key), "shape", None)
+            if key not in state:
+                found.missing.append(key)
+            elif shape is not None and shape != here.shape:
+                found.note_sizes(key, shape, here.shape)
+
+        return note
 
 
 def key_of(place: Place) -> str:

@@ -5,53 +5,25 @@ Where code of a class decides what is loaded (hooks, a ``load_state_dict`` of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
 
 from flambe_save.adapters.adopted import runs_torch_only
-from flambe_save.adapters.arrays import ArrayAdapter, key_of
 from flambe_save.adapters.parametrized import split_effective
-from flambe_save.adapters.protocol import Adapter, Mismatch, Place, ValueAdapter
+from flambe_save.adapters.protocol import Adapter, Check, Mismatch, Place, ValueAdapter, prefixes_around
 from flambe_save.objects.unwrap import plain_keys, wrapped_keys
 from flambe_save.objects.walks import everywhere
 from flambe_save.state import State, keys_below
 from flambe_save.tree import place_key
 
-__all__ = ["Check", "Checked", "check", "checker_of_module"]
-
-Check: TypeAlias = "Callable[[Checked], None]"
+__all__ = ["check", "checker_of_module"]
 
 
-@dataclass
-class Checked(Mismatch):
-    """Differences that were found before filling.
-
-    Attributes
-    ----------
-    sizes : dict of str to str
-        Keys whose tensors have other sizes here -> both sizes, in words.
-    """
-
-    sizes: dict[str, str] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.sizes) or super().__bool__()
-
-    def note_sizes(self, key: str, saved: Any, here: Any) -> None:
-        """Note that sizes differ."""
-        self.sizes[key] = f"{tuple(saved)} in the save, {tuple(here)} here"
-
-    def __str__(self) -> str:
-        lines = [f"size mismatch for {key}: {sizes}" for key, sizes in self.sizes.items()]
-        return "\n  ".join([*lines, super().__str__()] if super().__bool__() else lines)
-
-
-def check(places: Iterable[tuple[Place, Adapter]], state: State) -> Checked:
+def check(places: Iterable[tuple[Place, Adapter]], state: State) -> Mismatch:
     """Compare a state with an object, as far as possible without running code of classes.
 
     Parameters
@@ -61,7 +33,7 @@ def check(places: Iterable[tuple[Place, Adapter]], state: State) -> Checked:
     state : State
         Not changed.
     """
-    found = Checked(owners={"": False})
+    found = Mismatch(owners={"": False})
     checks: list[tuple[Place, Adapter, Check | None]] = []
     for place, adapter in places:
         checker = getattr(adapter, "checker", None)
@@ -69,14 +41,11 @@ def check(places: Iterable[tuple[Place, Adapter]], state: State) -> Checked:
     around: set[str] = set()  # objects that cannot be compared, and all around them
     for place, adapter, do in checks:
         if do is None and not isinstance(adapter, ValueAdapter):
-            around.update(_ancestors(place.prefix))
-    unknown = {
-        place.prefix for place, adapter, _ in checks if place.prefix in around and not isinstance(adapter, ValueAdapter)
-    }
+            around.update((place.prefix, *prefixes_around(place.prefix)))
+    unknown = around & {place.prefix for place, adapter, _ in checks if not isinstance(adapter, ValueAdapter)}
     for place, adapter, do in checks:
-        if isinstance(adapter, ArrayAdapter):
-            _check_array(place, state, found)
-        is_known = isinstance(adapter, ValueAdapter) or unknown.isdisjoint(_ancestors(place.prefix))
+        inside = (place.prefix, *prefixes_around(place.prefix))
+        is_known = isinstance(adapter, ValueAdapter) or unknown.isdisjoint(inside)
         found.owners[place.prefix] = not is_known
         if is_known and do is not None:
             do(found)
@@ -86,24 +55,6 @@ def check(places: Iterable[tuple[Place, Adapter]], state: State) -> Checked:
     return found
 
 
-def _ancestors(prefix: str) -> Iterator[str]:
-    """Yield a prefix and those around it."""
-    yield prefix
-    while prefix:
-        prefix = prefix.rpartition(".")[0]
-        yield prefix
-
-
-def _check_array(place: Place, state: State, found: Checked) -> None:
-    key, here = key_of(place), place.obj
-    found.consumed.add(key)
-    saved_shape = getattr(state.get(key), "shape", None)
-    if key not in state:
-        found.missing.append(key)
-    elif saved_shape is not None and saved_shape != here.shape:
-        found.note_sizes(key, saved_shape, here.shape)
-
-
 def checker_of_module(place: Place, state: State) -> Check | None:
     """Return a function that compares a module; None if its own code or a hook decides."""
     if place.covered or not isinstance(place.obj, nn.Module):
@@ -111,7 +62,7 @@ def checker_of_module(place: Place, state: State) -> Check | None:
     return partial(_check_module, place, state) if runs_torch_only(place.obj) else None
 
 
-def _check_module(place: Place, state: State, found: Checked) -> None:
+def _check_module(place: Place, state: State, found: Mismatch) -> None:
     """Note a module's missing and unwanted keys and other sizes, as torch's own code would."""
     module, begin = place.obj, place.key_prefix
     saved = {key[len(begin) :]: state[key] for key in keys_below(state, place.prefix) if key not in found.consumed}
@@ -142,7 +93,7 @@ def _check_module(place: Place, state: State, found: Checked) -> None:
     found.consumed.update(called[key] for key in own.keys() & known)
 
 
-def _check_size(key: str, value: Any, tensor: torch.Tensor, found: Checked) -> None:
+def _check_size(key: str, value: Any, tensor: torch.Tensor, found: Mismatch) -> None:
     if not isinstance(value, torch.Tensor) or nn.parameter.is_lazy(tensor):
         return
     is_old = tensor.dim() == 0 and value.dim() == 1 and len(value) == 1  # torch before 0.4 had no scalars

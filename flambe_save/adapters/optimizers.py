@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.optim import Optimizer
 
-from flambe_save.adapters.checking import Check, Checked
 from flambe_save.adapters.moments import (
     GROUPS,
     STATE,
@@ -25,7 +24,7 @@ from flambe_save.adapters.moments import (
     with_parameters,
     would_be_rounded,
 )
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, attributes_as_children
+from flambe_save.adapters.protocol import Check, Child, Fit, Later, Mismatch, Place, attributes_as_children
 from flambe_save.adapters.stateful import in_parts, noting_failure
 from flambe_save.describing.describe import assembled, describe_as, described, with_lost
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
@@ -116,7 +115,7 @@ class OptimizerAdapter:
     def checker(self, place: Place, state: State) -> Check:
         """Return a function that notes groups and parameters that do not match the saved ones."""
 
-        def note(found: Checked) -> None:
+        def note(found: Mismatch) -> None:
             _match(place, state, found)
             found.consumed.update(keys_below(state, place.prefix))
 

@@ -16,7 +16,16 @@ import torch
 from torch import nn
 
 from flambe_save.adapters.class_source import source_of
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, StatelessAdapter, is_component
+from flambe_save.adapters.protocol import (
+    Child,
+    Fit,
+    Later,
+    Mismatch,
+    Place,
+    StatelessAdapter,
+    is_component,
+    prefixes_around,
+)
 from flambe_save.adapters.rebuilt import built_again, written_beside
 from flambe_save.adapters.torch import load_module, module_children, module_state
 from flambe_save.deferred_init.pending import tensors_in
@@ -215,7 +224,7 @@ class _ModelAdapter:
         own = place.obj.state_dict()
         for key in keys_below(state, place.prefix):
             local = key[len(begin) :]
-            owner = next((name for name in _owners_of(local) if name in modules), None)
+            owner = next((name for name in prefixes_around(local) if name in modules), None)
             if owner is not None and local not in own:  # a component of the base model added it
                 state[begin + modules[owner] + local[len(owner) :]] = state.pop(key)
         return None if place.covered else lambda: load_module(place, state, mismatch, fit)
@@ -366,13 +375,6 @@ def _is_more_than_a_call(model: Any, schema: Schema) -> bool:
         if any(id(value) in known for value in values_in(change.get("modules", {}))):
             return True
     return False
-
-
-def _owners_of(key: str) -> Iterator[str]:
-    """Yield the possible names of the module that a key belongs to, longest first."""
-    while "." in key:
-        key = key.rpartition(".")[0]
-        yield key
 
 
 def _is_wrapper(module: nn.Module) -> bool:

@@ -22,6 +22,7 @@ from flambe_save.support.static import has_static
 
 __all__ = [
     "Adapter",
+    "Check",
     "Child",
     "Fit",
     "Later",
@@ -36,11 +37,13 @@ __all__ = [
     "holds_state",
     "is_component",
     "plumbing_of",
+    "prefixes_around",
     "register_adapter",
 ]
 
 
 Later: TypeAlias = "Callable[[], None] | None"
+Check: TypeAlias = "Callable[[Mismatch], object]"
 
 
 class Child(NamedTuple):
@@ -130,6 +133,8 @@ class Mismatch:
         Keys of the state that no part of the object wants.
     errors : list of str
         Sentences: shapes that differ, hooks that failed.
+    sizes : dict of str to str
+        Keys whose tensors have other sizes here -> both sizes, in words. They are found before anything is filled.
     consumed : set of str
         Keys that an adapter has taken.
     owners : dict of str to bool
@@ -141,17 +146,29 @@ class Mismatch:
     errors: list[str] = field(default_factory=list)
     consumed: set[str] = field(default_factory=set)
     owners: dict[str, bool] = field(default_factory=dict)
+    sizes: dict[str, str] = field(default_factory=dict)
+
+    def note_sizes(self, key: str, saved: Any, here: Any) -> None:
+        """Note that sizes differ."""
+        self.sizes[key] = f"{tuple(saved)} in the save, {tuple(here)} here"
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.errors)
+        return bool(self.missing or self.unexpected or self.errors or self.sizes)
 
     def __str__(self) -> str:
-        lines = list(self.errors)
+        lines = [*(f"size mismatch for {key}: {sizes}" for key, sizes in self.sizes.items()), *self.errors]
         if self.missing:
             lines.append(f"missing from the save: {', '.join(sorted(self.missing))}")
         if self.unexpected:
             lines.append(f"not wanted by the object: {', '.join(sorted(self.unexpected))}")
         return "\n  ".join(lines)
+
+
+def prefixes_around(prefix: str) -> Iterator[str]:
+    """Yield the prefixes around one, the nearest first; ``""`` is the last."""
+    while prefix:
+        prefix = prefix.rpartition(".")[0]
+        yield prefix
 
 
 class Adapter(Protocol):

@@ -7,8 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from flambe_save.adapters.checking import Check
-from flambe_save.adapters.protocol import Child, Fit, Later, Mismatch, Place, StatelessAdapter, attribute_children
+from flambe_save.adapters.protocol import (
+    Check,
+    Child,
+    Fit,
+    Later,
+    Mismatch,
+    Place,
+    StatelessAdapter,
+    attribute_children,
+)
 from flambe_save.describing.describe import assembled, recorded_form, stateful_form
 from flambe_save.errors import SaveError, UnsupportedObjectError
 from flambe_save.layout import ENTRIES_ATTRIBUTES_KEY, ENTRIES_KEY

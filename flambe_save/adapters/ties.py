@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from flambe_save.adapters.protocol import Adapter, Later, Place
+from flambe_save.adapters.protocol import Adapter, Later, Place, prefixes_around
 from flambe_save.adapters.traversal import walk_object
 
 __all__ = ["restore_ties"]
@@ -37,11 +37,7 @@ def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
         return None
 
     groups = [list(group) for group in groups]
-    around = {""}
-    for key in (key for group in groups for key in group):
-        while key not in around:
-            around.add(key)
-            key = key.rpartition(".")[0]
+    around = {prefix for group in groups for key in group for prefix in (key, *prefixes_around(key))}
     if groups:
         walk_object(obj, "", enter, wants=lambda parent, place, name: place.prefix in around)
     for group in groups:

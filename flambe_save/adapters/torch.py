@@ -14,11 +14,12 @@ from torch import nn
 from flambe_save.adapters.adopted import runs_torch_only, saved_dtype
 from flambe_save.adapters.arrays import ArrayAdapter, check_has_shape
 from flambe_save.adapters.builtins import agree, builtin_schema
-from flambe_save.adapters.checking import Check, checker_of_module
+from flambe_save.adapters.checking import checker_of_module
 from flambe_save.adapters.containers import OBJECT
 from flambe_save.adapters.fast_load import fill, kinds_of
 from flambe_save.adapters.parametrized import effective, give_effective, split_effective
 from flambe_save.adapters.protocol import (
+    Check,
     Child,
     Fit,
     Later,

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from flambe_save.adapters.adopted import StateView
 from flambe_save.adapters.arrays import ArrayAdapter
-from flambe_save.adapters.protocol import ValueAdapter, adapter_for, holds_state
+from flambe_save.adapters.protocol import ValueAdapter, adapter_for, holds_state, prefixes_around
 from flambe_save.config.dialect import children_of
 from flambe_save.config.nodes import Document
 from flambe_save.errors import ConfigError, FlambeSaveError, quote
@@ -87,14 +88,13 @@ class ValueFilling:
         self.taken: set[str] = set()
         self._root = find_part(document, names)
         self._recorded = recorded
-        self._sources = sources._replace(state=_Copies(sources.state))
+        self._sources = sources._replace(state=_copies(sources.state))
         self._state = state
         self._trust = trust
         self._components = {prefix for prefix in state.components if prefix}
         self._around: set[str] = set()  # prefixes of containers with a component in them
         for prefix in self._components:
-            while (prefix := prefix.rpartition(".")[0]) not in self._around:
-                self._around.add(prefix)
+            self._around.update(prefixes_around(prefix))
         self._nodes = self._component_nodes()
         self._sharing: set[int] = set()  # nodes with such a node in them
         self._referring: set[int] = set()  # nodes with a tensor of the state, or a reference to the object's own
@@ -274,28 +274,17 @@ class ValueFilling:
         return list(made) if len(nodes) > 1 else [made]
 
 
-class _Copies(Mapping[str, Any]):
-    """A view of a state that copies tensors, so that they outlive the file they were read from."""
+def _copies(state: Mapping[str, Any]) -> StateView:
+    """Return a view of a state that copies tensors, so that they outlive the file they are in."""
+    copies: dict[int, Any] = {}
 
-    def __init__(self, state: Mapping[str, Any]) -> None:
-        self._state = state
-        self._copies: dict[int, Any] = {}
+    def copied(value: Any) -> Any:
+        if id(value) not in copies:
+            copy = value.clone() if isinstance(value, torch.Tensor) else getattr(value, "copy", lambda: value)()
+            copies[id(value)] = copy
+        return copies[id(value)]
 
-    def __getitem__(self, key: str) -> Any:
-        value = self._state[key]
-        if id(value) not in self._copies:
-            copied = value.clone() if isinstance(value, torch.Tensor) else getattr(value, "copy", lambda: value)()
-            self._copies[id(value)] = copied
-        return self._copies[id(value)]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._state
-
-    def __iter__(self) -> Any:
-        return iter(self._state)
-
-    def __len__(self) -> int:
-        return len(self._state)
+    return StateView(state, copied)
 
 
 # ------------------------------------------------------------------------------------------------ the object

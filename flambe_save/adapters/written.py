@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flambe_save.adapters.arrays import check_has_shape
-from flambe_save.adapters.protocol import Place, holds, is_component, plumbing_of
+from flambe_save.adapters.protocol import Place, holds, is_component, plumbing_of, prefixes_around
 from flambe_save.classes.well_known import KEEPERS
 from flambe_save.codecs.data import tie_key
 from flambe_save.config.scalars import PLAIN
@@ -290,12 +290,7 @@ class _Makers:
 
     def of(self, path: str) -> int | None:
         """Return the id of the object whose call makes the one at a path; None if its config does."""
-        chain = [self._visited[path]]
-        while path:
-            path = path.rpartition(".")[0]
-            if path in self._visited:
-                chain.append(self._visited[path])
-        chain.reverse()
+        chain = [self._visited[item] for item in (path, *prefixes_around(path)) if item in self._visited][::-1]
         maker = None
         for outer, inner in pairwise(chain):
             maker = outer if maker is None else maker
