@@ -226,7 +226,7 @@ class WrittenParts:
         return is_own and bool(CODECS["pt"].dump({"": value}, DumpOptions()).opaque)
 
     def hidden(self) -> list[str]:
-        """Return the attributes with modules in plain lists, dicts and the like: these are not saved."""
+        """Return attributes with modules in plain lists, dicts and the like: they are not saved."""
         return [name for name, value in self._attributes_to_see if holds(value, self._is_hidden, in_parts=True)]
 
     def warn_of_hidden(self, hidden: list[str]) -> None:
