@@ -20,19 +20,6 @@ from torch import nn
 import flambe_save
 from benchmarks.workloads import Work
 
-__all__ = [
-    "Candidate",
-    "Place",
-    "Way",
-    "loading",
-    "on_gpu",
-    "quietly",
-    "saving",
-    "tensors_of",
-    "until_forward",
-    "until_step",
-]
-
 
 @dataclass(frozen=True)
 class Place:

@@ -20,8 +20,6 @@ from benchmarks.candidate import Candidate, Place, Way
 from benchmarks.rows import ROWS, Row
 from benchmarks.workloads import Work, works
 
-__all__ = ["Build", "Elsewhere"]
-
 NAME = "flambe_save, the build before"
 
 

@@ -23,8 +23,6 @@ from torch import nn
 from benchmarks.candidate import Way, quietly
 from benchmarks.workloads import Work, no_init
 
-__all__ = ["FLAMBE"]
-
 
 @functools.cache
 def _compile() -> Any:

@@ -18,8 +18,6 @@ from benchmarks.protocol import Folders, Sample
 from benchmarks.rows import ROWS, Row
 from benchmarks.workloads import Work, works
 
-__all__ = ["import_times", "in_processes", "peak"]
-
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -21,8 +21,6 @@ from benchmarks.protocol import settle
 from benchmarks.workloads import Work, stack
 from flambe_save.cli import main as command
 
-__all__ = ["Curve", "curves", "exponent", "plot"]
-
 COUNTS = (10, 100, 1_000, 10_000)  # components of Linear(32, 32)
 GIGABYTES = (0.1, 1.0, 4.0)  # in eight components
 MOST = 1.1  # the exponent that is asked for

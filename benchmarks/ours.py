@@ -13,34 +13,6 @@ import flambe_save
 from benchmarks.candidate import Candidate, Place, Way, loading, on_gpu, saving, tensors_of
 from benchmarks.workloads import Work
 
-__all__ = [
-    "ARCHIVE",
-    "ARCHIVE_LOAD",
-    "ARCHIVE_NODE",
-    "ARCHIVE_SAVE",
-    "ASYNC",
-    "BASE",
-    "CONSTRUCTION",
-    "DIFF",
-    "DURABLE",
-    "FOLDER",
-    "LEVELS_LOAD",
-    "LEVELS_SAVE",
-    "LOAD",
-    "LOAD_GPU",
-    "LOAD_MAPPED",
-    "LOAD_ONE_THREAD",
-    "LOAD_UNVERIFIED",
-    "NODE",
-    "PICKLE_LOAD",
-    "PICKLE_SAVE",
-    "SAVE",
-    "SAVE_ONE_THREAD",
-    "STATE",
-    "TWO",
-    "VERIFY",
-]
-
 NAME = "flambe_save"
 CHANGED = "blocks.3."
 # Their names are those of the design; they are called by name because some are not there yet

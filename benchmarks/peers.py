@@ -21,36 +21,6 @@ from benchmarks import ours
 from benchmarks.candidate import Candidate, Place, Way, quietly, saving, tensors_of
 from benchmarks.workloads import PlainBag, PlainStack, Work, no_init, on_meta, tie
 
-__all__ = [
-    "CLONE",
-    "CONSTRUCTION",
-    "DCP",
-    "DCP_ASYNC",
-    "DCP_ASYNC_KEPT",
-    "FABRIC",
-    "FILES",
-    "HUB",
-    "MODULE",
-    "MODULE_GPU",
-    "MODULE_MAPPED",
-    "NUMPY_DIFF",
-    "RAW",
-    "RAW_PART",
-    "RAW_SYNCED",
-    "SAFETENSORS",
-    "SAFETENSORS_ASSIGN",
-    "SAFETENSORS_GPU",
-    "SAFETENSORS_NODE",
-    "SAFETENSORS_PARTS",
-    "STATE",
-    "STATE_DICT",
-    "STATE_ASSIGN",
-    "STATE_SYNCED",
-    "TAR",
-    "TAR_READ",
-    "TRANSFORMERS",
-]
-
 
 def optional(name: str) -> Any:
     """Import a module that may be missing, untyped; candidates with it are left out then."""

@@ -17,8 +17,6 @@ from typing import Any
 from benchmarks.candidate import Candidate, Place, Way
 from benchmarks.workloads import Work
 
-__all__ = ["Folders", "Sample", "measure", "settle"]
-
 KEPT = 2 << 30  # bytes of results that stay while others are timed
 MANY = 100  # files; folders with as many stay until the work is done
 SETTLE = 40  # seconds that the file system is slow after thousands of files were deleted

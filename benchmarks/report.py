@@ -15,8 +15,6 @@ import torch
 
 from benchmarks.protocol import Sample
 
-__all__ = ["Line", "as_json", "lines_of", "machine", "table", "write_readme"]
-
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 PACKAGES = (

@@ -10,8 +10,6 @@ from benchmarks.candidate import Candidate, Place, loading, on_gpu, saving, unti
 from benchmarks.flambe import FLAMBE
 from benchmarks.workloads import Work
 
-__all__ = ["IMPORTS", "ROWS", "Beside", "Row"]
-
 MB = 1 << 20
 TENTH = 24 * MB  # of the archives' works
 

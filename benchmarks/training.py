@@ -16,8 +16,6 @@ from benchmarks.candidate import Candidate, Place, Way, loading, saving
 from benchmarks.ours import API
 from benchmarks.workloads import Work
 
-__all__ = ["DICT", "LOAD_RUN", "OVERWRITE", "REPLACE", "SAVE_RUN", "SAVE_SECOND"]
-
 
 def _around(model: nn.Module) -> tuple[torch.optim.Optimizer, Any]:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

@@ -14,23 +14,6 @@ from torch import nn
 
 from flambe_save import Component
 
-__all__ = [
-    "SIZES",
-    "Bag",
-    "Block",
-    "Level",
-    "PlainBag",
-    "PlainLayers",
-    "PlainStack",
-    "Stack",
-    "Work",
-    "no_init",
-    "on_meta",
-    "stack",
-    "tie",
-    "works",
-]
-
 T = TypeVar("T")
 
 SEED = 7

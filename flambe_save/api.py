@@ -28,15 +28,6 @@ from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust, check_switches
 from flambe_save.writing import Target
 
-__all__ = [
-    "load",
-    "load_state_from_file",
-    "save",
-    "save_async",
-    "save_state_to_file",
-    "untrusted",
-]
-
 
 @takes_back
 def save(

@@ -37,16 +37,6 @@ from flambe_save.schema.questions import questions_of_arguments, questions_of_ta
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed
 from flambe_save.trust import Trust, door_of
 
-__all__ = [
-    "ask",
-    "ask_of_config",
-    "audit",
-    "door_to",
-    "errors_with_findings",
-    "opened_stash",
-    "unbuilt",
-]
-
 
 def ask_of_config(
     config: str, tags: Mapping[str, str], trust: Trust, node: str, sources: Mapping[str, str] = MappingProxyType({})

@@ -18,8 +18,6 @@ from flambe_save.errors import SaveError
 from flambe_save.saving import Saving
 from flambe_save.support.parallel import in_threads, spans
 
-__all__ = ["start"]
-
 _MOST = 2  # saves that are in the background at a time
 _LEAST = 8 << 20  # bytes worth a thread
 

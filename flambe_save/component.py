@@ -34,8 +34,6 @@ from flambe_save.objects.assembly import empty_tables
 from flambe_save.schema.schema import Schema
 from flambe_save.state import State
 
-__all__ = ["Component"]
-
 C = TypeVar("C", bound="Component")
 
 _ATTRIBUTES = "_registered_attributes"

@@ -10,8 +10,6 @@ from flambe_save.classes.registrable import all_subclasses
 from flambe_save.classes.tags import TAGS
 from flambe_save.component import Component
 
-__all__ = ["dynamic_component", "make_component"]
-
 
 def dynamic_component(
     class_: type, tag: str, tag_namespace: str | None = None, parent_component_class: type[Component] = Component

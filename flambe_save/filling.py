@@ -20,8 +20,6 @@ from flambe_save.support.undoing import takes_back
 from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust, check_switches
 
-__all__ = ["load_state"]
-
 
 @takes_back
 def load_state(

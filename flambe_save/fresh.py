@@ -17,8 +17,6 @@ from pathlib import Path
 from flambe_save.errors import SaveError, UnsupportedObjectError, quote, quote_some
 from flambe_save.support.script import file_of_script
 
-__all__ = ["FreshLoad", "arguments_of"]
-
 _CODE = "from flambe_save.proof import main; main()"
 
 

@@ -57,8 +57,6 @@ from flambe_save.support.parallel import CollectionPaused
 from flambe_save.support.undoing import note_undo
 from flambe_save.tree import SaveTreeNode, prefix_within, prefixed, state_from_tree, walk
 
-__all__ = ["build", "check_values", "load_object"]
-
 
 def load_object(
     path: str | os.PathLike[str], node: str, options: LoadOptions, *, strict: bool, overrides: Mapping[str, Any]

@@ -21,8 +21,6 @@ from flambe_save.tree import state_from_tree
 from flambe_save.trust import Limits, Trust, check_switches
 from flambe_save.writing import Target, final_path
 
-__all__ = ["migrate"]
-
 
 @takes_back
 def migrate(

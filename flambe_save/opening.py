@@ -16,8 +16,6 @@ from flambe_save.registry import CODECS
 from flambe_save.schema.questions import may_ask
 from flambe_save.trust import NO_TRUST
 
-__all__ = ["Needs", "is_news", "needs_of"]
-
 _READ = 16 << 20  # bytes of a file; of a larger one only the names in its pickle are listed
 
 _warned: set[tuple[str, ...]] = set()  # causes of warnings in this process

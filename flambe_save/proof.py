@@ -23,8 +23,6 @@ from flambe_save.errors import FlambeSaveError, quote
 from flambe_save.layout import CLASS_KEY, CONFIG_KEY, MODES_KEY, VERSION_KEY
 from flambe_save.state import State
 
-__all__ = ["differences", "main"]
-
 _MOST = 20  # differences that are listed
 
 

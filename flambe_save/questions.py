@@ -10,20 +10,6 @@ from typing import NamedTuple
 
 from flambe_save.errors import LoadError, MissingExtensionError, UntrustedError, quote
 
-__all__ = [
-    "EVERYTHING",
-    "Question",
-    "argument",
-    "call",
-    "doubt",
-    "extension",
-    "function",
-    "pickled",
-    "property_read",
-    "unknown_class",
-    "unregistered_class",
-]
-
 EVERYTHING = "weights_only=False"  # the widest door
 
 

@@ -19,8 +19,6 @@ from flambe_save.support.progress import NO_PROGRESS, ShowProgress, progress_of
 from flambe_save.support.undoing import takes_back
 from flambe_save.trust import Limits, Trust
 
-__all__ = ["errors_of", "opened", "read", "read_around", "reading", "shape_of", "verify"]
-
 R = TypeVar("R")
 
 _ATTEMPTS = 100  # how often a load begins again because the save was replaced under it

@@ -15,8 +15,6 @@ from flambe_save.support.static import has_static, static_of
 
 T = TypeVar("T")
 
-__all__ = ["ADAPTERS", "CODECS", "FORMATS", "MOVED", "STORES", "Registry", "find_adapter", "late"]
-
 
 class Registry(Generic[T]):
     """Name -> object, resolved on first use.

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-__all__ = ["LOCK", "RUNNING", "is_over", "save_to", "wait_for"]
-
 RUNNING: dict[str, Future[str]] = {}  # by the real path of the save
 LOCK = threading.Lock()
 is_over = False  # whether the interpreter has waited for its threads, and will wait for no others

@@ -29,8 +29,6 @@ from flambe_save.tree import SaveTreeNode, prefixed, tree_from_state
 from flambe_save.trust import check_switches
 from flambe_save.writing import Target, write_plan
 
-__all__ = ["Saving", "dump_options"]
-
 _LARGE = 1 << 20  # bytes inside pickles, of which a save says how many they are
 _WEIGHTS = "\nThe weights of its modules need none: load_state(model, path)"
 

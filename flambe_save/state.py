@@ -15,18 +15,6 @@ from typing import Any, NamedTuple
 
 from flambe_save.layout import CLASS_KEY, DIRECTORIES_KEY
 
-__all__ = [
-    "IndexedState",
-    "Referring",
-    "Stash",
-    "State",
-    "join_key",
-    "keys_below",
-    "ordered",
-    "split_key",
-    "traverse",
-]
-
 _EMPTY_PART = "%"  # a lone percent sign is never the result of escaping
 
 

@@ -24,19 +24,6 @@ from flambe_save.layout import (
 )
 from flambe_save.state import State
 
-__all__ = [
-    "MAX_PARTS",
-    "SaveTreeNode",
-    "join_prefix",
-    "place_key",
-    "prefix_within",
-    "prefixed",
-    "state_from_tree",
-    "ties_within",
-    "tree_from_state",
-    "walk",
-]
-
 MAX_PARTS = 10_000  # the way up from a key takes the square of this
 _NODE_KEYS = (VERSION_KEY, CLASS_KEY, SOURCE_KEY, CONFIG_KEY, STASH_KEY)
 

@@ -17,8 +17,6 @@ from flambe_save.errors import Finding, LimitError, MissingExtensionError, quote
 from flambe_save.questions import EVERYTHING, Question
 from flambe_save.support.undoing import Setting
 
-__all__ = ["NO_TRUST", "Limits", "Trust", "check_switches", "door_of", "trust_in_force"]
-
 # A package's name and versions, and nothing that pip would take for a path, a URL or an option
 _REQUIREMENT = re.compile(
     r"\s*[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\s*"

@@ -17,8 +17,6 @@ from flambe_save.storage import cards_at, check_outside, check_replaceable, crea
 from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.trust import check_switches
 
-__all__ = ["Target", "check_level", "final_path", "write_plan"]
-
 
 @dataclass(frozen=True)
 class Target:

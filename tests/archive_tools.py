@@ -7,8 +7,6 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["HEADER", "Part", "archive_of", "parts_of"]
-
 HEADER = struct.Struct("<10sH2sHBII")
 
 

@@ -100,6 +100,19 @@ def test_imports_go_one_way() -> None:
     assert wrong == []
 
 
+def test_names_with_an_underscore_stay_in_their_module() -> None:
+    """The underscore alone says what is a module's own; only packages list their public names."""
+    taken, listed = [], []
+    for path in sorted(PACKAGE.glob("**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flambe_save"):
+                names = [name.name for name in node.names if re.match(r"_(?!_)", name.name)]
+                taken += [f"{path.name}: {name}" for name in names if name != "_version"]
+            elif isinstance(node, ast.Assign) and path.name not in ("__init__.py", "errors.py"):
+                listed += [path.name for target in node.targets if getattr(target, "id", "") == "__all__"]
+    assert taken == listed == []
+
+
 def test_calls_that_go_up_are_named() -> None:
     """Only the doors that are listed here lead to a higher layer, and what they name is there."""
     found = {door for path in PACKAGE.rglob("*.py") for door in re.findall(r"\blate\(\"(.*?)\"\)", path.read_text())}

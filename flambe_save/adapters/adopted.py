@@ -18,8 +18,6 @@ from flambe_save.questions import unregistered_class
 from flambe_save.support.static import static_of
 from flambe_save.trust import NO_TRUST, Trust
 
-__all__ = ["Adoption", "StateView", "runs_torch_only", "saved_dtype"]
-
 _LEAST = 64 << 10  # bytes: copying less costs no more than finding out whether it can be adopted
 
 

@@ -12,8 +12,6 @@ from flambe_save.adapters.protocol import Check, Child, Fit, Later, Mismatch, Pl
 from flambe_save.errors import UnsupportedObjectError
 from flambe_save.state import State
 
-__all__ = ["ARRAY", "ArrayAdapter", "check_has_shape", "key_of"]
-
 _ALONE = "value"  # the key of an array that is the root itself
 
 

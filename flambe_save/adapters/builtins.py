@@ -32,8 +32,6 @@ from flambe_save.schema.edited import Edited
 from flambe_save.schema.link import Link
 from flambe_save.schema.schema import Schema, defaults_of, items_in
 
-__all__ = ["Averaging", "Parametrized", "agree", "builtin_schema"]
-
 
 def builtin_schema(module: nn.Module) -> Schema | None:
     """Return a Schema that builds a torch.nn module again; None if its arguments are not known."""

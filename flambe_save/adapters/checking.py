@@ -20,8 +20,6 @@ from flambe_save.objects.walks import everywhere
 from flambe_save.state import State, keys_below
 from flambe_save.tree import place_key
 
-__all__ = ["check", "checker_of_module"]
-
 
 def check(places: Iterable[tuple[Place, Adapter]], state: State) -> Mismatch:
     """Compare a state with an object, as far as possible without running code of classes.

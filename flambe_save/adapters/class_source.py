@@ -8,8 +8,6 @@ import linecache
 import types
 import weakref
 
-__all__ = ["source_of"]
-
 _cache: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 

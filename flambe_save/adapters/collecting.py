@@ -41,8 +41,6 @@ from flambe_save.schema.schema import items_in, visit
 from flambe_save.state import Stash, State
 from flambe_save.support.undoing import Setting
 
-__all__ = ["add_node", "get_state"]
-
 _MOST_TRIES = 20  # to describe all objects, each with more that is known
 
 

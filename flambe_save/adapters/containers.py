@@ -25,8 +25,6 @@ from flambe_save.schema.schema import Schema
 from flambe_save.state import join_key, split_key
 from flambe_save.support.static import static_of
 
-__all__ = ["MAPPING", "OBJECT", "PARTS", "SEQUENCE", "SET", "close_cycles"]
-
 
 class _Sequence(ValueAdapter):
     """Lists, tuples, named tuples and deques: items in order; types are exact."""

@@ -15,8 +15,6 @@ from torch import nn
 
 from flambe_save.layout import OTHERS_KEY
 
-__all__ = ["fill", "kinds_of"]
-
 _LOAD = nn.Module.load_state_dict
 
 

@@ -25,8 +25,6 @@ from flambe_save.errors import UnsupportedObjectError, quote
 from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import Schema
 
-__all__ = ["MODEL", "public_class"]
-
 _FROM_CONFIG = "_from_model_config"  # of a generation config: transformers treats one that it made itself differently
 
 

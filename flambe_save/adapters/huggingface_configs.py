@@ -22,8 +22,6 @@ from flambe_save.objects.assembly import can_be_assembled
 from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import Schema
 
-__all__ = ["CONFIG", "EXPERTS", "asked_by", "is_config", "is_foreign", "short"]
-
 # Ways to compute the same thing that need no download; any other is chosen anew where a model is loaded
 _ATTENTIONS = ("eager", "sdpa", "flex_attention")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")

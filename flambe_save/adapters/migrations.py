@@ -34,8 +34,6 @@ from flambe_save.layout import (
 from flambe_save.state import State, keys_below
 from flambe_save.tree import join_prefix
 
-__all__ = ["Migrated", "check_major", "has_migrations", "migrate_component", "migrate_state", "migration", "numbers"]
-
 _MARK = "_flambe_migrations"
 _IN_A_TAG = "-;/?:@&=+$,_.~*'()[]"  # characters that YAML does not escape in a tag
 

@@ -12,18 +12,6 @@ from torch.optim import Optimizer
 
 from flambe_save.objects.optimizers import is_data
 
-__all__ = [
-    "GROUPS",
-    "STATE",
-    "WHOLE",
-    "Kept",
-    "SavedState",
-    "know_old_versions",
-    "with_names",
-    "with_parameters",
-    "would_be_rounded",
-]
-
 GROUPS = "param_groups"
 STATE = "state"
 WHOLE = ""  # the entry of a parameter's state that is not a dict of names

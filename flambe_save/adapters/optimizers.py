@@ -35,8 +35,6 @@ from flambe_save.schema.link import Link, ParameterLink
 from flambe_save.schema.schema import Schema, schema_of
 from flambe_save.state import State, join_key, keys_below, split_key
 
-__all__ = ["OPTIMIZER"]
-
 _SHARED = "shared_state"  # entries of an optimizer's state under other keys than its parameters
 _CACHES = frozenset(("_numel_cache",))  # attributes that torch's own optimizers make again when they need them
 

@@ -17,8 +17,6 @@ from torch.nn.utils import parametrize
 from flambe_save.adapters.protocol import Mismatch
 from flambe_save.objects.walks import module_at, modules_in
 
-__all__ = ["effective", "give_effective", "split_effective"]
-
 _ORIGINAL = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\..+")
 
 

@@ -41,8 +41,6 @@ from flambe_save.state import State, join_key, keys_below
 from flambe_save.support.notes import marks_of
 from flambe_save.tree import join_prefix
 
-__all__ = ["CONFIG", "MODEL", "public_class"]
-
 _MODEL, _ADAPTERS = "model", "adapters"  # arguments of our Schemas, and the keys of the folders
 
 # Kinds that inject layers, and whose configs hold only numbers and names of layers

@@ -20,28 +20,6 @@ from flambe_save.schema.schema import Schema
 from flambe_save.state import State, join_key
 from flambe_save.support.static import has_static
 
-__all__ = [
-    "Adapter",
-    "Check",
-    "Child",
-    "Fit",
-    "Later",
-    "Mismatch",
-    "Place",
-    "StatelessAdapter",
-    "ValueAdapter",
-    "adapter_for",
-    "attribute_children",
-    "attributes_as_children",
-    "holds",
-    "holds_state",
-    "is_component",
-    "plumbing_of",
-    "prefixes_around",
-    "register_adapter",
-]
-
-
 Later: TypeAlias = "Callable[[], None] | None"
 Check: TypeAlias = "Callable[[Mismatch], object]"
 

@@ -22,8 +22,6 @@ from flambe_save.errors import StateMismatchWarning, quote, warn
 from flambe_save.schema.schema import Schema
 from flambe_save.state import State
 
-__all__ = ["NUMPY_GENERATOR", "NUMPY_RANDOM_STATE", "PYTHON_RANDOM", "TORCH_GENERATOR", "RandomStates"]
-
 
 class _Part(NamedTuple):
     """One value of a random state.

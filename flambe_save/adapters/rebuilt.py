@@ -15,8 +15,6 @@ from flambe_save.describing.describe import edited
 from flambe_save.describing.prints import print_of
 from flambe_save.schema.schema import Schema
 
-__all__ = ["built_again", "outline", "written_beside"]
-
 
 def built_again(build: Callable[[], Any]) -> Any:
     """Build an object by a library's function with no random numbers: weights have no values."""

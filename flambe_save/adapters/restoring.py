@@ -18,8 +18,6 @@ from flambe_save.layout import NO_VERSION, SOURCE_KEY, VERSION_KEY
 from flambe_save.state import IndexedState, State, keys_below
 from flambe_save.tree import place_key
 
-__all__ = ["load_state"]
-
 
 def load_state(
     obj: Any,

@@ -22,8 +22,6 @@ from flambe_save.objects.special import is_used_by_torch
 from flambe_save.schema.schema import Schema, schema_of
 from flambe_save.state import State
 
-__all__ = ["SCALER", "SCHEDULER"]
-
 
 class SchedulerAdapter(StatefulAdapter):
     """Learning rate schedulers, on the optimizers that they drive."""

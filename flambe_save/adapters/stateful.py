@@ -23,8 +23,6 @@ from flambe_save.layout import ENTRIES_ATTRIBUTES_KEY, ENTRIES_KEY
 from flambe_save.schema.schema import Schema
 from flambe_save.state import State, join_key
 
-__all__ = ["RECORDED", "STATEFUL", "StatefulAdapter", "add_entries", "in_parts", "noting_failure", "take_entries"]
-
 _WHOLE = "state"  # the key of a state_dict that is not a mapping of names
 
 

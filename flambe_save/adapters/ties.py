@@ -11,8 +11,6 @@ from torch import nn
 from flambe_save.adapters.protocol import Adapter, Later, Place, prefixes_around
 from flambe_save.adapters.traversal import walk_object
 
-__all__ = ["restore_ties"]
-
 
 def restore_ties(obj: Any, groups: Iterable[Iterable[str]]) -> None:
     """Make one parameter or buffer of each group of keys, in modules and in optimizers.

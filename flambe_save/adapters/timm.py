@@ -20,8 +20,6 @@ from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import Schema
 from flambe_save.state import State
 
-__all__ = ["MODEL", "public_class"]
-
 _COUNTS = ("num_classes", "in_chans")  # arguments of create_model
 
 

@@ -45,8 +45,6 @@ from flambe_save.schema.schema import Schema, items_in, schema_of
 from flambe_save.state import State, keys_below
 from flambe_save.support.static import static_of
 
-__all__ = ["MODULE", "ModuleAdapter", "load_module", "module_children", "module_state"]
-
 
 class ModuleAdapter:
     """Any ``nn.Module``."""

@@ -18,8 +18,6 @@ from flambe_save.errors import FlambeSaveError, LimitError, UnsupportedObjectErr
 from flambe_save.objects.unwrap import unwrapped
 from flambe_save.tree import join_prefix
 
-__all__ = ["Wants", "note_visit", "walk_object"]
-
 _MANY, _TIMES = 50_000, 20  # places in a tree, and how many each object may have
 _MOST_NESTED = 128 << 20  # characters in the keys of places that are inside each other
 

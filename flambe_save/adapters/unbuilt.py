@@ -25,8 +25,6 @@ from flambe_save.schema.schema import Schema
 from flambe_save.schema.stored import Unbuilt
 from flambe_save.state import Stash, State
 
-__all__ = ["get_unbuilt_state"]
-
 
 def get_unbuilt_state(obj: Any, passed: Passed | None = None) -> State:
     """Collect an object's state, and a config of its plain values that only names other objects.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from flambe_save.adapters.protocol import Adapter, Child, Place
 from flambe_save.errors import SaveError, quote
 
-__all__ = ["Passed", "cannot_save"]
-
 
 class Passed:
     """The objects that a save has gone through, each with its children."""

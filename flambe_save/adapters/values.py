@@ -34,8 +34,6 @@ from flambe_save.state import State, join_key, keys_below
 from flambe_save.tree import join_prefix
 from flambe_save.trust import Trust
 
-__all__ = ["ValueFilling"]
-
 _ABSENT = object()
 # Tags of references to objects that exist already
 _REFERENCES = ("!@", "!link", "!call", "!parameter", "!module", "!back", "!builtins.method", "!weakref.ReferenceType")

@@ -15,8 +15,6 @@ from flambe_save.classes.renames import old_names
 from flambe_save.errors import SourceChangedWarning, StateMismatchWarning, VersionMismatchWarning, quote, warn
 from flambe_save.layout import CLASS_KEY, NO_VERSION, SOURCE_KEY, VERSION_KEY
 
-__all__ = ["check_version"]
-
 logger = logging.getLogger(__name__)
 
 _MAX_SHOWN = 100_000  # characters of source code

@@ -34,8 +34,6 @@ from flambe_save.schema.schema import Schema, items_in
 from flambe_save.state import State
 from flambe_save.tree import join_prefix
 
-__all__ = ["InsideComponent", "WrittenParts", "outside_component", "shared_modules"]
-
 
 class WrittenParts:
     """Parts of modules that configs will refer to; their tensors are added to the state.

@@ -15,8 +15,6 @@ from flambe_save.errors import MissingExtensionError, quote
 from flambe_save.questions import Question
 from flambe_save.trust import Trust
 
-__all__ = ["import_extensions", "import_trusted", "questions_of_extensions"]
-
 _ALWAYS_THERE = ("__main__", "torch", "flambe_save")
 
 

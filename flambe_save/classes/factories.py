@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 from flambe_save.objects.assembly import PARTS, assembler_of, has_parts
 from flambe_save.support.static import bases_of, names_of
 
-__all__ = ["NEEDS_TRUST", "factory_of", "needs_trust", "registrable_factory"]
-
 F = TypeVar("F")
 
 NEEDS_TRUST = "_flambe_needs_trust"  # marks a factory that reads or downloads what its arguments name

@@ -18,8 +18,6 @@ from torch.nn import functional, init
 from flambe_save.support.script import name_of_script
 from flambe_save.support.static import names_of, path_of
 
-__all__ = ["find_imported", "import_path", "is_harmless", "names_in"]
-
 # A module's names without a call of its __getattribute__, in which a lazy module imports itself
 names_in: Any = vars(types.ModuleType)["__dict__"].__get__
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)

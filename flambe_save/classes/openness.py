@@ -13,8 +13,6 @@ from flambe_save.objects.optimizers import TRAINING
 from flambe_save.objects.special import OF_COPIES, OF_PICKLES, PASSIVE, own_bases, runs_when_made, special_names
 from flambe_save.support.static import has_static, is_descriptor, static_of
 
-__all__ = ["is_open_to_assembly"]
-
 # Methods of a tensor, optimizer or scheduler that may run when it is filled
 _WHEN_FILLED = frozenset(("__eq__", "__hash__", "__setattr__", "__delattr__"))
 # Methods of tensors that copy and pickle alone call, and products and distances, which torch.nn does not call

@@ -10,8 +10,6 @@ from flambe_save.classes.lookup import find_imported
 from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import UnsupportedObjectError, quote_some
 
-__all__ = ["check_definition", "differences", "newer_class", "present_class"]
-
 # Attributes in which Python keeps notes about a class
 _NOTES = frozenset(
     (

@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 from flambe_save.classes.tags import TAGS
 
-__all__ = ["Registrable", "alias", "all_subclasses", "register", "registration_context"]
-
 C = TypeVar("C", bound=type)
 
 _namespace: ContextVar[str | None] = ContextVar("registration namespace", default=None)

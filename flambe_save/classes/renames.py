@@ -9,8 +9,6 @@ from flambe_save.classes.tags import TAGS, dotted_path
 from flambe_save.errors import RegistrationError, quote
 from flambe_save.registry import MOVED
 
-__all__ = ["is_moved", "moved_from", "old_names", "present_name"]
-
 C = TypeVar("C", bound=type)
 
 

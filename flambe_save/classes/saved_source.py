@@ -18,8 +18,6 @@ import torch
 from flambe_save.errors import LoadError, quote
 from flambe_save.layout import CONFIG_FILE
 
-__all__ = ["define_classes"]
-
 
 def define_classes(sources: Mapping[str, str], known: Mapping[str, Any]) -> None:
     """Run class definitions, which register the classes for the rest of the process.

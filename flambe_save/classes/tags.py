@@ -28,8 +28,6 @@ from flambe_save.registry import MOVED
 from flambe_save.support.static import path_of
 from flambe_save.trust import NO_TRUST
 
-__all__ = ["TAGS", "Tags", "dotted_path", "written_path"]
-
 _NO_NAMESPACE = frozenset(("__main__", "tests", "flambe_save"))
 # Our own classes keep their first names on disk, so that saves do not change where rooms do
 _FIRST_NAMES = {f"flambe_save.schema.{name}": f"flambe_save.config.{name}" for name in ("edited", "link", "pickled")}

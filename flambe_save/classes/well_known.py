@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["KEEPERS", "method_class", "numpy_class", "random_class", "torch_class"]
-
 # torch's containers: their constructors only keep the modules that they are given in a list or mapping
 KEEPERS = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from flambe_save.cli.terminal import Terminal
 
-__all__ = ["DIFFERENT", "SAME", "TROUBLE", "Answer"]
-
 # Exit codes, as diff(1) and grep(1) have them
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from flambe_save._version import __version__
 from flambe_save.inspection.documents import NODE_PARTS, PARTS
 
-__all__ = ["make_parser", "parse"]
-
 _VERBS = "VERB"  # the name of the group; argparse prints it
 _EPILOG = """\
 PATH is a save: a folder, a .tar.gz or a .pkl; or a folder inside one.

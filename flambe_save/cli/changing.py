@@ -16,8 +16,6 @@ from flambe_save.cli.terminal import Terminal, bar
 from flambe_save.errors import FlambeSaveError, SaveError
 from flambe_save.inspection.documents import document
 
-__all__ = ["convert_verb", "extract_verb", "migrate_verb", "pack_verb", "reseal_verb", "unpack_verb"]
-
 
 def migrate_verb(arguments: argparse.Namespace) -> Answer:
     """Report the changes of migrations, and make them if asked."""

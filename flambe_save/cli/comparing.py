@@ -16,8 +16,6 @@ from flambe_save.inspection.documents import describe_diff
 from flambe_save.inspection.humanize import one_line, short_number
 from flambe_save.support.progress import progress_of
 
-__all__ = ["diff"]
-
 _STYLES = {"added": "green", "removed": "red", "changed": "yellow", "reshaped": "magenta", "retyped": "magenta"}
 _SIGNS = {"added": "+", "removed": "-", "changed": "~", "reshaped": "~", "retyped": "~"}
 _MANY = {

@@ -18,8 +18,6 @@ from flambe_save.reading import verify
 from flambe_save.support.progress import progress_of
 from flambe_save.tree import join_prefix, place_key
 
-__all__ = ["find_node", "show", "split_path", "tree", "untrusted_verb", "verify_verb"]
-
 _HEAD = "bold"
 _BAD = "bold red"
 _NOTE = "yellow"

@@ -18,8 +18,6 @@ from flambe_save.page import PageServer, render
 from flambe_save.storage import FileStore, local_path
 from flambe_save.support.progress import progress_of
 
-__all__ = ["report", "view"]
-
 
 def make_report(path: str, other: str | None, *, statistics: bool) -> dict[str, Any]:
     """Return the documents of the page: those of a save, or of two and their difference."""

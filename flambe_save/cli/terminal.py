@@ -13,8 +13,6 @@ from unicodedata import category, east_asian_width
 from flambe_save.errors import plain
 from flambe_save.support.progress import ShowProgress, late_bar
 
-__all__ = ["Row", "Terminal", "bar"]
-
 Cell: TypeAlias = "str | tuple[str, str]"
 Row: TypeAlias = "Sequence[Cell]"
 

@@ -11,8 +11,6 @@ from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.safe_globals import check_key
 from flambe_save.state import State
 
-__all__ = ["CarefulUnpickler", "Placeholder", "PythonUnpickler", "is_placeholder_class"]
-
 # The machine in Python: that in C has no hook for BUILD
 PythonUnpickler: Any = pickle._Unpickler
 

@@ -24,18 +24,6 @@ from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.state import Stash, State, ordered
 from flambe_save.support.notes import marks_of
 
-__all__ = [
-    "ATOMS",
-    "EXTENSION_TYPES",
-    "Portable",
-    "check_no_file",
-    "compact",
-    "same_bits",
-    "say_what",
-    "tie_key",
-    "to_data",
-]
-
 ATOMS: tuple[type, ...] = (
     type(None),
     bool,

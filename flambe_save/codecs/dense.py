@@ -26,8 +26,6 @@ from flambe_save.pt.dense import (
 from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.support.notes import marks_of
 
-__all__ = ["dump_plain"]
-
 _NAMES: dict[torch.dtype, str] = {getattr(torch, dtype): storage for storage, dtype in TYPES.items()}
 
 

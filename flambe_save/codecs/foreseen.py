@@ -13,8 +13,6 @@ from typing import Any
 
 from flambe_save.support.static import find_static, path_of, static_of
 
-__all__ = ["cannot_take", "find_named", "home_of", "is_class_name", "makes_its_own"]
-
 _OF_MODULES: Any = vars(types.ModuleType)["__dict__"].__get__
 _TAKES_MORE = 0x04  # a code's flag for *arguments
 

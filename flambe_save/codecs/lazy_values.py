@@ -25,8 +25,6 @@ from flambe_save.pt.zip_reader import Records, is_zip
 if TYPE_CHECKING:
     from flambe_save.pt.elements import Array
 
-__all__ = ["LazyValues", "LazyFile", "type_name"]
-
 _CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
 _DEEPEST = 100  # containers in containers
 

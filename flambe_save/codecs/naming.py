@@ -11,8 +11,6 @@ from typing import Any, ClassVar, TypeVar
 
 from flambe_save.support.script import name_of_script
 
-__all__ = ["by_names", "find_in_script"]
-
 R = TypeVar("R")
 
 _Machine: Any = pickle._Pickler  # that in C writes the name __main__, which differs from program to program

@@ -11,20 +11,6 @@ import re
 import sys
 from typing import Any, cast
 
-__all__ = [
-    "ARRAY",
-    "DtypeProxy",
-    "ExtensionType",
-    "array_from_buffer",
-    "build_array",
-    "check",
-    "empty_array",
-    "holds_objects",
-    "is_shape",
-    "scalar_of",
-]
-
-
 _LARGEST_SCALAR = 16  # bytes of a number that ml_dtypes defines, with room
 
 

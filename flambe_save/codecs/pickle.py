@@ -17,8 +17,6 @@ from flambe_save.pt.options import DumpOptions, LoadOptions
 from flambe_save.pt.sources import Source
 from flambe_save.pt.zip_writer import Draft
 
-__all__ = ["CODEC", "PickleCodec"]
-
 
 class PickleCodec:
     """Any values in a bare pickle, which ``pickle.load`` reads where torch is installed."""

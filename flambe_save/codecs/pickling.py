@@ -17,8 +17,6 @@ from flambe_save.codecs.naming import by_names
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.state import Referring, Stash
 
-__all__ = ["REFERENCE", "elsewhere_of", "pickled_once", "unpicklable"]
-
 REFERENCE = "object"  # begins the persistent id of an object; a number follows, which a config explains
 
 

@@ -11,8 +11,6 @@ from torch.serialization import default_restore_location
 from flambe_save.errors import LoadError, quote
 from flambe_save.pt.options import MapLocation
 
-__all__ = ["Placer"]
-
 
 class Placer:
     """Puts storages on the devices in ``map_location``.

@@ -25,8 +25,6 @@ from flambe_save.pt.zip_reader import Records, is_zip
 from flambe_save.pt.zip_writer import zip_of
 from flambe_save.state import Referring, Stash
 
-__all__ = ["check_referring", "dump_referring", "load_referring"]
-
 
 def dump_referring(values: Mapping[str, Any], options: DumpOptions) -> tuple[Stash, list[str], list[bytes]]:
     """Pickle the values of a stash that refer to others.

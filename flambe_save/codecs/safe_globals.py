@@ -31,8 +31,6 @@ from flambe_save.codecs.numpy_types import (
 from flambe_save.state import State
 from flambe_save.support.sizes import MAX_HASHED, unfolded_size
 
-__all__ = ["DTYPES", "UNTYPED", "SafeCallable", "check_key", "data_global", "holds_stand_in", "real_classes"]
-
 
 class SafeCallable:
     """A function for pickles to call, without attributes that a BUILD could set.

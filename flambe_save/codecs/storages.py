@@ -11,8 +11,6 @@ import torch
 from flambe_save.pt.sources import Source, memory_of
 from flambe_save.support.libc import c_function
 
-__all__ = ["new_storage", "storage_of"]
-
 _HUGE = 4 << 20  # bytes from which memory in huge pages is asked for
 _STAGE = 16 << 20  # bytes of a buffer on the way to another device
 

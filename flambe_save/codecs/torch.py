@@ -21,8 +21,6 @@ from flambe_save.pt.sources import Source
 from flambe_save.pt.zip_writer import Draft, empty_dict, zip_of
 from flambe_save.state import Stash
 
-__all__ = ["CODEC", "TorchCodec"]
-
 
 class TorchCodec:
     """Any values, most often a node's State, in a ``.pt`` file; reading data needs no trust."""

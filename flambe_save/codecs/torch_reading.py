@@ -26,15 +26,6 @@ from flambe_save.pt.options import LoadOptions
 from flambe_save.pt.sources import MemorySource, Source
 from flambe_save.pt.zip_reader import ZIP_MAGIC, Records, is_zip
 
-__all__ = [
-    "StorageOf",
-    "load_data",
-    "persistent_storages",
-    "read_zip",
-    "reading_storages",
-    "unpickle_data",
-]
-
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 

@@ -22,8 +22,6 @@ from flambe_save.pt.zip_reader import Records, is_zip
 from flambe_save.registry import MOVED
 from flambe_save.state import State
 
-__all__ = ["as_load_errors", "load_trusting", "trusting_module", "unpickle_trusting"]
-
 
 def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
     """Unpickle by the caller's pickle module, which may run anything.

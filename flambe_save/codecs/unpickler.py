@@ -29,8 +29,6 @@ from flambe_save.state import State
 from flambe_save.support.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.support.undoing import note_undo
 
-__all__ = ["IMPOSSIBLE", "DataUnpickler", "unknown_globals"]
-
 _NESTED = "torch.storage._load_from_bytes"
 _DILL_TYPE = "dill._dill._load_type"
 _OBJECTS = "numpy.object_"

@@ -11,8 +11,6 @@ from typing import Any
 
 import yaml as pyyaml
 
-__all__ = ["CORE", "MAX_DEPTH", "SCALARS", "Dumper", "Loader", "children_of"]
-
 CORE = "tag:yaml.org,2002:"
 MAX_DEPTH = 10_000  # collections in one another, read or written
 

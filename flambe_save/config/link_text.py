@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from flambe_save.errors import MalformedLinkError, quote
 
-__all__ = ["create_link_str", "parse_link_str"]
-
 _KEY = r"[^\[\].\s]+"
 _ATTRIBUTE = r"[A-Za-z]\w*"
 _LINK = re.compile(rf"(?P<root>{_KEY})(?P<keys>(?:\[[^\[\]]+\])*)(?P<attributes>(?:\.{_ATTRIBUTE})*)")

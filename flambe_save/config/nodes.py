@@ -13,8 +13,6 @@ from flambe_save.config.dialect import CORE, MAX_DEPTH, Loader
 from flambe_save.config.scalars import scalar_value
 from flambe_save.errors import ConfigError
 
-__all__ = ["Document", "line_of", "parse", "split_documents"]
-
 _MAX_CHARS = 64 << 20
 _MAX_NODES = 5_000_000
 _MAX_ALIASES = 100_000

@@ -12,8 +12,6 @@ import yaml as pyyaml
 from flambe_save.config.dialect import CORE, SCALARS
 from flambe_save.errors import ConfigError
 
-__all__ = ["PLAIN", "has_plain_offset", "scalar_value"]
-
 
 def has_plain_offset(value: Any) -> bool:
     """Whether YAML can write a time's offset, in whole minutes; True for other values."""

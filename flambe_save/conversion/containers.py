@@ -45,8 +45,6 @@ from flambe_save.tree import state_from_tree, tree_from_state
 from flambe_save.trust import Limits, Trust
 from flambe_save.writing import Target, check_level, final_path, write_plan
 
-__all__ = ["content_at", "convert", "has_same_files", "is_tensors", "target_of", "write_content", "write_draft"]
-
 _OTHER_SUFFIXES = (".tgz", ".tar", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 # Endings of files that are not written here; any other, as in model.encoder or run.1, is part of a folder's name
 _FOREIGN = (

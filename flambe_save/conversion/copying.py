@@ -52,8 +52,6 @@ from flambe_save.tree import prefix_within, ties_within
 from flambe_save.trust import Limits, Trust
 from flambe_save.writing import Target, check_level, final_path, write_plan
 
-__all__ = ["Copy", "Folders", "copy_save", "pack", "unpack"]
-
 _STEP = 1 << 20  # bytes that are in memory at a time
 # Where there is no manifest to say it: the files of a node in the order in which a save writes them
 _ORDER = (STATE_FILE, STASH_FILE, VERSION_FILE, SOURCE_FILE, CONFIG_FILE, PROTOCOL_FILE)

@@ -32,8 +32,6 @@ from flambe_save.tree import join_prefix, place_key
 from flambe_save.trust import Limits, Trust
 from flambe_save.writing import Target, final_path
 
-__all__ = ["extract"]
-
 _NPY_SUFFIX = ".npy"
 _NEAR = 8  # names that an error lists
 

@@ -16,8 +16,6 @@ from flambe_save.errors import UnsupportedObjectError, quote
 from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.state import ordered
 
-__all__ = ["WAY_OUT", "ValueReader", "ValueWriter", "check"]
-
 _HASHES = 2**61 - 1  # numbers below it have hashes of their own, on every machine of 64 bits
 _MOST_LARGE_KEYS = 1000
 WAY_OUT = "Convert it to a folder, a .tar.gz or a .pkl, which can hold it."

@@ -35,8 +35,6 @@ from flambe_save.support.undoing import takes_back
 from flambe_save.tree import join_prefix
 from flambe_save.trust import Limits, Trust
 
-__all__ = ["Edited", "reseal"]
-
 
 class Edited(NamedTuple):
     """A file of a save that differs from its manifest's entry.

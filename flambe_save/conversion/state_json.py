@@ -29,8 +29,6 @@ from flambe_save.state import State
 from flambe_save.support.checksum import crc32
 from flambe_save.tree import place_key, state_from_tree, tree_from_state
 
-__all__ = ["FACTS", "Content", "content_of", "draft_of"]
-
 FACTS = "flambe_save"  # the key in the metadata of a safetensors file
 _VERSION = 1
 _ENDING = ', "crc32": "%08x"}'

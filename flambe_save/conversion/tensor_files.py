@@ -21,19 +21,6 @@ from flambe_save.pt.sources import memory_of
 from flambe_save.support.checksum import crc32
 from flambe_save.support.notes import marks_of
 
-__all__ = [
-    "DTYPES",
-    "METADATA",
-    "TensorFile",
-    "checksum_of",
-    "is_plain",
-    "is_tensor_file",
-    "npy_draft",
-    "safetensors_draft",
-    "strides",
-    "table_of",
-]
-
 METADATA = "__metadata__"
 DTYPES = {
     "F64": torch.float64,

@@ -10,8 +10,6 @@ import torch
 from flambe_save.deferred_init.operations import allocation_of
 from flambe_save.trust import Trust
 
-__all__ = ["BuildBudget"]
-
 _FOR_EACH_VALUE = 1 << 20  # bytes that each value of the state justifies, of any size
 _FOR_EACH_CALL = 64 << 10  # bytes that each new tensor counts as at least: a billion small ones are too much, too
 _FOR_EACH_SCHEMA = 256 << 10  # bytes that each object of the config justifies: it may make others

@@ -14,8 +14,6 @@ import torch
 
 from flambe_save.support.undoing import note_undo
 
-__all__ = ["ForkRng", "GeneratorTimeline", "restore_random_states"]
-
 Setters: TypeAlias = "list[Callable[[], Any]]"
 
 

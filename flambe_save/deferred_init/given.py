@@ -16,8 +16,6 @@ import torch
 from flambe_save.deferred_init.operations import moves, written_in
 from flambe_save.deferred_init.pending import storage_of, tensors_in
 
-__all__ = ["Given"]
-
 
 class Given:
     """Tensors and arrays of one load's state that other code gets.

@@ -32,8 +32,6 @@ from flambe_save.deferred_init.reads import ReadMode
 from flambe_save.pt.tensor_info import fills_storage, is_without_overlap
 from flambe_save.support.undoing import note_undo
 
-__all__ = ["DeferredInit", "when_drawn"]
-
 _OTHERS = ("cuda", "meta")  # devices that have generators of their own, or none
 _WORTH_IT = 1 << 14  # numbers to draw
 _in_force: ContextVar[DeferredInit | None] = ContextVar("deferral in force", default=None)

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["FILLS", "FLOATS", "MAKES_RANDOM", "allocation_of", "are_numbers", "kind_of", "moves", "written_in"]
-
 _aten = torch.ops.aten
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _MOST = 1e4  # numbers up to this fit any of these types, so a fill with them cannot fail

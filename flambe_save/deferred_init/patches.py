@@ -14,8 +14,6 @@ from typing import Any
 import torch
 import torch.utils.dlpack
 
-__all__ = ["MAKING", "SHOWING", "Watch"]
-
 # Functions that show present values: callers look all of them up by these names
 SHOWING: tuple[tuple[Any, str], ...] = (
     (torch, "get_rng_state"),

@@ -10,8 +10,6 @@ import torch
 
 from flambe_save.deferred_init.generators import GeneratorTimeline
 
-__all__ = ["CAN_TELL", "PendingOps", "storage_of", "tensors_in"]
-
 
 def _is_freed_with_its_memory() -> bool:
     """Test whether a storage is one Python object that lives as long as its memory is used."""

@@ -14,8 +14,6 @@ from flambe_save.deferred_init.pending import tensors_in
 if TYPE_CHECKING:
     from flambe_save.deferred_init.mode import DeferredInit
 
-__all__ = ["ReadMode"]
-
 # Show the address of a tensor's memory
 _EXPOSING = (
     *("__array__", "__cuda_array_interface__", "__dlpack__", "_storage", "_typed_storage", "apply_", "const_data_ptr"),

@@ -13,8 +13,6 @@ from flambe_save.objects.assembly import PARTS
 from flambe_save.objects.walks import inside_itself
 from flambe_save.state import split_key
 
-__all__ = ["LINKS", "link_without_order"]
-
 LINKS = ("parameter", "module")  # tags of links whose target is built first
 _NO_MODULES = (f"{CORE}null", "!back", "!tensor", "!param")  # null, or filled in when all is built
 

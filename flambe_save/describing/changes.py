@@ -38,8 +38,6 @@ from flambe_save.schema.building import NOTE_BIRTH
 from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import Schema
 
-__all__ = ["GIVEN", "AsBuilt", "Birth", "Changes", "changes_since"]
-
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 

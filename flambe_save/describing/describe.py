@@ -49,25 +49,6 @@ from flambe_save.support.notes import attributes_on
 from flambe_save.support.static import is_special
 from flambe_save.support.undoing import Setting
 
-__all__ = [
-    "assembled",
-    "describe",
-    "describe_as",
-    "described",
-    "described_now",
-    "describing",
-    "edited",
-    "form_of",
-    "is_by_parts",
-    "is_wrapper",
-    "lost_of",
-    "recorded_form",
-    "saved_ids",
-    "stateful_form",
-    "take_lost",
-    "with_lost",
-]
-
 _described: ContextVar[dict[int, tuple[Any, Any]] | None] = ContextVar("described", default=None)
 _saved: ContextVar[set[int] | None] = ContextVar("saved", default=None)
 _LOST = "_lost"

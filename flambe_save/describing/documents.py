@@ -13,8 +13,6 @@ from flambe_save.describing.stored_tensors import StoredTensors
 from flambe_save.describing.writer import Written
 from flambe_save.errors import ConfigError, UnsupportedObjectError
 
-__all__ = ["NoOrderError", "config_text", "serialize"]
-
 _DEEP = 32  # levels that are indented
 
 

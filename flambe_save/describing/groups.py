@@ -11,8 +11,6 @@ from flambe_save.errors import UnsupportedObjectError
 from flambe_save.objects.optimizers import parameters_of
 from flambe_save.schema.link import ParameterLink
 
-__all__ = ["optimizer_tables"]
-
 
 def optimizer_tables(obj: Any, attributes: dict[str, Any], once: Callable[..., Any]) -> dict[str, Any]:
     """Return the tables of an optimizer.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import NamedTuple
 
-__all__ = ["KNOWN", "Known"]
-
 
 class Known(NamedTuple):
     """Facts that decide how objects are described, beside the objects themselves.

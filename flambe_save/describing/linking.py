@@ -26,8 +26,6 @@ from flambe_save.schema.stored import StoredParameter, TensorLink
 from flambe_save.state import join_key
 from flambe_save.support.trampoline import Steps
 
-__all__ = ["LinkWriter"]
-
 
 class LinkWriter(StashWriter):
     """A Writer that writes references in place of values."""

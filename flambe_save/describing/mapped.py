@@ -9,8 +9,6 @@ from flambe_save.describing.recording import RecordsCall
 from flambe_save.errors import CompilationError
 from flambe_save.schema.schema import Schema, schema_of
 
-__all__ = ["MappedRegistrable"]
-
 
 class MappedRegistrable(Registrable, RecordsCall, should_register=False):
     """A class that is built as soon as its tag is read, from the mapping under it."""

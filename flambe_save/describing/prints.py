@@ -27,8 +27,6 @@ from flambe_save.objects.walks import modules_in
 from flambe_save.support.notes import marks_of
 from flambe_save.support.static import has_static
 
-__all__ = ["Argument", "Print", "TensorPrint", "are_same", "is_as_printed", "name_outside", "print_of"]
-
 _CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, deque)
 _SIMPLE = frozenset((*PLAIN, *(kind for kind in BY_TYPE if kind not in _CONTAINERS), type(NotImplemented), type(...)))
 _NONE: frozenset[str] = frozenset()

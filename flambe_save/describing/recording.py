@@ -22,8 +22,6 @@ from flambe_save.objects.attributes import own_attributes
 from flambe_save.objects.optimizers import TRAINING
 from flambe_save.schema.schema import RECORD, Schema, record, schema_of
 
-__all__ = ["RecordsCall", "recorded", "recording"]
-
 C = TypeVar("C", bound=type)
 
 

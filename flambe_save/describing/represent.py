@@ -32,8 +32,6 @@ from flambe_save.schema.schema import TRANSPARENT, Schema, defaults_of, schema_o
 from flambe_save.schema.stored import PickledDataLink, StoredParameter, TensorLink, Unbuilt
 from flambe_save.support.trampoline import Steps, run
 
-__all__ = ["Representer"]
-
 _OF_PARAMETERS = (torch.nn.ParameterList, torch.nn.ParameterDict)
 _BY_HASH = (set, frozenset, OrderedDict)
 

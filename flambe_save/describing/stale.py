@@ -21,8 +21,6 @@ from flambe_save.objects.structural import parts_of
 from flambe_save.objects.walks import modules_in, named_tensors
 from flambe_save.support.notes import marks_of
 
-__all__ = ["add_stale"]
-
 _TENSORS = ("parameters", "buffers")
 _MOST = 100_000  # values behind an attribute that are visited
 

@@ -26,8 +26,6 @@ from flambe_save.schema.schema import Schema
 from flambe_save.state import Referring, Stash
 from flambe_save.support.trampoline import Steps, run
 
-__all__ = ["StashWriter"]
-
 _MANY = 10_000  # plain values that a config holds in one container
 _NO_PLACE = (tuple, frozenset, type, types.FunctionType, types.BuiltinFunctionType, Schema, Reference)
 

@@ -20,9 +20,6 @@ from flambe_save.objects.walks import modules_in
 from flambe_save.schema.edited import Edited
 from flambe_save.schema.schema import WITHOUT_PARTS, Schema, schema_of
 
-__all__ = ["LOOSE", "Inside", "StoredTensors", "inside_of"]
-
-
 LOOSE = ("attributes", "changes")  # the parts of an object that may refer to objects elsewhere
 
 

@@ -19,8 +19,6 @@ from flambe_save.objects.arguments import Trail, keys_of
 from flambe_save.objects.structural import POINTERS
 from flambe_save.support.trampoline import Steps, run
 
-__all__ = ["Context", "NoReferenceError", "Writer", "Written"]
-
 
 class NoReferenceError(UnsupportedObjectError):
     """A reference that no link can express: to an object around it, or to one outside the save."""

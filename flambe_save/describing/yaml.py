@@ -18,8 +18,6 @@ from flambe_save.errors import ConfigError
 from flambe_save.schema.construct import construct
 from flambe_save.trust import Trust
 
-__all__ = ["dump", "dump_all", "load", "load_all"]
-
 
 def load(
     source: str | IO[str] | os.PathLike[str], *, trusted: Iterable[str] = (), auto_install: bool | Iterable[str] = False

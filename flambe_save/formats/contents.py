@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from flambe_save.codecs import LazyValues
     from flambe_save.pt.dense_file import DenseFile
 
-__all__ = ["Contents", "NodeContents"]
-
 
 class NodeContents(Protocol):
     """A component of a save. Each part raises a LoadError if it is damaged."""

@@ -49,8 +49,6 @@ from flambe_save.tree import SaveTreeNode, join_prefix, place_key, prefix_within
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DIRECTORY", "DirectoryFormat"]
-
 
 class DirectoryFormat:
     """A tree as nested folders."""

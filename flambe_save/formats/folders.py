@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from flambe_save.codecs import LazyValues
     from flambe_save.pt.dense_file import DenseFile
 
-__all__ = ["FolderContents"]
-
 
 class FolderContents(Contents):
     """Contents of a save of folders, from file names and the manifest."""

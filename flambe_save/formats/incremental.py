@@ -13,8 +13,6 @@ from flambe_save.pt import open_source
 from flambe_save.storage import FolderStore, Store, open_store
 from flambe_save.storage.filesystem import FileIdentity, identity
 
-__all__ = ["BaseSave"]
-
 _LEAST = 4096  # bytes of a file that is worth a link: less fits the disk's smallest block
 
 

@@ -22,17 +22,6 @@ from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
 from flambe_save.pt import TensorInfo, is_tensor
 from flambe_save.support.checksum import crc32, sha256_of
 
-__all__ = [
-    "HAS_MANIFEST",
-    "Manifest",
-    "changed_packages",
-    "find_ties",
-    "packages",
-    "requirements",
-    "tensor_facts",
-    "tensors_of",
-]
-
 _FORMAT = "flambe_save"
 MANIFEST_VERSION = 1
 HAS_MANIFEST = "# of a save by flambe_save, which has a manifest.json"  # shows that a manifest was lost

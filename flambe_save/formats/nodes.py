@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from flambe_save.codecs import LazyFile
     from flambe_save.pt.dense_file import DenseFile
 
-__all__ = ["NodeReader"]
-
 
 class Files(Protocol):
     """Part of a store that a NodeReader needs."""

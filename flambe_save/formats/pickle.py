@@ -39,8 +39,6 @@ from flambe_save.storage.filesystem import identity
 from flambe_save.support.checksum import crc32
 from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_state
 
-__all__ = ["PICKLE", "PickleFormat"]
-
 # Size and checksum of the pickle, behind it: unpicklers stop at its end
 _TRAILER = re.compile(rb"(\nflambe_save (\d{1,20}) bytes(?: sha256 ([0-9a-f]{64}))?) crc32 ([0-9a-f]{8})\n")
 _STEP = 16 << 20  # bytes that are read at once

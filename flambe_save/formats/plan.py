@@ -15,9 +15,6 @@ from flambe_save.support.progress import NO_PROGRESS, Progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FileStats", "Link", "Plan"]
-
-
 _LARGE = 1 << 20  # bytes of a file that is worth a thread
 
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 from flambe_save.pt import LoadOptions
 from flambe_save.tree import SaveTreeNode
 
-__all__ = ["Damage", "ReadOptions", "Saved"]
-
 
 @dataclass(frozen=True)
 class ReadOptions:

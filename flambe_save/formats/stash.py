@@ -10,8 +10,6 @@ from flambe_save.errors import CorruptSaveError
 from flambe_save.pt import LoadOptions, MemorySource
 from flambe_save.registry import CODECS
 
-__all__ = ["LazyStash"]
-
 
 class LazyStash(Mapping[str, Any]):
     """A stash that is unpickled at its first use: weights load where the stash is not trusted."""

@@ -11,8 +11,6 @@ import yaml as pyyaml
 from flambe_save.config.dialect import CORE
 from flambe_save.config.nodes import parse, split_documents
 
-__all__ = ["ConfigChange", "compare_configs"]
-
 _MOST = 10_000  # changes, past which the rest is not listed
 
 

@@ -23,8 +23,6 @@ from flambe_save.registry import CODECS
 from flambe_save.support.progress import ShowProgress, progress_of
 from flambe_save.trust import Limits
 
-__all__ = ["Change", "changes", "diff"]
-
 _MOST_LINES = 10_000  # of a source; what differs is found in the square of them, at worst
 
 

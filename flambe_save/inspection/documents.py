@@ -23,8 +23,6 @@ from flambe_save.tree import join_prefix
 if TYPE_CHECKING:
     from flambe_save.inspection.difference import Change
 
-__all__ = ["NODE_PARTS", "PARTS", "SCHEMA", "describe_diff", "describe_node", "describe_save", "document", "is_part"]
-
 SCHEMA = 1  # of the documents; a field that goes, or means something else, makes it another one
 
 # Parts of a node's document that ``tree`` does not have -> their fields

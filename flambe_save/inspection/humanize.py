@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from flambe_save.errors import plain
 
-__all__ = ["all_of", "count_of", "one_line", "shape_of", "short_number", "size_of", "sparkline", "value_of"]
-
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 20

@@ -7,8 +7,6 @@ from types import ModuleType
 
 from flambe_save.errors import MissingDependencyError
 
-__all__ = ["Measures", "Statistics", "statistics_module"]
-
 
 @dataclass(frozen=True)
 class Statistics:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from flambe_save.inspection.opening import OpenSave
     from flambe_save.pt.elements import Array
 
-__all__ = ["SavedNode", "SavedValues"]
-
 _load = late("flambe_save.api:load")
 _MOST_SHOWN = 500  # components in a notebook
 

@@ -23,8 +23,6 @@ from flambe_save.support.undoing import Undoing
 from flambe_save.tree import place_key, prefix_within, ties_within
 from flambe_save.trust import Limits, Trust
 
-__all__ = ["OpenSave", "not_found", "open_save"]
-
 
 class OpenSave(SavedNode):
     """A save open for inspection: the root component, and facts of the save as a whole.
@@ -34,7 +32,7 @@ class OpenSave(SavedNode):
     Attributes
     ----------
     path, node : str
-        The arguments of :func:`open_save`.
+        The arguments of :func:`flambe_save.open`.
     kind : {"folder", "archive", "pickle", "archived pickle"}
     writer : str or None
         The package and version that wrote it; None for Flambe's own saves.

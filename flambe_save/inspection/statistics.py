@@ -13,8 +13,6 @@ import numpy
 from flambe_save.inspection.measures import Measures, Statistics
 from flambe_save.pt.elements import Array
 
-__all__ = ["BINS", "PIECE", "compare", "measure"]
-
 BINS = 24  # of a histogram
 # Elements that are looked at at a time: what is made of them stays in the processor's cache, and numpy's library for
 # products would use threads from 10,000 on, which take ten times as long where other programs run

@@ -9,8 +9,6 @@ from typing import NamedTuple
 from flambe_save.pt import TensorInfo
 from flambe_save.tree import MAX_PARTS, place_key
 
-__all__ = ["Tally", "Totals", "add_up"]
-
 
 class Totals(NamedTuple):
     """Totals of components together; a shared tensor counts once.

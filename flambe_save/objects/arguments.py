@@ -15,18 +15,6 @@ from flambe_save.objects.derived import hashable
 from flambe_save.support.sizes import MAX_HASHED, unfolded_size
 from flambe_save.support.trampoline import Call, Steps, run
 
-__all__ = [
-    "CONTAINERS",
-    "Trail",
-    "bind_arguments",
-    "call_with",
-    "keys_of",
-    "replace_items",
-    "replacing",
-    "signature_of",
-]
-
-
 # The path to a place: the trail of the container around it, and the key in there. A tuple of all keys for each place
 # would take memory in the square of the depth.
 Trail: TypeAlias = "tuple[Trail, str | int] | None"

@@ -34,32 +34,6 @@ from flambe_save.support.notes import NOTES, OF_THE_COMPILER
 from flambe_save.support.static import has_static, is_special
 from flambe_save.support.undoing import Setting
 
-__all__ = [
-    "COMPLETE",
-    "PARTS",
-    "TABLES",
-    "Awaited",
-    "assemble",
-    "assembler_of",
-    "attributes_of",
-    "can_be_assembled",
-    "empty_tables",
-    "fills_itself",
-    "has_parts",
-    "hooks_in",
-    "is_assembled",
-    "is_class_of_weight_hooks",
-    "is_set_by_torch",
-    "computes_weights",
-    "may_be_called",
-    "note_assembled",
-    "noting",
-    "put_attributes",
-    "put_hooks",
-    "put_in_table",
-    "set_not_persistent",
-]
-
 PARTS = "parts"  # the end of the tag of an object that is written as its parts
 COMPLETE = "complete"  # of an object with a load_state_dict: whether its attributes are all of its state
 

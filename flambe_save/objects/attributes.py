@@ -18,22 +18,6 @@ import torch
 from flambe_save.config.scalars import PLAIN
 from flambe_save.support.static import bases_of, find_static, has_static, is_special, names_of, path_of
 
-__all__ = [
-    "code_behind",
-    "held_attribute",
-    "held_item",
-    "held_items",
-    "held_pairs",
-    "held_slot",
-    "held_values",
-    "is_callable_value",
-    "is_function_of",
-    "method_of",
-    "name_of_method",
-    "own_attributes",
-    "values_in",
-]
-
 _OF_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _TABLES = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("__getattribute__", "__getattr__")

@@ -13,8 +13,6 @@ from flambe_save.registry import ADAPTERS
 from flambe_save.support.static import has_static
 from flambe_save.trust import trust_in_force
 
-__all__ = ["Builder", "build_with", "builder_of"]
-
 
 class Builder(Protocol):
     """An adapter that builds: its Schemas may have other arguments than the class's constructor."""

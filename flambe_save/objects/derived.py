@@ -23,16 +23,6 @@ from flambe_save.support.notes import is_note
 from flambe_save.support.sizes import MAX_HASHED, parts_in, unfolded_size
 from flambe_save.trust import trust_in_force
 
-__all__ = [
-    "base_of_derived",
-    "hashable",
-    "is_derived",
-    "make_derived",
-    "mapping_of",
-    "set_attributes",
-    "take_derived",
-]
-
 _MAPPINGS = (OrderedDict, dict)
 _SEQUENCES = (list, tuple, set, frozenset)
 _SCALARS = (str, bytes, int, float)

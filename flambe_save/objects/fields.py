@@ -11,17 +11,6 @@ from typing import Any, NamedTuple
 
 from flambe_save.support.static import static_of
 
-__all__ = [
-    "NO_DEFAULT",
-    "Field",
-    "fields_of",
-    "is_known_base",
-    "is_known_type",
-    "is_named_tuple",
-    "is_record",
-    "is_written_for_it",
-]
-
 NO_DEFAULT = object()
 _OF_PYDANTIC = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")  # slots of each model
 

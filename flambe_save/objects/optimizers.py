@@ -21,19 +21,6 @@ from flambe_save.objects.arguments import CONTAINERS
 from flambe_save.objects.values import BY_TYPE
 from flambe_save.support.static import static_of
 
-__all__ = [
-    "OPTIMIZER_ATTRIBUTES",
-    "OPTIMIZER_TABLES",
-    "TRAINING",
-    "fault",
-    "fill_optimizer",
-    "hooks_of",
-    "is_data",
-    "is_own_of_training",
-    "parameters_of",
-    "track_steps",
-]
-
 TRAINING = (Optimizer, LRScheduler)
 OPTIMIZER_TABLES = frozenset(("groups", "others", "defaults", "state", "hooked"))
 

@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 from flambe_save.errors import CompilationError
 from flambe_save.support.static import static_of
 
-__all__ = ["left_out", "refill"]
-
 
 class _Base(NamedTuple):
     """A library's base class.

@@ -25,21 +25,6 @@ from flambe_save.objects.fields import is_known_base, is_known_type, is_named_tu
 from flambe_save.objects.refilled import left_out
 from flambe_save.support.static import bases_of, is_descriptor, is_special, names_of, static_of
 
-__all__ = [
-    "OF_COPIES",
-    "OF_PICKLES",
-    "PASSIVE",
-    "is_answered_by_type",
-    "is_method",
-    "is_used_by_python",
-    "is_used_by_torch",
-    "leaves_out",
-    "own_bases",
-    "runs_when_made",
-    "says_its_class",
-    "special_names",
-]
-
 # A class with one of these makes its objects again by code of its own
 OF_PICKLES = frozenset(("__reduce__", "__reduce_ex__"))
 # And with one of these, it chooses the content of a copy, or fills it

@@ -32,16 +32,6 @@ from flambe_save.state import ordered
 from flambe_save.support.notes import is_note
 from flambe_save.support.static import has_static, static_of
 
-__all__ = [
-    "POINTERS",
-    "from_parts",
-    "is_made_of_parts",
-    "maker_of",
-    "is_sum_of_parts",
-    "parts_of",
-    "set_part",
-]
-
 Parts = dict[str, Any]
 
 _MAX_PATTERN = 1000

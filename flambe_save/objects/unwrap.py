@@ -14,8 +14,6 @@ import torch
 
 from flambe_save.objects.walks import modules_in
 
-__all__ = ["plain_keys", "unwrapped", "wrapped_keys"]
-
 # By name, because importing torch's compiler takes seconds
 _INNER = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",

@@ -18,8 +18,6 @@ from flambe_save.config.scalars import PLAIN
 from flambe_save.errors import ConfigError
 from flambe_save.state import ordered
 
-__all__ = ["BY_TAG", "BY_TYPE", "Value", "fits", "is_plain_key"]
-
 MAX_RANGE = 1 << 20
 
 

@@ -10,8 +10,6 @@ from torch import nn
 
 from flambe_save.errors import LimitError
 
-__all__ = ["everywhere", "inside_itself", "module_at", "modules_in", "named_tensors"]
-
 
 def module_at(module: Any, path: str) -> Any:
     """Return the module at a dotted path inside another; None without one."""

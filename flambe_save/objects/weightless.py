@@ -10,8 +10,6 @@ import torch
 
 from flambe_save.errors import UnsupportedObjectError
 
-__all__ = ["skeleton"]
-
 
 def skeleton(
     module: torch.nn.Module, holds: Callable[[torch.Tensor], bool], path: str, memo: dict[int, Any]

@@ -13,8 +13,6 @@ from typing import Any
 from flambe_save.errors import plain
 from flambe_save.page.highlight import Highlighter
 
-__all__ = ["MARKS", "pack"]
-
 MARKS = ("same", "added", "removed", "changed")
 _STATISTICS = ("count", "minimum", "maximum", "mean", "std", "nan", "inf", "zero", "norm")
 _MEASURES = ("relative_norm", "max_abs", "mean_abs", "cosine")

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 
 from flambe_save.errors import MissingDependencyError
 
-__all__ = ["Highlighter"]
-
 # The kinds that the style sheet knows, by the token of Pygments that they begin with; the first that fits counts
 _KINDS = {
     "Token.Comment": "c",

@@ -20,8 +20,6 @@ from typing import Any
 from flambe_save.errors import plain
 from flambe_save.page.data import pack
 
-__all__ = ["policy", "render"]
-
 # In the order in which they run; each uses what those before it define
 _SCRIPTS = ("base", "model", "parts", "tree", "treemap", "details", "difference", "main")
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # ASCII otherwise, so U+2028 and U+2029 are escaped too

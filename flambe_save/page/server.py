@@ -7,8 +7,6 @@ from typing import Any
 
 from flambe_save.page.render import policy
 
-__all__ = ["PageServer"]
-
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": f"{policy()}; frame-ancestors 'none'",

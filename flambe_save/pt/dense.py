@@ -11,8 +11,6 @@ import math
 import re
 from typing import Any, NamedTuple
 
-__all__ = ["PlainState", "PlainTensor", "load_plain"]
-
 
 class PlainTensor(NamedTuple):
     """A tensor of a plain state, as its pickle describes it.

@@ -17,8 +17,6 @@ from flambe_save.pt.zip_reader import Records, is_zip
 if TYPE_CHECKING:
     from flambe_save.pt.elements import Array
 
-__all__ = ["DenseFile"]
-
 
 class DenseFile:
     """A ``.pt`` file that holds only dense tensors.

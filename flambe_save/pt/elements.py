@@ -15,8 +15,6 @@ from numpy.lib.stride_tricks import as_strided
 
 from flambe_save.pt.tensor_info import ITEM_SIZES
 
-__all__ = ["Array", "decode", "elements_of"]
-
 Array: TypeAlias = "numpy.ndarray[Any, numpy.dtype[Any]]"
 
 # Types whose bits numpy reads as a type of another name; of a bool, any byte but 0 is true

@@ -7,8 +7,6 @@ import pickle
 import pickletools
 from collections.abc import Iterator
 
-__all__ = ["globals_of", "pickle_end", "present_name"]
-
 
 def present_name(module: str, name: str, protocol: int) -> tuple[str, str]:
     """The Python 3 name of a global; protocols 0 to 2 write those of Python 2."""

@@ -15,8 +15,6 @@ from flambe_save.trust import NO_TRUST, Trust
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DumpOptions", "PROTOCOL", "LoadOptions", "MapLocation", "PickleModule", "default_pickle_module"]
-
 PROTOCOL = 2  # of pickles, by default
 
 # As torch.load: a device, a mapping of saved to wanted locations, or f(storage, location) -> storage or None.

@@ -16,8 +16,6 @@ from flambe_save.pt.dense import TYPES, PlainTensor
 from flambe_save.pt.opcodes import pickle_end
 from flambe_save.pt.tensor_info import ITEM_SIZES
 
-__all__ = ["load_pickled"]
-
 
 class _Name(str):
     """The dotted name of a global, as no text in a pickle can be."""

@@ -21,8 +21,6 @@ from flambe_save.support.progress import NO_PROGRESS, Progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FileSource", "MemorySource", "Source", "memory_of", "open_source", "pieces_of"]
-
 _SMALL = 1 << 20  # bytes; a file up to here is read at once
 _STEP = 1 << 20  # bytes that are read at once; their checksum is computed while they are in the processor's cache
 _LEAST = 8 << 20  # bytes that are worth a thread of their own

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ITEM_SIZES", "TensorInfo", "fills_storage", "is_tensor", "is_without_overlap"]
-
 # Bytes of an element, for all types whose elements are whole bytes
 ITEM_SIZES = {
     **dict.fromkeys(("int8", "uint8", "bool"), 1),

@@ -17,8 +17,6 @@ from flambe_save.pt.pickled import load_pickled
 from flambe_save.pt.sources import MemorySource, Source
 from flambe_save.pt.zip_writer import END, END_64, ENTRY, HEADER, LOCATOR, MOST, empty_dict
 
-__all__ = ["ZIP_MAGIC", "Records", "check_file", "holds_nothing", "is_zip"]
-
 ZIP_MAGIC = b"PK\3\4"
 _LONGEST_END = END.size + 0xFFFF
 _LARGE = 1 << 20  # bytes of a record from which it is read to memory of its own

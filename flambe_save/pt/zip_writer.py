@@ -20,8 +20,6 @@ from flambe_save.support.parallel import in_threads, spans
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["END", "END_64", "ENTRY", "HEADER", "LOCATOR", "MOST", "Draft", "empty_dict", "zip_of"]
-
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Content: TypeAlias = "bytes | torch.UntypedStorage"
 

@@ -35,8 +35,6 @@ from flambe_save.state import join_key
 from flambe_save.support.sizes import MAX_UNFOLDED, unfolded_size
 from flambe_save.support.trampoline import Call, Steps, run
 
-__all__ = ["NOTE_BIRTH", "build"]
-
 NOTE_BIRTH: list[Callable[[Any, Schema], Any]] = []  # changes.py adds its function, which takes Schemas itself
 
 

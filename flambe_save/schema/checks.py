@@ -24,8 +24,6 @@ from flambe_save.objects.walks import modules_in
 from flambe_save.schema.schema import WITHOUT_PARTS
 from flambe_save.trust import trust_in_force
 
-__all__ = ["Counts", "check_callables", "check_functions", "check_names"]
-
 _MOST_SEEDS = 10_000  # numbers in a seed
 _MOST_REPEATED = 1_000_000  # values that arguments may hold beyond those of the config
 

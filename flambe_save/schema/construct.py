@@ -25,8 +25,6 @@ from flambe_save.schema.schema import Schema, items_in
 from flambe_save.support.sizes import MAX_HASHED
 from flambe_save.trust import NO_TRUST, Trust
 
-__all__ = ["Constructor", "construct", "may_be_called"]
-
 _MAX_UNFOLDED = 1_000_000
 _TEXT = CORE + "str"
 _NUMBERS = frozenset(CORE + kind for kind in ("null", "bool", "int", "float"))

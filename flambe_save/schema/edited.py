@@ -18,8 +18,6 @@ from flambe_save.objects.walks import inside_itself, module_at
 from flambe_save.schema.schema import TRANSPARENT
 from flambe_save.trust import trust_in_force
 
-__all__ = ["Edited", "check_nesting"]
-
 
 class Edited(Registrable, tag_override="edited"):
     """An object with changes made after it was built: ``!edited {object: ..., changes: ...}``.

@@ -22,8 +22,6 @@ from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import Schema, calls_constructor, items_in
 from flambe_save.schema.stored import TensorLink
 
-__all__ = ["Layers", "shows_to_code"]
-
 _TABLES = (dict, OrderedDict, list, set)
 _MOST = 64  # items of a tuple, or characters of a text, among the arguments
 

@@ -23,8 +23,6 @@ from flambe_save.schema.schema import Schema, schema_of
 from flambe_save.state import split_key
 from flambe_save.trust import trust_in_force
 
-__all__ = ["BackLink", "Elsewhere", "FunctionCallLink", "Link", "ModuleLink", "ParameterLink"]
-
 
 @alias("@")
 @alias("link")

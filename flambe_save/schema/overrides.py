@@ -15,8 +15,6 @@ from flambe_save.schema.edited import Edited
 from flambe_save.schema.schema import Schema, defaults_of, parameters_of
 from flambe_save.state import join_key, split_key
 
-__all__ = ["override"]
-
 _TABLES = ("modules", "attributes")  # of an object that is written as its parts, or with what changed since
 
 

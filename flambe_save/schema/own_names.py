@@ -25,8 +25,6 @@ from flambe_save.objects.structural import is_made_of_parts, is_sum_of_parts
 from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import TRANSPARENT
 
-__all__ = ["NAMING_TAGS", "own_names"]
-
 NAMING_TAGS = ("type", "function")  # hand a class or a function to an object by its name
 
 # Packages with functions that may do anything

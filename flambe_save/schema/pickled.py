@@ -22,8 +22,6 @@ from flambe_save.errors import CompilationError, LinkError
 from flambe_save.schema.schema import TRANSPARENT
 from flambe_save.support.undoing import Setting
 
-__all__ = ["Opener", "Pickled", "groups_of", "opened_by", "references_in"]
-
 Opener: TypeAlias = "Callable[[bytes, list[Any]], list[Any]]"  # unpickles bytes that refer to objects
 
 _STORAGES = (torch.UntypedStorage, torch.storage.TypedStorage)

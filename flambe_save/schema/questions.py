@@ -36,8 +36,6 @@ from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import TRANSPARENT, Schema, calls_constructor, items_in
 from flambe_save.trust import Trust
 
-__all__ = ["contradiction", "may_ask", "questions_of_arguments", "questions_of_tags"]
-
 _UNKNOWN = object()  # a value that a config does not show, because code will make it
 
 

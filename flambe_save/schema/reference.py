@@ -10,8 +10,6 @@ from flambe_save.classes.registrable import Registrable
 if TYPE_CHECKING:
     from flambe_save.schema.schema import Schema
 
-__all__ = ["Reference", "Sources"]
-
 
 class Sources(NamedTuple):
     """The stash, state and parameters in which references find their objects.

@@ -27,21 +27,6 @@ from flambe_save.objects.structural import is_made_of_parts, maker_of
 from flambe_save.registry import late
 from flambe_save.schema.reference import Reference, Sources
 
-__all__ = [
-    "RECORD",
-    "TRANSPARENT",
-    "WITHOUT_PARTS",
-    "Schema",
-    "callable_of",
-    "calls_constructor",
-    "defaults_of",
-    "items_in",
-    "parameters_of",
-    "record",
-    "schema_of",
-    "visit",
-]
-
 _dump_all, _load = late("flambe_save.describing.yaml:dump_all"), late("flambe_save.describing.yaml:load")
 
 TRANSPARENT: set[type] = set()  # classes in configs whose calls return another object, which records its own call

@@ -19,8 +19,6 @@ from flambe_save.schema.construct import construct
 from flambe_save.schema.schema import Schema
 from flambe_save.state import join_key
 
-__all__ = ["STORED", "Entry", "class_name", "entries_of", "find_part", "is_value", "part_of", "tensor_keys"]
-
 _LISTS = (f"{CORE}seq", "!tuple")
 STORED = ("!tensor", "!param")  # tags whose texts are keys of the state
 

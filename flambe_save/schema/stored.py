@@ -11,8 +11,6 @@ from flambe_save.classes.registrable import alias
 from flambe_save.errors import LinkError, UnpreparedLinkError, quote
 from flambe_save.schema.reference import Reference, Sources
 
-__all__ = ["PickledDataLink", "StoredParameter", "TensorLink", "Unbuilt"]
-
 
 @alias("$")
 class PickledDataLink(Reference):

@@ -34,8 +34,6 @@ from flambe_save.storage.modes import keep_modes, keep_modes_of_folder
 from flambe_save.storage.overwrite import is_save_folder
 from flambe_save.support.undoing import note_undo
 
-__all__ = ["AtomicWrite", "finish"]
-
 _DIRECT = 1 << 20  # bytes from which a durable file is written past the page cache
 
 

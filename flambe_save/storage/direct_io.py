@@ -19,8 +19,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["DirectFile", "go_direct"]
-
 _BUFFER = 8 << 20  # bytes
 _BLOCK = 4096  # bytes; what is written begins and ends at multiples of it
 

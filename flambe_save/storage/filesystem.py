@@ -22,22 +22,6 @@ from flambe_save.errors import CorruptSaveError, LoadError
 from flambe_save.support.libc import c_function
 from flambe_save.support.undoing import note_undo
 
-__all__ = [
-    "CREATE_FLAGS",
-    "Descriptors",
-    "FileIdentity",
-    "Folder",
-    "Kind",
-    "WholeFile",
-    "exchange",
-    "identity",
-    "open_file",
-    "open_regular",
-    "rename_new",
-    "sync_folder",
-    "sync_tree",
-]
-
 R = TypeVar("R")
 
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.scandir in os.supports_fd

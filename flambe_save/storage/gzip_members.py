@@ -21,8 +21,6 @@ from flambe_save.support.in_order import InOrder
 from flambe_save.support.parallel import in_threads
 from flambe_save.support.progress import NO_PROGRESS, Progress
 
-__all__ = ["DamagedMemberError", "MemberReader", "MemberWriter"]
-
 # Magic, deflate and "has an extra field"; no time; no flags; no system; bytes of extra; id of ours and bytes of it;
 # whether the member is content alone; packed and unpacked size
 _HEADER = struct.Struct("<4sIBBH2sHBII")

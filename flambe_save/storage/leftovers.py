@@ -12,8 +12,6 @@ from pathlib import Path
 from flambe_save.storage.filesystem import Descriptors, Folder
 from flambe_save.storage.locks import HAS_LOCKS, open_locked
 
-__all__ = ["ASIDE", "OLD", "OURS", "name_beside", "old_save", "remove_all", "remove_leftovers"]
-
 ASIDE = ".flambe-aside"
 OLD = ".flambe-aside-old"  # an old save between two renames: it counts as the target where the new one never arrived
 _NAME = re.compile(r"\.(?P<target>.*)\.(?P<pid>\d+)-[0-9a-f]{8}\.flambe-aside(-old)?", re.DOTALL)

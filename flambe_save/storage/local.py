@@ -12,8 +12,6 @@ from flambe_save.errors import CorruptSaveError, SaveError, SaveReplacedError
 from flambe_save.storage.atomic import AtomicWrite, finish
 from flambe_save.storage.filesystem import FileIdentity, Folder, Kind, open_file, open_regular
 
-__all__ = ["FileStore", "FolderStore"]
-
 S = TypeVar("S", bound="_LocalStore")
 
 

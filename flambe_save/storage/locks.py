@@ -14,8 +14,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["HAS_LOCKS", "lock_file", "open_locked"]
-
 HAS_LOCKS = fcntl is not None
 
 

@@ -7,8 +7,6 @@ import io
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
-__all__ = ["BufferReader", "BufferWriter", "MemoryStore"]
-
 
 class BufferReader(io.BufferedIOBase):
     """Reads a buffer as a file.

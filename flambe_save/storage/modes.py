@@ -11,8 +11,6 @@ from pathlib import Path
 from flambe_save.layout import PROTOCOL_FILE
 from flambe_save.storage.filesystem import Folder
 
-__all__ = ["keep_modes", "keep_modes_of_folder"]
-
 _BITS = 0o777 | stat.S_ISGID
 
 

@@ -15,8 +15,6 @@ from flambe_save.layout import CARD_FILES, NODE_FILES, PICKLE_SUFFIX, PROTOCOL_F
 from flambe_save.registry import FORMATS
 from flambe_save.storage.filesystem import Folder, Kind
 
-__all__ = ["cards_at", "check_outside", "check_replaceable", "is_save_folder"]
-
 _GZIP_START = b"\x1f\x8b"
 _PICKLE_START = b"\x80"
 _TENSORS_START = b"\x93NUMPY"

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from flambe_save.storage import Store
     from flambe_save.trust import Limits
 
-__all__ = ["StoreMaker", "local_path", "maker_of"]
-
 # s3://bucket/run, and what pathlib makes of that, s3:/bucket/run; simplecache::s3://bucket/run. One letter is a drive.
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/(?P<rest>/?.*)", re.DOTALL)
 

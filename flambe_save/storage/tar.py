@@ -29,8 +29,6 @@ from flambe_save.support.parallel import default_threads
 from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.trust import Limits
 
-__all__ = ["TarStore"]
-
 _GZIP_MAGIC = b"\x1f\x8b"
 _PASSED_OVER = frozenset([REQUIREMENTS_FILE, *CARD_FILES])  # what a load of a whole save does not read
 

@@ -11,8 +11,6 @@ from flambe_save.errors import CorruptSaveError, LimitError, quote
 from flambe_save.support.progress import Progress
 from flambe_save.trust import Limits
 
-__all__ = ["FREE", "MemberNames", "Metered", "check_unpacked", "damaged_archive", "not_intact"]
-
 FREE = 256 << 20  # bytes that any archive may unpack to, whatever its own size
 
 

@@ -7,8 +7,6 @@ import re
 import tarfile
 from typing import NamedTuple
 
-__all__ = ["BLOCK", "LARGE", "Header", "OtherwiseWrittenError", "header_of", "padding_of", "parsed_header"]
-
 BLOCK = tarfile.BLOCKSIZE
 LARGE = 256 << 10  # bytes from which a file has gzip members of its own
 

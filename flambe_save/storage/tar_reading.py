@@ -20,8 +20,6 @@ from flambe_save.storage.tar_headers import BLOCK, LARGE, OtherwiseWrittenError,
 from flambe_save.support.progress import Progress
 from flambe_save.trust import Limits
 
-__all__ = ["Place", "find_places", "read_all", "unpacked_file"]
-
 _HUGE_PAGE = 2 << 20
 
 

@@ -19,8 +19,6 @@ from flambe_save.state import State
 from flambe_save.structure.entries import WAYS_OUT, Entry, wrong
 from flambe_save.tree import place_key
 
-__all__ = ["Zeros", "arrays_held", "describe_array", "fill_arrays", "zeros_of"]
-
 _TENSOR, _PARAMETER, _ARRAY = "torch.Tensor", dotted_path(torch.nn.Parameter), "numpy.ndarray"
 _NUMPY_TYPE = re.compile(r"[<>|][a-zA-Z][0-9]+(\[[0-9]*[a-zA-Z]+\])?")
 

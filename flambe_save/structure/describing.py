@@ -18,8 +18,6 @@ from flambe_save.structure.arrays import describe_array
 from flambe_save.structure.entries import OF_ITEMS, TYPE_TAGS, TYPES, Entry, form_of, key_of
 from flambe_save.support.trampoline import Steps
 
-__all__ = ["Describing", "owner_of"]
-
 
 def owner_of(key: str, root: Entry) -> tuple[Entry, str]:
     """Return the innermost container that a key leads through, and what is left of the key."""

@@ -12,19 +12,6 @@ from flambe_save.objects.arguments import Trail, keys_of
 from flambe_save.objects.values import BY_TAG
 from flambe_save.state import join_key
 
-__all__ = [
-    "OF_ITEMS",
-    "TYPES",
-    "TYPE_TAGS",
-    "WAYS_OUT",
-    "Entry",
-    "check_entry",
-    "form_of",
-    "key_of",
-    "names_of_parts",
-    "wrong",
-]
-
 Entry: TypeAlias = "dict[str, Any]"
 
 # Tags of a config that are not the dotted paths of their types

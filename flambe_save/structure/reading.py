@@ -28,8 +28,6 @@ from flambe_save.support.trampoline import Steps
 from flambe_save.tree import join_prefix
 from flambe_save.trust import Trust
 
-__all__ = ["Reading"]
-
 
 class _Made:
     """The node that was made of an entry, and those of its parts by name."""

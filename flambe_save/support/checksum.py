@@ -7,8 +7,6 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["combine", "crc32", "isal_zlib", "sha256_of"]
-
 _POLYNOMIAL = 0xEDB88320  # of CRC-32, bits reversed: x^0 is the highest bit
 _ONE = 1 << 31
 

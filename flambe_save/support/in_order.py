@@ -10,8 +10,6 @@ from typing import Any
 
 from flambe_save.support.undoing import note_undo
 
-__all__ = ["InOrder"]
-
 
 class _Task:
     """Work for a thread, and its result."""

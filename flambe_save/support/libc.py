@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-__all__ = ["c_function"]
-
 
 def c_function(name: str) -> Any:
     """Return a function of the C library; None if the system lacks it.

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NOTES", "OF_THE_COMPILER", "attributes_on", "is_note", "marks_of"]
-
 # Of transformers' loading, accelerate, torch.compile (as Lightning replaces it too), torch.jit.script and typing's
 # generic classes
 NOTES = frozenset(

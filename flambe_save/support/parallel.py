@@ -16,8 +16,6 @@ from typing import Any, TypeVar
 from flambe_save.errors import FlambeSaveError
 from flambe_save.support.undoing import note_undo
 
-__all__ = ["CollectionPaused", "check_threads", "default_threads", "in_threads", "spans"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
-__all__ = ["NO_PROGRESS", "Progress", "ShowProgress", "late_bar", "progress_of"]
-
 # What callers give: True is a bar on a terminal; f(done, total) is called with bytes
 ShowProgress: TypeAlias = "bool | Callable[[int, int], None]"
 Buffer: TypeAlias = "bytes | bytearray | memoryview"

@@ -6,8 +6,6 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["file_of_script", "name_of_script"]
-
 
 def file_of_script() -> str | None:
     """Return the absolute path of the running program; None if it is a module (``python -m``)."""

@@ -12,8 +12,6 @@ from typing import Any, cast
 
 from flambe_save.support.static import has_static
 
-__all__ = ["MAX_HASHED", "MAX_UNFOLDED", "parts_in", "unfolded_size"]
-
 MAX_HASHED = 10_000  # values in a key or in an item of a set
 MAX_UNFOLDED = 10_000_000  # values in what a pickle, or a constructor's arguments, stand for
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["bases_of", "find_static", "has_static", "is_descriptor", "is_special", "names_of", "path_of", "static_of"]
-
 # As inspect.getattr_static reads them: a metaclass may have attributes of these names
 bases_of: Any = vars(type)["__mro__"].__get__
 names_of: Any = vars(type)["__dict__"].__get__

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["Call", "Steps", "run"]
-
 Steps: TypeAlias = "Generator[Steps, Any, Any]"  # yields other steps to be run, and is sent their results
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Generic, ParamSpec, TypeVar
 
-__all__ = ["Setting", "Undoing", "note_undo", "takes_back"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -14,8 +14,6 @@ from flambe_save.errors import StateMismatchError
 from flambe_save.state import State, split_key
 from flambe_save.testing.codec import same
 
-__all__ = ["AdapterContract"]
-
 
 class AdapterContract(abc.ABC):
     """Rules of every Adapter, tried through the traversal that calls it."""

@@ -20,8 +20,6 @@ from flambe_save.errors import CorruptSaveError, LoadError, UntrustedError
 from flambe_save.pt import DumpOptions, LoadOptions, MemorySource
 from flambe_save.trust import Trust
 
-__all__ = ["CodecContract", "same"]
-
 
 class CodecContract(abc.ABC):
     """Rules of every Codec.

@@ -18,8 +18,6 @@ from flambe_save.storage import MemoryStore
 from flambe_save.testing.codec import same
 from flambe_save.tree import SaveTreeNode, prefixed, walk
 
-__all__ = ["FormatContract", "same_tree"]
-
 
 class FormatContract(abc.ABC):
     """Rules of every Format."""

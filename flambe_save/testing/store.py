@@ -14,8 +14,6 @@ from flambe_save.errors import LoadError
 from flambe_save.layout import CONFIG_FILE, PROTOCOL_FILE, STATE_FILE
 from flambe_save.storage import Store
 
-__all__ = ["StoreContract"]
-
 
 class StoreContract(abc.ABC):
     """Rules of every Store, of any kind.

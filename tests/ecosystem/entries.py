@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Entry", "entries_of", "entry"]
-
 
 @dataclass(frozen=True)
 class Entry:

@@ -18,8 +18,6 @@ import torch
 import torch.fx
 from torch import nn
 
-__all__ = ["facts"]
-
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, torch.Size, range)
 # What this package, torch and transformers note on modules for themselves
 _NOTES = frozenset(

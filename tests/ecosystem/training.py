@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["step"]
-
 
 def step(run: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Take a step with ``run["optimizer"]`` and return the weights of ``run["model"]``."""
