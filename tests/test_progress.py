@@ -30,9 +30,8 @@ from flambe_save import (
     save_state_to_file,
     verify,
 )
-from flambe_save.formats import nodes
 from flambe_save.formats.directory import DIRECTORY
-from flambe_save.pt import DumpOptions
+from flambe_save.pt import DumpOptions, zip_reader
 from flambe_save.support.progress import NO_PROGRESS, progress_of
 from flambe_save.testing.codec import same
 from flambe_save.tree import tree_from_state
@@ -175,13 +174,13 @@ def test_verify_tells_as_it_reads(shape: dict[str, Any], tmp_path: Path) -> None
 def test_verify_moves_with_every_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of a file is done when the first of two passes over it is: the second is not one long wait at its end."""
     path, watch = save_state_to_file({"w": torch.rand(4 * MIB)}, tmp_path / "net"), Watch()
-    check, before = nodes.check_file, []
+    check, before = zip_reader.check_file, []
 
     def late(source: Any, options: Any) -> None:
         before.append(watch.calls[-1][0] / watch.calls[-1][1])
         check(source, options)
 
-    monkeypatch.setattr(nodes, "check_file", late)
+    monkeypatch.setattr(zip_reader, "check_file", late)
     assert verify(path, progress=watch) == []
     assert any(0.4 < share < 0.6 for share in before)
 
