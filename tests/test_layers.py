@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import importlib
 import importlib.util
 import json
@@ -131,6 +132,7 @@ def test_no_two_modules_import_each_other() -> None:
     assert graph == {}
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Return the package's modules by their dotted names."""
     found = {}

@@ -159,6 +159,7 @@ def resize(browser: Any, width: int) -> None:
 def test_no_page_is_wider_than_the_window(browser: Any, site: Path, pages: dict[Path, Page], width: int) -> None:
     """Wide tables and code scroll by themselves, on a phone and on a desktop, and the browser complains of nothing."""
     resize(browser, width)
+    browser.get_log("browser")  # of tests before this one
     wide = {}
     for path in pages:
         browser.get(path.as_uri())
