@@ -94,10 +94,10 @@ def _measure(row: Row, work: Work, size: str, folders: Folders, repetitions: int
     if missing:  # what the peers need then is of no use
         samples = [Sample(candidate.name, missing=missing) for candidate in candidates]
     elif row.measure in ("memory", "first"):
-        samples = in_processes(row, work, size, folders, repetitions * 2 if row.measure == "first" else 1, build)
+        count = repetitions * 2 if row.measure == "first" else 1
+        samples = in_processes(row, candidates, work, size, folders, count)
     elif row.measure == "size":
         samples = _sizes(row.candidates, work, folders)  # the build before is not asked
-        candidates = row.candidates
     else:
         samples = measure(candidates, work, folders, repetitions)
     unit = "MB" if row.measure in ("memory", "size") else "s"

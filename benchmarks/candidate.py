@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import importlib.util
 import inspect
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -166,6 +167,13 @@ def _has(use: str) -> bool:
     name, _, keyword = use.rstrip(")").partition("(")
     function = getattr(flambe_save, name, None)
     return function is not None and (not keyword or keyword in inspect.signature(function).parameters)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 @contextmanager

@@ -89,17 +89,15 @@ class Build:
         self._open.close()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Elsewhere(Candidate):
     """A row's first candidate, run by another build."""
 
-    build: Build | None = None
-    row: Row | None = None
+    build: Build
+    row: Row
 
     def timed(self, work: Work, place: Place, *, check: bool) -> float:
         """Return the seconds that the other process measures."""
-        assert self.build is not None
-        assert self.row is not None
         question = {"place": [str(place.source), str(place.fresh)], "check": check}
         return float(self.build.ask(self.row.key, question))
 

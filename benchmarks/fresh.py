@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.candidate import Candidate, Place
-from benchmarks.elsewhere import Build, Elsewhere
+from benchmarks.elsewhere import Elsewhere
 from benchmarks.protocol import Folders, Sample
 from benchmarks.rows import ROWS, Row
 from benchmarks.workloads import Work, works
@@ -25,25 +25,24 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def in_processes(
-    row: Row, work: Work, size: str, folders: Folders, repetitions: int, build: Build | None = None
+    row: Row, candidates: Sequence[Candidate], work: Work, size: str, folders: Folders, repetitions: int
 ) -> list[Sample]:
-    """Run the candidates of a row in processes of their own.
+    """Run candidates in processes of their own.
 
     Parameters
     ----------
     row : Row
         It measures ``"memory"``, by how many bytes a process grows at most while a candidate runs, or ``"first"``, the
         seconds that a candidate takes as the first of its kind in a process.
+    candidates : sequence of Candidate
+        Those of the row, in their order; that of another build may come last.
     work : Work
     size : str
         Of the works.
     folders : Folders
     repetitions : int
         How many processes each candidate has.
-    build : Build, optional
-        Another build, whose candidate comes last.
     """
-    candidates = [*row.candidates, *([build.candidate(row)] if build else ())]
     samples = [Sample(candidate.name, missing=candidate.missing()) for candidate in candidates]
     ready = [index for index, sample in enumerate(samples) if not sample.missing]
     order = random.Random(0)
@@ -52,8 +51,8 @@ def in_processes(
             for index in order.sample(ready, len(ready)):
                 candidate, number = candidates[index], index
                 python, path = sys.executable, _own_path()
-                if build is not None and isinstance(candidate, Elsewhere):
-                    python, path, number = str(build.python), build.environment["PYTHONPATH"], 0
+                if isinstance(candidate, Elsewhere):
+                    python, path, number = str(candidate.build.python), candidate.build.environment["PYTHONPATH"], 0
                 source, fresh = folders.source(work, candidate.source), folders.fresh()
                 command = ["-m", "benchmarks.fresh", row.key, str(number), size, str(source), str(fresh)]
                 value = float(_python(*command, python=python, path=os.pathsep.join([path, *packages])))

@@ -18,7 +18,7 @@ from torch import nn
 
 import flambe_save
 from benchmarks import ours
-from benchmarks.candidate import Candidate, Place, Way, quietly, saving, tensors_of
+from benchmarks.candidate import Candidate, Place, Way, quietly, saving, sync, tensors_of
 from benchmarks.workloads import PlainBag, PlainStack, Work, no_init, on_meta, tie
 
 
@@ -35,25 +35,23 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     return memoryview(array)
 
 
-def _write(path: Path, buffers: Iterable[memoryview], *, sync: bool = False) -> None:
+def write(path: Path, buffers: Iterable[memoryview], *, is_synced: bool = False) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         for buffer in buffers:
             while buffer:
                 buffer = buffer[os.write(descriptor, buffer) :]
-        if sync:
+        if is_synced:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _raw_save(work: Work, folder: Path, *, sync: bool = False) -> None:
+def _raw_save(work: Work, folder: Path, *, is_synced: bool = False) -> None:
     for number, part in enumerate(work.parts):
-        _write(folder / f"{number}.bin", map(_bytes, part.values()), sync=sync)
-    if sync:
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        write(folder / f"{number}.bin", map(_bytes, part.values()), is_synced=is_synced)
+    if is_synced:
+        sync(folder)
 
 
 def _raw_load(work: Work, folder: Path) -> dict[str, torch.Tensor]:
@@ -84,7 +82,7 @@ def _two_raw(work: Work, folder: Path) -> None:
     for name, changed in (("save", False), ("other", True)):
         with work.negated() if changed else contextlib.nullcontext():
             for key, tensor in work.stored.items():
-                _write(folder / f"{name}.{key}", [_bytes(tensor)])
+                write(folder / f"{name}.{key}", [_bytes(tensor)])
 
 
 NUMPY_DIFF = Candidate(
@@ -95,11 +93,11 @@ NUMPY_DIFF = Candidate(
 RAW_WAY = Way("raw write, one thread", _raw_save, _raw_load)
 RAW = saving(RAW_WAY)
 RAW_SYNCED = saving(
-    Way("raw write, fsync of each file", lambda work, folder: _raw_save(work, folder, sync=True), _raw_load)
+    Way("raw write, fsync of each file", lambda work, folder: _raw_save(work, folder, is_synced=True), _raw_load)
 )
 RAW_PART = Candidate(
     "raw write of that component",
-    run=lambda work, place: _write(place.fresh / "part", map(_bytes, work.parts[3].values())),
+    run=lambda work, place: write(place.fresh / "part", map(_bytes, work.parts[3].values())),
 )
 
 
@@ -111,7 +109,7 @@ def _create_files(work: Work, place: Place) -> None:
         if data is None:
             os.mkdir(path)
         else:
-            _write(path, [memoryview(data)])
+            write(path, [memoryview(data)])
 
 
 def _files_of(root: Path) -> list[tuple[str, bytes | None]]:

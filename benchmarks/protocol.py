@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.candidate import Candidate, Place, Way
+from benchmarks.candidate import Candidate, Place, Way, sync
 from benchmarks.workloads import Work
 
 KEPT = 2 << 30  # bytes of results that stay while others are timed
@@ -88,9 +88,7 @@ def _sync(folder: Path) -> None:
     """Write big files to the disk now, so that the system does not, or slows writers down, while others are timed."""
     paths = [Path(root, name) for root, _, files in os.walk(folder) for name in files]
     for path in paths if len(paths) < MANY else ():
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(path)
 
 
 def usage(folder: Path) -> tuple[int, int]:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.candidate import Candidate, Place, Way, loading, saving
+from benchmarks.candidate import Candidate, Place, Way, loading, saving, sync
 from benchmarks.ours import API
+from benchmarks.peers import write
 from benchmarks.workloads import Work
 
 
@@ -73,14 +74,9 @@ def _replace(work: Work, place: Place) -> None:
     """Write a file beside the old one, sync it, and put it in its place."""
     data = io.BytesIO()
     torch.save(_state(work), data)
-    with open(place.fresh / "new.pt", "wb") as file:
-        file.write(data.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
+    write(place.fresh / "new.pt", [data.getbuffer()], is_synced=True)
     os.replace(place.fresh / "new.pt", place.fresh / "run.pt")
-    descriptor = os.open(place.fresh, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync(place.fresh)
 
 
 WAY = Way("flambe_save", _save, lambda work, folder: API.load(folder / "save")["model"])

@@ -118,7 +118,7 @@ def test_peak_memory_is_of_the_run_alone(tmp_path: Path) -> None:
 def test_a_process_measures_one_candidate(tmp_path: Path) -> None:
     """A new process finds the row, runs its candidate, and returns a number."""
     row = next(row for row in ROWS if row.measure == "memory" and not row.beside)
-    (sample,) = in_processes(row, works("tiny")[row.work], "tiny", Folders(tmp_path), 1)
+    (sample,) = in_processes(row, row.candidates, works("tiny")[row.work], "tiny", Folders(tmp_path), 1)
     assert sample.name == row.ours.name
     assert 0 <= sample.best < 64 << 20
 
@@ -141,7 +141,8 @@ def test_a_first_call_beside_another_build_with_packages_installed(tmp_path: Pat
     row = next(row for row in ROWS if row.packages)
     row = dataclasses.replace(row, packages=3)
     with contextlib.closing(Build(Path(sys.executable), "tiny")) as build:
-        samples = in_processes(row, works("tiny")[row.work], "tiny", Folders(tmp_path), 1, build)
+        candidates = [*row.candidates, build.candidate(row)]
+        samples = in_processes(row, candidates, works("tiny")[row.work], "tiny", Folders(tmp_path), 1)
     assert [sample.name for sample in samples] == [*(candidate.name for candidate in row.candidates), NAME]
     assert all(0 < sample.best < 60 for sample in samples)
 
