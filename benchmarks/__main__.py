@@ -101,8 +101,8 @@ def _measure(row: Row, work: Work, size: str, folders: Folders, repetitions: int
     else:
         samples = measure(candidates, work, folders, repetitions)
     unit = "MB" if row.measure in ("memory", "size") else "s"
-    targets = [*(beside.target for beside in row.beside), row.before][: len(samples) - 1]
-    return lines_of(row.work, row.name, unit, samples, targets, row.target)
+    limits = [*((beside.target, beside.by) for beside in row.beside), (row.before, "ratio")][: len(samples) - 1]
+    return lines_of(row.work, row.name, unit, samples, limits, row.target)
 
 
 def _sizes(candidates: list[Candidate], work: Work, folders: Folders) -> list[Sample]:

@@ -53,20 +53,21 @@ def lines_of(
     name: str,
     unit: str,
     samples: list[Sample],
-    targets: Iterable[float | None],
+    limits: Iterable[tuple[float | None, str]],
     own_target: float | None = None,
 ) -> list[Line]:
-    """Return the lines of a row: ours with each peer, or alone against its own limit."""
+    """Return the lines of a row: ours with each peer, by ratio or difference, or alone against its own limit."""
     first, *others = samples
     found = []
     if own_target is not None or not others:
         value = None if first.missing else first.best
         found.append(Line(work, name, unit, first, None, value, own_target, "value"))
-    for sample, target in zip(others, targets, strict=True):
+    for sample, (target, by) in zip(others, limits, strict=True):
         compares = own_target is None or target is not None  # else the peer is there to be looked at
-        ready = compares and not (first.missing or sample.missing) and sample.best > 0
-        ratio = first.best / sample.best if ready else None
-        found.append(Line(work, name, unit, first, sample, ratio, target))
+        value = None
+        if compares and not (first.missing or sample.missing) and sample.best > 0:
+            value = first.best - sample.best if by == "difference" else first.best / sample.best
+        found.append(Line(work, name, unit, first, sample, value, target, by))
     return found
 
 

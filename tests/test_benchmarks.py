@@ -88,7 +88,8 @@ def test_what_is_not_there_is_said() -> None:
     for use in ("load(no_such_keyword)", "no_such_function"):
         candidate = saving(dataclasses.replace(way, uses=("save(overwrite)", use)))
         assert candidate.missing() == until_forward(candidate).missing() == f"not there yet: {use}"
-    lines = lines_of("a", "row", "s", [Sample("ours", missing=f"not there yet: {use}"), Sample("peer", [1.0])], [0.5])
+    samples = [Sample("ours", missing=f"not there yet: {use}"), Sample("peer", [1.0])]
+    lines = lines_of("a", "row", "s", samples, [(0.5, "ratio")])
     assert table(lines, {"a": "work"}).splitlines()[-1] == f"| row |  | peer | 1 s |  | <= 0.5 | not there yet: {use} |"
 
 
@@ -167,12 +168,13 @@ def test_growth_is_measured_fitted_and_drawn(tmp_path: Path) -> None:
 
 
 def test_the_table_tells_minima_ratios_and_verdicts() -> None:
-    """Each peer has a line with the ratio of minima, and whether that is within the target."""
-    samples = [Sample("ours", [2.0, 1.0, 3.0]), Sample("one", [2.0]), Sample("two", [0.5, 0.6])]
-    lines = lines_of("a", "save", "s", samples, [0.5, 1.9])
+    """Each peer has a line with the ratio or the difference of minima, and whether that is within the target."""
+    samples = [Sample("ours", [2.0, 1.0, 3.0]), Sample("one", [2.0]), Sample("two", [0.5, 0.6]), Sample("last", [0.75])]
+    lines = lines_of("a", "save", "s", samples, [(0.5, "ratio"), (1.9, "ratio"), (0.25, "difference")])
     assert table(lines, {"a": "1 GB"}).splitlines()[4:] == [
         "| save | 1 s (2 s) | one | 2 s | 0.5 | <= 0.5 | met |",
         "| save | 1 s (2 s) | two | 500 ms (500 ms) | 2 | <= 1.9 | **missed** |",
+        "| save | 1 s (2 s) | last | 750 ms | + 250 ms | <= 250 ms | met |",
     ]
 
 
