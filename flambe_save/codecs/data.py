@@ -15,7 +15,7 @@ import sys
 import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -47,6 +47,11 @@ ATOMS: tuple[type, ...] = (
     pathlib.PurePosixPath,
     pathlib.PureWindowsPath,
 )
+
+# Of these, most values: they hold nothing else, and no other part of a save refers to them
+SIMPLE: frozenset[type] = frozenset((type(None), bool, int, float, complex, str, bytes))
+
+_Path: TypeAlias = "str | tuple[_Path, str, Any]"  # made to a text where an error or a sentence needs it
 
 # The types that ml_dtypes adds to numpy's, by the classes of their scalars
 EXTENSION_TYPES = frozenset(
@@ -150,34 +155,41 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
     memo: dict[Any, Any] = {}
     opaque: list[tuple[str, Any]] = []
 
-    def visit(value: Any, path: str) -> Any:
-        if type(value) in ATOMS and not _has_foreign_zone(value):
+    def visit(value: Any, path: _Path) -> Any:
+        kind: Any = type(value)
+        if kind in SIMPLE or (kind in ATOMS and not _has_foreign_zone(value)):
             return value
         if id(value) in memo:
             return memo[id(value)]
         memo[id(value)] = value  # a tuple or set is inside itself only through a list or dict, which has a copy by then
-        kind: Any = type(value)
         copy: Any
         if kind in (dict, OrderedDict, State, Stash):
             copy = memo[id(value)] = {} if kind in (dict, Stash) else OrderedDict()
             for key, item in [*value.items()]:  # another thread may change it
-                inside = value.paths.get(key) if kind is Stash else None
-                inside = inside or (f"{path}[{key!r}]" if path else str(key))
-                copy[visit(key, f"{path}[{key!r}]")] = visit(item, inside)
+                name = key if type(key) in SIMPLE else visit(key, (path, "[{!r}]", key))
+                if type(item) not in SIMPLE:
+                    inside = value.paths.get(key) if kind is Stash else None
+                    item = visit(item, inside or ((path, "[{!r}]", key) if path else str(key)))
+                copy[name] = item
             if kind in (OrderedDict, State) and value.__dict__:
                 copy.__dict__.update(visit(value.__dict__, path))
         elif kind is Counter:
             copy = memo[id(value)] = Counter()
-            copy.update(
-                {visit(key, f"{path}[{key!r}]"): visit(item, f"{path}[{key!r}]") for key, item in [*value.items()]}
-            )
+            for key, item in [*value.items()]:
+                inside = (path, "[{!r}]", key)
+                copy[visit(key, inside)] = visit(item, inside)
         elif kind is list:
+            items = [*value]
             copy = memo[id(value)] = []
-            copy.extend(visit(item, f"{path}[{index}]") for index, item in enumerate([*value]))
+            is_plain = SIMPLE.issuperset(map(type, items))
+            copy.extend(items if is_plain else (visit(item, (path, "[{}]", at)) for at, item in enumerate(items)))
         elif kind is tuple:
-            copy = memo[id(value)] = tuple(visit(item, f"{path}[{index}]") for index, item in enumerate(value))
+            items = [*value]  # a copy also of plain items, as what is opaque pickles its own
+            is_plain = SIMPLE.issuperset(map(type, items))
+            copy = tuple(items if is_plain else (visit(item, (path, "[{}]", at)) for at, item in enumerate(items)))
+            memo[id(value)] = copy
         elif kind in (set, frozenset):
-            items = [visit(item, f"{path}{{{item!r}}}") for item in ordered(value)]
+            items = [visit(item, (path, "{{{!r}}}", item)) for item in ordered(value)]
             copy = memo[id(value)] = _OrderedSet(value, items)
         elif kind is torch.UntypedStorage:
             copy = memo[id(value)] = wrap(value)
@@ -186,13 +198,13 @@ def to_data(values: Any, wrap: Callable[[Any], Any] = lambda item: item) -> tupl
         else:
             if not _is_numpy_data(value):
                 _check_can_be_made(value, path)
-                opaque.append((path, value))
+                opaque.append((_text_of(path), value))
             return value
         return copy
 
-    def tensor_of(tensor: torch.Tensor, path: str) -> Any:
+    def tensor_of(tensor: torch.Tensor, path: _Path) -> Any:
         if tensor.is_nested or marks_of(tensor):  # torch would pickle the tensor's attributes
-            opaque.append((path, tensor))
+            opaque.append((_text_of(path), tensor))
             return tensor
         if tensor.__dict__:
             tensor = _like(tensor, tensor.detach())  # without its attributes
@@ -235,7 +247,16 @@ def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return values.requires_grad_(tensor.requires_grad) if tensor.requires_grad else values
 
 
-def _check_can_be_made(value: Any, path: str) -> None:
+def _text_of(path: _Path) -> str:
+    """The text of a path, as in ``model['layers'][3]``."""
+    steps: list[str] = []
+    while not isinstance(path, str):
+        path, form, item = path
+        steps.append(form.format(item))
+    return path + "".join(reversed(steps))
+
+
+def _check_can_be_made(value: Any, path: _Path) -> None:
     """Refuse an object that pickle can write but not read.
 
     Raises
@@ -259,8 +280,8 @@ def _check_can_be_made(value: Any, path: str) -> None:
         accepted.bind(*arguments)
     except TypeError as error:
         raise UnsupportedObjectError(
-            f"{path or 'the value'}, a {cls.__module__}.{cls.__qualname__}, cannot be made again by pickle: its "
-            f"__new__ is given {len(arguments) - 1} arguments, and {str(error)[:200]}",
+            f"{_text_of(path) or 'the value'}, a {cls.__module__}.{cls.__qualname__}, cannot be made again by pickle: "
+            f"its __new__ is given {len(arguments) - 1} arguments, and {str(error)[:200]}",
             fix="Give the class a __getnewargs__ that returns the arguments of its __new__.",
         ) from error
 

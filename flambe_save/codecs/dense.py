@@ -26,7 +26,7 @@ from flambe_save.pt.dense import (
 from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.support.notes import marks_of
 
-_NAMES: dict[torch.dtype, str] = {getattr(torch, dtype): storage for storage, dtype in TYPES.items()}
+STORAGE_NAMES: dict[torch.dtype, str] = {getattr(torch, dtype): storage for storage, dtype in TYPES.items()}
 
 
 def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[torch.UntypedStorage]] | None:
@@ -51,7 +51,7 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
 
     begin = FIRST[REBUILD] + b"((" + FIRST[STORAGE]
     for key, value in values.items():
-        if type(value) is not torch.Tensor or type(key) is not str or not _is_plain(value):
+        if type(value) is not torch.Tensor or type(key) is not str or not is_plain(value):
             return None
         dtype, count = value.dtype, value.numel()
         whole = value.untyped_storage()
@@ -69,7 +69,7 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
             types.append(dtype)
         elif types[number] is not dtype:
             return None  # the pickler raises an error for it
-        name, place = _NAMES[dtype], location_tag(whole)
+        name, place = STORAGE_NAMES[dtype], location_tag(whole)
         layout = value.shape, value.stride()
         if layout not in layouts:
             layouts[layout] = _ints(layout[0]), _ints(layout[1])
@@ -107,9 +107,10 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
     return b"".join(pieces), storages
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is nothing but strided elements of a usual type in memory."""
     return (
-        tensor.dtype in _NAMES
+        tensor.dtype in STORAGE_NAMES
         and tensor.layout is torch.strided
         and not (tensor.is_meta or tensor.is_nested or tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
         and not marks_of(tensor)

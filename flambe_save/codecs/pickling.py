@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import pickle
 import types
+from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import dill
 import torch
 from torch.serialization import location_tag
 
-from flambe_save.codecs.data import check_no_file, say_what
+from flambe_save.codecs.data import SIMPLE, check_no_file, say_what
+from flambe_save.codecs.dense import STORAGE_NAMES, is_plain
 from flambe_save.codecs.naming import by_names
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.state import Referring, Stash
@@ -87,10 +89,15 @@ def _pickled(
 
     class Pickler(module.Pickler):  # type: ignore[misc]
         def persistent_id(self, obj: Any) -> Any:
+            if type(obj) in SIMPLE:  # most objects, as the words of random states: no question below is about them
+                return None
             if id(obj) in references:
                 return REFERENCE, references[id(obj)]
-            if isinstance(obj, torch.storage.TypedStorage):
-                untyped: Any = obj._untyped_storage
+            if type(obj) is _Elements:
+                untyped, dtype = obj.untyped, obj.dtype
+                kind, count = getattr(torch, STORAGE_NAMES[dtype]), untyped.nbytes() // dtype.itemsize
+            elif isinstance(obj, torch.storage.TypedStorage):
+                untyped = obj._untyped_storage
                 kind, dtype, count = getattr(torch, obj._pickle_storage_type()), obj.dtype, obj._size()  # type: ignore[no-untyped-call]
             elif isinstance(obj, torch.UntypedStorage):
                 untyped, kind, dtype, count = obj, torch.UntypedStorage, torch.uint8, obj.nbytes()
@@ -106,9 +113,28 @@ def _pickled(
                 raise pickle.PicklingError("tensors of different types view one memory, which torch cannot load")
             return "storage", kind, str(number), location_tag(untyped), count
 
+        if module is pickle:  # others may have one of their own
+
+            def reducer_override(self, obj: Any) -> Any:
+                return _reduced(obj) if type(obj) is torch.Tensor and is_plain(obj) else NotImplemented
+
     buffer = io.BytesIO()
     Pickler(buffer, protocol=protocol, **options).dump(values)
     return buffer.getvalue(), storages
+
+
+class _Elements(NamedTuple):
+    """The storage of a plain tensor, and the type of its elements."""
+
+    untyped: torch.UntypedStorage
+    dtype: torch.dtype
+
+
+def _reduced(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """The reduction of a plain tensor as torch has it, in a tenth of the time."""
+    storage = _Elements(tensor.untyped_storage(), tensor.dtype)
+    layout = tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+    return torch._utils._rebuild_tensor_v2, (storage, *layout, False, OrderedDict())
 
 
 def unpicklable(values: Any, opaque: list[tuple[str, Any]], error: Exception) -> UnsupportedObjectError:

@@ -239,6 +239,22 @@ def test_tied_tensors_stay_tied(codec: Codec[Any]) -> None:
     assert len(data) < weight.numel() * 4 * 2
 
 
+def test_plain_numbers_are_pickled_by_few_calls(codec: Codec[Any]) -> None:
+    """A random state is a tuple of 625 numbers: nothing but the pickler looks at each."""
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        codec.dump({"words": (3, tuple(range(5000))), "weight": torch.ones(1)}, DumpOptions())
+    finally:
+        sys.setprofile(None)
+    assert calls < 2 * 5000
+
+
 def test_tensors_that_are_not_tied_stay_apart(codec: Codec[Any]) -> None:
     """Equal tensors of two storages do not become one."""
     loaded = load(codec, dump(codec, {"one": torch.zeros(3), "other": torch.zeros(3)}))
