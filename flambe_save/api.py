@@ -21,7 +21,7 @@ from flambe_save.pt import LoadOptions, MapLocation, PickleModule
 from flambe_save.reading import read
 from flambe_save.saving import Saving, dump_options
 from flambe_save.state import State
-from flambe_save.support.parallel import check_threads
+from flambe_save.support.parallel import CollectionPaused, check_threads
 from flambe_save.support.progress import ShowProgress, progress_of
 from flambe_save.support.undoing import takes_back
 from flambe_save.tree import state_from_tree
@@ -122,7 +122,8 @@ def save(
     """
     target = Target.of(path, compress, pickle_only, overwrite, durable, base, level, format)
     options = dump_options(pickle_module, pickle_protocol, digest, threads, progress)
-    return Saving.of_object(obj, target, options, build=build, check=check).write_now()
+    with CollectionPaused():  # until all that the save made is freed: then there is nothing to go through
+        return Saving.of_object(obj, target, options, build=build, check=check).write_now()
 
 
 @takes_back

@@ -13,7 +13,7 @@ from flambe_save.formats import Plan
 from flambe_save.formats.incremental import BaseSave
 from flambe_save.layout import ARCHIVE_SUFFIX, PICKLE_SUFFIX
 from flambe_save.registry import FORMATS
-from flambe_save.storage import cards_at, check_outside, check_replaceable, create_store, local_path, maker_of
+from flambe_save.storage import cards_at, check_outside, check_replaceable, create_store, local_path, maker_of, put
 from flambe_save.support.progress import NO_PROGRESS, Progress
 from flambe_save.trust import check_switches
 
@@ -161,5 +161,4 @@ def _write(plan: Plan, target: Target, threads: int, progress: Progress, base: B
         plan.write(store, threads, base.link if base is not None else None, progress)
         if target.is_local and target.overwrite and not (target.is_archive or target.is_single):
             for name, content in cards_at(target.path).items():
-                with store.writer(name, len(content)) as file:
-                    file.write(content)
+                put(store, name, content)

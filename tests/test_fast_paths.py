@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import threading
@@ -283,3 +284,37 @@ def test_a_full_disk_under_a_durable_save(model: Whole, tmp_path: Path, monkeypa
         save(model, tmp_path / "run", durable=True)
     assert os.listdir(tmp_path) == []
     assert threading.active_count() == threads
+
+
+# ------------------------------------------------------------------------------------------------ small files
+
+
+def test_each_small_file_is_one_open_and_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file more takes an open, a write and a close more; nothing is looked up in the new folder."""
+    save({"first": nn.Linear(2, 2)}, tmp_path / "first")  # looks for sources
+    counts: dict[str, int] = {}
+    for name in ("open", "write", "close", "mkdir", "stat", "lstat", "unlink"):
+        real = getattr(os, name)
+
+        def counted(*args: Any, name: str = name, real: Any = real, **options: Any) -> Any:
+            counts[name] = counts.get(name, 0) + 1
+            return real(*args, **options)
+
+        monkeypatch.setattr(os, name, counted)
+    found = []
+    for count in (4, 54):
+        counts.clear()
+        save({f"k{index}": nn.Linear(2, 2) for index in range(count)}, tmp_path / str(count))
+        found.append(dict(counts))
+    more = {name: found[1].get(name, 0) - found[0].get(name, 0) for name in found[1]}
+    expected = {"open": 300, "write": 300, "close": 300, "mkdir": 50}
+    assert {name: number for name, number in more.items() if number} == expected
+
+
+def test_collection_is_paused_until_the_files_are_written(tmp_path: Path) -> None:
+    """Garbage collection would go through all that a save of many parts made, while it writes them."""
+    paused = []
+    save(nn.Linear(300, 1000), tmp_path / "save", progress=lambda done, total: paused.append(not gc.isenabled()))
+    assert paused
+    assert all(paused)
+    assert gc.isenabled()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flambe_save.errors import (
     CorruptSaveError,
@@ -65,28 +65,29 @@ class DirectoryFormat:
         """Plan every node's files, and the manifest."""
         folders = _folders_of(root)
         nodes = [(path, folders[path], node) for path, node in walk(root)]
-        escaped = any(folder.rstrip("/").rpartition("/")[2] != path[-1] for path, folder, _ in nodes if path)
+        escaped = any(path and _last(folder) != path[-1] for path, folder, _ in nodes)
         manifest = Manifest(protocol=ESCAPED_PROTOCOL if escaped else PROTOCOL)
         plan = Plan(digest=options.digest, opaque=manifest.needs_trust)
-        for prefix, (path, folder, node) in zip(prefixed(root), nodes, strict=True):
+        texts: dict[str, Draft] = {}  # classes and sources repeat
+        facts: dict[Any, dict[str, Any]] = {}  # of tensors
+        values: list[tuple[str, Any]] = []
+        for path, folder, node in nodes:
+            prefix = ".".join(path)
             try:
-                self._plan_node(node, path, folder, manifest, plan, options)
+                self._plan_node(node, path, folder, manifest, plan, options, texts)
             except FlambeSaveError as error:
                 error.locate(node=prefix)
                 raise
             manifest.nodes[prefix] = {
-                "folder": folder.rstrip("/"),
+                "folder": folder[:-1],
                 "class": node.class_name,
                 "version": node.version,
-                "tensors": tensor_facts(node.state),
+                "tensors": tensor_facts(node.state, facts),
             }
             manifest.tags |= node.state._metadata.get("", {}).get(TAGS_KEY, {})
+            values += [(join_prefix(prefix, key), value) for key, value in node.state.items()]
         manifest.tags = dict(sorted(manifest.tags.items()))
-        manifest.ties = find_ties(
-            (join_prefix(prefix, key), value)
-            for prefix, node in prefixed(root).items()
-            for key, value in node.state.items()
-        )
+        manifest.ties = find_ties(values)
         manifest.packages = dict(options.packages or packages(manifest.tags.values()))
         plan.files[REQUIREMENTS_FILE] = Draft((options.requirements or requirements()).encode())
 
@@ -105,13 +106,14 @@ class DirectoryFormat:
         manifest: Manifest,
         plan: Plan,
         options: DumpOptions,
+        drafts: dict[str, Draft],
     ) -> None:
         from flambe_save.codecs import dump_referring  # which needs torch, as only who writes does
 
         values = OrderedDict(node.state)
         metadata = {key: dict(local) for key, local in node.state._metadata.items() if isinstance(local, Mapping)}
         metadata.get("", {}).pop(TAGS_KEY, None)  # the manifest's
-        if path and decode_name(folder.rstrip("/").rpartition("/")[2]) is None:
+        if path and _last(folder) != path[-1] and decode_name(_last(folder)) is None:
             metadata.setdefault("", {})[KEY_KEY] = path[-1]
         values._metadata = metadata  # type: ignore[attr-defined]
         for name, content in ((STATE_FILE, values), (STASH_FILE, node.object_stash)):
@@ -131,7 +133,10 @@ class DirectoryFormat:
             CONFIG_FILE: node.config,
             PROTOCOL_FILE: str(manifest.protocol),
         }
-        plan.files.update((folder + name, Draft(text.encode())) for name, text in texts.items())
+        for name, text in texts.items():
+            if text not in drafts:
+                drafts[text] = Draft(text.encode())
+            plan.files[folder + name] = drafts[text]
 
     # -------------------------------------------------------------------------------------------- reading
 
@@ -249,6 +254,10 @@ def _folders_of(root: SaveTreeNode) -> dict[tuple[str, ...], str]:
             inner = (*path, key)
             folders[inner] = f"{folders[path]}{name}/"
     return folders
+
+
+def _last(folder: str) -> str:
+    return folder[folder.rfind("/", 0, -1) + 1 : -1]
 
 
 def _parent(folder: str, built: Container[str]) -> str:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
@@ -78,8 +79,10 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Return the document. Inverse of :meth:`from_json`."""
-        body = _pretty({"format": _FORMAT, "manifest": MANIFEST_VERSION, **vars(self)}).removesuffix("\n}").encode()
-        return body + _ENDING % crc32(body)
+        entries = {"format": _FORMAT, "manifest": MANIFEST_VERSION, **vars(self)}.items()
+        body = "{\n" + ",\n".join([f"  {_encode(key)}: {_pretty(value, '  ')}" for key, value in entries])
+        data = body.encode()
+        return data + _ENDING % crc32(data)
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
@@ -245,35 +248,44 @@ def _is_size(number: Any) -> bool:
 
 
 _encode = json.JSONEncoder().encode
+_encode_table = json.JSONEncoder(separators=("\0", ": ")).encode  # no text in JSON has a bare zero in it
 
 
-def _pretty(value: Any, indent: str = "", known: dict[int, str] | None = None) -> str:
+def _pretty(value: Any, indent: str = "") -> str:
     """Return JSON with a line for each entry, but not for each number of a shape."""
-    known = {} if known is None else known  # encoded values by their ids: equal facts of tensors are one dict
-    if not (isinstance(value, dict) and any(isinstance(item, dict) for item in value.values())):
-        if id(value) not in known:
-            known[id(value)] = _encode(value)
-        return known[id(value)]
-    deeper = indent + "  "
-    entries = [f"{deeper}{encode_basestring_ascii(key)}: {_pretty(item, deeper, known)}" for key, item in value.items()]
+    if not _holds_dicts(value):
+        return _encode(value)
+    deeper, first = indent + "  ", next(iter(value.values()))
+    if isinstance(first, dict) and not _holds_dicts(first):  # a table, as of files and of tensors: encoded at once
+        inner = _encode_table(value)[1:-1].replace("}\0", "},\n" + deeper).replace("\0", ", ")
+        return f"{{\n{deeper}{inner}\n{indent}}}"
+    entries = [f"{deeper}{encode_basestring_ascii(key)}: {_pretty(item, deeper)}" for key, item in value.items()]
     return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
 
 
-def tensor_facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _holds_dicts(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, dict) for item in value.values())
+
+
+def tensor_facts(
+    values: Mapping[str, Any], known: dict[Any, dict[str, Any]] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return dtype, shape, bytes and device of each tensor of a node; equal facts are one dict.
 
-    The device is left out if it is the CPU. Inverse of :func:`tensors_of`.
+    The device is left out if it is the CPU. ``known`` keeps the facts, for other nodes. Inverse of :func:`tensors_of`.
     """
-    known: dict[Any, dict[str, Any]] = {}
+    known = {} if known is None else known
     found = {}
     for key, value in values.items():
         if is_tensor(value) and not value.is_nested:
             kind = value.dtype, value.shape, value.layout, value.device
-            if kind not in known:
+            facts = known.get(kind)
+            if facts is None:
                 dtype, shape, size, device = TensorInfo.of(value, str(value.device))
-                facts = {"dtype": dtype, "shape": list(shape), "bytes": size, "device": device}
-                known[kind] = {key: fact for key, fact in facts.items() if (key, fact) != ("device", "cpu")}
-            found[key] = known[kind]
+                facts = known[kind] = {"dtype": dtype, "shape": list(shape), "bytes": size}
+                if device != "cpu":
+                    facts["device"] = device
+            found[key] = facts
     return found
 
 
@@ -308,11 +320,19 @@ def find_ties(items: Iterable[tuple[str, Any]]) -> list[list[str]]:
 
     Each group has two keys or more.
     """
-    from flambe_save.codecs.data import tie_key  # which needs torch, as tensors do
+    import torch  # as tensors do
 
+    from flambe_save.codecs.data import tie_key
+
+    tensors = [(key, value) for key, value in items if is_tensor(value)]
+    # Addresses of plain ones are quick to ask for, and nearly all differ; a tensor of another kind may have none
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    are_plain = all(type(one) in kinds and one.layout is torch.strided and not one.is_nested for _, one in tensors)
+    addresses = [value.data_ptr() if are_plain else 0 for _, value in tensors]
+    counts = Counter(addresses)
     groups: dict[Any, list[str]] = {}
-    for key, value in items:
-        shared = tie_key(value) if is_tensor(value) else None
+    for (key, value), address in zip(tensors, addresses, strict=True):
+        shared = tie_key(value) if counts[address] > 1 else None
         if shared is not None:
             groups.setdefault(shared, []).append(key)
     return [keys for keys in groups.values() if len(keys) > 1]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from flambe_save.pt import Draft
-from flambe_save.storage import Store
-from flambe_save.support.checksum import combine
+from flambe_save.storage import Store, put
+from flambe_save.support.checksum import combine, crc32, sha256_of
 from flambe_save.support.parallel import in_threads
 from flambe_save.support.progress import NO_PROGRESS, Progress
 
@@ -94,7 +94,7 @@ class Plan:
             Has begun already, with :attr:`size` bytes.
         """
 
-        def put(name: str) -> FileStats:
+        def place(name: str) -> FileStats:
             linked = link(name, store) if link is not None else None
             if linked is None:
                 return self._write(name, store, progress)
@@ -104,18 +104,22 @@ class Plan:
         # Threads do not speed up small files, which wait for Python's lock; large files come first, largest first
         large = [name for name, draft in self.files.items() if draft.size >= _LARGE] if store.is_concurrent else []
         large.sort(key=lambda name: -self.files[name].size)
-        facts = dict(zip(large, in_threads(put, large, threads), strict=True))
-        facts = {name: facts[name] if name in facts else put(name) for name in self.files}
+        facts = dict(zip(large, in_threads(place, large, threads), strict=True))
+        facts = {name: facts[name] if name in facts else place(name) for name in self.files}
         if self.seal is not None:
             name, data = self.seal(facts)
-            with store.writer(name, len(data)) as file:
-                file.write(data)
+            put(store, name, data)
 
     def _write(self, name: str, store: Store, progress: Progress) -> FileStats:
+        draft = self.files[name]
+        if draft.size < _LARGE:
+            data = bytes(draft)
+            put(store, name, data)
+            progress.advance(len(data))
+            return FileStats(len(data), crc32(data), sha256_of([data]) if self.digest is not None else None)
         import hashlib  # which loads OpenSSL
 
-        draft, checksum = self.files[name], 0
-        digest = hashlib.new(self.digest) if self.digest is not None else None
+        checksum, digest = 0, hashlib.new(self.digest) if self.digest is not None else None
         with store.writer(name, draft.size) as file:
             for chunk, piece in draft.chunks():
                 for part in progress.pieces(chunk):

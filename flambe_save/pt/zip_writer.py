@@ -93,6 +93,7 @@ _DATE = 33  # 1980-01-01, the earliest in a zip: files do not depend on the cloc
 MOST, _MANY = 0xFFFFFFFF, 0xFFFF  # stand for a number that is elsewhere, in 64 bits
 _LIMIT = MOST  # from which numbers need 64 bits
 _ALIGNMENT = 64  # of each record's content in the file, as torch.save has it
+_SMALL: Any = ctypes.c_ubyte * _LARGE  # memory from an address on: one type for all, since a type takes long to make
 _PADDING = b"FB"  # the extra field in which torch.save puts it
 
 
@@ -111,15 +112,14 @@ class ZipDraft(Draft):
         self._records = records
         self.opaque = opaque
         self._places: list[tuple[int, int]] = []  # offset of each record, and the size of its padding
-        here = 0
-        directory = 0
+        here = directory = 0
         for name, _, size in records:
             begin = here + HEADER.size + len(name) + (20 if size >= _LIMIT else 0)
             padding = -begin % _ALIGNMENT
             if 0 < padding < 4:  # an extra field has a header itself
                 padding += _ALIGNMENT
             self._places.append((here, padding))
-            directory += ENTRY.size + len(name) + _extra_size(size, here)
+            directory += ENTRY.size + len(name) + len(_extra(size, here))
             here = begin + padding + size
         self._directory_at = here
         self._directory_size = directory
@@ -150,39 +150,39 @@ class ZipDraft(Draft):
         return _checksum_if_same(self._chunks([int.from_bytes(raw, "little") for raw in claimed]), source, threads)
 
     def chunks(self) -> Iterator[tuple[Buffer, int]]:
-        return self._chunks([None] * len(self._records))
+        return self._chunks()
 
-    def _chunks(self, checksums: Sequence[int | None]) -> Iterator[tuple[Buffer, int]]:
-        """Yield the bytes; checksums that are given are not computed."""
-        directory = bytearray()
-        small = bytearray()
-        records = zip(self._records, self._places, checksums, strict=True)
+    def _chunks(self, checksums: Sequence[int | None] = ()) -> Iterator[tuple[Buffer, int]]:
+        """Yield the bytes; checksums of records that are given are not computed."""
+        directory, small = bytearray(), bytearray()
+        cpu = None  # the device, once one of its storages came
+        records = zip(self._records, self._places, checksums or [None] * len(self._records), strict=True)
         for (name, content, size), (offset, padding), known in records:
             held: Any = content
-            if not isinstance(content, bytes) and (content.device.type != "cpu" or content.is_shared()):
-                held = content.cpu() if content.device.type != "cpu" else content.clone()  # type: ignore[no-untyped-call]
-            if isinstance(held, bytes):
-                data: Buffer = held
-            else:
-                data = memory_of(held) if size >= _LARGE else ctypes.string_at(held.data_ptr(), size)
+            data: Any = content
+            if not isinstance(content, bytes):
+                if content.device != cpu and content.device.type != "cpu":
+                    held = content.cpu()  # type: ignore[no-untyped-call]
+                else:
+                    cpu = content.device
+                    held = content.clone() if content.is_shared() else content  # type: ignore[no-untyped-call]
+                address = _SMALL.from_address
+                data = memory_of(held) if size >= _LARGE else memoryview(address(held.data_ptr()))[:size]
             checksum = crc32(data) if known is None else known
-            large = size >= _LIMIT
-            extra = (struct.pack("<2H2Q", 1, 16, size, size) if large else b"") + _padding(padding)
-            short = MOST if large else size
-            version = _VERSION_64 if large else _VERSION
+            extra, more, version, short = _padding(padding), _extra(size, offset), _VERSION, size
+            if size >= _LIMIT:
+                extra, version, short = struct.pack("<2H2Q", 1, 16, size, size) + extra, _VERSION_64, MOST
             common = (0, 0, 0, _DATE, checksum, short, short, len(name))
             small += HEADER.pack(b"PK\3\4", version, *common, len(extra)) + name + extra
             if size < _LARGE:
                 small += data
-            else:
+            if size >= _LARGE or len(small) >= _LARGE:
                 yield small, crc32(small)
                 small = bytearray()
+            if size >= _LARGE:
                 yield data, checksum
-            more = _extra(size, offset)
-            version = _VERSION_64 if more else _VERSION
-            directory += ENTRY.pack(
-                b"PK\1\2", version, version, *common, len(more), 0, 0, 0, 0, MOST if offset >= _LIMIT else offset
-            )
+            version, place = (_VERSION_64, min(offset, MOST)) if more else (_VERSION, offset)
+            directory += ENTRY.pack(b"PK\1\2", version, version, *common, len(more), 0, 0, 0, 0, place)
             directory += name + more
         small += directory + self._end()
         yield small, crc32(small)
@@ -202,15 +202,12 @@ def _padding(size: int) -> bytes:
     return struct.pack("<2sH", _PADDING, size - 4) + b"Z" * (size - 4) if size else b""
 
 
-def _extra_size(size: int, offset: int) -> int:
-    numbers = 2 * (size >= _LIMIT) + (offset >= _LIMIT)
-    return 4 + 8 * numbers if numbers else 0
-
-
 def _extra(size: int, offset: int) -> bytes:
     """The 64-bit field of a record's directory entry, empty if 32 bits are enough."""
+    if size < _LIMIT > offset:
+        return b""
     numbers = ([size, size] if size >= _LIMIT else []) + ([offset] if offset >= _LIMIT else [])
-    return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
+    return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
 
 
 def zip_of(data: bytes, storages: Sequence[torch.UntypedStorage], opaque: Sequence[str] = ()) -> ZipDraft:

@@ -37,6 +37,7 @@ __all__ = [
     "local_path",
     "maker_of",
     "open_store",
+    "put",
     "whole_save",
 ]
 
@@ -71,6 +72,15 @@ class Store(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def put(store: Store, name: str, data: bytes) -> None:
+    """Write a small file to a store, all at once."""
+    if isinstance(store, FolderStore):
+        store.put(name, data)
+        return
+    with store.writer(name, len(data)) as file:
+        file.write(data)
 
 
 def open_store(

@@ -86,6 +86,7 @@ class AtomicWrite:
         self.path = name_beside(self.target, ASIDE)
         self.folder: Folder | None = None
         self._lock = Descriptors()
+        self._small = Descriptors()  # the file that :meth:`put` writes: one note of what to close does for all
         self._old: Path | None = None
         self._files: list[str] = []
         self._folders: dict[str, None] = {"": None}  # in the order of their making
@@ -117,6 +118,16 @@ class AtomicWrite:
         opened = Descriptors()
         folder.open(name, opened, CREATE_FLAGS)
         return self._opened(opened, size)
+
+    def put(self, name: str, data: bytes | bytearray) -> None:
+        """Create a file of a folder with all its bytes; not from several threads at once."""
+        folder = self._folder_for(name)
+        self._files.append(name)
+        folder.open(name, self._small, CREATE_FLAGS)
+        try:
+            WholeFile(self._small).write(data)
+        finally:
+            os.close(self._small.pop())
 
     def open(self, size: int = 0) -> BinaryIO:
         """Open the single file for writing."""
@@ -275,6 +286,7 @@ class AtomicWrite:
             self.folder.close()
             self.folder = None
         self._lock.close()
+        self._small.close()
         OURS.discard(self.path.name)
 
     # -------------------------------------------------------------------------------------------- the target

@@ -149,6 +149,11 @@ class FolderStore(_LocalStore):
         assert self._aside is not None, "a store is written inside its with block"
         return self._aside.create(name, size or 0)
 
+    def put(self, name: str, data: bytes | bytearray) -> None:
+        """Create a small file with all its bytes; not from several threads at once."""
+        assert self._aside is not None, "a store is written inside its with block"
+        self._aside.put(name, data)
+
     def link(self, name: str, other: FolderStore, meant: FileIdentity) -> bool:
         """Hard-link a name to the same name of another open store; False where that cannot be done.
 

@@ -689,6 +689,33 @@ def test_ties_are_of_memory_not_of_values() -> None:
     assert find_ties(values.items()) == [["a", "b"]]
 
 
+def test_ties_of_one_address_and_of_tensors_of_other_kinds() -> None:
+    """Groups are in the order of their first keys, whatever address they share; a subclass may be one with a tensor."""
+
+    class Marked(torch.Tensor):
+        pass
+
+    one, other = torch.ones(2, 2), torch.ones(2)
+    values = {"a": one, "b": other, "c": other, "d": one.t(), "e": one.t(), "f": torch.eye(2).to_sparse()}
+    assert find_ties(values.items()) == [["b", "c"], ["d", "e"]]
+    values = {"a": one, "b": other, "c": other.as_subclass(Marked)}
+    assert find_ties(values.items()) == [["b", "c"]]
+
+
+def test_the_lines_of_a_manifest() -> None:
+    """Each file and each tensor has a line of its own, also where names hold what JSON puts between entries."""
+    odd = 'a}\0", {'
+    facts = {"dtype": "float32", "shape": [2, 3], "bytes": 24}
+    node = {"folder": "", "class": "A", "version": "1.0.0", "tensors": {"w": facts, odd: facts}}
+    manifest = Manifest(files={odd: {"bytes": 1, "crc32": "0" * 8}, "b": {"bytes": 2, "crc32": "1" * 8}})
+    manifest.nodes = {"": node, "x": {**node, "tensors": {}}}
+    lines = manifest.to_json().decode().splitlines()
+    assert sum('"shape": [2, 3]' in line for line in lines) == sum('"crc32"' in line for line in lines) - 1 == 2
+    assert lines[-4] == '    "b": {"bytes": 2, "crc32": "11111111"}'
+    assert '      "tensors": {}' in lines
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
 # --------------------------------------------------------------------------------------------------- trust and stashes
 
 

@@ -262,6 +262,16 @@ def test_zips_of_very_many_records() -> None:
     assert same(CODEC.load(MemorySource(bytearray(data)), LoadOptions()), state)
 
 
+def test_small_records_are_gathered_in_pieces() -> None:
+    """What lies between large records is gathered up to a megabyte, however much it is."""
+    state = OrderedDict((str(index), torch.full((1000,), float(index))) for index in range(1000))
+    state["large"] = torch.zeros(1 << 19)
+    chunks = [(bytes(chunk), crc) for chunk, crc in CODEC.dump(state, DumpOptions()).chunks()]
+    assert [len(chunk) for chunk, _ in chunks if len(chunk) > (1 << 20) + 5000] == [2 << 20]
+    assert len(chunks) > 5
+    assert all(zlib.crc32(chunk) == crc for chunk, crc in chunks)
+
+
 @pytest.mark.skipif(not TORTURE, reason="writes 9 GB: make torture")
 def test_files_past_4_gib(tmp_path: Path) -> None:
     """A tensor past 4 GiB, and one behind it, are written and read, by torch too."""
