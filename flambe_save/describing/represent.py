@@ -87,7 +87,10 @@ class Representer(LinkWriter):
         is_constant = kind is tuple and all(isinstance(item, pyyaml.ScalarNode) for item in node.value)
         if not isinstance(node, pyyaml.ScalarNode) and not is_constant:
             self._written.alive.append(value)
-            (self._written.nodes if self._own == before else self._nodes)[id(value)] = node
+            if self._own == before:
+                self._written.share(value, node)
+            else:
+                self._nodes[id(value)] = node
         return node
 
     def represent_sequence(self, tag: str, values: Iterable[Any], path: Trail = None) -> pyyaml.Node:

@@ -31,7 +31,8 @@ class Written:
     """
 
     def __init__(self) -> None:
-        self.nodes: dict[int, pyyaml.Node] = {}
+        self.nodes: dict[int, pyyaml.Node] = {}  # by the ids of values
+        self.shared: dict[int, pyyaml.Node] = {}  # these by their own ids, and those of which there is a newer one
         self.unsaid: set[tuple[int, str]] = set()  # (id of object, attribute) that no config can hold
         self.referred: set[int] = set()  # the ids of tensors that are referred to
         self.keyed: set[int] = set()  # those that are referred to by their keys in the state
@@ -41,6 +42,15 @@ class Written:
         self.extensions: dict[int, tuple[pyyaml.Node, dict[str, str]]] = {}  # module -> its pip requirement
         self.defaults: dict[int, pyyaml.Node] = {}  # they are indented as if nothing were around them
         self._meanings: dict[tuple[str, type], dict[str, str]] = {}
+        # And of the shared nodes, and all in them
+        self.surveys: dict[int, Any] = {}
+        self.parents: dict[int, int] = {}
+        self.pieces: dict[int, str | None] = {}  # their texts in one line, where all is indented around them
+
+    def share(self, value: Any, node: pyyaml.Node) -> None:
+        """Keep the node of a value for other configs."""
+        self.nodes[id(value)] = node
+        self.shared[id(node)] = node
 
     def note(self, node: pyyaml.Node, tag: str, cls: type) -> None:
         """Note the class that a node's tag means."""
@@ -49,6 +59,9 @@ class Written:
             meaning = self._meanings[tag, cls] = {tag: written_path(cls)}
         _, inner = self.tags.get(id(node), (node, None))  # of one that a to_yaml has passed on
         self.tags[id(node)] = node, meaning if inner is None else {**meaning, **inner}
+        if id(node) in self.surveys and not meaning.items() <= self.surveys[id(node)].tags.items():
+            self.surveys.clear()
+            self.parents.clear()
 
 
 class Context(NamedTuple):
