@@ -324,39 +324,3 @@ def _is_known_type(dtype: Any) -> bool:
         return all(_is_known_type(dtype.fields[name][0]) for name in dtype.names)
     is_own = type(dtype).__module__ == "numpy.dtypes"
     return is_own or f"{dtype.type.__module__}.{dtype.type.__qualname__}" in EXTENSION_TYPES
-
-
-class Portable:
-    """Pickles as a tensor or storage, in a bare pickle of any pickle module.
-
-    Storages become whole torch files in the zip format, because the old format would write a memory address.
-    """
-
-    def __init__(self, item: Any, made: dict[int, Portable]) -> None:
-        self._item = item
-        self._made = made
-
-    @classmethod
-    def wrapper(cls) -> Callable[[Any], Portable]:
-        """A function that wraps the tensors of one pickle, which share storages as before."""
-        made: dict[int, Portable] = {}
-        return lambda item: cls(item, made)
-
-    def __reduce__(self) -> Any:
-        if isinstance(self._item, torch.Tensor):
-            rebuild, arguments, *_ = self._item.__reduce_ex__(2)  # type: ignore[no-untyped-call]
-            return rebuild, self._wrapped(arguments)
-        buffer = io.BytesIO()
-        torch.save(self._item, buffer)
-        return torch.storage._load_from_bytes, (buffer.getvalue(),)
-
-    def _wrapped(self, value: Any) -> Any:
-        """Wrap all tensors and storages among a reduction's arguments."""
-        if isinstance(value, tuple):
-            return type(value)(self._wrapped(item) for item in value) if type(value) is tuple else value
-        if isinstance(value, torch.Tensor):
-            return Portable(value, self._made)
-        if isinstance(value, (torch.UntypedStorage, torch.storage.TypedStorage)):
-            untyped: Any = getattr(value, "_untyped_storage", value)
-            return self._made.setdefault(untyped._cdata, Portable(value, self._made))
-        return value

@@ -11,8 +11,9 @@ import io
 import pickle
 from typing import Any
 
-from flambe_save.codecs.data import Portable, say_what, to_data
+from flambe_save.codecs.data import say_what, to_data
 from flambe_save.codecs.dense import dump_plain
+from flambe_save.codecs.nested import Portable
 from flambe_save.codecs.pickling import elsewhere_of, pickled_once, unpicklable
 from flambe_save.codecs.torch_reading import load_data
 from flambe_save.codecs.trusting import load_trusting

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import types
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -211,16 +212,26 @@ def _typed(untyped: torch.UntypedStorage, kind: Any) -> Any:
     return make(wrap_storage=untyped, dtype=kind, _internal=True)
 
 
-def unpickle_data(stream: io.BytesIO, options: LoadOptions, storage_of: Any = None, *, is_nested: bool = False) -> Any:
-    """Unpickle one object as data, under the caller's trust."""
-    nested = None if is_nested else lambda data: _storage_in(data, options)
+def unpickle_data(
+    stream: io.BytesIO,
+    options: LoadOptions,
+    storage_of: Any = None,
+    *,
+    is_nested: bool = False,
+    files: Mapping[bytes, Source] = types.MappingProxyType({}),
+) -> Any:
+    """Unpickle one object as data, under the caller's trust; some bytes in it stand for files."""
+    left = {**files}  # each is read once, so that a pickle takes no more memory than its file
+    nested = None if is_nested else lambda data: _storage_in(data, options, left)
     return DataUnpickler(stream, options, storage_of=storage_of, nested=nested).unpickle()
 
 
-def _storage_in(data: Any, options: LoadOptions) -> Any:
+def _storage_in(data: Any, options: LoadOptions, files: dict[bytes, Source]) -> Any:
     """Stand in for ``torch.storage._load_from_bytes``, which reads a torch file of one storage."""
-    is_torch = isinstance(data, bytes) and (data[:4] == ZIP_MAGIC or LEGACY_TORCH in data[:32])
-    check(is_torch, "a nested torch file that is not one")
-    found = load_data(MemorySource(bytearray(data)), replace(options, checksums_known=False), is_nested=True)
+    check(isinstance(data, bytes), "a nested torch file that is not one")
+    source = files.pop(data, None) or MemorySource(bytearray(data))
+    begin = bytes(source.piece(0, 32))
+    check(begin[:4] == ZIP_MAGIC or LEGACY_TORCH in begin, "a nested torch file that is not one")
+    found = load_data(source, replace(options, checksums_known=False), is_nested=True)
     check(isinstance(found, (torch.UntypedStorage, torch.storage.TypedStorage)), "a nested torch file of other values")
     return found

@@ -6,7 +6,7 @@ import contextlib
 import io
 import pickle
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -23,22 +23,30 @@ from flambe_save.registry import MOVED
 from flambe_save.state import State
 
 
-def unpickle_trusting(stream: io.BytesIO, options: LoadOptions) -> Any:
+def unpickle_trusting(
+    stream: io.BytesIO, options: LoadOptions, *, files: Mapping[bytes, Source] = types.MappingProxyType({})
+) -> Any:
     """Unpickle by the caller's pickle module, which may run anything.
+
+    ``files`` are torch files that bytes in the pickle stand for; only an Unpickler can look them up.
 
     Raises
     ------
     LoadError
         If it raises, or has a ``load`` of its own but no Unpickler, which ``map_location`` needs.
     """
-    load = options.pickle_module.load
-    has_unpickler = hasattr(options.pickle_module, "Unpickler") or load is pickle.load
-    if not has_unpickler and options.map_location is not None:
+    if not has_unpickler(options) and options.map_location is not None:
         raise LoadError(
             "a pickle module without an Unpickler cannot follow map_location", fix="Pass pickle_module=dill."
         )
     with as_load_errors(options):
-        return (trusting_module(options).load if has_unpickler else load)(stream, **options.pickle_load_args)
+        load = trusting_module(options, files).load if has_unpickler(options) else options.pickle_module.load
+        return load(stream, **options.pickle_load_args)
+
+
+def has_unpickler(options: LoadOptions) -> bool:
+    """Whether the caller's pickle module has an Unpickler, which looks names up."""
+    return hasattr(options.pickle_module, "Unpickler") or options.pickle_module.load is pickle.load
 
 
 def load_trusting(source: Source, options: LoadOptions) -> Any:
@@ -77,11 +85,13 @@ def as_load_errors(options: LoadOptions) -> Iterator[None]:
         ) from error
 
 
-def trusting_module(options: LoadOptions) -> Any:
+def trusting_module(options: LoadOptions, files: Mapping[bytes, Source] = types.MappingProxyType({})) -> Any:
     """The caller's pickle module, with Flambe's State and ``map_location`` in its Unpickler."""
     base: Any = getattr(options.pickle_module, "Unpickler", pickle.Unpickler)
 
-    def load_from_bytes(data: bytes) -> Any:
+    def load_from_bytes(data: Any) -> Any:
+        source = files.get(data) if type(data) is bytes else None
+        data = data if source is None else bytes(source.piece(0, source.size))
         return torch.load(io.BytesIO(data), cast(Any, options.map_location), weights_only=False)
 
     class Unpickler(base):  # type: ignore[misc]

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from flambe_save.errors import CorruptSaveError, SaveNotFoundError, SaveReplacedError, UnknownFormatError
 from flambe_save.formats.contents import Contents, NodeContents
@@ -30,18 +30,24 @@ from flambe_save.layout import (
     VERSION_KEY,
     what_it_is,
 )
-from flambe_save.pt import Draft, DumpOptions, MemorySource, TensorInfo
-from flambe_save.pt.opcodes import pickle_end
+from flambe_save.pt import Draft, DumpOptions, Source, TensorInfo, open_source
+from flambe_save.pt.opcodes import walk
 from flambe_save.registry import CODECS
 from flambe_save.state import State
 from flambe_save.storage import Store
 from flambe_save.storage.filesystem import identity
-from flambe_save.support.checksum import crc32
+from flambe_save.support.checksum import combine, crc32, sha256_of
 from flambe_save.tree import SaveTreeNode, prefixed, state_from_tree, tree_from_state
+
+if TYPE_CHECKING:
+    import torch
+
+    from flambe_save.pt.zip_writer import Buffer
 
 # Size and checksum of the pickle, behind it: unpicklers stop at its end
 _TRAILER = re.compile(rb"(\nflambe_save (\d{1,20}) bytes(?: sha256 ([0-9a-f]{64}))?) crc32 ([0-9a-f]{8})\n")
-_STEP = 16 << 20  # bytes that are read at once
+_STEP = 1 << 20  # bytes that are read at once
+_LONGEST_TRAILER = 200  # bytes, and more than it has
 _FIX = "Take it from a copy of the save."
 _FIRST_BYTES = b"\x80"  # every pickle since protocol 2 begins so
 
@@ -71,15 +77,22 @@ class PickleFormat:
                 metadata[key] = {**local, STASH_KEY: stash}
                 opaque += found
         metadata[DIRECTORIES_KEY] = sorted(state.components)
-        data = bytes(draft := CODECS["pickle"].dump(plain, options))
+        draft = CODECS["pickle"].dump(plain, options)
         opaque = [*draft.opaque, *opaque]
-        file = Draft(data, _trailer(data, options.digest), opaque=opaque)
+        file = _SealedDraft(draft, options.digest, opaque)
         return Plan({"": file}, opaque=opaque, referring=referring, codec="pickle")
 
     def read(self, store: Store, options: ReadOptions) -> Saved:
         """Unpickle the State and cut it into its tree."""
-        data, trailer = _read_checked(store, options)
-        values = CODECS["pickle"].load(MemorySource(data), replace(options.values, file=options.where))
+        with store.reader("") as file:
+            found = _checked(file, options)
+            try:
+                values = CODECS["pickle"].load(found.source, replace(options.values, file=options.where))
+            except CorruptSaveError as error:
+                found.check_again(error)
+                raise
+            found.check_again()
+        options.values.progress.finish()
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise UnknownFormatError(
                 f"the pickle holds a {type(values).__name__}, not a State",
@@ -101,12 +114,12 @@ class PickleFormat:
                 file=options.where,
                 fix=f"Its nodes are: {', '.join(repr(prefix) for prefix in state.components if prefix)[:400]}.",
             )
-        digest = "sha256" if trailer is not None and trailer[3] is not None else None
+        digest = "sha256" if found.trailer is not None and found.trailer[3] is not None else None
         tags: dict[str, str] = {}
         for local in state._metadata.values():
             if isinstance(local, dict) and isinstance(local.get(TAGS_KEY), dict):
                 tags |= {tag: path for tag, path in local[TAGS_KEY].items() if isinstance(path, str)}
-        return Saved(node, find_ties(state_from_tree(node).items()), tags, trailer is not None, digest=digest)
+        return Saved(node, find_ties(state_from_tree(node).items()), tags, found.trailer is not None, digest=digest)
 
     def inspect(self, store: Store, options: ReadOptions) -> Contents:
         """Inspect the file; the pickle is read when a component is asked for."""
@@ -155,7 +168,8 @@ class _PickleContents(Contents):
 
         @functools.cache
         def digest() -> str:
-            return hashlib.sha256(_read_checked(self._store, self._options)[0]).hexdigest()
+            with self._store.reader("") as opened:
+                return sha256_of(_checked(opened, self._options).pieces())
 
         nodes = {
             prefix: _HeldNode(node, locations, asks, functools.partial(found_again, prefix), digest)
@@ -172,7 +186,8 @@ class _PickleContents(Contents):
 
     def verify(self) -> Iterator[Damage]:
         try:
-            _read_checked(self._store, self._options, digests=True)
+            with self._store.reader("") as file:
+                _checked(file, self._options, digests=True)
         except CorruptSaveError as error:
             yield Damage(None, self._options.where, error.message)
 
@@ -245,17 +260,74 @@ def _describes_components(metadata: Any) -> bool:
     return True
 
 
-def _trailer(data: bytes, digest: str | None) -> bytes:
+class _SealedDraft(Draft):
+    """A pickle with its trailer, which is known when the pickle is written."""
+
+    def __init__(self, draft: Draft, digest: str | None, opaque: Sequence[str]) -> None:
+        self._draft, self._digest, self.opaque = draft, digest, opaque
+        self.size = draft.size + len(_trailer(draft.size, 0, digest and hashlib.new(digest)))
+
+    @property
+    def storages(self) -> list[torch.UntypedStorage]:
+        return self._draft.storages
+
+    @property
+    def pickled(self) -> bytes:
+        return self._draft.pickled
+
+    def with_storages(self, change: Callable[[torch.UntypedStorage], torch.UntypedStorage]) -> Draft:
+        return _SealedDraft(self._draft.with_storages(change), self._digest, self.opaque)
+
+    def chunks(self) -> Iterator[tuple[Buffer, int]]:
+        size = checksum = 0
+        digest = self._digest and hashlib.new(self._digest)
+        for chunk, piece in self._draft.chunks():
+            yield chunk, piece
+            size, checksum = size + len(chunk), combine(checksum, piece, len(chunk))
+            if digest:
+                digest.update(chunk)
+        end = _trailer(size, checksum, digest)
+        yield end, crc32(end)
+
+
+def _trailer(size: int, checksum: int, digest: Any) -> bytes:
     """Return the trailer of a pickle, whose checksum covers the pickle and its own beginning."""
-    extra = f" {digest} {hashlib.new(digest, data).hexdigest()}" if digest is not None else ""
-    begin = f"\nflambe_save {len(data)} bytes{extra}".encode()
-    return begin + b" crc32 %08x\n" % crc32(begin, crc32(data))
+    extra = f" {digest.name} {digest.hexdigest()}" if digest else ""
+    begin = f"\nflambe_save {size} bytes{extra}".encode()
+    return begin + b" crc32 %08x\n" % crc32(begin, checksum)
 
 
-def _read_checked(store: Store, options: ReadOptions, *, digests: bool = False) -> tuple[bytes, re.Match[bytes] | None]:
-    """Return the pickle, verified with its trailer's checksum, and the trailer.
+class _Checked(NamedTuple):
+    """A pickle that matches its trailer: where it ends, and its checksum; of Flambe's own neither is known."""
 
-    Pickles of Flambe have no trailer.
+    source: Source
+    where: str
+    end: int
+    trailer: re.Match[bytes] | None = None
+    checksum: int = 0
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Yield the bytes of the pickle."""
+        return (self.source.piece(here, min(here + _STEP, self.end)) for here in range(0, self.end, _STEP))
+
+    def check_again(self, error: CorruptSaveError | None = None) -> None:
+        """Compare what was unpickled with what was checked before that.
+
+        Raises
+        ------
+        SaveReplacedError
+            If the file was changed in between.
+        """
+        if self.trailer is not None and not self.source.is_held and self.source.checksum(0, self.end) != self.checksum:
+            raise SaveReplacedError(
+                "the save was changed while it was read", file=self.where, fix="Load it again."
+            ) from error
+
+
+def _checked(file: BinaryIO, options: ReadOptions, *, digests: bool = False) -> _Checked:
+    """Compare a pickle with the checksum in its trailer; pickles of Flambe have none.
+
+    No large file is in memory as a whole.
 
     Raises
     ------
@@ -264,33 +336,25 @@ def _read_checked(store: Store, options: ReadOptions, *, digests: bool = False) 
     CorruptSaveError
         If it is damaged.
     """
-    where, progress = options.where, options.values.progress
-    with store.reader("") as file:
-        start = file.read(200)
-        if start[:1] != _FIRST_BYTES or what_it_is(start) is not None:
-            what, fix = what_it_is(start) or ("not a pickle", "A save is a folder, a .pkl or a .tar.gz.")
-            raise UnknownFormatError(f"{where!r} is {what}, and not a save", file=where, fix=fix.replace("FILE", where))
-        progress.begin(file.seek(0, io.SEEK_END))
-        file.seek(len(start))
-        pieces = [start]
-        while piece := file.read(_STEP):
-            pieces.append(piece)
-            progress.advance(len(piece))
-        data = b"".join(pieces)
+    where, values = options.where, options.values
+    values.progress.begin(file.seek(0, io.SEEK_END))
+    file.seek(0)
+    source = open_source(file, threads=values.threads, progress=values.progress, passes=2)
+    start = bytes(source.piece(0, 200))
+    if start[:1] != _FIRST_BYTES or what_it_is(start) is not None:
+        what, fix = what_it_is(start) or ("not a pickle", "A save is a folder, a .pkl or a .tar.gz.")
+        raise UnknownFormatError(f"{where!r} is {what}, and not a save", file=where, fix=fix.replace("FILE", where))
     try:
-        end = pickle_end(data)
+        end = walk(lambda start, stop: bytes(source.piece(start, stop)), source.size)
     except pickle.UnpicklingError as error:
         raise CorruptSaveError(f"the pickle cannot be read: {error}", file=where, fix=_FIX) from error
-    if len(data) == end:
-        return data, None
-    body = data[:end]
-    found = _TRAILER.fullmatch(data, end)
-    is_whole = (
-        found is not None
-        and int(found[2]) == end
-        and int(found[4], 16) == crc32(found[1], crc32(body))
-        and not (digests and found[3] is not None and hashlib.sha256(body).hexdigest().encode() != found[3])
-    )
-    if not is_whole:
-        raise CorruptSaveError("the file is damaged: it does not match its checksum", file=where, fix=_FIX)
-    return body, found
+    if source.size == end:
+        return _Checked(source, where, end)
+    trailer = _TRAILER.fullmatch(source.piece(end, min(end + _LONGEST_TRAILER, source.size)))
+    if trailer is not None and int(trailer[2]) == end:
+        found = _Checked(source, where, end, trailer, source.checksum(0, end))
+        if int(trailer[4], 16) == crc32(trailer[1], found.checksum) and not (
+            digests and trailer[3] is not None and sha256_of(found.pieces()).encode() != trailer[3]
+        ):
+            return found
+    raise CorruptSaveError("the file is damaged: it does not match its checksum", file=where, fix=_FIX)

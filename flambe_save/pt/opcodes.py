@@ -5,7 +5,9 @@ from __future__ import annotations
 import _compat_pickle
 import pickle
 import pickletools
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 
 def present_name(module: str, name: str, protocol: int) -> tuple[str, str]:
@@ -26,6 +28,19 @@ _COUNT_BYTES = {
 }
 _LINES = {ord("c"): 2, ord("i"): 2}
 _STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95"))
+_TEXTS, _BYTES = b"X\x8d", b"B\x8e"  # opcodes of a text or bytes, whose size has four or eight bytes
+_LONGEST = 16  # bytes of an opcode and its size, at least
+_WINDOW = 1 << 16  # bytes of a pickle that are looked at at a time
+_LARGE = 1 << 16  # bytes of an argument
+
+
+class LargeArgument(NamedTuple):
+    """A large text, or bytes, in a pickle and in no frame: where its opcode and its content begin, and its end."""
+
+    opcode: int
+    start: int
+    stop: int
+    is_text: bool
 
 
 def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = None) -> int:
@@ -36,8 +51,40 @@ def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = No
     pickle.UnpicklingError
         If it is damaged, or a count or memo index is larger than the pickle: that would take as much memory.
     """
-    raw, here, end = bytes(data), 0, len(data)
-    while here < end:
+    raw = bytes(data)
+    return walk(lambda start, stop: raw[start:stop], len(raw), codes, window=len(raw))
+
+
+def walk(
+    read: Callable[[int, int], bytes],
+    end: int,
+    codes: set[int] | None = None,
+    large: list[LargeArgument] | None = None,
+    window: int = _WINDOW,
+) -> int:
+    """Find the end of a pickle as :func:`pickle_end` does, but read no large argument.
+
+    Parameters
+    ----------
+    read : callable
+        Returns the bytes from one place to another.
+    end : int
+        How many there are.
+    codes : set of int, optional
+        Takes the opcodes.
+    large : list of LargeArgument, optional
+        Takes the large texts and bytes.
+    window : int
+        How many bytes are read at once.
+    """
+    base, raw = 0, read(0, min(window, end))  # what is read, and where it begins
+    here = unframed = 0  # in what is read; and the end of the last frame
+    limit = _limit(raw, base, end)
+    while base + here < end:
+        if here > limit:
+            base, here = base + here, 0
+            raw = read(base, min(base + window, end))
+            limit = _limit(raw, base, end)
         code = raw[here]
         size = _ARGUMENT_BYTES.get(code)
         if size is None:
@@ -46,25 +93,38 @@ def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = No
         if codes is not None:
             codes.add(code)
         if code == _STOP:
-            return here
+            return base + here
         if code in (_LONG_BINPUT, _FRAME):
-            if int.from_bytes(raw[here : here + size], "little") > end:
+            number = int.from_bytes(raw[here : here + size], "little")
+            if number > end:
                 raise pickle.UnpicklingError("an index or a size larger than the pickle")
             here += size
+            unframed = base + here + number if code == _FRAME else unframed
         elif size >= 0:
             here += size
         elif size == pickletools.UP_TO_NEWLINE:
             start = here
             for _ in range(_LINES.get(code, 1)):
-                here = raw.find(b"\n", here) + 1 or end
+                while (found := raw.find(b"\n", here)) < 0 and base + len(raw) < end:
+                    raw = read(base, min(base + 2 * len(raw), end))
+                here = found + 1 or len(raw)
+            limit = _limit(raw, base, end)
             if code == _PUT and len(raw[start:here].strip()) > len(str(end)):
                 raise pickle.UnpicklingError("an index larger than the pickle")
         else:
             width = _COUNT_BYTES[size]
-            here += width + int.from_bytes(raw[here : here + width], "little")
-            if here > end:
+            opcode, count = base + here - 1, int.from_bytes(raw[here : here + width], "little")
+            here += width + count
+            if base + here > end:
                 raise pickle.UnpicklingError("a count larger than the pickle")
+            if count >= _LARGE and large is not None and code in _TEXTS + _BYTES and opcode >= unframed:
+                large.append(LargeArgument(opcode, base + here - count, base + here, code in _TEXTS))
     raise pickle.UnpicklingError("it ends too early")
+
+
+def _limit(raw: bytes, base: int, end: int) -> int:
+    """The place from which more has to be read, before the next opcode is looked at."""
+    return len(raw) - _LONGEST if base + len(raw) < end else len(raw)
 
 
 def globals_of(data: bytes) -> Iterator[str]:
@@ -96,3 +156,36 @@ def globals_of(data: bytes) -> Iterator[str]:
                 strings.append(last)
     except ValueError:
         return  # the pickle is damaged here
+
+
+_LOAD = ("global", "torch.storage._load_from_bytes")
+_ENCODE = ("global", "_codecs.encode")
+
+
+def torch_files_in(data: bytes) -> Iterator[str | bytes]:
+    """Yield texts and bytes that a pickle gives to torch as the file of a storage; runs nothing."""
+    recent: deque[Any] = deque([None] * 8, maxlen=8)  # what was pushed, and opcodes that push nothing known
+    memo: dict[int, Any] = {}
+    protocol = 0
+    for opcode, argument, _ in pickletools.genops(data):
+        name = opcode.name
+        if name == "PROTO":
+            protocol = int(str(argument))
+        elif name == "MEMOIZE" or name.endswith("PUT"):
+            memo[len(memo) if argument is None else int(str(argument))] = recent[-1]
+        elif name.endswith("GET"):
+            recent.append(memo.get(int(str(argument))))
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            module, _, path = (f"{recent[-2]} {recent[-1]}" if argument is None else str(argument)).partition(" ")
+            recent.append(("global", ".".join(present_name(module, path, protocol))))
+        elif name != "FRAME":
+            recent.append(argument if isinstance(argument, (str, bytes)) else name)
+        if name == "REDUCE":
+            before, encode, text, codec, *calls = recent
+            if before == _LOAD and encode == _ENCODE and codec == "latin1" and calls == _CALLS:
+                yield text
+            elif calls[0] == _LOAD and isinstance(calls[1], bytes) and calls[2:] == _CALLS[2:]:
+                yield calls[1]
+
+
+_CALLS = ["TUPLE2", "REDUCE", "TUPLE1", "REDUCE"]

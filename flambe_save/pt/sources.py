@@ -155,10 +155,11 @@ class FileSource:
 
     def checksum(self, start: int = 0, stop: int | None = None) -> int:
         total, stop = 0, self.size if stop is None else stop
+        begins = sorted(self._known)
         while start < stop:
             end, found = self._known.get(start, (0, 0))
             if not start < end <= stop:
-                end = min([begin for begin in self._known if begin > start] + [stop])
+                end = min([*begins[(after := bisect.bisect_right(begins, start)) : after + 1], stop])
                 kept = self.kept(start, end)
                 found = self._count(start, end) if kept is None else crc32(kept)
             total = combine(total, found, end - start)
