@@ -298,7 +298,10 @@ def _trailer(size: int, checksum: int, digest: Any) -> bytes:
 
 
 class _Checked(NamedTuple):
-    """A pickle that matches its trailer: where it ends, and its checksum; of Flambe's own neither is known."""
+    """A pickle that matches its trailer, its end and its checksum.
+
+    A pickle of Flambe has neither trailer nor checksum.
+    """
 
     source: Source
     where: str

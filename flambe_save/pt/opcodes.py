@@ -35,7 +35,7 @@ _LARGE = 1 << 16  # bytes of an argument
 
 
 class LargeArgument(NamedTuple):
-    """A large text, or bytes, in a pickle and in no frame: where its opcode and its content begin, and its end."""
+    """A large text or bytes in no frame: where its opcode and its content begin, and its end."""
 
     opcode: int
     start: int
