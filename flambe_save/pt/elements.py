@@ -54,8 +54,8 @@ def elements_of(data: Any, dtype: str, shape: Sequence[int], stride: Sequence[in
     whole = as_strided(flat, [length for length, _ in sizes], [step for _, step in sizes])
     # With .flat, numpy copies only the piece of what lies in another order
     row: Any = whole.reshape(-1) if whole.flags.c_contiguous else whole.flat
-    for start in range(0, whole.size, most):
-        yield decode(row[start : start + most], dtype)
+    pieces = (row[start : start + most] for start in range(0, whole.size, most))
+    yield from map(functools.partial(decode, dtype=dtype), pieces) if _is_decoded(dtype) else pieces
 
 
 def decode(raw: Array, dtype: str) -> Array:
@@ -76,11 +76,15 @@ def decode(raw: Array, dtype: str) -> Array:
     return _table(dtype)[bits] if dtype in _SMALL else bits
 
 
+def _is_decoded(dtype: str) -> bool:
+    """Whether numpy's type for the bits is not that of the numbers."""
+    return dtype in _WIDENED or dtype in _SMALL
+
+
 def _bits_of(dtype: str) -> numpy.dtype[Any]:
     if dtype not in ITEM_SIZES:
         raise NotImplementedError(f"{dtype} has no numbers of a byte or more")
-    is_known = dtype not in _WIDENED and dtype not in _SMALL
-    found: Any = numpy.dtype(dtype if is_known else f"u{ITEM_SIZES[dtype]}")
+    found: Any = numpy.dtype(f"u{ITEM_SIZES[dtype]}" if _is_decoded(dtype) else dtype)
     in_files: numpy.dtype[Any] = found.newbyteorder("<")  # on any machine
     return in_files
 
