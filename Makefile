@@ -16,12 +16,17 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python examples/quickstart.py
 
+# The programs that tests start compile nothing again, whatever the shell says of bytecode; each worker begins with its
+# share of the tests, in their order, and takes from another's when it is done
+test quick torture: export PYTHONDONTWRITEBYTECODE =
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(PYTEST)
 
 # Some of all parts of the package, while one works on it
 quick: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto -m "not slow and not process and not browser"
+	$(PYTEST) -m "not slow and not process and not browser"
 
 # Objects of some fifty libraries, in an environment of their own; it writes the table in docs/libraries.md
 ecosystem:
@@ -32,7 +37,7 @@ ecosystem:
 
 # The long form of the tests that kill, cut, fill up and damage; docs/reliability.md has the figures of one run
 torture: $(READY)
-	FLAMBE_SAVE_TORTURE=1 $(BIN)/python -m pytest --numprocesses auto -rP tests/durability tests/test_interrupts.py tests/hostile/test_fuzz.py tests/test_round_trip.py tests/pt/test_drafts_and_sources.py tests/describing/test_random_modules.py tests/describing/test_edits.py
+	FLAMBE_SAVE_TORTURE=1 $(PYTEST) -rP tests/durability tests/test_interrupts.py tests/hostile/test_fuzz.py tests/test_round_trip.py tests/pt/test_drafts_and_sources.py tests/describing/test_random_modules.py tests/describing/test_edits.py
 
 # Beside its peers, in about a quarter of an hour; benchmarks/README.md says how. Flambe is code alone: what it requires is of 2019
 bench: $(READY)

@@ -5,13 +5,17 @@ Here is also what `make quick` leaves out: the marks `slow`, `process` and `brow
 
 from __future__ import annotations
 
+import gc
+import importlib
 import random
 import sys
 from collections import defaultdict
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.seeding import seed
 
 from flambe_save import opening
 
@@ -23,7 +27,7 @@ for _folder in ("flambe_0_4", "before_rooms"):  # so that the modules behind the
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Make every test start from the same random numbers."""
-    torch.manual_seed(0)
+    seed(0)
     torch.set_num_threads(1)
     opening._warned.clear()  # each test is told of what needs trust
 
@@ -50,6 +54,20 @@ MARKS: dict[str, frozenset[str]] = {  # files
 STARTS_PYTHON = ("run_program", "run_python", "subprocess", "command", "on_terminal", "deaths")
 SLOW = frozenset(("test_both_ways_of_reading_agree", "test_sets_do_not_depend_on_the_hash_seed", "test_any_sizes"))
 MANY = 12  # cases of one test, of which `make quick` takes a tenth
+# They fork the process of the tests, which takes longer the more memory it has
+FORKING = frozenset(
+    (
+        *("test_crash", "test_faults", "test_power_cut", "test_concurrent", "test_large_trees"),
+        *("test_hostile", "test_doors", "test_fuzz", "test_forks"),
+    )
+)
+# They import large libraries, which stay in memory
+LIBRARIES = frozenset(
+    (
+        *("test_geometric", "test_lightning", "test_peft", "test_sklearn", "test_timm", "test_transformers"),
+        *("test_resuming_libraries", "test_wrapped_training"),
+    )
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,9 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run files, and the tests of each, in a random order")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what takes long, what starts other programs, and all but a tenth of a test's many cases; shuffle."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Mark what takes long, what starts other programs, and all but a tenth of a test's many cases; order the rest."""
     mark(items)
+    yield  # deselects
+    arrange(items)
     seed = config.getoption("shuffle")
     if seed is not None:
         draw = random.Random(seed)
@@ -67,6 +88,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         place = {path: number for number, path in enumerate(draw.sample(files, len(files)))}
         draw.shuffle(items)
         items.sort(key=lambda item: place[item.path])  # a fixture of a file is made once
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collections, of which some tests make many, look at what the tests make alone.
+
+    Without this each looks at all that was imported too, and copies its memory in each forked process.
+    """
+    importlib.import_module("hypothesis")  # its start looks for referrers, which are not found afterwards
+    gc.collect()
+    gc.freeze()
+
+
+def arrange(items: list[pytest.Item]) -> None:
+    """Put tests that fork first, and those of large libraries where the second of two workers begins."""
+    forking = [item for item in items if item.path.stem in FORKING]
+    libraries = [item for item in items if item.path.stem in LIBRARIES]
+    others = [item for item in items if item.path.stem not in FORKING | LIBRARIES]
+    half = max(0, len(items) // 2 - len(forking))
+    while 0 < half < len(others) and others[half].path == others[half - 1].path:  # a fixture of a file is made once
+        half += 1
+    items[:] = [*forking, *others[:half], *libraries, *others[half:]]
 
 
 def mark(items: list[pytest.Item]) -> None:

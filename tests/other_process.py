@@ -97,6 +97,7 @@ def _template() -> subprocess.Popen[str]:
 _TEMPLATE = """
 import atexit, json, os, signal, sys, threading, traceback, types, warnings
 import torch, flambe_save
+flambe_save.save, flambe_save.load  # imports what they need
 
 def program(asked):
     for number, name in (1, "stdout"), (2, "stderr"):

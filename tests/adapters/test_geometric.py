@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,54 +11,32 @@ import torch
 from other_process import run_python
 from torch import nn
 
-from flambe_save import Component, load, save, untrusted
-
-pytest.importorskip("torch_geometric", reason="pip install torch-geometric")
-
-from torch_geometric.nn import GATConv, GCNConv, GraphNorm, SAGEConv, global_mean_pool
+from flambe_save import load, save, untrusted
 
 
-class GraphClassifier(Component, nn.Module):
-    """A graph network, whose layers its constructor makes."""
-
-    def __init__(self, features: int, hidden: int, classes: int, heads: int = 2) -> None:
-        super().__init__()
-        self.first = GCNConv(features, hidden)
-        self.norm = GraphNorm(hidden)
-        self.second = GATConv(hidden, hidden, heads=heads)
-        self.third = SAGEConv(hidden * heads, hidden)
-        self.head = nn.Linear(hidden, classes)
-
-    def forward(self, x: torch.Tensor, edges: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
-        """Return the classes' scores for each graph."""
-        x = self.norm(self.first(x, edges), batch).relu()
-        x = self.third(self.second(x, edges).relu(), edges)
-        return self.head(global_mean_pool(x, batch))  # type: ignore[no-any-return]
+@pytest.fixture(scope="module")
+def net() -> Any:
+    """The module with the network; only a process that runs these tests imports the library."""
+    pytest.importorskip("torch_geometric", reason="pip install torch-geometric")
+    return importlib.import_module("geometric_net")
 
 
-def graphs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return two graphs: features of seven nodes, edges, and which graph each node is in."""
-    x = torch.linspace(-1, 1, 7 * 5).reshape(7, 5)
-    edges = torch.tensor([[0, 1, 1, 2, 3, 4, 5, 6], [1, 0, 2, 1, 4, 5, 6, 3]])
-    return x, edges, torch.tensor([0, 0, 0, 1, 1, 1, 1])
-
-
-def test_round_trip_in_another_process(tmp_path: Path) -> None:
+def test_round_trip_in_another_process(net: Any, tmp_path: Path) -> None:
     """A graph network gives the same outputs, to the bit, where another process loads it without trust."""
-    model = GraphClassifier(5, 8, 3)
+    model = net.GraphClassifier(5, 8, 3)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(*graphs()), torch.tensor([0, 2])).backward()
+        nn.functional.cross_entropy(model(*net.graphs()), torch.tensor([0, 2])).backward()
         optimizer.step()
     path = save(model, tmp_path / "model")
     with torch.no_grad():
-        torch.save(model.eval()(*graphs()), tmp_path / "outputs.pt")
+        torch.save(model.eval()(*net.graphs()), tmp_path / "outputs.pt")
     assert untrusted(path) == []
     told: Any = run_python(
         """
 import json, sys, torch, flambe_save
-from test_geometric import graphs
+from geometric_net import graphs
 model, expected = flambe_save.load(sys.argv[1]).eval(), torch.load(sys.argv[2])
 with torch.no_grad():
     outputs = model(*graphs())
@@ -70,8 +49,8 @@ print(json.dumps([type(model).__name__, torch.equal(outputs, expected), open(sys
     assert "GraphClassifier\nfeatures: 5\nhidden: 8\nclasses: 3\n" in told[2]
 
 
-def test_a_state_alone(tmp_path: Path) -> None:
+def test_a_state_alone(net: Any, tmp_path: Path) -> None:
     """Weights go from one network to another that is there."""
-    one, other = GraphClassifier(5, 8, 3), GraphClassifier(5, 8, 3)
+    one, other = net.GraphClassifier(5, 8, 3), net.GraphClassifier(5, 8, 3)
     other.load_state(load(save(one, tmp_path / "model")).get_state(), strict=True)
-    assert torch.equal(one.eval()(*graphs()), other.eval()(*graphs()))
+    assert torch.equal(one.eval()(*net.graphs()), other.eval()(*net.graphs()))

@@ -136,7 +136,7 @@ def test_killed_at_every_operation(
     deaths = [(step, "before") for step in range(1, len(operations) + 1)]
     deaths += [(step, "half") for step, operation in enumerate(operations, 1) if operation.half is not None]
     if not TORTURE and len(deaths) > 30:
-        deaths = deaths[:: 3 if mode == {} else 5]  # the torture does every one
+        deaths = deaths[:: 4 if mode == {} else 7]  # the torture does every one
     deaths += [(step, "after") for step, operation in enumerate(operations, 1) if operation.name in SWAPS]
     seen: Counter[str] = Counter()
     for step, when in deaths:

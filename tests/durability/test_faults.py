@@ -302,7 +302,7 @@ def steps_of(
         return steps
     swaps = [step for step in steps if tried[step - 1] in ("rename", "replace", "link", "exchange")]
     around = [step + beside for step in swaps for beside in (-1, 0, 1, 2) if 0 < step + beside <= count]
-    return sorted({*steps[:2], *steps[:: count // 5], *around, *steps[-2:]})
+    return sorted({*steps[:2], *steps[:: count // 3], *around, *steps[-2:]})
 
 
 def is_whole(path: Path) -> bool:
