@@ -79,7 +79,7 @@ def test_two_writers(name: str, flags: tuple[bool, bool], overwrite: bool, tmp_p
     if overwrite:
         write(Whole(9), path, flags)
     results: Counter[str] = Counter()
-    rounds = times(6, 200)
+    rounds = times(4, 200)
     for round_ in range(rounds):
         if not overwrite:
             _clear(tmp_path)
