@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.candidate import Candidate, Place, Way, sync
 from benchmarks.workloads import Work
+from flambe_save.storage.filesystem import Folder, Kind
 
 KEPT = 2 << 30  # bytes of results that stay while others are timed
 MANY = 100  # files; folders with as many stay until the work is done
@@ -80,26 +81,31 @@ class Folders:
         return self._sources[way.save]
 
     def delete(self) -> None:
-        """Delete all of it."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Delete all of it, if there is any."""
+        if not self.root.exists():
+            return
+        with Folder(self.root) as folder:  # shutil's way recurses, and a save may have a thousand levels
+            folder.remove_all()
+        self.root.rmdir()
+
+
+def _files(folder: Path) -> dict[str, os.stat_result]:
+    """Return the facts of all files in a folder, at any depth."""
+    with Folder(folder) as found:
+        return {name: found.stat(name) for name, kind in found.walk() if kind is not Kind.FOLDER}
 
 
 def _sync(folder: Path) -> None:
     """Write big files to the disk now, so that the system does not, or slows writers down, while others are timed."""
-    paths = [Path(root, name) for root, _, files in os.walk(folder) for name in files]
-    for path in paths if len(paths) < MANY else ():
-        sync(path)
+    names = _files(folder)
+    for name in names if len(names) < MANY else ():
+        sync(folder / name)
 
 
 def usage(folder: Path) -> tuple[int, int]:
-    """Return how many bytes and files a folder holds that no other folder has links to."""
-    size = count = 0
-    for root, _, files in os.walk(folder):
-        for name in files:
-            status = os.lstat(os.path.join(root, name))
-            count += 1
-            size += status.st_size if status.st_nlink == 1 else 0
-    return size, count
+    """Return how many bytes a folder holds that no other folder has links to, and how many files."""
+    files = _files(folder).values()
+    return sum(facts.st_size for facts in files if facts.st_nlink == 1), len(files)
 
 
 def settle(deleted: int) -> None:
