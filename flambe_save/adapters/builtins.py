@@ -227,7 +227,7 @@ def agree(recorded: Schema, now: Schema) -> bool:
 def _print_of_built(cls: type, arguments: dict[str, Any]) -> Print | None:
     """Return the print of a module that arguments build on the meta device; None if they fail."""
     # Most layers of a model are built with the same few numbers, of which the repr is enough
-    key = (cls, repr(arguments)) if all(type(value) in _NUMBERS for value in arguments.values()) else None
+    key = (cls, repr(arguments)) if all(map(_is_of_numbers, arguments.values())) else None
     if key is not None and key in _built:
         return _built[key]
     try:
@@ -246,6 +246,11 @@ def _build(value: Any) -> Any:
     if type(value) is not Schema:
         return value
     return value.component_subclass(**{name: _build(item) for name, item in value.keywords.items()})
+
+
+def _is_of_numbers(value: Any) -> bool:
+    """Whether a value is a number or text, or a tuple of these, as the shape of a LayerNorm is."""
+    return type(value) in _NUMBERS or (type(value) is tuple and all(type(item) in _NUMBERS for item in value))
 
 
 _NUMBERS = (bool, int, float, str, type(None))

@@ -6,7 +6,6 @@ are visited after everything else, when parameters have their final types and de
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from flambe_save.adapters.stateful import in_parts, noting_failure
 from flambe_save.describing.describe import assembled, describe_as, described, with_lost
 from flambe_save.errors import StateMismatchWarning, UnsupportedObjectError, quote_some, warn
 from flambe_save.layout import DTYPES_KEY, ENTRIES_KEY, PARAMS_LAST_KEY, SHAPES_KEY, STEPPED_KEY
+from flambe_save.objects.arguments import signature_of
 from flambe_save.objects.assembly import attributes_of
 from flambe_save.objects.optimizers import hooks_of, is_data, parameters_of
 from flambe_save.schema.link import Link, ParameterLink
@@ -202,7 +202,8 @@ def _call_of(obj: Optimizer) -> Schema | None:
     groups = own[GROUPS]
     known = {} if recorded is None else recorded.keywords
     arguments: dict[str, Any] = {}
-    for name in [*inspect.signature(type(obj)).parameters][1:]:
+    cls: Any = type(obj)
+    for name in [*signature_of(cls).parameters][1:]:
         link = known.get(name)
         if isinstance(link, Link) and link.is_resolved and _are_equal(link.resolved, obj.defaults.get(name)):
             arguments[name] = link

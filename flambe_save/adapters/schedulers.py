@@ -17,6 +17,7 @@ from flambe_save.classes.well_known import torch_class
 from flambe_save.describing.changes import Changes
 from flambe_save.describing.describe import edited, is_by_parts
 from flambe_save.layout import ENTRIES_KEY
+from flambe_save.objects.arguments import signature_of
 from flambe_save.objects.optimizers import is_data
 from flambe_save.objects.special import is_used_by_torch
 from flambe_save.schema.schema import Schema, schema_of
@@ -104,7 +105,8 @@ def _arguments_of(obj: Any) -> dict[str, Any]:
     read = _FIXED.get(type(obj).__name__)
     if read is not None:
         return read(obj)
-    parameters = list(inspect.signature(type(obj)).parameters)[1:]
+    cls: Any = type(obj)
+    parameters = list(signature_of(cls).parameters)[1:]
     return {name: getattr(obj, name) for name in parameters if name not in ("last_epoch", "verbose")}
 
 

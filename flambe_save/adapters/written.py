@@ -154,11 +154,13 @@ class WrittenParts:
 
     def keep_apart(self, key: str, value: torch.Tensor) -> None:
         """Copy a parameter's value if another shares its memory: a load would make them one."""
-        if value.layout != torch.strided or value.is_meta or not value.numel() or nn.parameter.is_lazy(value):
+        if value.layout != torch.strided or nn.parameter.is_lazy(value):
             return
-        owner = self._memory.setdefault(value.data_ptr(), value)
+        address = value.data_ptr()  # none on meta, and of a tensor without elements
+        if not address or self._memory.setdefault(address, value) is value:
+            return
         held = self._state.get(key)
-        if owner is value or tie_key(owner) != tie_key(value):
+        if tie_key(self._memory[address]) != tie_key(value):
             return
         if type(held) is torch.Tensor:
             self._state[key] = held.clone()

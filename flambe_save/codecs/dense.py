@@ -39,29 +39,27 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
     parts: dict[Any, torch.Tensor] = {}  # of larger storages, each as a tensor of its own bytes
     numbers: dict[int, int] = {}  # of storages
     types: list[torch.dtype] = []  # of the elements of each storage
-    layouts: dict[Any, tuple[bytes, bytes]] = {}  # shapes and strides, pickled
+    layouts: dict[Any, bytes] = {}  # number of elements, shapes and strides, pickled
     memo: dict[Any, bytes] = {}
+    places: dict[torch.device, str] = {}
 
-    def recall(what: Any, first: bytes) -> bytes:
-        known = memo.get(what)
-        if known is None:
-            number = bytes((NEXT_FREE + len(memo),))
-            known, memo[what] = first + b"q" + number, b"h" + number
-        return known
+    def note(what: Any, first: bytes) -> bytes:
+        number = bytes((NEXT_FREE + len(memo),))
+        memo[what] = b"h" + number
+        return first + b"q" + number
 
     begin = FIRST[REBUILD] + b"((" + FIRST[STORAGE]
     for key, value in values.items():
         if type(value) is not torch.Tensor or type(key) is not str or not is_plain(value):
             return None
-        dtype, count = value.dtype, value.numel()
-        whole = value.untyped_storage()
+        dtype, whole = value.dtype, value.untyped_storage()
         if not fills_storage(value):
             view = tie_key(value) or len(parts)
             if view not in parts:
                 parts[view] = compact(value)
             value = parts[view]
             whole = value.untyped_storage()
-            if whole.nbytes() != count * value.element_size():
+            if whole.nbytes() != value.numel() * value.element_size():
                 return None  # it repeats elements
         number = numbers.setdefault(whole._cdata, len(storages))
         if number == len(storages):
@@ -69,22 +67,20 @@ def dump_plain(values: Mapping[str, Any], protocol: int) -> tuple[bytes, list[to
             types.append(dtype)
         elif types[number] is not dtype:
             return None  # the pickler raises an error for it
-        name, place = STORAGE_NAMES[dtype], location_tag(whole)
+        place = places.get(whole.device)
+        if place is None:
+            place = places[whole.device] = location_tag(whole)
         layout = value.shape, value.stride()
         if layout not in layouts:
-            layouts[layout] = _ints(layout[0]), _ints(layout[1])
-        shape, stride = layouts[layout]
+            shape, stride = map(_ints, layout)
+            layouts[layout] = _int(value.numel()) + b"tQK\0" + shape + stride + b"\x89h\2)RtR"
         pieces += (
             _text(key.encode("utf-8", "surrogatepass")),
             begin,
-            recall(dtype, b"ctorch\n%s\n" % name.encode()),
+            memo.get(dtype) or note(dtype, b"ctorch\n%s\n" % STORAGE_NAMES[dtype].encode()),
             _text(b"%d" % number),
-            recall(place, _text(place.encode())),
-            _int(count),
-            b"tQK\0",
-            shape,
-            stride,
-            b"\x89h\2)RtR",
+            memo.get(place) or note(place, _text(place.encode())),
+            layouts[layout],
         )
         begin = b"h\0((h\1"
     if values:

@@ -97,8 +97,7 @@ def inside_of(root: Any) -> Inside:
         seen[id(item)] = item
         schema = _schema_of(item)
         if keys and isinstance(item, torch.nn.Module):
-            modules = dict(modules_in(item)[1:])
-            tensors = {**dict(item.named_parameters()), **dict(item.named_buffers())}
+            modules, tensors = _named_in(item)
             # Changes refer to these as they were made, before their own changes
             as_made = tuple(f"{name}." for name, inner in modules.items() if "changes" in keys and id(inner) in made)
             for name, plain in plain_keys(item, tensors).items():
@@ -123,6 +122,21 @@ def inside_of(root: Any) -> Inside:
             (loose if is_inner_loose else firm).append(((*keys, key), value))
         stack += reversed(firm)
     return Inside(found, described, linkable, seen)
+
+
+def _named_in(module: torch.nn.Module) -> tuple[dict[str, torch.nn.Module], dict[str, torch.Tensor]]:
+    """Return the modules inside a module, and all their tensors, each by the first of its names."""
+    inside = modules_in(module)
+    tensors: dict[str, torch.Tensor] = {}
+    for table in ("_parameters", "_buffers"):
+        seen: set[int] = set()
+        for path, inner in inside:
+            begin = f"{path}." if path else ""
+            for name, tensor in inner.__dict__[table].items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    tensors[begin + name] = tensor
+    return dict(inside[1:]), tensors
 
 
 def _schema_of(item: Any) -> Schema | None:

@@ -37,51 +37,51 @@ def survey(root: Any, written: Written) -> Mapping[int, Survey]:
     """Return the surveys of a config's nodes by their ids; keep those that other configs need."""
     found: dict[int, Any] = {}  # of this config alone; None for a node that is being looked at
     parents: dict[int, int] = {}
-    stack: list[tuple[Any, bool, Iterator[Any]]] = []
+    kept = written.surveys
+    stack: list[tuple[Any, bool, list[Any], Iterator[Any]]] = []
 
     def push(node: Any, is_kept: bool) -> None:
         found[id(node)] = None
-        stack.append((node, is_kept or id(node) in written.shared, iter(children_of(node))))
+        children = children_of(node)
+        inner = [child for child in children if not isinstance(child, pyyaml.ScalarNode)]
+        stack.append((node, is_kept or id(node) in written.shared, children, iter(inner)))
 
-    if id(root) not in written.surveys:
+    if id(root) not in kept:
         push(root, False)
     while stack:
-        node, is_kept, rest = stack[-1]
-        for child in rest:
-            if not isinstance(child, pyyaml.ScalarNode) and id(child) not in written.surveys and id(child) not in found:
-                push(child, is_kept)
-                break
-        else:
-            stack.pop()
-            is_tree = _is_tree(node, parents, written.parents, is_kept)
-            surveyed = _surveyed(node, is_tree, written, found)
-            if is_kept:
-                del found[id(node)]
-                written.surveys[id(node)] = surveyed
-            else:
-                found[id(node)] = surveyed
-    return ChainMap(found, written.surveys)
+        node, is_kept, children, inner = stack[-1]
+        child = next((child for child in inner if id(child) not in kept and id(child) not in found), None)
+        if child is not None:
+            push(child, is_kept)
+            continue
+        stack.pop()
+        number, is_tree = id(node), _has_each_once(node, children)
+        owners = written.parents if is_kept else parents
+        for child in children:
+            is_tree = is_tree and parents.get(id(child), number) == number == written.parents.get(id(child), number)
+            owners[id(child)] = number
+        surveyed = _surveyed(node, children, is_tree, written, found)
+        if is_kept:
+            del found[number]
+        (kept if is_kept else found)[number] = surveyed
+    return ChainMap(found, kept)
 
 
-def _is_tree(node: Any, own: dict[int, int], kept: dict[int, int], is_kept: bool) -> bool:
-    """Note a node as the parent of its children; whether it is the only one, and keys are texts."""
-    number, children = id(node), children_of(node)
-    is_tree = len({*map(id, children)}) == len(children)
-    for child in children:
-        is_tree = is_tree and own.get(id(child), number) == number == kept.get(id(child), number)
-        (kept if is_kept else own)[id(child)] = number
+def _has_each_once(node: Any, children: list[Any]) -> bool:
+    """Whether a node has each child once, and no keys that are lists or mappings."""
     is_mapping = isinstance(node, pyyaml.MappingNode)
-    return is_tree and not (is_mapping and any(not isinstance(key, pyyaml.ScalarNode) for key, _ in node.value))
+    has_keys = is_mapping and any(not isinstance(key, pyyaml.ScalarNode) for key, _ in node.value)
+    return not has_keys and len({*map(id, children)}) == len(children)
 
 
-def _surveyed(node: Any, is_tree: bool, written: Written, found: Mapping[int, Any]) -> Survey:
+def _surveyed(node: Any, children: list[Any], is_tree: bool, written: Written, found: Mapping[int, Any]) -> Survey:
     """Put the surveys of a node's children together."""
     tags = dict(written.tags[id(node)][1]) if id(node) in written.tags else {}
     extensions = dict(written.extensions[id(node)][1]) if id(node) in written.extensions else {}
     if isinstance(node, pyyaml.ScalarNode):
         return Survey(tags, extensions)
     depth = 0
-    for child in children_of(node):
+    for child in children:
         if isinstance(child, pyyaml.ScalarNode):
             if id(child) in written.tags:
                 tags.update(written.tags[id(child)][1])
@@ -91,6 +91,7 @@ def _surveyed(node: Any, is_tree: bool, written: Written, found: Mapping[int, An
             is_tree = False
             continue
         tags.update(inner.tags)
-        extensions.update(inner.extensions)
+        if inner.extensions:
+            extensions.update(inner.extensions)
         depth, is_tree = max(depth, inner.depth), is_tree and inner.is_tree
     return Survey(tags, extensions, depth + 1, is_tree)
