@@ -5,16 +5,19 @@ The keys are documented in docs/format.md; a change of their meaning is a change
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
+import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flambe_save._version import __version__
 from flambe_save.errors import CorruptSaveError, ProtocolError, quote, quote_some
@@ -23,11 +26,15 @@ from flambe_save.layout import HIGHEST_PROTOCOL, MANIFEST_FILE, PROTOCOL
 from flambe_save.pt import TensorInfo, is_tensor
 from flambe_save.support.checksum import crc32, sha256_of
 
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
 _FORMAT = "flambe_save"
 MANIFEST_VERSION = 1
 HAS_MANIFEST = "# of a save by flambe_save, which has a manifest.json"  # shows that a manifest was lost
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a package
-_NAME_LINE, _VERSION_LINE = (re.compile(rf"^{key}: *(.+?) *$", re.MULTILINE) for key in ("Name", "Version"))
+_NAME_LINE, _VERSION_LINE = (re.compile(rf"^{key}: *(.+?)[ \r]*$", re.MULTILINE) for key in ("Name", "Version"))
+_HEAD = 4096  # bytes of a package's metadata, which has its name and version in the first lines
 _MOST_NAMES = 100  # of packages whose versions are compared
 _PYTHON = ".".join(map(str, sys.version_info[:3]))
 _MOST_AXES = 1000  # of a tensor
@@ -342,14 +349,25 @@ def find_ties(items: Iterable[tuple[str, Any]]) -> list[list[str]]:
 def _installed() -> dict[str, str]:
     from importlib.metadata import distributions
 
-    found = {}
-    for item in distributions():
-        # item.metadata would parse the package's description too, and take a hundred times as long
+    return dict(found for found in map(_name_and_version, distributions()) if found is not None)
+
+
+def _name_and_version(item: Distribution) -> tuple[str, str] | None:
+    """Return both from the first lines of a package's metadata, without its description.
+
+    ``item.metadata`` would parse all of it, and take a hundred times as long.
+    """
+    folder: Any = getattr(item, "_path", None)  # of packages in folders, as nearly all are
+    name = version = None
+    for file in ("METADATA", "PKG-INFO") if isinstance(folder, Path) else ():
+        with contextlib.suppress(OSError), open(os.path.join(folder, file), "rb") as opened:
+            text = opened.read(_HEAD).decode("utf-8", "replace")
+            name, version = _NAME_LINE.search(text), _VERSION_LINE.search(text)
+            break
+    if name is None or version is None:
         text = item.read_text("METADATA") or item.read_text("PKG-INFO") or ""
-        name, number = (pattern.search(text) for pattern in (_NAME_LINE, _VERSION_LINE))
-        if name is not None and number is not None:
-            found[name[1]] = number[1]
-    return found
+        name, version = _NAME_LINE.search(text), _VERSION_LINE.search(text)
+    return (name[1], version[1]) if name is not None and version is not None else None
 
 
 def packages(classes: Iterable[str] = ()) -> dict[str, str]:
@@ -380,10 +398,12 @@ def changed_packages(saved: Mapping[str, str]) -> list[str]:
 
 @functools.lru_cache(maxsize=1000)
 def _version_of(name: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, distribution
 
     try:
-        return version(name)
+        item = distribution(name)
+        found = _name_and_version(item)
+        return found[1] if found is not None else item.version
     except (PackageNotFoundError, ValueError):
         return None
 

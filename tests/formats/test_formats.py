@@ -28,6 +28,7 @@ from flambe_save.errors import (
     UntrustedError,
 )
 from flambe_save.formats import Damage, Format, ReadOptions, Saved, format_of
+from flambe_save.formats import manifest as manifests
 from flambe_save.formats.directory import DIRECTORY
 from flambe_save.formats.manifest import Manifest, find_ties, packages, requirements
 from flambe_save.formats.pickle import PICKLE
@@ -817,6 +818,26 @@ def test_a_card_beside_the_root_is_passed_over() -> None:
     for name in ("notes.md", "encoder/README.md"):
         with pytest.raises(CorruptSaveError, match="not of this save"):
             read({**files, name: b""})
+
+
+def test_packages_of_any_metadata_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and versions are those of the metadata, however its lines end, and wherever they stand in it."""
+    files = {
+        "one_odd-1.0.dist-info/METADATA": "Metadata-Version: 2.1\r\nName: One.odd \r\nVersion: 1.0\r\n\r\ntext",
+        "late-2.0.dist-info/METADATA": f"License: {'x' * 9000}\nName: late\nVersion: 2.0\n",
+        "egg-3.0.egg-info/PKG-INFO": "Name: egg\nVersion: 3.0\n",
+        "none-4.0.dist-info/METADATA": "Name: none\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(text.encode())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(manifests, "_installed", manifests._installed.__wrapped__)
+    monkeypatch.setattr(manifests, "_version_of", manifests._version_of.__wrapped__)
+    lines = requirements().splitlines()
+    assert {"One.odd==1.0", "late==2.0", "egg==3.0"} <= {*lines}
+    assert not any(line.startswith("none==") for line in lines)
+    assert {"late": "2.0", "egg": "3.0"}.items() <= packages(["late.Thing", "egg.Thing"]).items()
 
 
 def test_requirements_are_installed_packages() -> None:
