@@ -27,7 +27,7 @@ from flambe_save import (
     verify,
 )
 from flambe_save.storage import FolderStore, direct_io
-from flambe_save.storage.filesystem import Descriptors
+from flambe_save.storage.filesystem import Descriptors, WholeFile
 from flambe_save.support.parallel import in_threads
 from flambe_save.testing.codec import same
 
@@ -284,6 +284,30 @@ def test_a_full_disk_under_a_durable_save(model: Whole, tmp_path: Path, monkeypa
         save(model, tmp_path / "run", durable=True)
     assert os.listdir(tmp_path) == []
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_large_file_is_written_in_parts(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads write one file, and its bytes are those of one thread, on systems without such calls too."""
+    state = {f"t{index}": torch.randn(size) for index, size in enumerate((10, 5_000_001, 300_000, 7, 262_144))}
+    parts: list[int] = []
+    write_at = WholeFile.write_at
+
+    def counted(self: WholeFile, data: memoryview, offset: int) -> None:
+        parts.append(len(data))
+        write_at(self, data, offset)
+
+    monkeypatch.setattr(WholeFile, "write_at", counted)
+    save_state_to_file(state, tmp_path / "parts", threads=threads, digest="sha256")
+    assert sum(parts) == 4 * (5_000_001 + 300_000 + 262_144)
+    assert len(parts) > 4
+    monkeypatch.delattr(os, "pwrite")
+    monkeypatch.setattr("flambe_save.storage.filesystem.c_function", lambda name: None)
+    save_state_to_file(state, tmp_path / "in order", threads=threads, digest="sha256")
+    for name in ("state.pt", "manifest.json"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "in order" / name).read_bytes()
+    assert verify(tmp_path / "parts") == []
+    assert all(torch.equal(value, state[key]) for key, value in torch.load(tmp_path / "parts" / "state.pt").items())
 
 
 # ------------------------------------------------------------------------------------------------ small files

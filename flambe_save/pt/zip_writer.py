@@ -9,7 +9,7 @@ import ctypes
 import functools
 import pickle
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from flambe_save.pt.sources import Source, memory_of
@@ -60,6 +60,10 @@ class Draft:
         """A draft of the same file that reads other storages of the same sizes."""
         return self
 
+    def large_parts(self) -> dict[int, memoryview]:
+        """Memory of large parts of the file that can be written in any order, by their offsets."""
+        return {}
+
     def chunks(self) -> Iterator[tuple[Buffer, int]]:
         """Yield the file's bytes in pieces, each with its CRC-32.
 
@@ -67,6 +71,10 @@ class Draft:
         """
         for piece in self._pieces:
             yield piece, crc32(piece)
+
+    def chunks_knowing(self, checksums: Mapping[int, int]) -> Iterator[tuple[Buffer, int]]:
+        """Yield what :meth:`chunks` does, given checksums of :meth:`large_parts` by their offsets."""
+        return self.chunks()
 
     def same_as(self, source: Source, threads: int = 1) -> int | None:
         """The file's CRC-32 if a source has the same bytes; else None.
@@ -111,16 +119,17 @@ class ZipDraft(Draft):
     def __init__(self, records: Sequence[Record], opaque: Sequence[str] = ()) -> None:
         self._records = records
         self.opaque = opaque
-        self._places: list[tuple[int, int]] = []  # offset of each record, and the size of its padding
+        self._places: list[tuple[int, int, int]] = []  # offset of each record, size of its padding, offset of its bytes
         here = directory = 0
         for name, _, size in records:
             begin = here + HEADER.size + len(name) + (20 if size >= _LIMIT else 0)
             padding = -begin % _ALIGNMENT
             if 0 < padding < 4:  # an extra field has a header itself
                 padding += _ALIGNMENT
-            self._places.append((here, padding))
+            begin += padding
+            self._places.append((here, padding, begin))
             directory += ENTRY.size + len(name) + len(_extra(size, here))
-            here = begin + padding + size
+            here = begin + size
         self._directory_at = here
         self._directory_size = directory
         self._is_large = here + self._directory_size >= _LIMIT or len(records) >= _MANY
@@ -146,18 +155,26 @@ class ZipDraft(Draft):
         if source.size != self.size:
             return None
         at = HEADER.size - 16  # of a header's checksum
-        claimed = [bytes(source.piece(offset + at, offset + at + 4)) for offset, _ in self._places]
-        return _checksum_if_same(self._chunks([int.from_bytes(raw, "little") for raw in claimed]), source, threads)
+        claimed = [bytes(source.piece(offset + at, offset + at + 4)) for offset, _, _ in self._places]
+        known = {begin: int.from_bytes(raw, "little") for (_, _, begin), raw in zip(self._places, claimed, strict=True)}
+        return _checksum_if_same(self.chunks_knowing(known), source, threads)
+
+    def large_parts(self) -> dict[int, memoryview]:
+        found: dict[int, memoryview] = {}
+        for (_, content, size), (_, _, begin) in zip(self._records, self._places, strict=True):
+            if size < _LARGE or isinstance(content, bytes):
+                continue
+            if content.device.type == "cpu" and not content.is_shared():
+                found[begin] = memory_of(content)
+        return found
 
     def chunks(self) -> Iterator[tuple[Buffer, int]]:
-        return self._chunks()
+        return self.chunks_knowing({})
 
-    def _chunks(self, checksums: Sequence[int | None] = ()) -> Iterator[tuple[Buffer, int]]:
-        """Yield the bytes; checksums of records that are given are not computed."""
+    def chunks_knowing(self, checksums: Mapping[int, int]) -> Iterator[tuple[Buffer, int]]:
         directory, small = bytearray(), bytearray()
         cpu = None  # the device, once one of its storages came
-        records = zip(self._records, self._places, checksums or [None] * len(self._records), strict=True)
-        for (name, content, size), (offset, padding), known in records:
+        for (name, content, size), (offset, padding, begin) in zip(self._records, self._places, strict=True):
             held: Any = content
             data: Any = content
             if not isinstance(content, bytes):
@@ -168,7 +185,7 @@ class ZipDraft(Draft):
                     held = content.clone() if content.is_shared() else content  # type: ignore[no-untyped-call]
                 address = _SMALL.from_address
                 data = memory_of(held) if size >= _LARGE else memoryview(address(held.data_ptr()))[:size]
-            checksum = crc32(data) if known is None else known
+            checksum = checksums[begin] if begin in checksums else crc32(data)
             extra, more, version, short = _padding(padding), _extra(size, offset), _VERSION, size
             if size >= _LIMIT:
                 extra, version, short = struct.pack("<2H2Q", 1, 16, size, size) + extra, _VERSION_64, MOST

@@ -25,6 +25,7 @@ from flambe_save.storage.filesystem import (
     WholeFile,
     exchange,
     rename_new,
+    reserve,
     sync_folder,
     sync_tree,
 )
@@ -34,7 +35,7 @@ from flambe_save.storage.modes import keep_modes, keep_modes_of_folder
 from flambe_save.storage.overwrite import is_save_folder
 from flambe_save.support.undoing import note_undo
 
-_DIRECT = 1 << 20  # bytes from which a durable file is written past the page cache
+_LARGE = 1 << 20  # bytes from which a durable file is written past the page cache, and blocks are reserved
 
 
 class AtomicWrite:
@@ -136,8 +137,10 @@ class AtomicWrite:
         return self._opened(opened, size)
 
     def _opened(self, opened: Descriptors, size: int) -> BinaryIO:
-        if self._durable and size >= _DIRECT and go_direct(opened[0]):
-            return cast(BinaryIO, DirectFile(opened))
+        if size >= _LARGE:
+            if self._durable and go_direct(opened[0]):
+                return cast(BinaryIO, DirectFile(opened))
+            reserve(opened[0], size)
         return cast(BinaryIO, WholeFile(opened))
 
     def link(self, name: str, other: Folder, meant: FileIdentity) -> bool:

@@ -230,20 +230,21 @@ def open_regular(open_it: Callable[[Descriptors], object], name: str, folder: Pa
     LoadError
         If it may not be read, or is not a regular file.
     """
-    shown = str(folder / name)
     with Descriptors() as opened:
         try:
             open_it(opened)
         except FileNotFoundError:
             raise KeyError(name) from None
         except PermissionError as error:
-            raise LoadError(f"you may not read {name!r}", file=shown, fix="Ask its owner for permission.") from error
+            raise LoadError(
+                f"you may not read {name!r}", file=str(folder / name), fix="Ask its owner for permission."
+            ) from error
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
-            raise CorruptSaveError(f"cannot read {name!r}: {error.strerror}", file=shown) from error
+            raise CorruptSaveError(f"cannot read {name!r}: {error.strerror}", file=str(folder / name)) from error
         if not stat.S_ISREG(os.fstat(opened[0]).st_mode):
-            raise CorruptSaveError(f"{name!r} is not a regular file", file=shown)
+            raise CorruptSaveError(f"{name!r} is not a regular file", file=str(folder / name))
         return io.FileIO(opened.pop())  # without a buffer: callers read all at once, or buffer themselves
 
 
@@ -270,6 +271,16 @@ class WholeFile:
             size += os.write(self._opened[0], memoryview(data)[size:])
         return size
 
+    def write_at(self, data: memoryview, offset: int) -> None:
+        """Write bytes at an offset, from any thread; the place of :meth:`write` stays."""
+        while data:
+            count = os.pwrite(self._opened[0], data, offset)
+            data, offset = data[count:], offset + count
+
+    def skip(self, count: int) -> None:
+        """Move the place of :meth:`write` behind bytes that were written already."""
+        os.lseek(self._opened[0], count, os.SEEK_CUR)
+
     def close(self) -> None:
         """Close the file."""
         self._opened.close()
@@ -279,6 +290,18 @@ class WholeFile:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Ask for the disk's blocks of a new file at once, where the system can; it stays empty.
+
+    Else the system looks for them with each write, which takes a third of the time of writing.
+    """
+    call = c_function("fallocate")
+    if call is not None:
+        keep_size = 1
+        call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+        call(descriptor, keep_size, 0, size)  # where it fails, writing says why
 
 
 def open_file(path: Path) -> BinaryIO:

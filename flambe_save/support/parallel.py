@@ -137,6 +137,8 @@ if hasattr(os, "register_at_fork"):
 
 def spans(start: int, stop: int, threads: int, least: int) -> list[tuple[int, int]]:
     """Cut a range of bytes into spans of at least ``least`` bytes, one for each thread at most."""
-    count = max(1, min(threads, (stop - start) // least))
-    step = max(1, -(-(stop - start) // count))
-    return [(begin, min(begin + step, stop)) for begin in range(start, stop, step)] or [(start, stop)]
+    count = min(threads, (stop - start) // least)
+    if count <= 1:
+        return [(start, stop)]
+    step = -(-(stop - start) // count)
+    return [(begin, min(begin + step, stop)) for begin in range(start, stop, step)]
