@@ -89,6 +89,7 @@ def _hush() -> None:
 
 def _measure(row: Row, work: Work, size: str, folders: Folders, repetitions: int, build: Build | None) -> list[Line]:
     """Measure one row in the way that it names."""
+    repetitions = min(repetitions, row.turns or repetitions)
     candidates = [*row.candidates, *([build.candidate(row)] if build else ())]
     missing = row.ours.missing()
     if missing:  # what the peers need then is of no use
