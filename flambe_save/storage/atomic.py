@@ -163,7 +163,7 @@ class AtomicWrite:
         if parent in self._folders:
             return self.folder
         missing: list[str] = []
-        while parent:
+        while parent and parent not in self._folders:  # what is around a folder was made before it
             missing.append(parent)
             parent = parent.rpartition("/")[0]
         with self._making:
