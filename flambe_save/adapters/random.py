@@ -84,6 +84,11 @@ def _is_count(value: Any, most: int) -> bool:
     return type(value) is int and 0 <= value <= most
 
 
+def _are_counts(values: list[Any] | tuple[Any, ...], most: int) -> bool:
+    """Whether all values are ints from 0 to ``most``, and not bools."""
+    return {*map(type, values)} <= {int} and (not values or (min(values) >= 0 and max(values) <= most))
+
+
 # -------------------------------------------------------------------------------------------------- torch
 
 _TWISTER_WORDS = 624
@@ -133,7 +138,7 @@ def _checked_words(saved: Any, now: tuple[Any, ...]) -> tuple[Any, ...]:
     if type(saved) is not tuple or len(saved) != 3 or type(saved[0]) is not int or saved[0] != now[0]:
         raise ValueError(f"it is not a tuple of {now[0]}, {len(now[1])} words and a number")
     _, words, gauss = saved
-    if type(words) is not tuple or len(words) != len(now[1]) or not all(_is_count(word, 2**32 - 1) for word in words):
+    if type(words) is not tuple or len(words) != len(now[1]) or not _are_counts(words, 2**32 - 1):
         raise ValueError(f"it does not hold {len(now[1])} words")
     if words[-1] > len(words) - 1 or type(gauss) not in (float, type(None)):
         raise ValueError("its position is not one of a word, or its number is not a float")
@@ -228,7 +233,7 @@ def _checked_like(saved: Any, now: Any, name: str = "") -> Any:
     if hasattr(now, "tolist"):
         if type(saved) is not list or len(saved) != len(now):
             raise ValueError(f"{name} is not a list of {len(now)} numbers")
-        if not all(_is_count(item, 2 ** (8 * now.itemsize) - 1) for item in saved):
+        if not _are_counts(saved, 2 ** (8 * now.itemsize) - 1):
             raise ValueError(f"{name} is not a list of numbers of {8 * now.itemsize} bits")
         made = now.copy()
         made[:] = saved
@@ -264,7 +269,7 @@ def _checked_seed(saved: Any) -> dict[str, Any]:
     entropy = saved["entropy"] if type(saved["entropy"]) is list else [saved["entropy"]]
     for numbers in (entropy, saved["spawn_key"]):
         is_short = type(numbers) is list and len(numbers) <= _MOST_ENTROPY
-        if not is_short or not all(_is_count(item, 2**_MOST_ENTROPY - 1) for item in numbers):
+        if not is_short or not _are_counts(numbers, 2**_MOST_ENTROPY - 1):
             raise ValueError("its entropy or spawn_key is not a list of numbers, or too long")
     if not _is_count(saved["pool_size"], _MOST_POOL) or not _is_count(saved["n_children_spawned"], 2**32 - 1):
         raise ValueError("its pool_size or n_children_spawned is not a number in range")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import pickle
@@ -18,10 +19,10 @@ from flambe_save.codecs.numpy_types import check
 from flambe_save.codecs.placement import Placer
 from flambe_save.codecs.safe_globals import DTYPES, UNTYPED
 from flambe_save.codecs.storages import storage_of
-from flambe_save.codecs.unpickler import DataUnpickler
+from flambe_save.codecs.unpickler import DataUnpickler, is_harmless
 from flambe_save.errors import UnknownFormatError
 from flambe_save.layout import LEGACY_TORCH, what_it_is
-from flambe_save.pt.dense import PlainState, load_plain
+from flambe_save.pt.dense import SMALL, PlainState, load_plain
 from flambe_save.pt.opcodes import pickle_end
 from flambe_save.pt.options import LoadOptions
 from flambe_save.pt.sources import MemorySource, Source
@@ -127,9 +128,15 @@ def _read_plain(plain: PlainState, storage: StorageOf, options: LoadOptions) -> 
         check(tensor.fits, f"{key!r} reaches past its storage")
         values[key] = torch.empty(0, dtype=dtype, device=memory.device).set_(memory, 0, shape, stride)
     if plain.metadata is not None:
-        metadata = unpickle_data(io.BytesIO(plain.metadata), options)
-        values._metadata = metadata  # type: ignore[attr-defined]
+        values._metadata = _metadata_in(plain.metadata, options)  # type: ignore[attr-defined]
     return values
+
+
+def _metadata_in(data: bytes, options: LoadOptions) -> Any:
+    if len(data) <= SMALL and is_harmless(data):
+        with contextlib.suppress(Exception):  # which the other way reports
+            return pickle.Unpickler(io.BytesIO(data)).load()
+    return unpickle_data(io.BytesIO(data), options)
 
 
 def _read_legacy(stream: io.BytesIO, options: LoadOptions, place: Placer, *, is_nested: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import itertools
@@ -21,7 +22,7 @@ from flambe_save.codecs.naming import find_in_script
 from flambe_save.codecs.numpy_types import DtypeProxy, build_array, check, holds_objects
 from flambe_save.codecs.safe_globals import SafeCallable, data_global, holds_stand_in, real_classes
 from flambe_save.errors import FlambeSaveError, LimitError, LoadError
-from flambe_save.pt.opcodes import globals_of, pickle_end, present_name
+from flambe_save.pt.opcodes import NUMBERS, end_of_numbers, globals_of, pickle_end, present_name
 from flambe_save.pt.options import LoadOptions
 from flambe_save.questions import Question
 from flambe_save.registry import MOVED
@@ -283,6 +284,18 @@ class DataUnpickler(CarefulUnpickler):
             self._note_doubt(f"items for what {item.stands_for or 'a call'} makes")
         return super().may_fill(item) or self._allows_type(type(item))
 
+    def load_mark(self) -> None:
+        PythonUnpickler.load_mark(self)
+        if self._unframer.current_frame is None:
+            start = self._stream.tell()
+            with self._stream.getbuffer() as data:
+                end = end_of_numbers(data, start)
+                if end > start:  # the machine in C makes many at once
+                    self.stack.extend(pickle.Unpickler(io.BytesIO(b"(" + data[start:end] + b"t.")).load())
+            self._stream.seek(end)
+
+    dispatch[pickle.MARK[0]] = load_mark
+
     def load_build(self) -> None:
         state, item = self.stack.pop(), self.stack[-1]
         if isinstance(item, Placeholder):
@@ -407,10 +420,20 @@ _HARMLESS = frozenset(
         *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK),
         *(pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.SETITEM, pickle.SETITEMS, pickle.APPEND, pickle.APPENDS),
         *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.SHORT_BINBYTES, pickle.BINBYTES),
-        *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINFLOAT),
+        *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
         *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET),
     )
-)
+).union(NUMBERS)
+
+
+@functools.lru_cache(maxsize=32)
+def is_harmless(data: bytes) -> bool:
+    """Whether a pickle makes only dicts and lists of plain values, each once."""
+    codes: set[int] = set()
+    try:
+        return pickle_end(data, codes) == len(data) and codes <= _HARMLESS - _SHARING
+    except pickle.UnpicklingError:
+        return False
 
 
 def unknown_globals(data: bytes) -> list[str]:

@@ -56,15 +56,16 @@ class BuildBudget:
         elif kind == "copies":
             self._spend(max((item for item in args if isinstance(item, torch.Tensor)), key=_bytes_of, default=None))
 
-    def count_module(self) -> None:
-        """Count a module that is about to be made or copied: one without tensors takes memory, too.
+    def count_small(self) -> None:
+        """Count a module that is about to be made or copied, or a small tensor.
 
         Raises
         ------
         LimitError
             If there are too many.
         """
-        self._spend(None)
+        self._spent += _FOR_EACH_CALL
+        self._trust.check_size(self._spent, self._justified)
 
     def _spend(self, tensor: Any) -> None:
         self._spent += max(_bytes_of(tensor), _FOR_EACH_CALL)
@@ -82,3 +83,13 @@ def _is_big(args: Any) -> bool:
     numbers = [item for arg in args for item in (arg if isinstance(arg, (list, tuple)) else (arg,))]
     product = math.prod(max(1, abs(item)) for item in numbers if isinstance(item, (int, float)) and item == item)
     return product * 16 > _FOR_EACH_CALL or any(isinstance(item, torch.Tensor) for item in numbers)
+
+
+def are_small(sizes: Any) -> bool:
+    """Whether arguments are the sizes, or a list of them, of a small tensor."""
+    count = 16
+    for size in sizes[0] if len(sizes) == 1 and type(sizes[0]) in (tuple, list, torch.Size) else sizes:
+        if type(size) is not int or size < 0:
+            return False
+        count *= max(size, 1)
+    return count <= _FOR_EACH_CALL

@@ -23,7 +23,7 @@ import torch
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flambe_save.deferred_init.budget import BuildBudget
+from flambe_save.deferred_init.budget import BuildBudget, are_small
 from flambe_save.deferred_init.given import Given
 from flambe_save.deferred_init.operations import FILLS, FLOATS, MAKES_RANDOM, are_numbers, kind_of
 from flambe_save.deferred_init.patches import MAKING, SHOWING, Watch
@@ -34,6 +34,9 @@ from flambe_save.support.undoing import note_undo
 
 _OTHERS = ("cuda", "meta")  # devices that have generators of their own, or none
 _WORTH_IT = 1 << 14  # numbers to draw
+_SCALARS = frozenset((type(None), bool, int, float, str))
+_DENSE = frozenset((torch.Tensor, torch.nn.Parameter))
+_OF_EMPTY = frozenset(("device", "dtype"))
 _in_force: ContextVar[DeferredInit | None] = ContextVar("deferral in force", default=None)
 
 
@@ -172,7 +175,7 @@ class DeferredInit(TorchDispatchMode):
     def count_module(self) -> None:
         """Count a module that is about to be made, here or in the mode around this one."""
         if self._budget is not None:
-            self._budget.count_module()
+            self._budget.count_small()
         elif self._entries and self._entries[-1].outer is not None:
             self._entries[-1].outer.count_module()
 
@@ -224,6 +227,31 @@ class DeferredInit(TorchDispatchMode):
         readers, self._readers = self._readers, []
         for read in readers:
             read()
+
+    def make(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function that makes memory of a size, past the dispatch mode where it is small."""
+        is_plain = kwargs.get("device") is None and kwargs.keys() <= _OF_EMPTY
+        if not (is_plain and are_small(args)) or self._is_among_others():
+            return func(*args, **kwargs)
+        if self._budget is not None:
+            self._budget.count_small()
+        with torch._C._DisableTorchDispatch():
+            return self._made(func(*args, **kwargs), kwargs)
+
+    def fill(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Fill a tensor by a function, past the dispatch mode where that would not defer it."""
+        tensor = args[0] if args else kwargs.get("tensor")
+        if self._ops or type(tensor) not in _DENSE or self._is_among_others() or self._is_worth_it(tensor.numel()):
+            return func(*args, **kwargs)
+        others = {type(item) for item in (*args, *kwargs.values()) if item is not tensor}
+        if not others <= _SCALARS or tensor.device.type != "cpu" or not self.knows(tensor):
+            return func(*args, **kwargs)
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            return func(*args, **kwargs)
+
+    def _is_among_others(self) -> bool:
+        """Whether other modes are in force beside this one, which are to see all."""
+        return torch._C._len_torch_dispatch_stack() > 1 or torch._C._len_torch_function_stack() > 0
 
     def read_when_drawn(self, tensor: torch.Tensor, read: Callable[[], None]) -> None:
         """Call a function that reads a tensor: now, or in ``finish`` if the values are deferred."""

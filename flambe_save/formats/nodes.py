@@ -228,7 +228,8 @@ class NodeReader:
     def _load(self, name: str, prefix: str | None) -> Any:
         options = self._options
         is_listed = self._manifest is not None and options.is_verified
-        with self._opened(name, prefix, None) as file:
+        with _Locating(name, prefix), self._store.reader(name) as file:
+            self._check_size(name, None, file)
             source = open_source(
                 file,
                 mapped=options.is_mapped,
@@ -254,7 +255,7 @@ class NodeReader:
 
         held = self._held(name, prefix)
         if held.outline is None:
-            with _locating(name, prefix):
+            with _Locating(name, prefix):
                 held.outline = LazyFile(held.source, replace(self._options, node=prefix, file=name))
         return held.outline
 
@@ -264,7 +265,7 @@ class NodeReader:
 
         held = self._held(name, prefix)
         if held.dense is None:
-            with _locating(name, prefix):
+            with _Locating(name, prefix):
                 held.dense = (DenseFile.of(held.source, replace(self._options, node=prefix, file=name)),)
         return held.dense[0]
 
@@ -275,7 +276,8 @@ class NodeReader:
         """
         held = self._last
         if held is None or held.name != name:
-            with self._opened(name, prefix, None) as file:
+            with _Locating(name, prefix), self._store.reader(name) as file:
+                self._check_size(name, None, file)
                 source = open_source(file, mapped=True, threads=self._options.threads)
                 data = source.piece(0, source.size)  # all of a file that cannot be mapped, before it is closed
             held = self._last = _HeldFile(name, MemorySource(data, self._options.threads, is_shared=True))
@@ -311,19 +313,13 @@ class NodeReader:
             yield Damage(prefix, name, error.message)
 
     def _bytes(self, name: str, prefix: str | None, most: int | None = None) -> bytes:
-        with self._opened(name, prefix, most) as file:
+        with _Locating(name, prefix), self._store.reader(name) as file:
+            self._check_size(name, most, file)
             data = file.read()
             if self._manifest is not None and self._options.is_verified:
                 self._manifest.check_file(name, crc32(data))
         self._options.progress.advance(len(data))
         return data
-
-    @contextlib.contextmanager
-    def _opened(self, name: str, prefix: str | None, most: int | None) -> Iterator[BinaryIO]:
-        """Open a file and check its size; errors name the node and the file."""
-        with _locating(name, prefix), self._store.reader(name) as file:
-            self._check_size(name, most, file)
-            yield file
 
     def _check_checksum(self, name: str, source: Source) -> None:
         assert self._manifest is not None, "without one there is nothing to compare with"
@@ -355,7 +351,8 @@ class NodeReader:
         """
         is_torch_file = name.rpartition("/")[2] in (STATE_FILE, STASH_FILE)
         options = replace(self._options, node=prefix, file=name)
-        with self._opened(name, prefix, None if is_torch_file else MAX_TEXT) as file:
+        with _Locating(name, prefix), self._store.reader(name) as file:
+            self._check_size(name, None if is_torch_file else MAX_TEXT, file)
             passes = is_torch_file + (self._manifest.passes(name) if self._manifest is not None else 0)
             source = open_source(file, threads=options.threads, progress=options.progress, passes=max(passes, 1))
             if self._manifest is not None:
@@ -370,22 +367,31 @@ class NodeReader:
             source.progress.finish()
 
 
-@contextlib.contextmanager
-def _locating(name: str, prefix: str | None) -> Iterator[None]:
-    """Add the node and the file to errors, and make LoadErrors of others."""
-    try:
-        yield
-    except FlambeSaveError as error:
-        error.locate(node=prefix, file=name)
-        raise
-    except KeyError:
-        raise CorruptSaveError(
-            "it leads to no file", node=prefix, file=name, fix="Put the file itself there."
-        ) from None
-    except MemoryError:
-        raise LoadError("not enough memory to read it", node=prefix, file=name) from None
-    except OSError as error:
-        raise LoadError(f"it cannot be read: {error.strerror or error}", node=prefix, file=name) from None
+class _Locating:
+    """Adds the node and the file to errors, and makes LoadErrors of others.
+
+    A class, since a save of many components enters one for each small file.
+    """
+
+    __slots__ = ("_name", "_prefix")
+
+    def __init__(self, name: str, prefix: str | None) -> None:
+        self._name = name
+        self._prefix = prefix
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: object) -> None:
+        place = {"node": self._prefix, "file": self._name}
+        if isinstance(error, FlambeSaveError):
+            error.locate(**place)
+        elif isinstance(error, KeyError):
+            raise CorruptSaveError("it leads to no file", fix="Put the file itself there.", **place) from None
+        elif isinstance(error, MemoryError):
+            raise LoadError("not enough memory to read it", **place) from None
+        elif isinstance(error, OSError):
+            raise LoadError(f"it cannot be read: {error.strerror or error}", **place) from None
 
 
 def _decoded(data: bytes, name: str, prefix: str | None) -> str:

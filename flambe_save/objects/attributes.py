@@ -140,14 +140,14 @@ def held_values(container: Any) -> list[Any] | None:
 
 
 def values_in(value: Any) -> Iterator[Any]:
-    """Yield a value and the items of containers in it, at any depth."""
+    """Yield a value and the items of containers in it, at any depth; plain ones are left out."""
     waiting, seen = [value], set()
     while waiting:
         item = waiting.pop()
         if id(item) not in seen:
             seen.add(id(item))
             yield item
-            waiting.extend(held_values(item) or ())
+            waiting.extend([inner for inner in held_values(item) or () if type(inner) not in PLAIN])
 
 
 def is_callable_value(value: Any) -> bool:

@@ -7,6 +7,7 @@ describe only tensors. codecs/unpickler.py reads all other pickles.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from typing import Any, NamedTuple
@@ -96,8 +97,18 @@ _TENSOR = re.compile(
 _NUMBER = re.compile(_INT, re.DOTALL)
 
 
+SMALL = 4096  # bytes of a pickle that many components of one class may have alike, so that it is read once
+
+
 def load_plain(data: bytes) -> PlainState | None:
-    """Describe the state in a pickle of ``dump_plain``; None for any other pickle."""
+    """Describe the state in a pickle of ``dump_plain``; None for any other pickle.
+
+    The result may be shared: callers do not change it.
+    """
+    return _load_small(data) if len(data) <= SMALL else _load(data)
+
+
+def _load(data: bytes) -> PlainState | None:
     found = _BEGIN.match(data)
     if found is None:
         return None
@@ -139,6 +150,9 @@ def load_plain(data: bytes) -> PlainState | None:
     if not (data.startswith(METADATA, here) and data.endswith(END_OF_METADATA)):
         return None
     return PlainState(tensors, b"\x80\2" + data[here + len(METADATA) : -len(END_OF_METADATA)] + b".")
+
+
+_load_small = functools.lru_cache(maxsize=32)(_load)
 
 
 def _number(raw: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _compat_pickle
 import pickle
 import pickletools
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ def present_name(module: str, name: str, protocol: int) -> tuple[str, str]:
     return renamed if renamed is not None else (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
 
 
-# How many bytes follow each opcode; negative numbers are pickletools' own for arguments of variable length
+# Bytes that follow each opcode; negative numbers are pickletools' own for arguments of variable length
 _ARGUMENT_BYTES = {ord(op.code): op.arg.n if op.arg is not None else 0 for op in pickletools.opcodes}
 _COUNT_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
@@ -27,11 +28,19 @@ _COUNT_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
 _LINES = {ord("c"): 2, ord("i"): 2}
-_STOP, _PUT, _LONG_BINPUT, _FRAME = (ord(code) for code in (".", "p", "r", "\x95"))
+_STOP, _PUT, _LONG_BINPUT, _FRAME, _MARK = (ord(code) for code in (".", "p", "r", "\x95", "("))
 _TEXTS, _BYTES = b"X\x8d", b"B\x8e"  # opcodes of a text or bytes, whose size has four or eight bytes
 _LONGEST = 16  # bytes of an opcode and its size, at least
 _WINDOW = 1 << 16  # bytes of a pickle that are looked at at a time
 _LARGE = 1 << 16  # bytes of an argument
+
+# Bytes to the next opcode, where there is nothing to look at
+_STEPS = {code: 1 + size for code, size in _ARGUMENT_BYTES.items() if size >= 0}
+for _code in (_STOP, _LONG_BINPUT, _FRAME, _MARK):
+    del _STEPS[_code]
+NUMBERS = frozenset(code[0] for code in (pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1))
+_LONG = b"|".join(rb"\x%02x.{%d}" % (size, size) for size in range(10))
+_MANY_NUMBERS = re.compile(rb"(?:K.|M..|J.{4}|\x8a(?:%s)){8,1000}" % _LONG, re.DOTALL)
 
 
 class LargeArgument(NamedTuple):
@@ -43,8 +52,16 @@ class LargeArgument(NamedTuple):
     is_text: bool
 
 
+def end_of_numbers(data: bytes | memoryview, start: int) -> int:
+    """Find the end of a run of many integers, as random states have; else return ``start``."""
+    found = _MANY_NUMBERS.match(data, start)
+    return start if found is None else found.end()
+
+
 def pickle_end(data: bytes | bytearray | memoryview, codes: set[int] | None = None) -> int:
     """Find the end of a pickle, and add its opcodes to ``codes``; nothing is run.
+
+    One integer may count as all kinds of integers, :data:`NUMBERS`.
 
     Raises
     ------
@@ -77,6 +94,7 @@ def walk(
     window : int
         How many bytes are read at once.
     """
+    codes = set() if codes is None else codes
     base, raw = 0, read(0, min(window, end))  # what is read, and where it begins
     here = unframed = 0  # in what is read; and the end of the last frame
     limit = _limit(raw, base, end)
@@ -86,22 +104,26 @@ def walk(
             raw = read(base, min(base + window, end))
             limit = _limit(raw, base, end)
         code = raw[here]
+        codes.add(code)
+        if code in _STEPS:  # as most are
+            here += _STEPS[code]
+            continue
         size = _ARGUMENT_BYTES.get(code)
         if size is None:
             raise pickle.UnpicklingError(f"{code:#x} is not an opcode")
         here += 1
-        if codes is not None:
-            codes.add(code)
         if code == _STOP:
             return base + here
-        if code in (_LONG_BINPUT, _FRAME):
+        if code == _MARK:
+            start, here = here, end_of_numbers(raw, here)
+            if here > start:
+                codes |= NUMBERS
+        elif code in (_LONG_BINPUT, _FRAME):
             number = int.from_bytes(raw[here : here + size], "little")
             if number > end:
                 raise pickle.UnpicklingError("an index or a size larger than the pickle")
             here += size
             unframed = base + here + number if code == _FRAME else unframed
-        elif size >= 0:
-            here += size
         elif size == pickletools.UP_TO_NEWLINE:
             start = here
             for _ in range(_LINES.get(code, 1)):

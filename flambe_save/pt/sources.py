@@ -295,6 +295,8 @@ def _read_at(descriptor: int, data: memoryview, start: int) -> None:
 
 def _in_parts(count: Callable[[tuple[int, int]], int], start: int, stop: int, threads: int) -> int:
     """Join the checksums of a range's parts, which threads compute."""
+    if stop - start < 2 * _LEAST:  # as of most files
+        return count((start, stop))
     parts = spans(start, stop, threads, _LEAST)
     total, *others = in_threads(count, parts, threads)
     for (begin, end), checksum in zip(parts[1:], others, strict=True):

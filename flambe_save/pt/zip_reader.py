@@ -50,6 +50,7 @@ class Records:
         self._source = source
         self._options = options
         self._entries: dict[str, _Entry] = {}
+        self._places: dict[str, tuple[int, int]] = {}  # of records that were looked up
         try:
             entries = sorted(self._read_directory(), key=lambda entry: entry.offset)
         except (struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
@@ -81,6 +82,8 @@ class Records:
 
     def place(self, name: str) -> tuple[int, int]:
         """The start and the size of a record's content, in bytes."""
+        if name in self._places:
+            return self._places[name]
         entry = self._entries.get(name)
         if entry is None:
             raise self.damaged(f"its record {quote(name)} is missing")
@@ -96,7 +99,8 @@ class Records:
         start = begin + name_length + extra_length
         if start + entry.size > self._directory_at:
             raise self.damaged(f"its record {quote(name)} is cut short")
-        return start, entry.size
+        place = self._places[name] = start, entry.size
+        return place
 
     def check(self, name: str) -> None:
         """Compare a record with its own checksum.

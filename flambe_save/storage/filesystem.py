@@ -14,6 +14,7 @@ import functools
 import io
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeVar
@@ -62,11 +63,11 @@ class Descriptors(list[int]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def close(self, but: int = 0) -> None:
-        """Close them, the oldest first, except some of the newest."""
-        while len(self) > but:
-            os.close(self.pop(0))
-        if not but and self._forget is not None:
+    def close(self, but: int = 0, after: int = 0) -> None:
+        """Close them, the oldest first, except some of the newest, and those before ``after``."""
+        while len(self) > but + after:
+            os.close(self.pop(after))
+        if not self and self._forget is not None:
             self._forget()
 
 
@@ -92,6 +93,9 @@ class Folder:
         self._opened = Descriptors()
         if _BY_DESCRIPTOR:
             self._opened.append(os.open(path, _FOLDER_FLAGS))
+        # The folder that the last long name was looked up in: the next one is most often below it
+        self._near: tuple[str, int | None] = "", self._descriptor
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Folder:
         return self
@@ -199,17 +203,20 @@ class Folder:
         """Call with a name short enough for the system, and the folder that it is relative to."""
         if self._descriptor is None:
             return call(os.fspath(self.path / name))
-        here = self._descriptor
         if len(name) <= _MAX_CHARS:
-            return call(name, dir_fd=here)
-        with Descriptors() as opened:
-            while len(name) > _MAX_CHARS and "/" in name:
-                end = name.rfind("/", 0, _MAX_CHARS)
-                step, _, name = (name[:end], "", name[end + 1 :]) if end > 0 else name.partition("/")
-                opened.append(os.open(step, _FOLDER_FLAGS, dir_fd=here))
-                here = opened[-1]
-                opened.close(but=1)
-            return call(name, dir_fd=here)
+            return call(name, dir_fd=self._descriptor)
+        with self._lock:  # while another thread does not close the folder near to the name
+            near, here = self._near
+            if not name.startswith(near):
+                near, here = "", self._descriptor
+            rest = name[len(near) :]
+            while len(rest) > _MAX_CHARS and "/" in rest:
+                end = rest.rfind("/", 0, _MAX_CHARS) + 1 or rest.index("/") + 1
+                self._opened.append(os.open(rest[:end], _FOLDER_FLAGS, dir_fd=here))
+                near, here, rest = near + rest[:end], self._opened[-1], rest[end:]
+                self._near = near, here
+                self._opened.close(but=1, after=1)
+            return call(rest, dir_fd=here)
 
 
 def _kind(entry: os.DirEntry[str]) -> Kind:

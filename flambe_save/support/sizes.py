@@ -30,8 +30,16 @@ def unfolded_size(value: Any, most: int) -> int:
     """
     if not _is_container(value):
         return 1
-    sizes: dict[int, int] = {id(value): 1}  # of containers that are walked, or being walked
-    stack: list[tuple[Any, list[Any]]] = [(value, [*_items(value)])]
+    sizes: dict[int, int] = {}  # of containers that are walked, or being walked
+    stack: list[tuple[Any, list[Any]]] = []
+
+    def enter(container: Any) -> None:
+        items = [*_items(container)]
+        inner = [item for item in items if type(item) not in _ATOMS]
+        sizes[id(container)] = 1 + len(items) - len(inner)
+        stack.append((container, inner))
+
+    enter(value)
     while stack:
         container, waiting = stack[-1]
         if waiting:
@@ -41,8 +49,7 @@ def unfolded_size(value: Any, most: int) -> int:
             elif id(item) in sizes:
                 sizes[id(container)] += sizes[id(item)]
             else:
-                sizes[id(item)] = 1
-                stack.append((item, [*_items(item)]))
+                enter(item)
                 continue
         else:
             stack.pop()
@@ -66,10 +73,12 @@ def parts_in(value: Any) -> Iterator[Any]:
 
 
 _CONTAINERS = (list, tuple, set, frozenset, dict)
+_KINDS = (*_CONTAINERS, weakref.ref)
+_ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))  # as most values are
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, (*_CONTAINERS, weakref.ref)) or has_static(type(value), "__dataclass_fields__")
+    return isinstance(value, _KINDS) or has_static(type(value), "__dataclass_fields__")
 
 
 def _items(container: Any) -> Iterable[Any]:

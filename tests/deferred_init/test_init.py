@@ -22,14 +22,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import flambe_save
-from flambe_save import Component, load, load_state_from_file, loading, save
+from flambe_save import Component, LimitError, Limits, load, load_state_from_file, loading, save
 from flambe_save.adapters import adopted
 from flambe_save.deferred_init import mode
+from flambe_save.deferred_init.budget import BuildBudget
 from flambe_save.deferred_init.mode import DeferredInit
 from flambe_save.deferred_init.pending import PendingOps
 from flambe_save.tree import state_from_tree
+from flambe_save.trust import NO_TRUST, Trust
 
 SEED = 1234
 
@@ -719,6 +722,84 @@ def test_few_draws_are_made_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with counting() as count:
         load(path)
     assert (count.put_off, count.ran) == (4, 0)
+
+
+SMALL: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(5, 6),
+    "double": lambda: nn.Linear(5, 6, dtype=torch.float64),
+    "conv": lambda: nn.Conv2d(2, 3, 3),
+    "norm": lambda: nn.LayerNorm(4),
+    "batch norm": lambda: nn.BatchNorm1d(4),
+    "embedding": lambda: nn.Embedding(4, 5, padding_idx=1),
+    "attention": lambda: nn.MultiheadAttention(4, 2),
+    "behind a large one": lambda: nn.Sequential(nn.Linear(300, 300), nn.Linear(5, 7)),
+    "given a generator": lambda: nn.Linear(5, 6).apply(
+        lambda layer: nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(3))
+    ),
+    "a view": lambda: nn.ParameterList([nn.init.uniform_(torch.zeros(3, 4)[1:, ::2]), torch.ones(2).fill_(3)]),
+}
+
+
+@pytest.mark.parametrize("make", SMALL.values(), ids=SMALL)
+def test_small_layers_are_as_plain_construction_makes_them(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made and filled at once has the numbers, and the next draw those after them."""
+    monkeypatch.undo()
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        plain, after = make(), torch.rand(3)
+        torch.manual_seed(SEED)
+        deferral = DeferredInit()
+        with deferral.counted_by(BuildBudget(NO_TRUST, 1, 1 << 20)):
+            made, found = make(), torch.rand(3)
+        deferral.finish()
+    assert torch.equal(after, found)
+    for expected, value in zip(plain.state_dict().values(), made.state_dict().values(), strict=True):
+        assert torch.equal(expected, value)
+
+
+def test_small_layers_are_built_past_the_dispatch_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mode that calls Python for each operation would take longer than the operations do."""
+    monkeypatch.undo()
+    seen = []
+    dispatch = DeferredInit.__torch_dispatch__
+    monkeypatch.setattr(
+        DeferredInit, "__torch_dispatch__", lambda self, func, *rest: seen.append(func) or dispatch(self, func, *rest)
+    )
+    with DeferredInit():
+        layer = nn.Linear(5, 6)
+        assert not seen
+        layer.weight.data.mul_(2)
+    assert seen
+
+
+@pytest.mark.parametrize("make", [lambda: torch.empty(1), lambda: torch.zeros((2, 2)), lambda: nn.Linear(1, 1)])
+def test_small_tensors_are_counted(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A billion small tensors are too much, too."""
+    monkeypatch.undo()
+    trust = Trust.of(limits=Limits(built_bytes=1 << 20))
+    with pytest.raises(LimitError), DeferredInit().counted_by(BuildBudget(trust, 1, 4)):
+        [make() for _ in range(1000)]
+
+
+@pytest.mark.parametrize("is_inner", [False, True])
+def test_other_modes_see_small_layers(is_inner: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constructor's own mode, and the caller's, see each operation."""
+    monkeypatch.undo()
+    seen = []
+
+    class Looking(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    looking = Looking()  # type: ignore[no-untyped-call]
+    outer, inner = (DeferredInit(), looking) if is_inner else (looking, DeferredInit())
+    with outer, inner:
+        nn.Linear(2, 3)
+    assert seen.count(torch.ops.aten.uniform_.default) == 2
+    assert seen.count(torch.ops.aten.empty.memory_format) >= 2
 
 
 def test_what_is_read_is_drawn_with_all_before_it(tmp_path: Path) -> None:

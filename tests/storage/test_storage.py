@@ -373,6 +373,32 @@ def test_a_store_that_cannot_be_entered_leaves_nothing(tmp_path: Path, kind: dic
     assert tree(tmp_path) == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="descriptors of folders are POSIX")
+def test_files_of_deep_folders_are_opened_from_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each folder of a chain is looked up once, not from the top for each file; also there and back."""
+    files = {"/".join(["inside"] * level + [name]): b"%d" % level for level in range(200) for name in ("a", "b")}
+    files |= {"/".join(["outside" * 30] * level + ["a"]): b"o" for level in range(3)}
+    with FolderStore(tmp_path / "deep", "w") as store:
+        for name, data in files.items():
+            with store.writer(name) as file:
+                file.write(data)
+    opened = []
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda *args, **options: opened.append(args) or real(*args, **options))
+    with FolderStore(tmp_path / "deep") as store:
+        names = sorted(files, key=lambda name: (name.count("/"), name))
+        opened.clear()
+        for name in names:
+            with store.reader(name) as file:
+                assert file.read() == files[name]
+        assert len(opened) < 1.2 * len(files)
+        for name in [*reversed(names), names[-1], names[0]]:
+            with store.reader(name) as file:
+                assert file.read() == files[name]
+        before = len(os.listdir("/dev/fd"))
+    assert len(os.listdir("/dev/fd")) <= before - 2  # the folder, and the one near to the last name
+
+
 def test_a_name_too_long_for_the_disk(tmp_path: Path, kind: dict[str, bool]) -> None:
     """A target that cannot be named so is an OSError that leaves nothing."""
     with pytest.raises(OSError, match="too long") as info:
