@@ -117,8 +117,19 @@ def _is_part_of_module(value: Any) -> bool:
 
 
 def module_state(place: Place, state: State) -> None:
-    """Add a module's ``state_dict`` and its metadata under the place's prefix."""
-    own = place.obj.state_dict(keep_vars=True) if place.keep_vars else place.obj.state_dict()
+    """Add a module's ``state_dict`` and its metadata under the place's prefix.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If a module is inside itself.
+    """
+    try:
+        own = place.obj.state_dict(keep_vars=True) if place.keep_vars else place.obj.state_dict()
+    except RecursionError:
+        for _ in everywhere(place.obj):  # which raises an error of ours, if that is why
+            pass
+        raise
     metadata = getattr(own, "_metadata", {})
     plain, begin = plain_keys(place.obj, [*own, *metadata]), place.key_prefix
     for key, value in {**own, **effective(place.obj)}.items():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambe_save.errors import LimitError
+from flambe_save.errors import LimitError, UnsupportedObjectError
 
 
 def module_at(module: Any, path: str) -> Any:
@@ -36,13 +36,31 @@ def modules_in(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def everywhere(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules inside a module, at each of their places."""
-    waiting = [("", module)]
+    """Yield the modules inside a module, at each of their places.
+
+    Raises
+    ------
+    UnsupportedObjectError
+        If one is inside itself; torch has no state of it.
+    """
+    around: set[int] = set()
+    waiting: list[tuple[str | None, nn.Module]] = [("", module)]
     while waiting:
         path, inner = waiting.pop()
+        if path is None:  # all that is inside was yielded
+            around.remove(id(inner))
+            continue
+        if id(inner) in around:
+            raise UnsupportedObjectError(
+                f"{path}, a {type(inner).__qualname__}, is inside itself",
+                fix="torch cannot use such a module. Hold the outer one in a list, or pass it to forward.",
+            )
         yield path, inner
-        begin = f"{path}." if path else ""
-        waiting += [(begin + name, child) for name, child in reversed(inner._modules.items()) if child is not None]
+        if inner._modules:
+            begin = f"{path}." if path else ""
+            around.add(id(inner))
+            waiting.append((None, inner))
+            waiting += [(begin + name, child) for name, child in reversed(inner._modules.items()) if child is not None]
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

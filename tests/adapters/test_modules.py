@@ -800,3 +800,29 @@ def test_what_a_module_adds_is_not_pickled_where_the_config_says_it(made: Any, t
     here = AddsAnAttribute(3)
     load_state(made(here), path)
     assert torch.equal(here.layer.weight, module.layer.weight)
+
+
+def _inside_itself(kind: str) -> nn.Module:
+    """Return a module that is inside itself, which torch cannot use."""
+    model: Any = nn.Sequential(nn.Linear(2, 2))
+    if kind == "built-in":
+        model = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1)
+        model.layers[0].outer = model
+    elif kind == "component":
+        model = Recorded(2, nn.functional.silu)
+        model.outer = model
+    else:
+        model[0].outer = model
+    return model
+
+
+@pytest.mark.parametrize("kind", ["plain", "built-in", "component"])
+def test_a_module_inside_itself_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    """It has no state: neither a save nor a load into it goes on without an end."""
+    model = _inside_itself(kind)
+    with pytest.raises(UnsupportedObjectError, match=r"outer, a \w+, is inside itself"):
+        save(model, tmp_path / "model")
+    save(nn.Linear(2, 2), tmp_path / "other")
+    with pytest.raises(UnsupportedObjectError, match="is inside itself"):
+        load_state(model, tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
