@@ -17,6 +17,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -278,21 +279,21 @@ def watch(before: Watcher | None = None, after: Watcher | None = None) -> None:
     folders are tapped. For good: only a forked child should call this. A watcher may raise in place of the operation;
     a file's ``close`` has happened when it is told, as a handle that stays open would be the watcher's fault.
     """
-    hidden = [False]
+    hidden = threading.local()  # files are synced from several threads
 
     def succeeded(code: int) -> bool:
         return code == 0
 
     def told(operation: Operation, act: Callable[[], Any], good: Callable[[Any], bool] = lambda result: True) -> Any:
-        if hidden[0] or not _on_disk(operation.paths):
+        if getattr(hidden, "on", False) or not _on_disk(operation.paths):
             return act()
         if before is not None:
             before(operation)
-        hidden[0] = True
+        hidden.on = True
         try:
             result = act()
         finally:
-            hidden[0] = False
+            hidden.on = False
         if after is not None and good(result):
             after(operation)
         return result
