@@ -21,7 +21,6 @@ from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from flambe_save.errors import CorruptSaveError, LoadError
 from flambe_save.support.libc import c_function
-from flambe_save.support.parallel import in_threads
 from flambe_save.support.undoing import note_undo
 
 R = TypeVar("R")
@@ -31,7 +30,6 @@ _BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
 _MAX_CHARS = 250
 _FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_SYNCS = 16  # threads that wait for the disk
 _MANY = 100  # files; past this one sync of the file system is faster than one of each file
 CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -389,13 +387,11 @@ def sync_tree(path: Path) -> None:
         call = c_function("syncfs") if len(names) > _MANY else None
         if call is not None and call(folder.fileno()) == 0:
             return
-        # Syncs that wait beside each other are one step of the disk's journal
-        files = [name for name, kind in names if kind is Kind.FILE]
-        in_threads(lambda name: _sync(functools.partial(folder.open, name)), files, _SYNCS)
-        if os.name == "posix":  # Windows cannot open a folder, and needs no sync of it
-            for name, kind in reversed(names):  # what is in a folder before the folder
-                if kind is not Kind.FILE:
-                    _sync(functools.partial(folder.open, name, flags=_FOLDER_FLAGS))
+        for name, kind in reversed(names):  # what is in a folder before the folder
+            if kind is Kind.FILE:
+                _sync(functools.partial(folder.open, name))
+            elif os.name == "posix":  # Windows cannot open a folder, and needs no sync of it
+                _sync(functools.partial(folder.open, name, flags=_FOLDER_FLAGS))
     sync_folder(path)
 
 

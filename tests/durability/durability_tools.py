@@ -17,7 +17,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -279,21 +278,21 @@ def watch(before: Watcher | None = None, after: Watcher | None = None) -> None:
     folders are tapped. For good: only a forked child should call this. A watcher may raise in place of the operation;
     a file's ``close`` has happened when it is told, as a handle that stays open would be the watcher's fault.
     """
-    hidden = threading.local()  # files are synced from several threads
+    hidden = [False]
 
     def succeeded(code: int) -> bool:
         return code == 0
 
     def told(operation: Operation, act: Callable[[], Any], good: Callable[[Any], bool] = lambda result: True) -> Any:
-        if getattr(hidden, "on", False) or not _on_disk(operation.paths):
+        if hidden[0] or not _on_disk(operation.paths):
             return act()
         if before is not None:
             before(operation)
-        hidden.on = True
+        hidden[0] = True
         try:
             result = act()
         finally:
-            hidden.on = False
+            hidden[0] = False
         if after is not None and good(result):
             after(operation)
         return result
