@@ -52,7 +52,7 @@ class Terminal:
 
     def line(self, *cells: Cell) -> None:
         """Write a line of texts, one after the other."""
-        self._write("".join(map(self._shown, cells)))
+        self._write("".join(self._styled(*_pair(cell)) for cell in cells))
 
     def table(self, rows: Iterable[Row], *, right: Sequence[int] = (), indent: str = "") -> None:
         """Write rows in columns, two spaces between them.
@@ -103,9 +103,6 @@ class Terminal:
             shown = _highlighted(shown, language, self._render)
         for line in shown.split("\n"):
             self._write(indent + line if line else "")
-
-    def _shown(self, cell: Cell) -> str:
-        return self._styled(*_pair(cell))
 
     def _styled(self, text: str, style: str) -> str:
         return self._render(text, style) if self._render is not None and style and text else text

@@ -21,12 +21,12 @@ from flambe_save.conversion.containers import (
     write_draft,
 )
 from flambe_save.conversion.copying import Folders, copy_save
-from flambe_save.conversion.tensor_files import npy_draft, safetensors_draft
+from flambe_save.conversion.tensor_files import FORMAT, npy_draft, safetensors_draft
 from flambe_save.errors import SaveError, SaveNotFoundError, quote_some
 from flambe_save.pt import LoadOptions, PickleModule
 from flambe_save.reading import reading
 from flambe_save.state import State
-from flambe_save.support.progress import NO_PROGRESS, Progress, ShowProgress, progress_of
+from flambe_save.support.progress import ShowProgress, progress_of
 from flambe_save.support.undoing import takes_back
 from flambe_save.tree import join_prefix, place_key
 from flambe_save.trust import Limits, Trust
@@ -94,7 +94,8 @@ def extract(
     with errors_with_findings(path, trust=trust, name="extract"):
         tensor = reading(lambda: _find(path, node, final, options), where)
         if tensor is not None:
-            return _write_tensor(tensor, node, Target(final, is_single=True, overwrite=overwrite), meter)
+            draft = safetensors_draft({node: tensor}, FORMAT) if is_tensors(final) else npy_draft(tensor)
+            return write_draft(draft, Target(final, is_single=True, overwrite=overwrite), meter)
         if final.endswith(_NPY_SUFFIX):
             raise SaveError(
                 f"{node!r} is a component, and {final!r} the name of a file for one tensor",
@@ -163,9 +164,3 @@ def _not_found(node: str, names: Iterable[str], prefixes: Iterable[str]) -> Save
         node=node,
         fix=f"Near to it are: {quote_some(near, _NEAR)}." if near else "It has one component, and no tensors.",
     )
-
-
-def _write_tensor(tensor: torch.Tensor, name: str, target: Target, progress: Progress = NO_PROGRESS) -> str:
-    is_safe = is_tensors(target.path)
-    draft = safetensors_draft({name: tensor}, {"format": "pt"}) if is_safe else npy_draft(tensor)
-    return write_draft(draft, target, progress)

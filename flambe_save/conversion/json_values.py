@@ -131,12 +131,13 @@ class ValueWriter:
         storage = tensor.untyped_storage()
         is_whole = tensor.numel() > 0 and fills_storage(tensor)
         known = self._storages.get(storage._cdata) if is_whole else None
-        if known is not None and self.tensors[known].dtype == _stored_dtype(tensor):
+        has_dtype = tensor.dtype in DTYPES.values()
+        if known is not None and self.tensors[known].dtype == (tensor.dtype if has_dtype else torch.uint8):
             return known, {**more, "shape": [*tensor.shape], "stride": [*tensor.stride()]}
         name = path
         while name in self.tensors or name == METADATA:
             name += "_"
-        if tensor.dtype not in DTYPES.values():
+        if not has_dtype:
             self.tensors[name] = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
             more |= {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": [*tensor.shape]}
             return name, more
@@ -146,10 +147,6 @@ class ValueWriter:
         if tensor.stride() != strides(tensor.shape):
             more["stride"] = [*tensor.stride()]
         return name, more
-
-
-def _stored_dtype(tensor: torch.Tensor) -> torch.dtype:
-    return tensor.dtype if tensor.dtype in DTYPES.values() else torch.uint8
 
 
 class ValueReader:

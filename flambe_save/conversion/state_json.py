@@ -12,7 +12,7 @@ from typing import Any
 
 from flambe_save._version import __version__
 from flambe_save.conversion.json_values import WAY_OUT, ValueReader, ValueWriter, check
-from flambe_save.conversion.tensor_files import TensorFile, checksum_of, safetensors_draft, table_of
+from flambe_save.conversion.tensor_files import FORMAT, TensorFile, checksum_of, safetensors_draft, table_of
 from flambe_save.errors import FlambeSaveError, ProtocolError, UnsupportedObjectError, quote
 from flambe_save.layout import (
     CLASS_KEY,
@@ -32,7 +32,6 @@ from flambe_save.tree import place_key, state_from_tree, tree_from_state
 FACTS = "flambe_save"  # the key in the metadata of a safetensors file
 _VERSION = 1
 _ENDING = ', "crc32": "%08x"}'
-_FORMAT = {"format": "pt"}  # other libraries ask for it
 
 
 @dataclass
@@ -91,7 +90,7 @@ def draft_of(content: Content) -> Draft:
     body = _body(document)
     table = table_of(writing.tensors)
     ending = _ENDING % _checksum(body, table, checksum_of(writing.tensors, table))
-    return safetensors_draft(writing.tensors, {**_FORMAT, FACTS: body + ending})
+    return safetensors_draft(writing.tensors, {**FORMAT, FACTS: body + ending})
 
 
 def _owner(key: str, nodes: Container[str]) -> str:

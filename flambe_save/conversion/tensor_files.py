@@ -22,6 +22,7 @@ from flambe_save.support.checksum import crc32
 from flambe_save.support.notes import marks_of
 
 METADATA = "__metadata__"
+FORMAT = {"format": "pt"}  # metadata that other libraries ask for
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
