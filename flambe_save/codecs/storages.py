@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import time
 from typing import Any
 
 import torch
@@ -13,9 +12,6 @@ from flambe_save.pt.sources import Source, memory_of
 from flambe_save.support.libc import c_function
 
 _HUGE = 4 << 20  # bytes from which memory in huge pages is asked for
-_PAGE = 2 << 20  # bytes of a huge page
-_SPAN = 8 << 20  # bytes that are like their first page
-_COLD = 1e-3  # seconds of processor time; to clear a page that is at hand takes a tenth
 _STAGE = 16 << 20  # bytes of a buffer on the way to another device
 
 
@@ -35,7 +31,7 @@ def storage_of(source: Source, start: int, stop: int, device: torch.device | Non
 
 
 def new_storage(size: int) -> torch.UntypedStorage:
-    """Make a storage that is not filled; a large one in huge pages, where these are at hand.
+    """Make a storage that is not filled; a large one in huge pages, which are faster to touch.
 
     Raises
     ------
@@ -47,24 +43,11 @@ def new_storage(size: int) -> torch.UntypedStorage:
     except RuntimeError as error:
         raise MemoryError(str(error)[:200]) from error
     if size >= _HUGE and _madvise is not None:
-        _take_huge_pages(_madvise, storage.data_ptr(), size)
+        page = mmap.PAGESIZE
+        begin = -(-storage.data_ptr() // page) * page
+        end = (storage.data_ptr() + size) // page * page
+        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
     return storage
-
-
-def _take_huge_pages(madvise: Any, start: int, size: int) -> None:
-    """Ask for huge pages as long as the first of each span is quick to touch.
-
-    They are several times as fast as small ones where the process has just freed some. But a virtual machine may have
-    given them back to its host, and then they are several times as slow, where small ones are at hand.
-    """
-    begin, end = -(-start // _PAGE) * _PAGE, (start + size) // _PAGE * _PAGE
-    for here in range(begin, end, _SPAN):
-        before = time.thread_time()
-        madvise(ctypes.c_void_p(here), ctypes.c_size_t(_PAGE), mmap.MADV_HUGEPAGE)
-        ctypes.memset(here, 0, 1)
-        if time.thread_time() - before > _COLD:
-            return
-        madvise(ctypes.c_void_p(here), ctypes.c_size_t(min(_SPAN, end - here)), mmap.MADV_HUGEPAGE)
 
 
 _madvise = c_function("madvise") if hasattr(mmap, "MADV_HUGEPAGE") else None
