@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import random
@@ -85,7 +86,9 @@ DICT = Way(
     lambda work, folder: torch.save(_state(work), folder / "run.pt"),
     _dict_load,
 )
-SAVE_RUN, LOAD_RUN = saving(WAY), loading(WAY)
+# The run is made before: torch imports its compiler when it makes the first optimizer of a process
+SAVE_RUN = dataclasses.replace(saving(WAY), prepare=lambda work, place: _run(work))
+LOAD_RUN = loading(WAY)
 OVERWRITE = Candidate(
     "flambe_save, overwrite=True, durable=True",
     prepare=lambda work, place: _save(work, place.fresh),
