@@ -39,7 +39,7 @@ ecosystem:
 torture: $(READY)
 	FLAMBE_SAVE_TORTURE=1 $(PYTEST) -rP tests/durability tests/test_interrupts.py tests/hostile/test_fuzz.py tests/test_round_trip.py tests/pt/test_drafts_and_sources.py tests/describing/test_random_modules.py tests/describing/test_edits.py
 
-# Beside its peers, in about a quarter of an hour; benchmarks/README.md says how. Flambe is code alone: what it requires is of 2019
+# Beside its peers, in more than an hour; benchmarks/README.md says how. Flambe is code alone: what it requires is of 2019
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[bench]"
 	$(BIN)/python -m pip install --quiet --no-deps flambe==0.4.18

@@ -38,7 +38,7 @@ from flambe_save.describing.describe import form_of, lost_of
 from flambe_save.errors import FlambeSaveError, LimitError
 from flambe_save.layout import DIRECTORIES_KEY, KEEP_VARS_KEY, MODES_KEY
 from flambe_save.objects.unwrap import plain_keys, wrapped_keys
-from flambe_save.objects.walks import everywhere, module_at, modules_in, named_tensors
+from flambe_save.objects.walks import everywhere, module_at, modules_in, named_once, named_tensors
 from flambe_save.pt.tensor_info import fills_storage
 from flambe_save.schema.reference import Reference
 from flambe_save.schema.schema import Schema, items_in, schema_of
@@ -146,7 +146,7 @@ def module_state(place: Place, state: State) -> None:
 
 def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, Any]:
     """Return the frozen parameters and the modules in training mode, by plain keys."""
-    frozen = [name for name, parameter in _parameters_in(inside) if not parameter.requires_grad]
+    frozen = [name for name, parameter in named_once(inside, "_parameters") if not parameter.requires_grad]
     is_training = _is_on(module.training)
     others = [path for path, inner in inside if _is_on(inner.training) is not is_training]
     special = {path: inner.training for path, inner in inside if _is_special(inner.training)}
@@ -157,16 +157,6 @@ def _modes(module: nn.Module, inside: list[tuple[str, nn.Module]]) -> dict[str, 
         "frozen": [plain[name] for name in frozen],
     }
     return {**found, "values": {plain[name]: value for name, value in special.items()}} if special else found
-
-
-def _parameters_in(inside: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Parameter]]:
-    """Return the parameters of modules and their names; a tied one has the first of its names."""
-    found: dict[int, tuple[str, nn.Parameter]] = {}
-    for path, inner in inside:
-        for name, value in inner._parameters.items():
-            if value is not None:
-                found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
-    return [*found.values()]
 
 
 def _is_on(training: Any) -> bool:
@@ -189,7 +179,7 @@ def _set_modes(module: nn.Module, modes: Any, assembled: Mapping[int, Any]) -> N
     values = modes.get("values")
     values = values if type(values) is dict and all(map(_is_special, values.values())) else {}
     inside, kinds = modules_in(module), kinds_of(assembled)
-    parameters = _parameters_in(inside)
+    parameters = named_once(inside, "_parameters")
     plain = plain_keys(module, [*(name for name, _ in parameters), *(path for path, _ in inside)])
     for name, parameter in parameters:
         is_free = plain[name] not in frozen

@@ -17,13 +17,13 @@ from typing import Any, cast
 import torch
 
 from flambe_save.errors import SaveError
+from flambe_save.pt.opcodes import LARGE
 from flambe_save.pt.sources import memory_of
 from flambe_save.pt.zip_writer import Buffer, Draft
 from flambe_save.support.checksum import crc32
 
-_LARGE = 1 << 16  # bytes; what a pickler leaves out of its frames, and writes to the file at once
 _STEP = 1 << 18  # bytes that are encoded or decoded at a time
-_COUNTED = 1 << 15  # bytes whose high bits are counted at a time: for more, torch would use threads
+_COUNTED = 1 << 15  # bytes that are counted at a time: for more, torch would use threads
 _TEXT_PROTOCOL = 2  # up to which bytes are pickled as a text of as many characters
 _LONGEST_TEXT = 0xFFFFFFFF  # bytes of a text in protocol 2
 
@@ -57,7 +57,7 @@ class Portable:
         if isinstance(self._item, torch.Tensor):
             rebuild, arguments, *_ = self._item.__reduce_ex__(2)  # type: ignore[no-untyped-call]
             return rebuild, self._wrapped(arguments)
-        if self._apart is not None and _untyped(self._item).nbytes() >= _LARGE:
+        if self._apart is not None and _untyped(self._item).nbytes() >= LARGE:
             return torch.storage._load_from_bytes, (self._apart(self._item),)
         return torch.storage._load_from_bytes, (_whole(self._item),)
 
@@ -156,10 +156,8 @@ class TorchFile:
         """
         pieces = self._pieces()
         total = sum(map(len, pieces))
-        for piece in pieces if self.is_text else ():
-            for part in steps(piece, _COUNTED):
-                high = torch.bitwise_right_shift(torch.frombuffer(part, dtype=torch.uint8), 7)
-                total += int(high.sum(dtype=torch.int32))
+        if self.is_text:
+            total += sum(count_below(0, piece) for piece in pieces)
         if self.is_text and total > _LONGEST_TEXT:
             raise OverflowError("a tensor of more than 4 GiB requires pickle protocol 4 or higher")
         return total
@@ -175,6 +173,15 @@ def _opcode(size: int, is_text: bool) -> bytes:
 def steps(data: Buffer, step: int = _STEP) -> Iterator[memoryview]:
     view = memoryview(data)
     return (view[start : start + step] for start in range(0, len(view), step))
+
+
+def count_below(limit: int, data: Buffer) -> int:
+    """Count the bytes that are less than a number, as signed ones."""
+    total = 0
+    for part in steps(data, _COUNTED):
+        is_below = torch.frombuffer(part, dtype=torch.int8) < limit
+        total += int(is_below.view(torch.uint8).sum(dtype=torch.int32))
+    return total
 
 
 def _untyped(item: Any) -> torch.UntypedStorage:

@@ -11,18 +11,14 @@ import pickle
 import struct
 from collections.abc import Mapping, Sequence
 
-import torch
-
-from flambe_save.codecs.nested import steps
-from flambe_save.pt.opcodes import LargeArgument, torch_files_in, walk
+from flambe_save.codecs.nested import count_below
+from flambe_save.pt.opcodes import LARGE, LargeArgument, torch_files_in, walk
 from flambe_save.pt.sources import Source
 from flambe_save.pt.zip_writer import Buffer
 from flambe_save.support.checksum import crc32
 from flambe_save.support.progress import NO_PROGRESS
 
-_LARGE = 1 << 16  # bytes of a pickle that may have a large file inside
 _STEP = 1 << 18  # bytes that are decoded at a time
-_COUNTED = 1 << 15  # bytes that are counted at a time: for more, torch would use threads
 
 
 def set_apart(source: Source) -> tuple[bytes | memoryview, dict[bytes, NestedFile]]:
@@ -39,7 +35,7 @@ def set_apart(source: Source) -> tuple[bytes | memoryview, dict[bytes, NestedFil
         If it is damaged.
     """
     large: list[LargeArgument] = []
-    if source.size > _LARGE:
+    if source.size > LARGE:
         walk(lambda start, stop: bytes(source.piece(start, stop)), source.size, large=large)
     if not large:
         return source.piece(0, source.size), {}
@@ -91,7 +87,7 @@ class NestedFile:
                 data = self._raw(start, stop)
                 if stop < argument.stop and data[-1] >= 0xC0:  # the first of a character's two bytes
                     data, stop = data[:-1], stop - 1
-                size = len(data) - _count_following(data)
+                size = len(data) - count_below(-64, data)  # those from 0x80 to 0xbf begin no character
             self._cuts.append(stop)
             self._starts.append(self._starts[-1] + size)
         self.size = self._starts[-1]
@@ -144,12 +140,3 @@ class NestedFile:
         data = bytearray(stop - start)
         self._outer.read_into(memoryview(data), start)
         return data
-
-
-def _count_following(data: bytearray) -> int:
-    """Count the bytes of a text that begin no character."""
-    total = 0
-    for part in steps(data, _COUNTED):
-        following = torch.frombuffer(part, dtype=torch.int8) < -64
-        total += int(following.view(torch.uint8).sum(dtype=torch.int32))
-    return total

@@ -16,7 +16,7 @@ from flambe_save.objects.assembly import PARTS, can_be_assembled
 from flambe_save.objects.structural import POINTERS, parts_of
 from flambe_save.objects.unwrap import plain_keys, unwrapped
 from flambe_save.objects.values import fits, is_plain_key
-from flambe_save.objects.walks import modules_in
+from flambe_save.objects.walks import modules_in, named_once
 from flambe_save.schema.edited import Edited
 from flambe_save.schema.schema import WITHOUT_PARTS, Schema, schema_of
 
@@ -97,7 +97,9 @@ def inside_of(root: Any) -> Inside:
         seen[id(item)] = item
         schema = _schema_of(item)
         if keys and isinstance(item, torch.nn.Module):
-            modules, tensors = _named_in(item)
+            within = modules_in(item)
+            modules = dict(within[1:])
+            tensors = dict([*named_once(within, "_parameters"), *named_once(within, "_buffers")])
             # Changes refer to these as they were made, before their own changes
             as_made = tuple(f"{name}." for name, inner in modules.items() if "changes" in keys and id(inner) in made)
             for name, plain in plain_keys(item, tensors).items():
@@ -122,21 +124,6 @@ def inside_of(root: Any) -> Inside:
             (loose if is_inner_loose else firm).append(((*keys, key), value))
         stack += reversed(firm)
     return Inside(found, described, linkable, seen)
-
-
-def _named_in(module: torch.nn.Module) -> tuple[dict[str, torch.nn.Module], dict[str, torch.Tensor]]:
-    """Return the modules inside a module, and all their tensors, each by the first of its names."""
-    inside = modules_in(module)
-    tensors: dict[str, torch.Tensor] = {}
-    for table in ("_parameters", "_buffers"):
-        seen: set[int] = set()
-        for path, inner in inside:
-            begin = f"{path}." if path else ""
-            for name, tensor in inner.__dict__[table].items():
-                if tensor is not None and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    tensors[begin + name] = tensor
-    return dict(inside[1:]), tensors
 
 
 def _schema_of(item: Any) -> Schema | None:

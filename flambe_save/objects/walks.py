@@ -71,6 +71,16 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield from ((begin + name, tensor) for name, tensor in table.items() if tensor is not None)
 
 
+def named_once(inside: list[tuple[str, nn.Module]], table: str) -> list[tuple[str, Any]]:
+    """Name the tensors in a table of modules (``_parameters``); tied ones have the first name."""
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    for path, inner in inside:
+        for name, tensor in getattr(inner, table).items():
+            if tensor is not None:
+                found.setdefault(id(tensor), (f"{path}.{name}" if path else name, tensor))
+    return [*found.values()]
+
+
 def inside_itself(root: Any, children: Callable[[Any], Iterable[Any]], most: int | None = None) -> Any:
     """Return an object that is inside itself; None without one.
 

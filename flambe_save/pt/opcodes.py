@@ -32,7 +32,7 @@ _STOP, _PUT, _LONG_BINPUT, _FRAME, _MARK = (ord(code) for code in (".", "p", "r"
 _TEXTS, _BYTES = b"X\x8d", b"B\x8e"  # opcodes of a text or bytes, whose size has four or eight bytes
 _LONGEST = 16  # bytes of an opcode and its size, at least
 _WINDOW = 1 << 16  # bytes of a pickle that are looked at at a time
-_LARGE = 1 << 16  # bytes of an argument
+LARGE = 1 << 16  # bytes of an argument; a pickler leaves it out of its frames, and writes it to the file at once
 
 # Bytes to the next opcode, where there is nothing to look at
 _STEPS = {code: 1 + size for code, size in _ARGUMENT_BYTES.items() if size >= 0}
@@ -139,7 +139,7 @@ def walk(
             here += width + count
             if base + here > end:
                 raise pickle.UnpicklingError("a count larger than the pickle")
-            if count >= _LARGE and large is not None and code in _TEXTS + _BYTES and opcode >= unframed:
+            if count >= LARGE and large is not None and code in _TEXTS + _BYTES and opcode >= unframed:
                 large.append(LargeArgument(opcode, base + here - count, base + here, code in _TEXTS))
     raise pickle.UnpicklingError("it ends too early")
 
